@@ -1,0 +1,173 @@
+"""The order of the house: who may import whom, and what every file owes its reader.
+
+Works on the source text alone (by `ast`), except the last tests, which import the package in a fresh interpreter.
+The rows are those of `docs/design.md`.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "encdec_eqx"
+
+# A file imports from rows with a smaller number, or from its own folder; `stack` stands on `blocks`, `cli` on `demo`.
+ROWS = {
+    "_typing": 0,
+    "config": 1,
+    "layers": 2,
+    "cache": 3,
+    "embeddings": 3,
+    "blocks": 4,
+    "stack": 5,
+    "families": 6,
+    "checkpoint": 6,
+    "encoder": 7,
+    "decoder": 7,
+    "generation": 8,
+    "encoder_decoder": 9,
+    "training": 10,
+    "sharding": 11,
+    "text": 11,
+    "plotting": 11,
+    "demo": 12,
+    "cli": 13,
+    "__init__": 14,
+    "__main__": 15,
+}
+
+# Third-party packages that only one part of the house may know; an empty set: none may.
+ONLY_IN = {
+    "safetensors": {"checkpoint"},
+    "huggingface_hub": {"checkpoint"},
+    "msgpack": {"checkpoint"},
+    "optax": {"training"},
+    "orbax": {"training"},
+    "tokenizers": {"text"},
+    "torch": set(),
+    "transformers": set(),
+    "flax": set(),
+}
+
+PUBLIC_NAMES = {
+    "Decoder",
+    "Encoder",
+    "EncoderDecoder",
+    "EncoderOutput",
+    "GenerationConfig",
+    "LoadReport",
+    "SpecialTokens",
+    "StackConfig",
+    "seq2seq_loss",
+    "shift_tokens_right",
+}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+ALL_FILES = sorted(
+    path for folder in ("src", "tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def _name(path: Path) -> str:
+    """The module's dotted name below the package: `layers.linear`, `layers.__init__`, `__init__`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+
+def _part(module: str) -> str:
+    """The folder or file of the table that a module belongs to."""
+    return module.split(".")[0]
+
+
+def _resolve(parts: list[str], name: str | None) -> str:
+    """The module of this package that `from <parts> import <name>` reads."""
+    inside = [*parts, name] if name else parts
+    for candidate in (inside, [*inside, "__init__"], parts, [*parts, "__init__"]):
+        if ".".join(candidate) in MODULES:
+            return ".".join(candidate)
+    raise AssertionError(f"no module of the package answers to {'.'.join(inside)!r}")
+
+
+def _imports(module: str) -> Iterator[tuple[str, bool]]:
+    """Everything a module imports, wherever in it: (name, whether it is a module of this package)."""
+    folder = module.split(".")[:-1]
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top, *rest = alias.name.split(".")
+                yield (_resolve(rest, None), True) if top == "encdec_eqx" else (alias.name, False)
+        elif isinstance(node, ast.ImportFrom):
+            parts = node.module.split(".") if node.module else []
+            if node.level:
+                parts = folder[: len(folder) + 1 - node.level] + parts
+            elif parts[0] == "encdec_eqx":
+                parts = parts[1:]
+            else:
+                yield node.module or "", False
+                continue
+            for alias in node.names:
+                yield _resolve(parts, alias.name), True
+
+
+def _own(module: str) -> set[str]:
+    return {name for name, ours in _imports(module) if ours}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_from_rows_above(module: str):
+    part = _part(module)
+    assert part in ROWS, f"{module} has no row: give it one here and in docs/design.md"
+    wrong = {
+        other for other in _own(module) if _part(other) != part and not ROWS[_part(other)] < ROWS[part]
+    }
+    assert not wrong, f"{module} (row {ROWS[part]}) imports {sorted(wrong)}, which stand beside or below it"
+
+
+def test_there_are_no_import_cycles():
+    graph = {module: _own(module) - {module} for module in MODULES}
+    while True:
+        leaves = {module for module, needs in graph.items() if not needs}
+        if not leaves:
+            break
+        graph = {module: needs - leaves for module, needs in graph.items() if module not in leaves}
+    assert not graph, f"these modules import each other in a circle, or stand on one: {sorted(graph)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_third_party_packages_stay_in_their_place(module: str):
+    for name, ours in _imports(module):
+        top = name.split(".")[0]
+        if not ours and top in ONLY_IN:
+            assert _part(module) in ONLY_IN[top], f"{module} imports {name}: allowed in {ONLY_IN[top] or 'no module'}"
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_opens_with_a_docstring_and_keeps_annotations_live(path: Path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "the file must open with a docstring: its purpose, and what it must not know"
+    future = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    assert not future, "jaxtyping and beartype read annotations at run time: no `from __future__ import annotations`"
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_the_package_is_light():
+    heavy = ["optax", "orbax", "torch", "transformers", "flax", "tokenizers", "huggingface_hub", "rich", "msgpack"]
+    loaded = _python(f"import sys, encdec_eqx; print([name for name in {heavy} if name in sys.modules])")
+    assert loaded == "[]"
+
+
+def test_the_public_names_are_there():
+    missing = _python(
+        "import encdec_eqx; "
+        f"print(sorted(name for name in {sorted(PUBLIC_NAMES)} if not hasattr(encdec_eqx, name)))"
+    )
+    assert missing == "[]"
