@@ -123,9 +123,7 @@ def _own(module: str) -> set[str]:
 def test_imports_only_from_rows_above(module: str):
     part = _part(module)
     assert part in ROWS, f"{module} has no row: give it one here and in docs/design.md"
-    wrong = {
-        other for other in _own(module) if _part(other) != part and not ROWS[_part(other)] < ROWS[part]
-    }
+    wrong = {other for other in _own(module) if _part(other) != part and not ROWS[_part(other)] < ROWS[part]}
     assert not wrong, f"{module} (row {ROWS[part]}) imports {sorted(wrong)}, which stand beside or below it"
 
 
@@ -167,7 +165,6 @@ def test_importing_the_package_is_light():
 
 def test_the_public_names_are_there():
     missing = _python(
-        "import encdec_eqx; "
-        f"print(sorted(name for name in {sorted(PUBLIC_NAMES)} if not hasattr(encdec_eqx, name)))"
+        f"import encdec_eqx; print(sorted(name for name in {sorted(PUBLIC_NAMES)} if not hasattr(encdec_eqx, name)))"
     )
     assert missing == "[]"
