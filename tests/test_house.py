@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "encdec_eqx"
 ROWS = {
     "_typing": 0,
     "config": 1,
+    "_entrance": 1,
     "layers": 2,
     "cache": 3,
     "embeddings": 3,
