@@ -7,3 +7,9 @@ otherwise. Token ids, lengths and anything copied bit for bit are compared with 
 
 EXACT = 0.0
 """Two ways to run the same float operations in the same order (a reload, a bit-for-bit conversion)."""
+
+LOSS_RELATIVE = 1e-6
+"""`seq2seq_loss` against the formula in float64, relative (measured: 1.2e-7)."""
+
+LOSS_GRADIENT = 1e-6
+"""Gradient of `seq2seq_loss` against softmax minus target (measured: 6e-8)."""

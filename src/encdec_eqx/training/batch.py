@@ -1,0 +1,100 @@
+"""What a training batch may hold: checked on the host before anything is traced, and completed while tracing.
+
+Knows the model's vocabulary sizes and special tokens; must not know the optimiser, nor where batches come from.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._entrance import as_ids, as_mask
+from .._typing import Array, ArrayLike
+from ..encoder import Encoder
+from .loss import check_label_range, shift_tokens_right
+
+REQUIRED = ("input_ids", "labels")
+MASKS = ("attention_mask", "decoder_attention_mask")
+KEYS = (
+    *REQUIRED,
+    *MASKS,
+    "token_type_ids",
+    "position_ids",
+    "decoder_input_ids",
+    "decoder_position_ids",
+)
+"""All that a batch may hold: the words of the model's own call, and `labels`."""
+
+
+def checked_batch(batch: Mapping[str, ArrayLike | None], model: Any) -> dict[str, Array]:
+    """The batch with ids, labels and masks checked as far as their values are known; entries of None are dropped.
+
+    Args:
+        batch: Names from `KEYS` to arrays whose first axis is the batch.
+        model: Whose vocabularies bound the ids. Inputs of an encoder that is not the library's are passed unchecked.
+
+    Raises:
+        TypeError: The batch is no mapping, or an entry no array of the right kind.
+        ValueError: A key is unknown or missing, an id, label or mask out of range, or numbers of rows differ.
+    """
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"batch must be a mapping from names to arrays, got {type(batch).__name__}.")
+    given = {name: value for name, value in batch.items() if value is not None}
+    _check_names(given)
+    _check_arrays(given)
+    vocab_size = model.decoder.config.vocab_size
+    check_label_range(given["labels"], vocab_size)
+    ready = {name: as_mask(name, x) if name in MASKS else jnp.asarray(x) for name, x in given.items()}
+    if isinstance(model.encoder, Encoder):
+        ready["input_ids"] = as_ids(
+            "input_ids", given["input_ids"], model.encoder.config.vocab_size, "the encoder's vocab_size"
+        )
+    if "decoder_input_ids" in given:
+        ready["decoder_input_ids"] = as_ids(
+            "decoder_input_ids", given["decoder_input_ids"], vocab_size, "the decoder's vocab_size"
+        )
+    return ready
+
+
+def completed_batch(batch: dict[str, Array], model: Any) -> dict[str, Array]:
+    """The batch with its decoder inputs, which are the labels moved right unless they were given.
+
+    No decoder mask is added for the padding behind a row's last label: the decoder is causal, so no labelled position
+    can see it.
+    """
+    if "decoder_input_ids" in batch:
+        return batch
+    tokens = model.special_tokens
+    inputs = shift_tokens_right(batch["labels"], tokens.pad_token_id, tokens.decoder_start_token_id)
+    return {**batch, "decoder_input_ids": inputs}
+
+
+def _check_names(batch: Mapping[str, Any]) -> None:
+    for name in batch:
+        if name not in KEYS:
+            near = difflib.get_close_matches(str(name), KEYS, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"the batch holds {name!r}, which no model reads{hint} Known names: {', '.join(KEYS)}.")
+    for name in REQUIRED:
+        if name not in batch:
+            raise ValueError(f"the batch has no {name!r}; it holds {', '.join(batch) or 'nothing'}.")
+
+
+def _check_arrays(batch: Mapping[str, Any]) -> None:
+    for name, value in batch.items():
+        if not isinstance(value, jax.Array | np.ndarray):
+            raise TypeError(
+                f"{name!r} in the batch must be a jax or NumPy array, got {type(value).__name__}; np.asarray makes one."
+            )
+        wanted = jnp.integer if name != "input_ids" else None
+        boolean = name in MASKS and value.dtype == np.bool_
+        if wanted is not None and not boolean and not jnp.issubdtype(value.dtype, wanted):
+            raise TypeError(f"{name!r} in the batch must hold integers{' or bools' if name in MASKS else ''}, got {value.dtype}.")
+    if batch["labels"].ndim != 2:
+        raise TypeError(f"labels must have the axes (batch, target), got the shape {batch['labels'].shape}.")
+    rows = {name: value.shape[0] if value.ndim else None for name, value in batch.items()}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"entries of a batch must have equal numbers of rows, got {rows}.")

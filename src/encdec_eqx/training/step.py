@@ -1,0 +1,261 @@
+"""One optimisation step: the train state, and the compiled function from a state and a batch to the next state.
+
+Knows the model as a callable with a loss, and the optimiser as an `optax.GradientTransformation`. It must not know where
+batches come from, how often it is called, or how a state is stored.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float32, Int32, PyTree
+
+from .._typing import Array, ArrayLike, PRNGKey
+from ..layers.dropout import Dropout
+from .batch import checked_batch, completed_batch
+from .loss import IGNORED, check_loss_options, seq2seq_loss
+from .trainable import trainable as default_trainable
+
+Model = TypeVar("Model", bound=eqx.Module)
+Metrics = dict[str, Float32[Array, ""]]
+
+
+class TrainState(eqx.Module, Generic[Model]):
+    """All that changes from step to step. Passing it to a step gives its buffers away: keep the returned one.
+
+    Attributes:
+        params: The model with None in place of every leaf that is not trained.
+        frozen: The model with None in place of every leaf that is trained. Never copied, never donated.
+        opt_state: The optimiser's state, for the trained leaves only.
+        step: Steps taken so far.
+    """
+
+    params: Model
+    frozen: Model
+    opt_state: PyTree
+    step: Int32[Array, ""]
+
+    @property
+    def model(self) -> Model:
+        """The whole model as trained so far, sharing this state's buffers: use or save it before the next step."""
+        return eqx.combine(self.params, self.frozen)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options:
+    label_smoothing: float
+    z_loss: float
+    accumulate_steps: int
+    compute_dtype: np.dtype | None
+
+
+def init_train_state(
+    model: Model, optimizer: optax.GradientTransformation, *, trainable: PyTree[bool] | None = None
+) -> TrainState[Model]:
+    """The state before the first step. Trained arrays are copied once, so `model` itself stays usable.
+
+    Args:
+        model: An `EncoderDecoder`, best in the scanned layout (`model.with_layout("scanned", remat=True)`): it compiles
+            faster and steps faster.
+        optimizer: For example `optax.adamw(3e-5)`.
+        trainable: A tree like the model with a bool for each leaf; default `trainable(model)`: every floating-point
+            array that the model reads.
+
+    Raises:
+        TypeError: A trained leaf is not float32 (or float64).
+        ValueError: Nothing is trained.
+    """
+    trained = default_trainable(model) if trainable is None else trainable
+    params, frozen = eqx.partition(model, trained)
+    _check_masters(params)
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=leaf.dtype, copy=True), params)
+    with jax.numpy_dtype_promotion("standard"):
+        opt_state = jax.tree.map(_strongly_typed, optimizer.init(params))
+    return TrainState(params, frozen, opt_state, jnp.zeros((), jnp.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """`step(state, batch, key) -> (state, metrics)`; made by `make_train_step`."""
+
+    optimizer: optax.GradientTransformation
+    options: _Options
+
+    def __call__(
+        self, state: TrainState[Model], batch: Mapping[str, ArrayLike], key: PRNGKey | None
+    ) -> tuple[TrainState[Model], Metrics]:
+        """Takes one step; see `make_train_step`."""
+        carried, metrics = _update(*self._arguments(state, batch, key))
+        params, opt_state, step = carried
+        return TrainState(params, state.frozen, opt_state, step), metrics
+
+    def lower(self, state: TrainState, batch: Mapping[str, ArrayLike], key: PRNGKey | None) -> Any:
+        """The step lowered, not run: `.compile().compiled` has `memory_analysis()` and `cost_analysis()`."""
+        return _update.lower(*self._arguments(state, batch, key))
+
+    def _arguments(self, state: TrainState, batch: Mapping[str, ArrayLike], key: PRNGKey | None) -> tuple:
+        if not isinstance(state, TrainState):
+            raise TypeError(f"state must come from init_train_state(model, optimizer), got {type(state).__name__}.")
+        given = checked_batch(batch, state.frozen)
+        rows = given["labels"].shape[0]
+        if rows % self.options.accumulate_steps:
+            raise ValueError(
+                f"a batch of {rows} rows cannot be split into accumulate_steps={self.options.accumulate_steps} equal "
+                "parts; pad it with rows whose labels are all -100 (they weigh nothing)."
+            )
+        if key is None:
+            _check_no_dropout(state.frozen)
+        kept = (state.frozen, given, key, self.optimizer, self.options)
+        return kept, (state.params, state.opt_state, state.step)
+
+
+def make_train_step(
+    optimizer: optax.GradientTransformation,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    accumulate_steps: int = 1,
+    compute_dtype: Any = None,
+) -> TrainStep:
+    """A compiled step `step(state, batch, key) -> (state, metrics)`.
+
+    `batch` maps Hugging Face's words to jax or NumPy arrays: `input_ids` and `labels` (-100 where there is none), and
+    optionally `attention_mask`, `token_type_ids`, `position_ids`, `decoder_input_ids`, `decoder_attention_mask`,
+    `decoder_position_ids`. Without `decoder_input_ids` they are `shift_tokens_right(labels, …)` with the model's special
+    tokens. Masks are never guessed from ids: without `attention_mask` the encoder reads everything, padding too.
+
+    The gradient is that of the mean loss over all labels of the batch that are not -100, however the batch is split
+    into `accumulate_steps`. A batch without any label has loss 0 and gradient 0 (the optimiser still takes its step).
+
+    `key` drives dropout. The step's number is folded into it, so the same key may be given at every step, and each
+    micro-batch draws its own masks. `key=None` is an error if the model has a dropout rate above 0.
+
+    The state's buffers are donated: use the returned state, not the one passed in. Equal shapes compile once for each
+    optimizer and set of options.
+
+    `metrics` are float32 scalars: `loss` (mean for each label, smoothing and z-loss included), `tokens` (labels
+    counted) and `grad_norm` (before any clipping in the optimiser).
+
+    Args:
+        optimizer: The one given to `init_train_state`.
+        label_smoothing: As in `seq2seq_loss`.
+        z_loss: As in `seq2seq_loss`.
+        accumulate_steps: Parts that the batch is split into, run one after another to save memory.
+        compute_dtype: `jnp.bfloat16` runs the model on a bfloat16 copy of its arrays; weights, gradients and the optimiser
+            stay float32. Default None: the arrays' own dtype. On CPU bfloat16 is much slower than float32.
+
+    Raises:
+        ValueError: An option is out of its range.
+        NotImplementedError: `compute_dtype` is float16, which needs loss scaling.
+    """
+    check_loss_options(label_smoothing, z_loss)
+    if accumulate_steps < 1:
+        raise ValueError(f"accumulate_steps must be at least 1, got {accumulate_steps}.")
+    dtype = None if compute_dtype is None else np.dtype(compute_dtype)
+    if dtype == np.float16:
+        raise NotImplementedError("float16 training needs loss scaling, which is not built: use jnp.bfloat16.")
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"compute_dtype must be a floating-point dtype such as jnp.bfloat16, got {dtype}.")
+    options = _Options(
+        label_smoothing=label_smoothing, z_loss=z_loss, accumulate_steps=accumulate_steps, compute_dtype=dtype
+    )
+    return TrainStep(optimizer, options)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _update(kept: tuple, carried: tuple) -> tuple[tuple, Metrics]:
+    """The step itself; `carried` is donated. At module level, so that two equal `TrainStep`s share a compilation."""
+    frozen, batch, key, optimizer, options = kept
+    params, opt_state, step = carried
+    batch = completed_batch(batch, frozen)
+    tokens = jnp.sum(batch["labels"] != IGNORED, dtype=jnp.float32)
+    key = None if key is None else jax.random.fold_in(key, step)
+    # The number of labels is known before the forward pass, so each part's loss is divided by the whole batch's number:
+    # gradients of the parts then simply add up to that of the mean.
+    loss_of = jax.value_and_grad(_Loss(frozen, jnp.maximum(tokens, 1.0), options))
+    loss, grads = _accumulate(loss_of, params, batch, key, options.accumulate_steps)
+    # Optimisers mix dtypes (integer counts, Python scalars); our own code does not.
+    with jax.numpy_dtype_promotion("standard"):
+        metrics = {"loss": loss, "tokens": tokens, "grad_norm": optax.global_norm(grads)}
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return (params, opt_state, step + 1), metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loss:
+    frozen: eqx.Module
+    total: Array
+    options: _Options
+
+    def __call__(self, params: eqx.Module, batch: dict[str, Array], key: PRNGKey | None) -> Array:
+        model = eqx.combine(params, self.frozen)
+        if self.options.compute_dtype is not None:
+            model = _cast(model, self.options.compute_dtype)
+        inputs = dict(batch)
+        labels = inputs.pop("labels")
+        output = model(inputs.pop("input_ids"), inputs.pop("decoder_input_ids"), **inputs, key=key)
+        loss, _ = seq2seq_loss(
+            output.logits, labels, label_smoothing=self.options.label_smoothing, z_loss=self.options.z_loss
+        )
+        return loss / self.total
+
+
+def _accumulate(loss_of, params, batch, key, parts: int) -> tuple[Array, Any]:
+    """Loss and gradient of the batch, summed over its parts."""
+    if parts == 1:
+        return loss_of(params, batch, key)
+
+    def body(sums, part):
+        return jax.tree.map(jnp.add, sums, loss_of(params, *part)), None
+
+    nothing = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    keys = None if key is None else jax.random.split(key, parts)
+    return jax.lax.scan(body, nothing, ({name: _split(x, parts) for name, x in batch.items()}, keys))[0]
+
+
+def _split(x: Array, parts: int) -> Array:
+    """(rows, …) as (parts, rows / parts, …), every part taking each `parts`-th row.
+
+    So a batch whose rows lie on several devices is split without moving a row to another device.
+    """
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def _cast(model: eqx.Module, dtype: np.dtype) -> eqx.Module:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model)
+
+
+def _strongly_typed(leaf: Any) -> Any:
+    """Without a weak type, which a step would turn into a strong one: the second step would compile again."""
+    return jnp.asarray(leaf, dtype=leaf.dtype) if eqx.is_array(leaf) else leaf
+
+
+def _check_masters(params: eqx.Module) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError("nothing is trained: `trainable` is False for every floating-point array of the model.")
+    for path, leaf in leaves:
+        if leaf.dtype not in (jnp.float32, jnp.float64):
+            raise TypeError(
+                f"trained arrays must be float32, got {leaf.dtype} at {jax.tree_util.keystr(path)}: small updates are "
+                "lost in half precision. Load with dtype=jnp.float32 and pass "
+                "make_train_step(..., compute_dtype=jnp.bfloat16) to compute in bfloat16."
+            )
+
+
+def _check_no_dropout(model: eqx.Module) -> None:
+    kinds = (Dropout, eqx.nn.Dropout)
+    found = [node for node in jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, kinds))]
+    rates = {float(node.rate if isinstance(node, Dropout) else node.p) for node in found if isinstance(node, kinds)}
+    if any(rates):
+        raise ValueError(
+            f"key=None, but the model has dropout of rate {max(rates)}, which would not be applied. Pass "
+            "key=jax.random.key(0) (the same at every step is fine: the step's number is folded in), or load the pieces "
+            "with their dropout rates at 0."
+        )
