@@ -1,0 +1,253 @@
+"""Two sides in two processes, taking turns: start workers, ask them to run, collect medians, write JSON.
+
+A worker imports, loads and compiles once and then waits on a pipe, so that only one side works at a time and what is
+timed is the run alone. This file must not import JAX, torch or the library.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks._sizes import SIZES
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SIDES = {"jax": "benchmarks._jax_side", "torch": "benchmarks._torch_side"}
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parser(description: str, *, sizes: str = "tiny,small,base", repeats: int = 5) -> argparse.ArgumentParser:
+    """The options every benchmark shares.
+
+    Args:
+        description: the script's first line of help.
+        sizes: default of `--sizes`.
+        repeats: default of `--repeats`.
+    """
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--sizes", default=sizes, type=_names(SIZES), help=f"comma-separated, of {', '.join(SIZES)}")
+    options.add_argument("--sides", default="jax,torch", type=_names(SIDES), help="comma-separated, of jax, torch")
+    options.add_argument("--repeats", default=repeats, type=int, help="timed runs of each side, taken in turn")
+    options.add_argument("--source", default=128, type=int, help="source positions of each sentence")
+    options.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where both sides run")
+    options.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "tf32"),
+        help="matrix products of both sides; tf32 changes something on a GPU only",
+    )
+    options.add_argument("--threads", default=cores(), type=int, help="threads of both sides on the CPU")
+    options.add_argument("--cache", type=pathlib.Path, help="folder that keeps the random checkpoints between runs")
+    options.add_argument("--out", type=pathlib.Path, help="folder for the JSON result; printed only if absent")
+    return options
+
+
+def _names(known: dict[str, Any]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of comma-separated names, each of which must be a key of `known`."""
+
+    def names(text: str) -> tuple[str, ...]:
+        unknown = [name for name in text.split(",") if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"got {unknown}, expected names out of {list(known)}")
+        return tuple(text.split(","))
+
+    return names
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Comma-separated positive integers of the command line."""
+    values = tuple(int(item) for item in text.split(","))
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected positive integers")
+    return values
+
+
+class Worker:
+    """One side in its own process, asked over a pipe; each question and each answer is a line of JSON."""
+
+    def __init__(self, module: str, *, settings: argparse.Namespace):
+        self._module = module
+        self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  (it lives as long as the worker)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            cwd=ROOT,
+            env=_environment(settings),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        try:
+            self.ask(
+                "start",
+                device=settings.device,
+                precision=settings.precision,
+                threads=settings.threads,
+            )
+        except RuntimeError:
+            self.close()
+            raise
+
+    def ask(self, question: str, **arguments: Any) -> dict[str, Any]:
+        """Sends one question and waits for its answer.
+
+        Raises:
+            RuntimeError: the worker failed; the message holds its traceback or the end of its log.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"question": question, "arguments": arguments}) + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise RuntimeError(f"{self._module} died at {question!r}; the end of its log:\n{self._log.read()[-3000:]}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"{self._module} failed at {question!r}:\n{answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """Ends the process; closing its input is the sign to leave."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._log.close()
+
+
+def _environment(settings: argparse.Namespace) -> dict[str, str]:
+    """The workers' environment: the source tree first, no network, and the device chosen."""
+    paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = dict(os.environ) | {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(settings.threads),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    if settings.device == "cpu":
+        environment["JAX_PLATFORMS"] = "cpu"
+    return environment
+
+
+@contextlib.contextmanager
+def workers(settings: argparse.Namespace) -> Iterator[dict[str, Worker]]:
+    """A fresh worker for each side asked for, so that peak memory belongs to one case alone."""
+    started: dict[str, Worker] = {}
+    try:
+        for side in settings.sides:
+            started[side] = Worker(SIDES[side], settings=settings)
+        yield started
+    finally:
+        for worker in started.values():
+            worker.close()
+
+
+def take_turns(sides: dict[str, Worker], repeats: int, question: str, **arguments: Any) -> dict[str, dict[str, Any]]:
+    """Asks A, B, A, B, … and reports each side's seconds: median, least and all of them.
+
+    Args:
+        sides: the workers by name.
+        repeats: answers wanted of each.
+        question: what to ask; the answer must hold `seconds`.
+        **arguments: passed on with the question.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, worker in sides.items():
+            seconds[name].append(worker.ask(question, **arguments)["seconds"])
+    return {
+        name: {"median": statistics.median(runs), "least": min(runs), "runs": runs} for name, runs in seconds.items()
+    }
+
+
+def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
+    """A worker's main loop: one line in, one line out, until the input closes.
+
+    What libraries print goes to the log: the answers keep a descriptor of their own.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = handlers[request["question"]](**request["arguments"])
+        except Exception:  # noqa: BLE001  (whatever it is, the asking side shows it)
+            answer = {"error": traceback.format_exc()}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+@contextlib.contextmanager
+def checkpoints(settings: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """Random-weight checkpoints by size, made (with torch) where `--cache` does not hold them yet."""
+    with contextlib.ExitStack() as stack:
+        folder = settings.cache or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        found = {}
+        for name in settings.sizes:
+            path = pathlib.Path(folder).resolve() / name
+            if not (path / "model.safetensors").exists():
+                command = [sys.executable, "-m", "benchmarks._checkpoint", name, str(path)]
+                subprocess.run(command, cwd=ROOT, env=_environment(settings), check=True)
+            found[name] = str(path)
+        yield found
+
+
+def machine(settings: argparse.Namespace) -> dict[str, Any]:
+    """What a figure was measured on: processor, cores, versions. No host name."""
+    from importlib import metadata
+
+    versions = {}
+    for package in ("jax", "jaxlib", "equinox", "optax", "torch", "transformers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "threads": settings.threads,
+        "device": settings.device,
+        "precision": settings.precision,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def finish(name: str, settings: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """Prints the table, writes `<out>/<name>.json` where `--out` is given, and returns the result."""
+    from benchmarks import report
+
+    options = {key: value for key, value in vars(settings).items() if key not in ("cache", "out")}
+    result = {"benchmark": name, "machine": machine(settings), "settings": options, **more, "rows": rows}
+    if settings.out:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        (settings.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(report.table(result), flush=True)
+    return result

@@ -1,0 +1,181 @@
+"""The JAX side: encdec_eqx by its public names, as a user would call it.
+
+A worker of `_harness`; it must not know torch, nor anything private to the library.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import _harness, _inputs
+from benchmarks._memory import AnonymousPeak, memory
+from encdec_eqx import EncoderDecoder
+from encdec_eqx.training import init_train_state, make_train_step
+
+_state: dict[str, Any] = {"compilation": {}}
+
+
+def _record(event: str, seconds: float, **_: Any) -> None:
+    """Adds up what JAX reports of tracing, lowering and compiling, by event."""
+    name = event.rsplit("/", 1)[-1]
+    if name in ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration"):
+        count, total = _state["compilation"].get(name, (0, 0.0))
+        _state["compilation"][name] = (count + 1, total + seconds)
+
+
+def start(*, device: str, precision: str, threads: int) -> dict[str, Any]:
+    """Chooses the precision of matrix products, and the cores: XLA takes as many threads as the process has cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    jax.config.update("jax_default_matmul_precision", "float32" if precision == "float32" else "tensorfloat32")
+    jax.monitoring.register_event_duration_secs_listener(_record)
+    platform = jax.devices()[0].platform
+    if (platform != "cpu") != (device == "gpu"):
+        raise RuntimeError(f"--device {device} was asked for, and JAX runs on {platform}")
+    return {}
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of one run, until its arrays are there, and what it returned."""
+    begin = time.perf_counter()
+    result = jax.block_until_ready(run())
+    return time.perf_counter() - begin, result
+
+
+def _arrays() -> list[jax.Array]:
+    return jax.tree.leaves(eqx.filter(_state["model"], eqx.is_array))
+
+
+def load(*, folder: str, touch: bool = False) -> dict[str, Any]:
+    """Loads the checkpoint and keeps it; with `touch`, reads every parameter once within the time."""
+
+    def run() -> list[jax.Array]:
+        _state["model"] = EncoderDecoder.from_pretrained(folder)
+        if touch:
+            sum(float(jnp.sum(array)) for array in _arrays())
+        return _arrays()
+
+    _state.pop("model", None)
+    with AnonymousPeak() as watch:
+        seconds, arrays = _timed(run)
+    return {"seconds": seconds, "grown": watch.grown, "bytes": sum(array.nbytes for array in arrays)}
+
+
+def convert(*, layout: str) -> dict[str, Any]:
+    """Brings the loaded model into a layout."""
+    _state["model"] = _state["model"].with_layout(layout)
+    return {}
+
+
+def generate(*, batch: int, source: int, new_tokens: int) -> dict[str, Any]:
+    """Greedy decoding with the KV cache, from host ids to host tokens."""
+    ids, mask = _inputs.sources(batch=batch, source=source)
+
+    def run() -> list[list[int]]:
+        result = _state["model"].generate(ids, attention_mask=mask, max_new_tokens=new_tokens)
+        return np.asarray(result.sequences).tolist()
+
+    begin = time.perf_counter()
+    tokens = run()
+    return {"seconds": time.perf_counter() - begin, "tokens": tokens}
+
+
+@eqx.filter_jit
+def _encode(model: EncoderDecoder, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    return model.encode(ids, attention_mask=mask).last_hidden_state
+
+
+def encode(*, batch: int, source: int) -> dict[str, Any]:
+    """The encoder alone."""
+    ids, mask = _inputs.sources(batch=batch, source=source)
+    seconds, _ = _timed(lambda: _encode(_state["model"], ids, mask))
+    return {"seconds": seconds}
+
+
+def prepare_training(*, batch: int, source: int, target: int, layout: str, compiled: bool) -> dict[str, Any]:
+    """Makes optimiser, state and batch; everything here is compiled, whatever `compiled` says."""
+    del compiled
+    ids, mask = _inputs.sources(batch=batch, source=source)
+    optimizer = optax.adamw(1e-4, weight_decay=0.01)
+    _state["batch"] = {
+        "input_ids": jnp.asarray(ids, jnp.int32),
+        "attention_mask": jnp.asarray(mask, bool),
+        "labels": jnp.asarray(_inputs.targets(batch=batch, target=target), jnp.int32),
+    }
+    _state["train"] = init_train_state(_state.pop("model").with_layout(layout), optimizer)
+    _state["step"] = make_train_step(optimizer)
+    return {}
+
+
+def train_step(**_: Any) -> dict[str, Any]:
+    """One step: forward, backward, AdamW."""
+    seconds, (state, metrics) = _timed(lambda: _state["step"](_state["train"], _state["batch"], None))
+    _state["train"] = state
+    return {"seconds": seconds, "loss": float(metrics["loss"])}
+
+
+def peak() -> dict[str, Any]:
+    """Memory of this process, and of the device where that is a GPU."""
+    answer: dict[str, Any] = dict(memory())
+    statistics = jax.devices()[0].memory_stats()
+    if statistics:
+        answer["device_peak"] = statistics["peak_bytes_in_use"]
+    return answer
+
+
+def compilation() -> dict[str, Any]:
+    """Seconds spent in tracing, lowering and compiling since the last question, and how many programs."""
+    seen, _state["compilation"] = _state["compilation"], {}
+    return {name: {"count": count, "seconds": seconds} for name, (count, seconds) in seen.items()}
+
+
+def copy(*, megabytes: int) -> dict[str, Any]:
+    """Copies an array; bytes read plus bytes written."""
+    array = jnp.ones(megabytes * 2**18)
+    run = jax.jit(jnp.copy)
+    jax.block_until_ready(run(array))
+    seconds, _ = _timed(lambda: run(array))
+    return {"seconds": seconds, "amount": 2 * array.nbytes}
+
+
+def read(*, megabytes: int) -> dict[str, Any]:
+    """Multiplies a matrix by a vector, which reads the matrix once: what a decoding step does all the time."""
+    matrix, vector = jnp.ones((megabytes * 2**8, 1024)), jnp.ones(1024)
+    run = jax.jit(jnp.matmul)
+    jax.block_until_ready(run(matrix, vector))
+    seconds, _ = _timed(lambda: run(matrix, vector))
+    return {"seconds": seconds, "amount": matrix.nbytes}
+
+
+def matmul(*, width: int) -> dict[str, Any]:
+    """Multiplies two square matrices; FLOPs."""
+    left = jnp.ones((width, width))
+    run = jax.jit(jnp.matmul)
+    jax.block_until_ready(run(left, left))
+    seconds, _ = _timed(lambda: run(left, left))
+    return {"seconds": seconds, "amount": 2 * width**3}
+
+
+if __name__ == "__main__":
+    handlers = (
+        start,
+        load,
+        convert,
+        generate,
+        encode,
+        prepare_training,
+        train_step,
+        peak,
+        compilation,
+        copy,
+        read,
+        matmul,
+    )
+    _harness.serve({handler.__name__: handler for handler in handlers})

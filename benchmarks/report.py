@@ -1,0 +1,170 @@
+"""JSON results to markdown tables, and into the README between its markers.
+
+`python -m benchmarks.report benchmarks/results` rewrites the README's tables. Pure text; it measures nothing.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+README = pathlib.Path(__file__).resolve().parent / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+Row = dict[str, Any]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.0f}" if seconds >= 0.1 else f"{1000 * seconds:.1f}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.2f}"
+
+
+def _gigabytes(amount: float | None) -> str:
+    return "-" if amount is None else f"{amount / 1e9:.2f}"
+
+
+def _at(row: Row, side: str, *path: str) -> Any:
+    """A value deep in one side of a row, None where that side or value is absent."""
+    value = row["sides"].get(side)
+    for name in path:
+        value = None if value is None else value.get(name)
+    return value
+
+
+def _ratio(numerator: float | None, denominator: float | None, form: str = "{:.2f}x") -> str:
+    return "-" if numerator is None or denominator is None else form.format(numerator / denominator)
+
+
+def _programs(row: Row) -> float | None:
+    """Seconds of tracing, lowering and compiling that JAX reported for the first call."""
+    parts = row.get("compilation") if "compilation" in row else _at(row, "jax", "compilation")
+    return sum(part["seconds"] for part in parts.values()) if parts else None
+
+
+def _peak(row: Row, side: str) -> str:
+    device = _at(row, side, "memory", "device_peak")
+    return _gigabytes(device if device is not None else _at(row, side, "memory", "peak"))
+
+
+def _timing(row: Row) -> list[str]:
+    """The columns that generation and training share: both medians, their ratio, the floor, compilation, memory."""
+    ours, theirs = _at(row, "jax", "seconds", "median"), _at(row, "torch", "seconds", "median")
+    return [
+        _seconds(ours),
+        _seconds(theirs),
+        _ratio(theirs, ours),
+        _seconds(row["floor_seconds"]),
+        _ratio(row["floor_seconds"], ours, "{:.0%}"),
+        _seconds(_programs(row)),
+        _peak(row, "jax"),
+        _peak(row, "torch"),
+    ]
+
+
+_TIMING = ["ours, s", "torch, s", "ratio", "floor, s", "floor/ours", "compile, s", "our peak, GB", "torch peak, GB"]
+
+
+def _generate(result: Row) -> tuple[list[str], list[list[str]]]:
+    tokens = result["settings"]["new_tokens"]
+    heads = [
+        "size",
+        "batch",
+        *_TIMING,
+        "ours, ms/token",
+        "torch, ms/token",
+        "encoder: ours, ms",
+        "torch, ms",
+        "same ids",
+    ]
+    lines = []
+    for row in result["rows"]:
+        medians = [_at(row, side, "seconds", "median") for side in ("jax", "torch")]
+        each = [_milliseconds(None if median is None else median / tokens) for median in medians]
+        encoders = [_milliseconds(_at(row, side, "encode_seconds", "median")) for side in ("jax", "torch")]
+        same = "yes" if row["same_tokens"] else "no"
+        lines.append([row["size"], str(row["batch"]), *_timing(row), *each, *encoders, same])
+    return heads, lines
+
+
+def _train_step(result: Row) -> tuple[list[str], list[list[str]]]:
+    heads = ["size", "batch", "layout", *_TIMING]
+    return heads, [[row["size"], str(row["batch"]), row["layout"], *_timing(row)] for row in result["rows"]]
+
+
+def _load(result: Row) -> tuple[list[str], list[list[str]]]:
+    heads = ["size", "GB"]
+    for side in ("ours", "torch"):
+        heads += [f"{side}, s", f"{side} and read, s", f"{side}: grown/bytes"]
+    lines = []
+    for row in result["rows"]:
+        line = [row["size"], _gigabytes(max(side["bytes"] for side in row["sides"].values()))]
+        for side in ("jax", "torch"):
+            line += [_seconds(_at(row, side, name, "median")) for name in ("seconds", "touched_seconds")]
+            line.append(_ratio(_at(row, side, "anonymous_growth"), _at(row, side, "bytes")))
+        lines.append([*line, _seconds(row["floor_seconds"])])
+    return [*heads, "floor, s"], lines
+
+
+def _compile(result: Row) -> tuple[list[str], list[list[str]]]:
+    heads = ["size", "what", "batch", "layout", "compile, s", "first call, s", "second call, s", "compiled again"]
+    lines = [
+        [
+            *(row["size"], row["what"], str(row["batch"]), row["layout"], _seconds(_programs(row))),
+            *(_seconds(row["first_seconds"]), _seconds(row["second_seconds"]), str(row["second"])),
+        ]
+        for row in result["rows"]
+    ]
+    return heads, lines
+
+
+_TABLES: dict[str, Callable[[Row], tuple[list[str], list[list[str]]]]] = {
+    "generate": _generate,
+    "train_step": _train_step,
+    "load": _load,
+    "compile": _compile,
+}
+
+
+def table(result: Row) -> str:
+    """A result as a markdown table under a line that says where it was measured."""
+    heads, lines = _TABLES[result["benchmark"]](result)
+    where = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    about = f"{where['processor']}, {where['threads']} threads, {where['device']}, {where['precision']}; {versions}."
+    if "floor" in result:
+        floor = result["floor"]
+        about += f" Best copy {floor['copy'] / 1e9:.1f} GB/s, read {floor['read'] / 1e9:.1f} GB/s, "
+        about += f"matrix product {floor['matmul'] / 1e9:.0f} GFLOP/s."
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join([f"**{result['benchmark']}**: {about}", "", *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def rewrite(readme: pathlib.Path, folder: pathlib.Path) -> None:
+    """Puts the tables of every result in `folder` between the markers of `readme`.
+
+    Raises:
+        ValueError: the file has no markers, or the folder no results.
+    """
+    text = readme.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{readme} holds no {BEGIN} … {END} to write the tables between")
+    found = [folder / f"{name}.json" for name in _TABLES if (folder / f"{name}.json").exists()]
+    if not found:
+        raise ValueError(f"{folder} holds none of {', '.join(f'{name}.json' for name in _TABLES)}: run the benchmarks")
+    tables = "\n\n".join(table(json.loads(path.read_text())) for path in found)
+    before, rest = text.split(BEGIN, 1)
+    readme.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END, 1)[1]}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Rewrites the README's tables."""
+    options = argparse.ArgumentParser(description="Rewrites the README's tables from JSON results.")
+    options.add_argument("folder", type=pathlib.Path, nargs="?", default=README.parent / "results")
+    rewrite(README, options.parse_args(arguments).folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The benchmarks' own logic: options, counting, turns, tables. No timing, no torch."""
+
+import argparse
+import json
+import sys
+
+import pytest
+from benchmarks import _harness, _sizes, generate, load, report, train_step
+from benchmarks import compile as compile_times
+
+SCRIPTS = {"generate": generate, "train_step": train_step, "load": load, "compile": compile_times}
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_options_are_read_and_nonsense_is_refused(script, capsys):
+    parsed = script.options().parse_args(["--sizes", "tiny,base", "--repeats", "2", "--source", "16"])
+    assert (parsed.sizes, parsed.repeats, parsed.source) == (("tiny", "base"), 2, 16)
+    with pytest.raises(SystemExit):
+        script.options().parse_args(["--sizes", "huge"])
+    assert "huge" in capsys.readouterr().err
+
+
+def test_layouts_and_batches_are_checked():
+    assert train_step.options().parse_args(["--layouts", "scanned,unrolled"]).layouts == ("scanned", "unrolled")
+    for script, arguments in ((train_step, ["--layouts", "rolled"]), (generate, ["--batches", "0"])):
+        with pytest.raises(SystemExit):
+            script.options().parse_args(arguments)
+
+
+def test_weights_of_a_step_are_those_of_gpt2():
+    size = _sizes.SIZES["base"]
+    # GPT-2's matrices (85.0M without embeddings), the tied head, cross-attention's query and output.
+    weights = 12 * 12 * 768**2 + 50257 * 768 + 12 * 2 * 768**2
+    assert _sizes.decode_step_bytes(size, batch=8, source=0, length=0) == 4 * weights
+    one_row = _sizes.decode_step_bytes(size, batch=1, source=128, length=32) - 4 * weights
+    assert one_row == 4 * 12 * 2 * 160 * 768
+    assert _sizes.decode_step_flops(size, batch=8, source=0, length=0) == 2 * 8 * weights
+
+
+def test_training_costs_three_forward_passes():
+    size = _sizes.Size(name="one", layers=1, hidden=2, heads=1)
+    # By hand, in multiply-adds; four source and three target positions, one sentence.
+    encoder = 4 * (12 * 4 + 2 * 4 * 2)
+    decoder = 4 * 2 * 4 + 3 * (14 * 4 + 2 * 3 * 2 + 2 * 4 * 2) + 3 * _sizes.DECODER_VOCAB * 2
+    assert _sizes.train_step_flops(size, batch=1, source=4, target=3) == 3 * 2 * (encoder + decoder)
+
+
+def test_the_floor_takes_the_slower_of_bandwidth_and_peak():
+    shape = {"batch": 8, "source": 128, "new_tokens": 64}
+    size = _sizes.SIZES["small"]
+    bound_by_bytes = _sizes.generate_floor(size, **shape, bandwidth=1e9, peak=1e15)
+    assert bound_by_bytes == pytest.approx(
+        64 * _sizes.decode_step_bytes(size, batch=8, source=128, length=32) / 1e9, rel=1e-3
+    )
+    bound_by_work = _sizes.generate_floor(size, **shape, bandwidth=1e15, peak=1e9)
+    work = 64 * _sizes.decode_step_flops(size, batch=8, source=128, length=32)
+    assert bound_by_work == pytest.approx((work + _sizes.encode_flops(size, batch=8, source=128)) / 1e9, rel=1e-3)
+
+
+WORKER = """
+import time
+from benchmarks import _harness
+calls = []
+def start(**settings): return settings
+def run(*, name):
+    print("chatter that must not reach the pipe")
+    calls.append(name)
+    return {"seconds": float(len(calls)), "calls": calls}
+def fail(): raise KeyError("the reason")
+def die(): raise SystemExit("the last words")
+_harness.serve({"start": start, "run": run, "fail": fail, "die": die})
+"""
+
+
+@pytest.fixture
+def settings():
+    return argparse.Namespace(device="cpu", precision="float32", threads=1)
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch, settings):
+    (tmp_path / "fake_side.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    started = _harness.Worker("fake_side", settings=settings)
+    yield started
+    started.close()
+
+
+def test_sides_take_turns_and_medians_are_taken(worker):
+    taken = _harness.take_turns({"a": worker, "b": worker}, 3, "run", name="x")
+    assert taken["a"] == {"median": 3.0, "least": 1.0, "runs": [1.0, 3.0, 5.0]}
+    assert taken["b"]["runs"] == [2.0, 4.0, 6.0]
+
+
+def test_a_worker_tells_why_it_failed(worker):
+    with pytest.raises(RuntimeError, match="the reason"):
+        worker.ask("fail")
+    assert worker.ask("run", name="still alive")["calls"] == ["still alive"]
+    with pytest.raises(RuntimeError, match="the last words"):
+        worker.ask("die")
+
+
+def _side(seconds):
+    return {
+        "seconds": {"median": seconds},
+        "touched_seconds": {"median": seconds},
+        "encode_seconds": {"median": seconds},
+        "compilation": {"backend_compile_duration": {"count": 2, "seconds": 1.5}},
+        "memory": {"peak": 2_000_000_000},
+        "anonymous_growth": 110,
+        "bytes": 100,
+    }
+
+
+def _result(benchmark, row):
+    machine = {"processor": "P", "threads": 2, "device": "cpu", "precision": "float32", "versions": {"jax": "1"}}
+    floor = {"copy": 1e9, "read": 2e9, "matmul": 3e9}
+    return {"benchmark": benchmark, "machine": machine, "settings": {"new_tokens": 64}, "floor": floor, "rows": [row]}
+
+
+def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
+    pair = {"size": "tiny", "batch": 1, "floor_seconds": 0.16, "sides": {"jax": _side(0.32), "torch": _side(0.64)}}
+    (tmp_path / "generate.json").write_text(json.dumps(_result("generate", pair | {"same_tokens": True})))
+    alone = pair | {"layout": "scanned", "sides": {"jax": _side(0.32)}}
+    (tmp_path / "train_step.json").write_text(json.dumps(_result("train_step", alone)))
+    (tmp_path / "load.json").write_text(json.dumps(_result("load", pair)))
+    compiled = {"size": "tiny", "batch": 1, "what": "generate", "layout": "unrolled", "first_seconds": 2.0}
+    compiled |= {"second_seconds": 1.0, "second": 0, "compilation": _side(1.0)["compilation"]}
+    (tmp_path / "compile.json").write_text(json.dumps(_result("compile", compiled)))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before {report.BEGIN} old {report.END} after")
+    report.rewrite(readme, tmp_path)
+    text = readme.read_text()
+    assert text.startswith("before ") and text.endswith(" after") and " old " not in text
+    numbers = "| 0.32 | 0.64 | 2.00x | 0.16 | 50% | 1.50 | 2.00 | 2.00 |"
+    assert f"| tiny | 1 {numbers} 5.0 | 10.0 | 320 | 640 | yes |" in text
+    assert "| tiny | 1 | scanned | 0.32 | - | - | 0.16 | 50% | 1.50 | 2.00 | - |" in text
+    assert "| tiny | 0.00 | 0.32 | 0.32 | 1.10x | 0.64 | 0.64 | 1.10x | 0.16 |" in text
+    assert "| tiny | generate | 1 | unrolled | 1.50 | 2.00 | 1.00 | 0 |" in text
+
+
+def test_a_readme_without_markers_or_a_folder_without_results_is_an_error(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="to write the tables between"):
+        report.rewrite(readme, tmp_path)
+    readme.write_text(f"{report.BEGIN}{report.END}")
+    with pytest.raises(ValueError, match="run the benchmarks"):
+        report.rewrite(readme, tmp_path)
+
+
+def test_no_script_imports_a_framework():
+    assert not {"torch", "transformers"} & set(sys.modules)
