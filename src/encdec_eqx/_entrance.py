@@ -1,0 +1,77 @@
+"""What every public entrance does with ids, masks and positions before the model sees them.
+
+Ids and masks may be jax or NumPy; values are checked when they are concrete, that is outside `jit`. Knows nothing of
+models: limits come in as numbers.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int32, Integer
+
+from ._typing import Array, ArrayLike
+
+
+def as_ids(name: str, ids: Integer[ArrayLike, "*shape"], limit: int, what: str) -> Int32[Array, "*shape"]:
+    """Ids as int32, each at least 0 and below `limit`.
+
+    Args:
+        name: the argument's name, for messages.
+        ids: the ids.
+        limit: number of rows of the table that they index.
+        what: what that number is, for messages, such as "the encoder's vocab_size".
+
+    Raises:
+        ValueError: there are no ids, or a concrete id is out of range.
+    """
+    if ids.size == 0:
+        raise ValueError(
+            f"`{name}` is empty: its shape is {tuple(ids.shape)}; at least one row and one token are needed."
+        )
+    if not isinstance(ids, jax.core.Tracer):
+        values = np.asarray(ids)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= limit:
+            bad = low if low < 0 else high
+            raise ValueError(
+                f"`{name}` holds {bad}; expected values from 0 to {limit - 1} ({what} is {limit}). " + _hint(bad)
+            )
+        ids = values.astype(np.int32)
+    return jnp.asarray(ids, dtype=jnp.int32)
+
+
+def _hint(bad: int) -> str:
+    if bad == -100:
+        return "-100 marks ignored labels: make decoder inputs with `shift_tokens_right`, which replaces it."
+    return "Check that the ids come from this model's own tokenizer, or resize the table."
+
+
+def as_mask(name: str, mask: ArrayLike | None) -> Bool[Array, "*shape"] | None:
+    """A mask of bools, or of integers 0 and 1, as bools (True may be attended).
+
+    Raises:
+        ValueError: a concrete integer mask holds something other than 0 and 1.
+    """
+    if mask is None:
+        return None
+    if mask.dtype != np.bool_ and not isinstance(mask, jax.core.Tracer):
+        values = np.asarray(mask)
+        if values.size and not np.isin(values, (0, 1)).all():
+            bad = values[~np.isin(values, (0, 1))][0]
+            raise ValueError(
+                f"`{name}` holds {bad}; a mask holds 1 (or True) for real tokens and 0 (or False) for padding."
+            )
+    return jnp.asarray(mask).astype(jnp.bool_)
+
+
+def check_length(name: str, length: int, longest: int) -> None:
+    """Refuse a sequence that runs past the table of positions, which jax would silently clamp.
+
+    Raises:
+        ValueError: `length` exceeds `longest`.
+    """
+    if length > longest:
+        raise ValueError(
+            f"`{name}` is {length} tokens long; this model's table of positions allows at most {longest}. "
+            "Truncate the input, or use a checkpoint with more positions."
+        )

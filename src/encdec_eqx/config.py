@@ -1,0 +1,324 @@
+"""Every architectural choice of one stack of transformer layers, in small frozen parts, validated here and only here.
+
+Knows nothing of arrays, of checkpoints or of any model family: `StackConfig.from_hf` reads a Hugging Face config
+through `READERS`, which the families fill. A switch is named by its effect and combines freely with the others.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+ACTIVATIONS = (
+    "gelu",
+    "gelu_10",
+    "gelu_accurate",
+    "gelu_fast",
+    "gelu_new",
+    "gelu_python",
+    "gelu_python_tanh",
+    "gelu_pytorch_tanh",
+    "laplace",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "swish",
+    "tanh",
+)
+"""Names of activation functions, as Hugging Face spells them."""
+
+READERS: dict[str, Callable[[Mapping[str, Any]], "StackConfig"]] = {}
+"""`model_type` to the function that reads that family's Hugging Face config."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """What may differ from one layer of a stack to the next.
+
+    Attributes:
+        score_scale: factor on the attention scores of the layer's self- and cross-attention;
+            `None` means 1 / sqrt(head_dim).
+        cross_attention: whether the layer attends to encoder states.
+        weights: which set of weights the layer uses; layers that name the same number share them.
+            `None` means a set of its own.
+    """
+
+    score_scale: float | None = None
+    cross_attention: bool = False
+    weights: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Attention heads.
+
+    Attributes:
+        num_heads: number of heads.
+        head_dim: width of one head.
+        dropout: rate of dropout on the attention weights.
+        relative_positions: `"key"` adds the product of queries with a learned table of distances to the scores,
+            `"key_query"` that of keys too (Shaw et al. 2018; Huang et al. 2020); in self-attention only.
+    """
+
+    num_heads: int
+    head_dim: int
+    dropout: float = 0.0
+    relative_positions: Literal["none", "key", "key_query"] = "none"
+
+    def __post_init__(self):
+        _positive(self, "num_heads", "head_dim")
+        _rate(self, "dropout")
+        _one_of(self, "relative_positions", ("none", "key", "key_query"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeedForwardConfig:
+    """The two-layer perceptron of a block.
+
+    Attributes:
+        size: inner width.
+        activation: one of `ACTIVATIONS`.
+    """
+
+    size: int
+    activation: str = "gelu"
+
+    def __post_init__(self):
+        _positive(self, "size")
+        _one_of(self, "activation", ACTIVATIONS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NormConfig:
+    """Layer normalisation.
+
+    Attributes:
+        eps: added to the variance.
+        placement: `"post"`, after the residual sum (BERT), or `"pre"`, before each sub-layer (GPT-2).
+        final: whether one more norm follows the last layer.
+    """
+
+    eps: float = 1e-12
+    placement: Literal["post", "pre"] = "post"
+    final: bool = False
+
+    def __post_init__(self):
+        _one_of(self, "placement", ("post", "pre"))
+        if not self.eps > 0:
+            raise ValueError(f"NormConfig.eps is {self.eps!r}; it must be above 0.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PositionsConfig:
+    """The learned table of positions.
+
+    Attributes:
+        max_positions: rows of the table: the longest sequence, or that plus an offset.
+        counting: default positions: `"arange"`, or `"non_padding"`: ids other than `padding_idx` are counted from
+            `padding_idx + 1`, and padding sits at `padding_idx` (RoBERTa).
+        padding_idx: the id that `"non_padding"` does not count.
+        added: whether the table is added to the embeddings; if not it is carried through checkpoints unused
+            (BERT with relative positions).
+    """
+
+    max_positions: int
+    counting: Literal["arange", "non_padding"] = "arange"
+    padding_idx: int | None = None
+    added: bool = True
+
+    def __post_init__(self):
+        _positive(self, "max_positions")
+        _one_of(self, "counting", ("arange", "non_padding"))
+        if self.counting == "non_padding" and self.padding_idx is None:
+            raise ValueError("PositionsConfig.counting is 'non_padding': give `padding_idx`, the id not to count.")
+
+    @property
+    def longest(self) -> int:
+        """The longest sequence that the table can number."""
+        return self.max_positions - self.first
+
+    @property
+    def first(self) -> int:
+        """The position of a sequence's first token."""
+        return 0 if self.padding_idx is None or self.counting == "arange" else self.padding_idx + 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingsConfig:
+    """What surrounds the token and position tables.
+
+    Attributes:
+        token_type_size: rows of a table of token types; 0 for none.
+        token_types_from_tokens: whether `token_type_ids` are looked up in the token table (GPT-2).
+        norm: whether the sum is normalised.
+        dropout: rate of dropout on the sum.
+        padding_idx: row of the token table whose gradient is zero, as in torch.
+    """
+
+    token_type_size: int = 0
+    token_types_from_tokens: bool = False
+    norm: bool = False
+    dropout: float = 0.0
+    padding_idx: int | None = None
+
+    def __post_init__(self):
+        _rate(self, "dropout")
+        if self.token_type_size < 0:
+            raise ValueError(f"EmbeddingsConfig.token_type_size is {self.token_type_size}; it cannot be negative.")
+        if self.token_type_size and self.token_types_from_tokens:
+            raise ValueError("token types come from a table of their own or from the token table: choose one.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """From hidden states to logits.
+
+    Attributes:
+        tied: whether the output matrix is the token table.
+        bias: whether the logits have a bias.
+        transform: whether a dense layer, the activation and a norm come before the output matrix (BERT).
+        activation: activation of the transform, one of `ACTIVATIONS`.
+    """
+
+    tied: bool = True
+    bias: bool = False
+    transform: bool = False
+    activation: str = "gelu"
+
+    def __post_init__(self):
+        _one_of(self, "activation", ACTIVATIONS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """One encoder or decoder: embeddings, layers and head.
+
+    Attributes:
+        model_type: the Hugging Face family whose format `save_pretrained` writes.
+        vocab_size: rows of the token table.
+        hidden_size: width of the residual stream.
+        layers: one `LayerSpec` a layer, first to last.
+        attention: the attention heads.
+        feed_forward: the perceptrons.
+        norm: the norms.
+        positions: the positions.
+        embeddings: what surrounds the tables.
+        head: the language-model head; `None` for an encoder.
+        causal: whether a position sees only itself and those before it.
+        cross_attention_hidden_size: width of the states that cross-attention reads; `None` means `hidden_size`.
+        dropout: rate of dropout on the output of each sub-layer.
+        initializer_range: standard deviation of initial weights.
+        pooler: whether BERT's pooler is carried through checkpoints; nothing here uses it.
+        bos_token_id: first token of a sequence, if the model has one.
+        eos_token_id: the token, or tokens, that end a sequence.
+        pad_token_id: the token that fills up a row.
+        decoder_start_token_id: the token that starts decoding.
+
+    Raises:
+        ValueError: a value is out of range, or two of them contradict each other.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    layers: tuple[LayerSpec, ...]
+    attention: AttentionConfig
+    feed_forward: FeedForwardConfig
+    norm: NormConfig
+    positions: PositionsConfig
+    embeddings: EmbeddingsConfig
+    head: HeadConfig | None = None
+    causal: bool = False
+    cross_attention_hidden_size: int | None = None
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+    pooler: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+
+    def __post_init__(self):
+        _positive(self, "vocab_size", "hidden_size")
+        _rate(self, "dropout")
+        if not self.layers:
+            raise ValueError("StackConfig.layers is empty: a stack needs at least one LayerSpec.")
+        if self.cross_attention_hidden_size is not None:
+            _positive(self, "cross_attention_hidden_size")
+        if self.initializer_range < 0:
+            raise ValueError(f"StackConfig.initializer_range is {self.initializer_range}; it cannot be negative.")
+        _check_shared_layers(self.layers)
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any]) -> "StackConfig":
+        """Read a Hugging Face `config.json` of one encoder or one decoder.
+
+        Args:
+            hf: the config as a mapping; `model_type` names the family.
+
+        Returns:
+            The same architecture as a `StackConfig`.
+
+        Raises:
+            ValueError: the family is unknown, or an attribute has a value that is not supported.
+        """
+        model_type = hf.get("model_type")
+        if model_type not in READERS:
+            known = ", ".join(sorted(READERS))
+            raise ValueError(f"unknown model_type {model_type!r} in a config; known families: {known}.")
+        return READERS[model_type](hf)
+
+    @property
+    def cross_attention(self) -> bool:
+        """Whether any layer attends to encoder states."""
+        return any(layer.cross_attention for layer in self.layers)
+
+    @property
+    def cross_width(self) -> int:
+        """Width of the states that cross-attention reads."""
+        return self.cross_attention_hidden_size or self.hidden_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    def replace(self, **changes: Any) -> "StackConfig":
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+
+def _check_shared_layers(layers: tuple[LayerSpec, ...]) -> None:
+    kinds: dict[int, bool] = {}
+    for index, layer in enumerate(layers):
+        if layer.weights is None:
+            continue
+        if kinds.setdefault(layer.weights, layer.cross_attention) != layer.cross_attention:
+            raise ValueError(
+                f"layer {index} shares weights {layer.weights} with a layer that differs in `cross_attention`; "
+                "layers that share weights must be of one kind."
+            )
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{type(config).__name__}.{name} is {value!r}; expected a whole number of at least 1.")
+
+
+def _rate(config: Any, name: str) -> None:
+    value = getattr(config, name)
+    if not 0 <= value < 1:
+        raise ValueError(f"{type(config).__name__}.{name} is {value!r}; a dropout rate is at least 0 and below 1.")
+
+
+def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise ValueError(f"{type(config).__name__}.{name} is {value!r}; expected one of {', '.join(choices)}.")

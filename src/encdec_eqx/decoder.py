@@ -1,0 +1,359 @@
+"""The decoder piece: logits for whole sequences, and for the next tokens with an explicit cache.
+
+Knows nothing of encoders but the width and the mask of their states.
+"""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int32, Integer
+
+from . import _trees
+from ._entrance import as_ids, as_mask, check_length
+from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
+from .blocks.block import Block
+from .cache import DecoderCache
+from .config import StackConfig
+from .embeddings import Embeddings
+from .encoder import as_token_types, longest
+from .heads import LMHead
+from .layers.dropout import split_key
+from .layers.masks import causal_mask, padding_mask
+from .layers.positions import arange_positions, non_padding_positions
+from .resize import resize_rows, resize_tokens
+from .scanned import Layout, to_layout
+from .stack import AbstractStack, Attending, StackOutput, UnrolledStack
+
+
+class DecoderOutput(eqx.Module):
+    """What a decoder returns.
+
+    Attributes:
+        logits: scores of the next token after each position, in float32.
+        hidden_states: embeddings, then each layer's output; `None` unless asked for.
+        attentions: self-attention weights of each layer; `None` unless asked for. With a cache they have all slots.
+        cross_attentions: cross-attention weights of each layer, `None` for layers that have none.
+        cache: the cache with these tokens added; `None` if none was given.
+    """
+
+    logits: Float[Array, "batch target vocab"]
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+    cross_attentions: tuple[Array | None, ...] | None = None
+    cache: DecoderCache | None = None
+
+
+class Decoder(eqx.Module):
+    """A causal transformer with a language-model head, and usually cross-attention.
+
+    Attributes:
+        embeddings: token, position and type embeddings.
+        stack: the layers.
+        head: from hidden states to logits.
+        config: the architecture.
+        load_report: what `from_pretrained` found; `None` for a fresh decoder.
+    """
+
+    embeddings: Embeddings
+    stack: AbstractStack
+    head: LMHead
+    config: StackConfig = eqx.field(static=True)
+    load_report: Any = eqx.field(static=True, default=None)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.config.hidden_size
+
+    @checked
+    def __call__(
+        self,
+        input_ids: TargetIds,
+        *,
+        encoder_hidden_states: Float[ArrayLike, "batch source cross"] | None = None,
+        encoder_attention_mask: Bool[ArrayLike, "batch source"] | Integer[ArrayLike, "batch source"] | None = None,
+        attention_mask: TargetMask | None = None,
+        position_ids: Integer[ArrayLike, "batch target"] | None = None,
+        token_type_ids: Integer[ArrayLike, "batch target"] | None = None,
+        cache: DecoderCache | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKey | None = None,
+    ) -> DecoderOutput:
+        """Logits for every position.
+
+        Args:
+            input_ids: token ids; with a cache, only those that follow the tokens already in it.
+            encoder_hidden_states: states to attend to, of the width that cross-attention reads; without them (and
+                without a cache that holds them) cross-attention is skipped.
+            encoder_attention_mask: which states may be attended; default all.
+            attention_mask: 1 for real tokens, 0 for padding; with a cache, of the new tokens alone.
+            position_ids: rows of the position table; default by the family's rule, continued from the cache.
+            token_type_ids: segment of each token; default 0.
+            cache: made by `init_cache`, or by an earlier call.
+            output_attentions: whether to return attention weights.
+            output_hidden_states: whether to return every layer's output.
+            key: turns dropout on; `None` is deterministic.
+
+        Raises:
+            TypeError: a shape or dtype is wrong.
+            ValueError: an id, a position, the length or a mask is out of range, or the cache is full.
+        """
+        states = self._checked_states(encoder_hidden_states)
+        ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the decoder's vocab_size")
+        positions = self._explicit(position_ids)
+        mask = as_mask("attention_mask", attention_mask)
+        types = as_token_types(self.config, token_type_ids)
+        if cache is None:
+            check_length("input_ids", ids.shape[1], longest(self.config, position_ids))
+            source_mask = as_mask("encoder_attention_mask", encoder_attention_mask)
+            attending = Attending(
+                self_mask=_full_mask(ids.shape[1], mask),
+                encoder_states=states,
+                cross_mask=None if source_mask is None else padding_mask(source_mask),
+            )
+            options: dict[str, Any] = {"attending": attending}
+            counted = jnp.zeros((ids.shape[0],), jnp.int32)
+            positions = self._default_positions(ids, 0, counted)[0] if positions is None else positions
+        else:
+            cache = _with_room(cache, ids.shape)
+            attending, positions, cache = self._continue(ids, cache, mask, positions)
+            options = {"attending": attending, "self_kv": cache.self_kv, "cross_kv": cache.cross_kv}
+        out = self._run(
+            ids,
+            positions,
+            types,
+            key,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            **options,
+        )
+        return DecoderOutput(
+            logits=self.logits(out.last_hidden_state),
+            hidden_states=out.hidden_states,
+            attentions=out.self_attentions,
+            cross_attentions=out.cross_attentions,
+            cache=None if cache is None else _advanced(cache, out, ids.shape[1]),
+        )
+
+    def init_cache(
+        self,
+        encoder_states: Float[Array, "batch source cross"] | None,
+        encoder_mask: Bool[Array, "batch source"] | None,
+        *,
+        rows: int,
+        slots: int,
+    ) -> DecoderCache:
+        """An empty cache, with cross-attention's keys and values computed once a sentence.
+
+        Args:
+            encoder_states: states to attend to, already projected; `None` to skip cross-attention.
+            encoder_mask: which of them may be attended; default all.
+            rows: sequences to decode, a multiple of `batch`, side by side by sentence.
+            slots: capacity in tokens.
+        """
+        if encoder_states is not None and encoder_mask is None:
+            encoder_mask = jnp.ones(encoder_states.shape[:2], jnp.bool_)
+        return DecoderCache(
+            self_kv=self.stack.empty_self_kv(rows, slots),
+            cross_kv=None if encoder_states is None else self.stack.cross_kv(encoder_states),
+            self_mask=jnp.ones((rows, slots), jnp.bool_),
+            cross_mask=encoder_mask,
+            length=jnp.zeros((), jnp.int32),
+            counted=jnp.zeros((rows,), jnp.int32),
+        )
+
+    def advance(
+        self,
+        ids: Int32[Array, "rows new"],
+        cache: DecoderCache,
+        *,
+        mask: Bool[Array, "rows new"] | None = None,
+        positions: Int32[Array, "rows new"] | None = None,
+    ) -> tuple[Float[Array, "rows new hidden"], DecoderCache]:
+        """Hidden states of the next tokens, and the cache with them added. For loops: nothing is validated.
+
+        Args:
+            ids: the tokens that follow those in the cache.
+            cache: must have room for them.
+            mask: False where a slot is padding that nothing may attend to.
+            positions: rows of the position table; default by the family's rule, continued from the cache.
+        """
+        attending, positions, cache = self._continue(ids, cache, mask, positions)
+        out = self._run(ids, positions, None, None, attending, self_kv=cache.self_kv, cross_kv=cache.cross_kv)
+        return out.last_hidden_state, _advanced(cache, out, ids.shape[1])
+
+    def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
+        """Scores of the next token, in float32."""
+        return self.head(hidden, self.embeddings)
+
+    def _run(
+        self,
+        ids: Int32[Array, "rows new"],
+        positions: Int32[Array, "rows new"],
+        types: Int32[Array, "rows new"] | None,
+        key: PRNGKey | None,
+        attending: Attending,
+        **options: Any,
+    ) -> StackOutput:
+        embed_key, stack_key = split_key(key, 2)
+        embedded = self.embeddings.tokens(ids)
+        x = self.embeddings(embedded, positions=positions, token_type_ids=types, key=embed_key)
+        return self.stack(x, attending, key=stack_key, **options)
+
+    def _continue(
+        self, ids: Array, cache: DecoderCache, mask: Array | None, positions: Array | None
+    ) -> tuple[Attending, Array, DecoderCache]:
+        """Masks and positions of the tokens that follow those in the cache, which takes note of both."""
+        defaults, counted = self._default_positions(ids, cache.length, cache.counted)
+        self_mask = cache.self_mask
+        if mask is not None:
+            self_mask = jax.lax.dynamic_update_slice_in_dim(self_mask, mask, cache.length, axis=1)
+        attending = Attending(
+            self_mask=causal_mask(ids.shape[1], cache.slots, cache.length) & padding_mask(self_mask),
+            start=cache.length,
+            cross_mask=None if cache.cross_mask is None else padding_mask(cache.cross_mask),
+        )
+        noted = DecoderCache(cache.self_kv, cache.cross_kv, self_mask, cache.cross_mask, cache.length, counted)
+        return attending, defaults if positions is None else positions, noted
+
+    def _default_positions(
+        self, ids: Int32[Array, "rows new"], start: Int32[Array, ""] | int, counted: Int32[Array, " rows"]
+    ) -> tuple[Int32[Array, "rows new"], Int32[Array, " rows"]]:
+        rule = self.config.positions
+        if rule.counting == "non_padding" and rule.padding_idx is not None:
+            return non_padding_positions(ids, counted, rule.padding_idx)
+        return arange_positions(*ids.shape, start), counted
+
+    def _explicit(self, position_ids: ArrayLike | None) -> Int32[Array, "batch target"] | None:
+        if position_ids is None:
+            return None
+        return as_ids("position_ids", position_ids, self.config.positions.max_positions, "the table of positions")
+
+    def _checked_states(self, states: ArrayLike | None) -> Array | None:
+        if states is None:
+            return None
+        if not self.config.cross_attention:
+            raise ValueError(
+                "`encoder_hidden_states` were given, but this decoder has no cross-attention and would ignore them; "
+                "add it with `decoder.with_cross_attention(key=key)`."
+            )
+        if states.shape[-1] != self.config.cross_width:
+            raise TypeError(
+                f"`encoder_hidden_states` have width {states.shape[-1]}; this decoder's cross-attention reads "
+                f"{self.config.cross_width}. `EncoderDecoder.from_pieces` adds the projection between them."
+            )
+        return jnp.asarray(states)
+
+    @classmethod
+    def init(cls, config: StackConfig, *, key: PRNGKey) -> "Decoder":
+        """A fresh decoder: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
+
+        Raises:
+            ValueError: the config is an encoder's: it is not causal, or has no head.
+        """
+        if not config.causal:
+            raise ValueError("this StackConfig is not causal: it describes an encoder. Set causal=True (is_decoder).")
+        embed_key, stack_key, head_key = jax.random.split(key, 3)
+        return cls(
+            embeddings=Embeddings.init(config, key=embed_key),
+            stack=UnrolledStack.init(config, key=stack_key),
+            head=LMHead.init(config, key=head_key),
+            config=config,
+        )
+
+    def with_cross_attention(self, *, key: PRNGKey, cross_attention_hidden_size: int | None = None) -> "Decoder":
+        """The same decoder with fresh cross-attention in every layer.
+
+        Args:
+            key: draws the new weights.
+            cross_attention_hidden_size: width of the states to attend to; default the decoder's own.
+
+        Raises:
+            ValueError: it has cross-attention already.
+        """
+        if self.config.cross_attention:
+            raise ValueError("this decoder has cross-attention already.")
+        layers = tuple(dataclasses.replace(spec, cross_attention=True) for spec in self.config.layers)
+        config = self.config.replace(layers=layers, cross_attention_hidden_size=cross_attention_hidden_size)
+        unrolled = to_layout(self.stack, "unrolled")
+        assert isinstance(unrolled, UnrolledStack)
+        fresh = UnrolledStack.init(config, key=key)
+        blocks = tuple(_borrow_cross(old, new) for old, new in zip(unrolled.blocks, fresh.blocks, strict=True))
+        stack = UnrolledStack(blocks, unrolled.final_norm, layers, unrolled.scales)
+        return Decoder(self.embeddings, stack, self.head, config, self.load_report)
+
+    def with_layout(self, layout: Layout, *, remat: bool = False) -> "Decoder":
+        """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""
+        return eqx.tree_at(lambda d: d.stack, self, to_layout(self.stack, layout, remat=remat))
+
+    def astype(self, dtype: DTypeLike) -> "Decoder":
+        """The same decoder with its arrays cast to a floating-point dtype."""
+        return _trees.astype(self, dtype)
+
+    def resize_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "Decoder":
+        """The same decoder with more or fewer token ids, in its table, head and head bias.
+
+        Args:
+            new_num_tokens: number of ids. Rows that both sizes have are kept; a new bias is zero.
+            key: draws the new rows: normal, of standard deviation `config.initializer_range`.
+
+        Raises:
+            ValueError: the number is below 1 or does not leave room for the padding row.
+        """
+        config = self.config.replace(vocab_size=new_num_tokens)
+        table_key, head_key = jax.random.split(key)
+        scale = config.initializer_range
+        table = resize_tokens(self.embeddings.tokens, new_num_tokens, scale, table_key)
+        decoder = eqx.tree_at(lambda d: d.embeddings.tokens, self, table)
+        if self.head.bias is not None:
+            bias = resize_rows(self.head.bias, new_num_tokens, 0.0, head_key)
+            decoder = eqx.tree_at(lambda d: d.head.bias, decoder, bias)
+        if self.head.projection is not None:
+            weight = resize_rows(self.head.projection.weight.T, new_num_tokens, scale, head_key).T
+            decoder = eqx.tree_at(lambda d: d.head.projection.weight, decoder, weight)
+        return Decoder(decoder.embeddings, decoder.stack, decoder.head, config, self.load_report)
+
+
+def _full_mask(length: int, mask: Bool[Array, "batch target"] | None) -> Bool[Array, "#batch 1 target target"]:
+    earlier = causal_mask(length, length, 0)
+    return earlier if mask is None else earlier & padding_mask(mask)
+
+
+def _with_room(cache: DecoderCache, shape: tuple[int, ...]) -> DecoderCache:
+    rows, new = shape
+    if rows != cache.rows:
+        raise TypeError(f"`input_ids` have {rows} rows; the cache was made for {cache.rows}.")
+    needed = cache.length + new
+    if isinstance(cache.length, jax.core.Tracer):
+        length = eqx.error_if(
+            cache.length, needed > cache.slots, "the cache is full: call init_cache with a larger max_length."
+        )
+        return eqx.tree_at(lambda c: c.length, cache, length)
+    if int(needed) > cache.slots:
+        raise ValueError(
+            f"the cache holds {int(cache.length)} of {cache.slots} tokens, too many for {new} more; call init_cache "
+            f"with max_length of at least {int(needed)}."
+        )
+    return cache
+
+
+def _advanced(cache: DecoderCache, out: StackOutput, new: int) -> DecoderCache:
+    return DecoderCache(
+        out.self_kv, cache.cross_kv, cache.self_mask, cache.cross_mask, cache.length + new, cache.counted
+    )
+
+
+def _borrow_cross(old: Block, fresh: Block) -> Block:
+    """The old block with the fresh one's cross-attention, in the old one's dtype."""
+    dtype = old.self_norm.weight.dtype
+    return eqx.tree_at(
+        lambda b: (b.cross_attention, b.cross_norm),
+        old,
+        _trees.astype((fresh.cross_attention, fresh.cross_norm), dtype),
+        is_leaf=lambda x: x is None,
+    )

@@ -1,0 +1,76 @@
+"""Token, position and type embeddings, and the way back from hidden states to tied logits. Knows nothing of stacks."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int32
+
+from ._typing import Array, PRNGKey
+from .config import StackConfig
+from .layers.dropout import Dropout
+from .layers.linear import Embedding
+from .layers.norm import LayerNorm
+
+
+class Embeddings(eqx.Module):
+    """The sum of token, position and type embeddings, normalised and dropped out as the config says."""
+
+    tokens: Embedding
+    positions: Embedding
+    token_types: Embedding | None
+    norm: LayerNorm | None
+    dropout: Dropout
+    add_positions: bool = eqx.field(static=True)
+    token_types_from_tokens: bool = eqx.field(static=True)
+
+    def __call__(
+        self,
+        embedded: Float[Array, "batch length hidden"],
+        *,
+        positions: Int32[Array, "batch length"],
+        token_type_ids: Int32[Array, "batch length"] | None,
+        key: PRNGKey | None,
+    ) -> Float[Array, "batch length hidden"]:
+        """Add positions and types to token embeddings (`self.tokens(ids)`, or the caller's own)."""
+        x = embedded.astype(self.tokens.weight.dtype)
+        if token_type_ids is not None:
+            x = x + self._types()(token_type_ids)
+        elif self.token_types is not None:
+            x = x + jnp.broadcast_to(self.token_types.weight[0], x.shape)
+        if self.add_positions:
+            x = x + self.positions(positions)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.dropout(x, key=key)
+
+    def _types(self) -> Embedding:
+        return self.tokens if self.token_types is None else self.token_types
+
+    def attend(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
+        """Logits of a tied head, in float32: products with the token table."""
+        table = self.tokens.weight
+        return jnp.einsum("...d,vd->...v", hidden.astype(table.dtype), table, preferred_element_type=jnp.float32)
+
+    @classmethod
+    def init(cls, config: StackConfig, *, key: PRNGKey) -> "Embeddings":
+        """Normal tables of standard deviation `config.initializer_range`."""
+        scale, size = config.initializer_range, config.hidden_size
+        token_key, position_key, type_key = jax.random.split(key, 3)
+        types = config.embeddings.token_type_size
+        return cls(
+            tokens=Embedding.init(
+                config.vocab_size, size, scale=scale, padding_idx=config.embeddings.padding_idx, key=token_key
+            ),
+            positions=Embedding.init(
+                config.positions.max_positions,
+                size,
+                scale=scale,
+                padding_idx=config.positions.padding_idx,
+                key=position_key,
+            ),
+            token_types=Embedding.init(types, size, scale=scale, key=type_key) if types else None,
+            norm=LayerNorm.init(size, eps=config.norm.eps) if config.embeddings.norm else None,
+            dropout=Dropout(config.embeddings.dropout),
+            add_positions=config.positions.added,
+            token_types_from_tokens=config.embeddings.token_types_from_tokens,
+        )

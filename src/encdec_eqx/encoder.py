@@ -1,0 +1,232 @@
+"""The encoder piece, its output, and the protocol that any other encoder must meet. Knows nothing of decoders."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Integer
+
+from . import _trees
+from ._entrance import as_ids, as_mask, check_length
+from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
+from .config import StackConfig
+from .embeddings import Embeddings
+from .layers.dropout import split_key
+from .layers.linear import Linear
+from .layers.masks import causal_mask, padding_mask
+from .layers.positions import arange_positions, non_padding_positions
+from .resize import resize_tokens
+from .scanned import Layout, to_layout
+from .stack import AbstractStack, Attending, UnrolledStack
+
+
+class EncoderOutput(eqx.Module):
+    """What an encoder returns.
+
+    Attributes:
+        last_hidden_state: states for the decoder to attend to, not projected.
+        hidden_states: embeddings, then each layer's output; `None` unless asked for.
+        attentions: attention weights of each layer; `None` unless asked for.
+        attention_mask: which of the states may be attended. If set, it replaces the input's mask in cross-attention: for
+            encoders whose states do not correspond one to one to their inputs.
+    """
+
+    last_hidden_state: Float[ArrayLike, "batch source hidden"]
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+    attention_mask: SourceMask | None = None
+
+
+@runtime_checkable
+class EncoderProtocol(Protocol):
+    """What `EncoderDecoder` needs of an encoder: any `eqx.Module` that has these two.
+
+    The inputs may be anything with a leading batch axis: ids, image patches, audio features. `attention_mask`,
+    `position_ids` and `key` are always passed (as `None` where the caller gave none), other arguments only if given.
+    """
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the states it returns."""
+        ...
+
+    def __call__(
+        self, inputs: Any, /, *, attention_mask: Any, position_ids: Any, key: Any, **options: Any
+    ) -> EncoderOutput:
+        """Encode a batch of inputs."""
+        ...
+
+
+class Encoder(eqx.Module):
+    """A transformer encoder: embeddings and a stack of layers.
+
+    Attributes:
+        embeddings: token, position and type embeddings.
+        stack: the layers.
+        pooler: BERT's pooler, carried through checkpoints; nothing uses or trains it.
+        config: the architecture.
+        load_report: what `from_pretrained` found; `None` for a fresh encoder.
+    """
+
+    embeddings: Embeddings
+    stack: AbstractStack
+    pooler: Linear | None
+    config: StackConfig = eqx.field(static=True)
+    load_report: Any = eqx.field(static=True, default=None)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the states."""
+        return self.config.hidden_size
+
+    @checked
+    def __call__(
+        self,
+        input_ids: SourceIds | None = None,
+        *,
+        attention_mask: SourceMask | None = None,
+        position_ids: Integer[ArrayLike, "batch source"] | None = None,
+        token_type_ids: Integer[ArrayLike, "batch source"] | None = None,
+        inputs_embeds: Float[ArrayLike, "batch source hidden"] | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKey | None = None,
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            input_ids: token ids. Give these or `inputs_embeds`.
+            attention_mask: 1 for real tokens, 0 for padding. Without it every position is attended, padding included.
+            position_ids: rows of the position table; default by the family's rule, whatever the mask.
+            token_type_ids: segment of each token; default 0.
+            inputs_embeds: token embeddings instead of ids.
+            output_attentions: whether to return attention weights.
+            output_hidden_states: whether to return every layer's output.
+            key: turns dropout on; `None` is deterministic.
+
+        Raises:
+            TypeError: a shape or dtype is wrong.
+            ValueError: an id, a position, the length or a mask is out of range.
+        """
+        ids, embedded = self._embedded(input_ids, inputs_embeds)
+        batch, length = embedded.shape[:2]
+        check_length("input_ids" if ids is not None else "inputs_embeds", length, longest(self.config, position_ids))
+        embed_key, stack_key = split_key(key, 2)
+        x = self.embeddings(
+            embedded,
+            positions=self._positions(ids, position_ids, batch, length),
+            token_type_ids=as_token_types(self.config, token_type_ids),
+            key=embed_key,
+        )
+        attending = Attending(self_mask=self._mask(as_mask("attention_mask", attention_mask), length))
+        out = self.stack(
+            x,
+            attending,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            key=stack_key,
+        )
+        return EncoderOutput(out.last_hidden_state, out.hidden_states, out.self_attentions)
+
+    def _embedded(self, input_ids: ArrayLike | None, inputs_embeds: ArrayLike | None) -> tuple[Array | None, Array]:
+        if (input_ids is None) == (inputs_embeds is None):
+            given = "both" if input_ids is not None else "neither"
+            raise ValueError(f"an encoder takes `input_ids` or `inputs_embeds`; got {given}.")
+        if input_ids is not None:
+            ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the encoder's vocab_size")
+            return ids, self.embeddings.tokens(ids)
+        if inputs_embeds is None or inputs_embeds.shape[-1] != self.hidden_size:
+            raise TypeError(
+                f"`inputs_embeds` has width {np.shape(inputs_embeds)[-1]}; this encoder's hidden_size is "
+                f"{self.hidden_size}."
+            )
+        if inputs_embeds.size == 0:
+            raise ValueError(f"`inputs_embeds` is empty: its shape is {tuple(inputs_embeds.shape)}.")
+        return None, jnp.asarray(inputs_embeds)
+
+    def _positions(self, ids: Array | None, position_ids: ArrayLike | None, batch: int, length: int) -> Array:
+        rule = self.config.positions
+        if position_ids is not None:
+            return as_ids("position_ids", position_ids, rule.max_positions, "the encoder's table of positions")
+        if ids is not None and rule.counting == "non_padding" and rule.padding_idx is not None:
+            return non_padding_positions(ids, jnp.zeros((batch,), jnp.int32), rule.padding_idx)[0]
+        return arange_positions(batch, length, rule.first)
+
+    def _mask(self, mask: Bool[Array, "batch source"] | None, length: int) -> Bool[Array, "#batch 1 #s s"] | None:
+        allowed = None if mask is None else padding_mask(mask)
+        if not self.config.causal:
+            return allowed
+        earlier = causal_mask(length, length, 0)
+        return earlier if allowed is None else allowed & earlier
+
+    @classmethod
+    def init(cls, config: StackConfig, *, key: PRNGKey) -> "Encoder":
+        """A fresh encoder: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
+
+        Raises:
+            ValueError: the config is a decoder's: its layers have cross-attention.
+        """
+        if config.cross_attention:
+            raise ValueError(
+                "this StackConfig has layers with cross-attention: it describes a decoder, not an encoder."
+            )
+        embed_key, stack_key, pooler_key = jax.random.split(key, 3)
+        size = config.hidden_size
+        return cls(
+            embeddings=Embeddings.init(config, key=embed_key),
+            stack=UnrolledStack.init(config, key=stack_key),
+            pooler=Linear.init(size, size, scale=config.initializer_range, key=pooler_key) if config.pooler else None,
+            config=config,
+        )
+
+    def with_layout(self, layout: Layout, *, remat: bool = False) -> "Encoder":
+        """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""
+        return eqx.tree_at(lambda e: e.stack, self, to_layout(self.stack, layout, remat=remat))
+
+    def astype(self, dtype: DTypeLike) -> "Encoder":
+        """The same encoder with its arrays cast to a floating-point dtype."""
+        return _trees.astype(self, dtype)
+
+    def resize_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "Encoder":
+        """The same encoder with more or fewer rows in its token table.
+
+        Args:
+            new_num_tokens: rows of the new table. Rows that both tables have are kept.
+            key: draws the new rows: normal, of standard deviation `config.initializer_range`.
+
+        Raises:
+            ValueError: the number is below 1 or does not leave room for the padding row.
+        """
+        config = self.config.replace(vocab_size=new_num_tokens)
+        table = resize_tokens(self.embeddings.tokens, new_num_tokens, config.initializer_range, key)
+        resized = eqx.tree_at(lambda e: e.embeddings.tokens, self, table)
+        return Encoder(resized.embeddings, resized.stack, resized.pooler, config, self.load_report)
+
+
+def longest(config: StackConfig, position_ids: ArrayLike | None) -> int:
+    """The longest sequence a stack can take: explicit positions may repeat, so they set no limit of their own."""
+    relative = config.attention.relative_positions != "none"
+    if relative:
+        return config.positions.max_positions
+    return config.positions.longest if position_ids is None else np.iinfo(np.int32).max
+
+
+def as_token_types(config: StackConfig, token_type_ids: ArrayLike | None) -> Array | None:
+    """Checked token types.
+
+    Raises:
+        ValueError: the family has none, or a type is out of range.
+    """
+    if token_type_ids is None:
+        return None
+    if config.embeddings.token_types_from_tokens:
+        return as_ids("token_type_ids", token_type_ids, config.vocab_size, "vocab_size")
+    size = config.embeddings.token_type_size
+    if not size:
+        raise ValueError(
+            f"`token_type_ids` were given, but a {config.model_type} stack without token types ignores them."
+        )
+    return as_ids("token_type_ids", token_type_ids, size, "type_vocab_size")

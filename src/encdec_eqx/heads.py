@@ -1,0 +1,61 @@
+"""From a decoder's hidden states to logits. Knows nothing of stacks."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from ._typing import Array, PRNGKey
+from .config import StackConfig
+from .embeddings import Embeddings
+from .layers.feed_forward import ACTIVATION_FUNCTIONS
+from .layers.linear import AbstractLinear, Linear
+from .layers.norm import LayerNorm
+
+
+class LMHead(eqx.Module):
+    """The language-model head; without a projection of its own it is tied to the token table.
+
+    Attributes:
+        dense: the transform's dense layer, if there is a transform.
+        norm: the transform's norm.
+        projection: the output matrix; `None` if tied.
+        bias: added to the logits.
+        activation: of the transform.
+    """
+
+    dense: AbstractLinear | None
+    norm: LayerNorm | None
+    projection: AbstractLinear | None
+    bias: Float[Array, " vocab"] | None
+    activation: str = eqx.field(static=True)
+
+    def __call__(self, hidden: Float[Array, "*batch hidden"], embeddings: Embeddings) -> Float[Array, "*batch vocab"]:
+        """Logits in float32."""
+        if self.dense is not None and self.norm is not None:
+            hidden = self.norm(ACTIVATION_FUNCTIONS[self.activation](self.dense(hidden)))
+        logits = embeddings.attend(hidden) if self.projection is None else self.projection(hidden).astype(jnp.float32)
+        if self.bias is not None:
+            logits = logits + jnp.broadcast_to(self.bias.astype(jnp.float32), logits.shape)
+        return logits
+
+    @classmethod
+    def init(cls, config: StackConfig, *, key: PRNGKey) -> "LMHead":
+        """Normal weights of standard deviation `config.initializer_range`, zero biases.
+
+        Raises:
+            ValueError: `config.head` is `None`.
+        """
+        if config.head is None:
+            raise ValueError("this StackConfig has no `head`: a decoder needs a HeadConfig.")
+        head, size, scale = config.head, config.hidden_size, config.initializer_range
+        dense_key, projection_key = jax.random.split(key)
+        return cls(
+            dense=Linear.init(size, size, scale=scale, key=dense_key) if head.transform else None,
+            norm=LayerNorm.init(size, eps=config.norm.eps) if head.transform else None,
+            projection=None
+            if head.tied
+            else Linear.init(size, config.vocab_size, scale=scale, bias=False, key=projection_key),
+            bias=jnp.zeros((config.vocab_size,)) if head.bias else None,
+            activation=head.activation,
+        )

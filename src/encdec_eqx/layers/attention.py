@@ -1,0 +1,126 @@
+"""Multi-head attention: the projections and the weighted sum. Knows nothing of caches; who may attend comes as a mask."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Integer
+
+from .._typing import Array, PRNGKey
+from .dropout import Dropout
+from .linear import AbstractLinear, Embedding
+from .positions import relative_scores
+
+Heads = Float[Array, "batch heads keys head_dim"]
+
+
+def attend(
+    q: Float[Array, "batch heads queries head_dim"],
+    k: Float[Array, "batch heads keys head_dim"],
+    v: Float[Array, "batch heads keys head_dim"],
+    *,
+    mask: Bool[Array, "#batch 1 #queries #keys"] | None,
+    scale: Float[Array, ""] | float,
+    bias: Float[Array, "batch heads queries keys"] | None = None,
+    dropout: Dropout,
+    key: PRNGKey | None,
+) -> tuple[Float[Array, "batch queries heads*head_dim"], Float[Array, "batch heads queries keys"]]:
+    """Scaled dot-product attention (Vaswani et al. 2017), scores and softmax in float32.
+
+    A query that may attend to nothing gets zeros, never NaN.
+
+    Returns:
+        The heads side by side, and the attention weights (float32, after dropout, as torch reports them).
+    """
+    scores = jnp.einsum("bhqe,bhke->bhqk", q, k, preferred_element_type=jnp.float32)
+    scores = (scores if bias is None else scores + bias) * scale
+    weights = dropout(_masked_softmax(scores, mask), key=key)
+    context = jnp.einsum("bhqk,bhke->bqhe", weights.astype(v.dtype), v)
+    return context.reshape(*context.shape[:2], -1), weights
+
+
+def _masked_softmax(
+    scores: Float[Array, "batch heads queries keys"], mask: Bool[Array, "#batch 1 #queries #keys"] | None
+) -> Float[Array, "batch heads queries keys"]:
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, scores.shape)
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    powers = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    if mask is not None:
+        powers = jnp.where(mask, powers, 0.0)
+    # a row that sees anything has a power of 1, so the floor changes only rows that see nothing
+    return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 1.0)
+
+
+class SelfAttention(eqx.Module):
+    """Attention of a sequence to itself, its projections fused in one matrix."""
+
+    qkv: AbstractLinear
+    out: AbstractLinear
+    distances: Embedding | None
+    dropout: Dropout
+    relative_keys: bool = eqx.field(static=True)
+
+    def project(self, x: Float[Array, "batch queries hidden"]) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys and values of `x`."""
+        qkv = jnp.moveaxis(self.qkv(x), (2, 3), (0, 2))
+        return qkv[0], qkv[1], qkv[2]
+
+    def __call__(
+        self,
+        q: Heads,
+        k: Heads,
+        v: Heads,
+        *,
+        mask: Bool[Array, "#batch 1 #queries #keys"] | None,
+        scale: Float[Array, ""] | float,
+        start: Integer[Array, ""] | int,
+        key: PRNGKey | None,
+    ) -> tuple[Float[Array, "batch queries hidden"], Float[Array, "batch heads queries keys"]]:
+        """The output and the attention weights; query i sits in slot `start + i` of the keys."""
+        bias = None
+        if self.distances is not None:
+            bias = relative_scores(self.distances, q, k, start=start, with_keys=self.relative_keys)
+        context, weights = attend(q, k, v, mask=mask, scale=scale, bias=bias, dropout=self.dropout, key=key)
+        return self.out(context), weights
+
+
+class CrossAttention(eqx.Module):
+    """Attention of decoder positions to encoder states, whose keys and values are computed once a sentence."""
+
+    q: AbstractLinear
+    kv: AbstractLinear
+    out: AbstractLinear
+    dropout: Dropout
+
+    def keys_values(self, states: Float[Array, "batch source cross"]) -> tuple[Heads, Heads]:
+        """Keys and values of the encoder states."""
+        kv = jnp.moveaxis(self.kv(states), (2, 3), (0, 2))
+        return kv[0], kv[1]
+
+    def __call__(
+        self,
+        x: Float[Array, "rows queries hidden"],
+        k: Heads,
+        v: Heads,
+        *,
+        mask: Bool[Array, "#batch 1 1 keys"] | None,
+        scale: Float[Array, ""] | float,
+        key: PRNGKey | None,
+    ) -> tuple[Float[Array, "rows queries hidden"], Float[Array, "rows heads queries keys"]]:
+        """The output and the attention weights.
+
+        Several rows may belong to one sentence (its beams or samples, side by side): their queries are folded into one
+        longer set, so that keys and values are neither tiled nor reordered.
+        """
+        rows, queries, hidden = x.shape
+        folded = x.reshape(k.shape[0], -1, hidden)
+        q = jnp.moveaxis(self.q(folded), 2, 1)
+        context, weights = attend(q, k, v, mask=mask, scale=scale, dropout=self.dropout, key=key)
+        out = self.out(context).reshape(rows, queries, hidden)
+        return out, _unfold(weights, rows)
+
+
+def _unfold(weights: Float[Array, "batch heads folded keys"], rows: int) -> Float[Array, "rows heads queries keys"]:
+    batch, heads, folded, keys = weights.shape
+    per_sentence = rows // batch
+    split = weights.reshape(batch, heads, per_sentence, folded // per_sentence, keys)
+    return jnp.moveaxis(split, 2, 1).reshape(rows, heads, folded // per_sentence, keys)

@@ -1,0 +1,58 @@
+"""The two-layer perceptron and its activations. Knows nothing of norms and residuals."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from .._typing import Array
+from .linear import AbstractLinear
+
+_exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+_tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
+
+
+def _laplace(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """A smooth step (Ma et al. 2022), with the published mean and deviation."""
+    mean, deviation = 0.707107, 0.282095
+    return 0.5 * (1.0 + jax.lax.erf((x - mean) / (deviation * math.sqrt(2.0))))
+
+
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": _exact_gelu,
+    "gelu_10": lambda x: jnp.clip(_exact_gelu(x), -10.0, 10.0),
+    "gelu_accurate": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_python": _exact_gelu,
+    "gelu_python_tanh": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "laplace": _laplace,
+    "leaky_relu": jax.nn.leaky_relu,
+    "linear": lambda x: x,
+    "mish": jax.nn.mish,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "relu6": jax.nn.relu6,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+"""The function of each name in `config.ACTIVATIONS`."""
+
+
+class FeedForward(eqx.Module):
+    """down(activation(up(x)))."""
+
+    up: AbstractLinear
+    down: AbstractLinear
+    activation: str = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "batch queries hidden"]) -> Float[Array, "batch queries hidden"]:
+        return self.down(ACTIVATION_FUNCTIONS[self.activation](self.up(x)))

@@ -1,0 +1,74 @@
+"""Affine maps and lookup tables. Knows nothing of what they are used for."""
+
+import math
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Integer
+
+from .._typing import Array, PRNGKey
+
+
+class AbstractLinear(eqx.Module):
+    """Anything that maps the last axis affinely: a plain matrix, one with LoRA, an int8 one.
+
+    Every projection of a model is a field of this type; it is called, never unpacked.
+    """
+
+    @abstractmethod
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch_and_out"]:
+        """Map the last axis of `x` to the output axes."""
+
+
+class Linear(AbstractLinear):
+    """y = x W + b, with W stored as (in, *out).
+
+    The output may have several axes, such as (parts, heads, head_dim) of fused queries, keys and values, so that a
+    part or a head can be addressed. The input axis comes first because small batches times such a matrix read it
+    faster on CPU than its transpose.
+    """
+
+    weight: Float[Array, "in *out"]
+    bias: Float[Array, "*out"] | None
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch_and_out"]:
+        out_shape = self.weight.shape[1:]
+        flat = self.weight.reshape(self.weight.shape[0], math.prod(out_shape))
+        y = jnp.matmul(x.astype(flat.dtype), flat)
+        if self.bias is not None:
+            y = y + jnp.broadcast_to(self.bias.reshape(-1), y.shape)
+        return y.reshape(*x.shape[:-1], *out_shape)
+
+    @classmethod
+    def init(cls, in_size: int, *out_shape: int, scale: float, bias: bool = True, key: PRNGKey) -> "Linear":
+        """Normal weights of standard deviation `scale` and zero biases."""
+        weight = scale * jax.random.normal(key, (in_size, *out_shape))
+        return cls(weight, jnp.zeros(out_shape) if bias else None)
+
+
+class Embedding(eqx.Module):
+    """A table looked up by integer ids.
+
+    `padding_idx` names a row that receives no gradient from lookups, as in `torch.nn.Embedding`.
+    """
+
+    weight: Float[Array, "entries hidden"]
+    padding_idx: int | None = eqx.field(static=True, default=None)
+
+    def __call__(self, ids: Integer[Array, "*batch"]) -> Float[Array, "*batch hidden"]:
+        rows = jnp.take(self.weight, ids, axis=0, mode="clip")
+        if self.padding_idx is None:
+            return rows
+        return jnp.where((ids == self.padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)
+
+    @classmethod
+    def init(
+        cls, entries: int, size: int, *, scale: float, padding_idx: int | None = None, key: PRNGKey
+    ) -> "Embedding":
+        """Normal rows of standard deviation `scale`; the row of `padding_idx` is zero."""
+        weight = scale * jax.random.normal(key, (entries, size))
+        if padding_idx is not None:
+            weight = weight.at[padding_idx].set(0.0)
+        return cls(weight, padding_idx)
