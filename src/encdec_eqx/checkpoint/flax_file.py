@@ -1,0 +1,97 @@
+"""The old Flax class's `flax_model.msgpack`, under the names that torch gives the same tensors.
+
+Knows nothing of models or of jax, and never unpickles: the format is msgpack with arrays as extension values. A Flax
+`kernel` is a torch `weight` transposed (for Linear and for GPT-2's Conv1D alike), `scale` and `embedding` are
+`weight`, and layers are numbered in the same way, so the families' tables serve both.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .safetensors_file import Entry
+
+_ARRAY, _SCALAR = 1, 3
+_CHUNKED = "__msgpack_chunked_array__"
+_RENAMED = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+
+class FlaxFile:
+    """A `flax_model.msgpack`, read whole.
+
+    Attributes:
+        path: the file.
+        entries: torch's name to `Entry`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._arrays = dict(_flatten(path, _unpack(path), ()))
+        self.entries = {name: Entry(array.shape, array.dtype, path, 0) for name, array in self._arrays.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor, read-only, in torch's orientation."""
+        return self._arrays[name]
+
+
+def _unpack(path: Path) -> dict[str, Any]:
+    try:
+        import msgpack
+    except ImportError:
+        raise ImportError(
+            f"reading {path} needs the msgpack package: pip install 'encdec-eqx[flax]' (or pip install msgpack)."
+        ) from None
+
+    def array(code: int, data: bytes) -> Any:
+        if code not in (_ARRAY, _SCALAR):
+            raise ValueError(f"{path}: msgpack extension type {code} is not one of Flax's arrays.")
+        shape, dtype, content = msgpack.unpackb(data, raw=False)
+        return np.frombuffer(content, _dtype(path, dtype)).reshape(shape)
+
+    try:
+        with path.open("rb") as file:
+            tree = msgpack.unpack(
+                file, ext_hook=array, raw=False, max_ext_len=2**32 - 1, max_bin_len=2**32 - 1, max_buffer_size=0
+            )
+    except (msgpack.UnpackException, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is truncated, corrupt or no Flax checkpoint: got {type(error).__name__} ({error}); expected "
+            "nested dictionaries of arrays, as flax.serialization writes them. Download or copy it again."
+        ) from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds a {type(tree).__name__}; expected the dictionary of a Flax model's parameters.")
+    return tree
+
+
+def _dtype(path: Path, name: Any) -> np.dtype:
+    if name == "bfloat16":
+        return np.dtype(ml_dtypes.bfloat16)
+    if name not in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "uint32", "bool"):
+        raise ValueError(f"{path}: an array has dtype {name!r}, which is not read.")
+    return np.dtype(name)
+
+
+def _flatten(path: Path, tree: dict[str, Any], above: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
+    found = []
+    for key, value in tree.items():
+        names = (*above, str(key))
+        if isinstance(value, dict) and value.get(_CHUNKED):
+            value = _joined(value)
+        if isinstance(value, dict):
+            found += _flatten(path, value, names)
+        elif isinstance(value, np.ndarray):
+            name = ".".join((*above, _RENAMED.get(str(key), str(key))))
+            found.append((name, value.T if key == "kernel" else value))
+        else:
+            raise ValueError(f"{path}: {'/'.join(names)} is a {type(value).__name__}; expected an array.")
+    return found
+
+
+def _joined(value: dict[str, Any]) -> np.ndarray:
+    """Flax splits an array of a gigabyte and more into chunks."""
+    chunks, shape = value["chunks"], value["shape"]
+    return np.concatenate([chunks[str(i)].reshape(-1) for i in range(len(chunks))]).reshape(
+        [shape[str(i)] for i in range(len(shape))]
+    )

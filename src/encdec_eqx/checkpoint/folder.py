@@ -1,0 +1,162 @@
+"""A checkpoint's folder: its JSON files, and its tensors wherever they lie (one file, shards, or an old Flax file).
+
+Knows nothing of models, families or names' meanings; looks up a Hub id only through `hub`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from .errors import MissingFileError
+from .flax_file import FlaxFile
+from .safetensors_file import Entry, SafetensorsFile
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+FLAX_WEIGHTS = "flax_model.msgpack"
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+
+_CONVERSION = (
+    'python -c "import torch; from safetensors.torch import save_file; '
+    "d = torch.load('{name}', map_location='cpu', weights_only=True); "
+    "save_file({{k: v.clone().contiguous() for k, v in d.items()}}, 'model.safetensors', "
+    "metadata={{'format': 'pt'}})\""
+)
+
+
+@runtime_checkable
+class Tensors(Protocol):
+    """Named tensors of a checkpoint: what a file, a set of shards and an old Flax file have in common."""
+
+    @property
+    def path(self) -> Path:
+        """The file or folder to name in messages."""
+        ...
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """What is known of each tensor without reading it."""
+        ...
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, as a view that the caller copies."""
+        ...
+
+
+class Shards:
+    """The files that a `model.safetensors.index.json` lists, as one.
+
+    Attributes:
+        path: the index.
+        entries: name to `Entry`.
+    """
+
+    def __init__(self, index: Path):
+        self.path = index
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError(f"{index} has no 'weight_map'; expected an object of tensor names and their files.")
+        names = sorted({_shard_name(index, name) for name in weight_map.values()})
+        self._files = {name: SafetensorsFile(_existing(index, name)) for name in names}
+        for tensor, name in weight_map.items():
+            if tensor not in self._files[name].entries:
+                raise ValueError(
+                    f"{index} says that {tensor!r} is in {name}, but it is not there; the shards disagree."
+                )
+        self.entries: dict[str, Entry] = {}
+        for name, file in self._files.items():
+            for tensor, entry in file.entries.items():
+                if weight_map.get(tensor) != name:
+                    where = weight_map.get(tensor, "no file")
+                    raise ValueError(f"{file.path} holds {tensor!r}, which {index.name} places in {where}.")
+                self.entries[tensor] = entry
+        self._weight_map = weight_map
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, as a view of its mapped file."""
+        return self._files[self._weight_map[name]].read(name)
+
+
+def open_tensors(folder: Path) -> Tensors:
+    """Find and open a checkpoint's tensors.
+
+    Args:
+        folder: the checkpoint's folder.
+
+    Raises:
+        MissingFileError: there are none.
+        NotImplementedError: there are, in a format that is not read.
+        ValueError: a file is truncated or corrupt.
+    """
+    if (folder / WEIGHTS).is_file():
+        return SafetensorsFile(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return Shards(folder / INDEX)
+    if (folder / FLAX_WEIGHTS).is_file():
+        return FlaxFile(folder / FLAX_WEIGHTS)
+    present = sorted(path.name for path in folder.iterdir())
+    for name in present:
+        if name.endswith((".bin", ".pt", ".pth", ".ckpt")):
+            raise NotImplementedError(
+                f"{folder / name} is a pickle, which this library never opens because a pickle can run code; expected "
+                f"{WEIGHTS}. Convert it once, in that folder and with torch installed: {_CONVERSION.format(name=name)}"
+            )
+        if name in ("tf_model.h5", "flax_model.msgpack.index.json"):
+            raise NotImplementedError(
+                f"{folder / name} is a format that is not read; expected {WEIGHTS}, {INDEX} or {FLAX_WEIGHTS}. "
+                "Load it with the transformers version that wrote it and save it as safetensors."
+            )
+    raise MissingFileError(
+        f"no weights in {folder}: got {', '.join(present[:12]) or 'an empty folder'}; expected {WEIGHTS}, {INDEX} or "
+        f"{FLAX_WEIGHTS}."
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json`.
+
+    Raises:
+        MissingFileError: there is none.
+        ValueError: it is not a JSON object.
+    """
+    if not (folder / CONFIG).is_file():
+        raise MissingFileError(f"no {CONFIG} in {folder}; every checkpoint needs the one that was saved with it.")
+    return read_json(folder / CONFIG)
+
+
+def read_generation_config(folder: Path) -> dict[str, Any] | None:
+    """The folder's `generation_config.json`, or None."""
+    path = folder / GENERATION_CONFIG
+    return read_json(path) if path.is_file() else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: the file holds anything else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}. Download or copy it again.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a JSON {type(value).__name__}; expected an object {{...}}.")
+    return value
+
+
+def _shard_name(index: Path, name: Any) -> str:
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ValueError(f"{index} names the file {name!r}; expected a plain name of a file beside it.")
+    return name
+
+
+def _existing(index: Path, name: str) -> Path:
+    path = index.parent / name
+    if not path.is_file():
+        raise MissingFileError(f"{index} lists {name}, which is not in the folder; download or copy all the shards.")
+    return path

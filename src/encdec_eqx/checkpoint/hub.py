@@ -1,0 +1,95 @@
+"""From what a user calls a checkpoint (a folder or a Hub id) to a local folder.
+
+Knows nothing of what the folder holds. `huggingface_hub` is imported only for an id that is no folder.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from .errors import MissingFileError
+from .folder import CONFIG, FLAX_WEIGHTS, GENERATION_CONFIG, INDEX, WEIGHTS
+
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_JSON = [CONFIG, GENERATION_CONFIG, INDEX]
+_SAFETENSORS = [WEIGHTS, "model-*-of-*.safetensors"]
+
+
+def local_folder(
+    path: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """The folder of a checkpoint, downloaded first if it is on the Hub.
+
+    Args:
+        path: a folder, or a Hub id such as `"gpt2"` or `"google-bert/bert-base-uncased"`. A folder of that name wins.
+        revision: a branch, tag or commit of the Hub repository.
+        cache_dir: where downloads are kept; the Hub client's own default if not given.
+        local_files_only: use what is in the cache, and never the network.
+        token: access token of a private repository; True for the one stored by the Hub client.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MissingFileError: there is no such folder, or the repository cannot be reached or has no such file.
+        ImportError: the `hub` extra is needed and not installed.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise MissingFileError(f"{folder} is a file; give the folder that holds it and its {CONFIG}.")
+    text = os.fspath(path)
+    if not isinstance(path, str) or text.startswith((".", "/", "~")) or not _ID.fullmatch(text):
+        raise MissingFileError(
+            f"there is no folder {text!r} (looked from {Path.cwd()}), and it is no Hub id either; expected an existing "
+            "folder or an id such as 'gpt2' or 'google-bert/bert-base-uncased'."
+        )
+    return _download(text, revision, cache_dir, local_files_only, token)
+
+
+def _download(
+    repo: str,
+    revision: str | None,
+    cache_dir: str | os.PathLike | None,
+    local_files_only: bool,
+    token: str | bool | None,
+) -> Path:
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise ImportError(
+            f"there is no folder {repo!r} (looked from {Path.cwd()}), and loading it as a Hub id needs the hub extra: "
+            "pip install 'encdec-eqx[hub]'."
+        ) from None
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo,
+                revision=revision,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=patterns,
+            )
+        )
+
+    try:
+        folder = fetch(_JSON + _SAFETENSORS)
+        if not any(folder.glob("*.safetensors")):
+            folder = fetch([*_JSON, FLAX_WEIGHTS])
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        how = "the cache holds no such checkpoint" if local_files_only else "is the id right, and the Hub reachable"
+        raise MissingFileError(
+            f"there is no folder {repo!r} (looked from {Path.cwd()}), and it could not be had from the Hub "
+            f"({how}?): {type(error).__name__}: {reason}"
+        ) from None
+    return folder

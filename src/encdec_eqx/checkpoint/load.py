@@ -1,0 +1,218 @@
+"""Filling a skeleton of shapes with a checkpoint's tensors, by a name table.
+
+Knows nothing of families, folders or model classes. Every problem is found from names and shapes before anything is
+read, and all of them are told in one error. Arrays are made one at a time, straight in their dtype, and never share
+memory with the file: a checkpoint may be overwritten by the model that was loaded from it.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import transforms
+from .folder import Tensors
+from .table import NameTable
+
+Tree = TypeVar("Tree")
+
+_ALIGNMENT = 64
+_SHOWN = 10
+
+
+@dataclasses.dataclass
+class Loaded:
+    """What `load` did, for the report.
+
+    Attributes:
+        names: the checkpoint's tensors that were read.
+        nbytes: bytes of the arrays made of them.
+        new: arrays that are new and the group they belong to.
+        ignored: tensors left aside, and why.
+    """
+
+    names: list[str] = dataclasses.field(default_factory=list)
+    nbytes: int = 0
+    new: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    ignored: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class _Plan:
+    fills: dict[str, list[tuple[str, str]]]
+    loaded: Loaded
+    problems: list[str]
+
+
+def load(
+    skeleton: Tree,
+    table: NameTable,
+    tensors: Tensors,
+    *,
+    what: str,
+    dtype: Any,
+    key: jax.Array,
+    initializer_range: float,
+    may_be_new: Collection[str] = (),
+) -> tuple[Tree, Loaded]:
+    """Fill a skeleton.
+
+    Args:
+        skeleton: a pytree whose leaves are `jax.ShapeDtypeStruct`s.
+        table: rows for every leaf.
+        tensors: the checkpoint.
+        what: the model in words, for messages.
+        dtype: dtype of all arrays; None keeps each tensor's own.
+        key: for arrays that are new.
+        initializer_range: standard deviation of new weights.
+        may_be_new: groups of the table that the checkpoint may lack as a whole.
+
+    Returns:
+        The tree of arrays, and what was done.
+
+    Raises:
+        ValueError: tensors are missing, unexpected, or of the wrong shape or dtype: all of them in one message.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(skeleton)
+    shapes = {path_name(path): leaf.shape for path, leaf in leaves}
+    plan = _plan(shapes, table, tensors, may_be_new)
+    dtypes = _dtypes(plan, tensors, dtype)
+    if plan.problems:
+        raise ValueError(_message(what, tensors.path, plan.problems))
+    default = next(iter(dtypes.values()), np.dtype(np.float32))
+    arrays = {}
+    # Largest first: the one copy that may exist for a moment is made while little else is loaded.
+    for path in sorted(shapes, key=lambda path: -math.prod(shapes[path])):
+        if path in plan.fills:
+            arrays[path] = _filled(shapes[path], dtypes[path], plan.fills[path], tensors)
+            plan.loaded.nbytes += arrays[path].nbytes
+        else:
+            arrays[path] = _initial(path, shapes[path], default, key, initializer_range)
+    return jax.tree_util.tree_unflatten(structure, [arrays[path_name(path)] for path, _ in leaves]), plan.loaded
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A leaf's key path as `stack.blocks.0.self_norm.weight`."""
+    return ".".join(str(getattr(key, "name", getattr(key, "idx", getattr(key, "key", key)))) for key in path)
+
+
+def _plan(shapes: dict[str, tuple[int, ...]], table: NameTable, tensors: Tensors, may_be_new: Collection[str]) -> _Plan:
+    plan = _Plan({}, Loaded(), [])
+    found = _match(table, tensors, plan)
+    covered = dict.fromkeys(shapes, 0)
+    for group, rows in table.groups.items():
+        absent = [row for row in rows if table.canonical(row[1]) not in found]
+        new = group in may_be_new and len(absent) == len(rows)
+        for ours, theirs, transform in rows:
+            covered[ours] += 1
+            expected = transforms.their_shape(transform, shapes[ours])
+            name = found.get(table.canonical(theirs))
+            if name is None and not new:
+                some = f" (other tensors of the {group} are present)" if group in may_be_new else ""
+                plan.problems.append(f"missing {theirs!r}: expected shape {expected}{some}")
+            elif name is not None and tensors.entries[name].shape != expected:
+                got = tensors.entries[name].shape
+                plan.problems.append(f"wrong shape of {name!r}: got {got}, expected {expected} from the config")
+            elif name is not None:
+                plan.fills.setdefault(ours, []).append((name, transform))
+        if new:
+            plan.loaded.new += [(ours, group) for ours in dict.fromkeys(row[0] for row in rows)]
+    # A family's table and the model's fields are written in two places: they must agree on every array.
+    for ours, count in covered.items():
+        transform = next((row[2] for _, row in table.rows() if row[0] == ours), "same")
+        if count != transforms.count_parts(transform, shapes[ours]):
+            raise AssertionError(f"the name table has {count} rows for {ours} of shape {shapes[ours]}.")
+    plan.loaded.names = [name for fill in plan.fills.values() for name, _ in fill]
+    return plan
+
+
+def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
+    """Canonical name to the checkpoint's name for every row that the checkpoint has."""
+    wanted = {table.canonical(row[1]) for _, row in table.rows()}
+    found: dict[str, str] = {}
+    copies: list[tuple[str, str]] = []
+    for name in tensors.entries:
+        canonical = table.canonical(name)
+        if canonical in table.duplicates and canonical not in wanted:
+            copies.append((name, table.duplicates[canonical]))
+        elif canonical in wanted and canonical in found:
+            plan.problems.append(
+                f"{name!r} and {found[canonical]!r} are two spellings of one name; expected one of them"
+            )
+        elif canonical in wanted:
+            found[canonical] = name
+        elif (reason := table.why_unused(canonical)) is not None:
+            plan.loaded.ignored.append((name, reason))
+        else:
+            plan.problems.append(
+                f"unexpected {name!r} of shape {tensors.entries[name].shape}: the model has no such array"
+            )
+    for name, original in copies:
+        if original not in found:
+            found[original] = name
+        else:
+            plan.loaded.ignored.append((name, _copy_reason(tensors, name, found[original])))
+    return found
+
+
+def _copy_reason(tensors: Tensors, copy: str, original: str) -> str:
+    if tensors.entries[copy].shape == tensors.entries[original].shape and np.array_equal(
+        tensors.read(copy), tensors.read(original)
+    ):
+        return "a second copy of a tied tensor"
+    return f"tied to {original}, whose values differ and are the ones used"
+
+
+def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any) -> dict[str, np.dtype]:
+    """The dtype of each array to be filled, with what is wrong about the checkpoint's added to the problems."""
+    result = {}
+    for path, fill in plan.fills.items():
+        got = {tensors.entries[name].dtype: name for name, _ in fill}
+        for own, name in got.items():
+            if not jnp.issubdtype(own, jnp.floating):
+                plan.problems.append(f"{name!r} has dtype {own}: expected a floating-point one")
+            elif dtype is None and own == np.float64:
+                plan.problems.append(f"{name!r} has dtype float64: expected at most float32; pass a dtype to convert")
+        if dtype is None and len(got) > 1:
+            pairs = ", ".join(f"{name!r} of {own}" for own, name in got.items())
+            plan.problems.append(f"{pairs} are parts of one array: expected one dtype; pass a dtype to convert")
+        result[path] = np.dtype(dtype) if dtype is not None else next(iter(got))
+    return result
+
+
+def _filled(shape: tuple[int, ...], dtype: np.dtype, fill: list[tuple[str, str]], tensors: Tensors) -> jax.Array:
+    array = _aligned(shape, dtype)
+    for name, transform in fill:
+        transforms.write(transform, array, tensors.read(name))
+    return jax.device_put(array)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory aligned as the CPU backend wants it, which then takes it over without a copy."""
+    count = math.prod(shape) * dtype.itemsize
+    memory = np.empty(count + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + count].view(dtype).reshape(shape)
+
+
+def _initial(path: str, shape: tuple[int, ...], dtype: np.dtype, key: jax.Array, scale: float) -> jax.Array:
+    """A new array by the reference's rule: unit norms, zero biases, normal weights."""
+    if path.endswith(".bias"):
+        return jnp.zeros(shape, dtype)
+    if path.endswith("norm.weight"):
+        return jnp.ones(shape, dtype)
+    drawn = jax.random.normal(jax.random.fold_in(key, zlib.crc32(path.encode())), shape, jnp.float32)
+    return (drawn * scale).astype(dtype)
+
+
+def _message(what: str, path: Path, problems: list[str]) -> str:
+    shown = "; ".join(problems[:_SHOWN])
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+    return f"cannot load {path} as {what} ({count}): {shown}{more}. Does its config.json belong to these weights?"

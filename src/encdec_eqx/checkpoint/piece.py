@@ -1,0 +1,229 @@
+"""Loading and saving one encoder or one decoder: from a folder and a family's data to a filled model, and back.
+
+Knows nothing of the families (they are handed in) nor of the model classes (a function that builds one is).
+"""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+
+from ..config import StackConfig
+from .folder import CONFIG, open_tensors, read_config
+from .hub import local_folder
+from .load import Loaded, load
+from .report import LoadReport
+from .save import dtype_name, save
+from .table import NameTable
+
+Role = Literal["encoder", "decoder"]
+
+_logger = logging.getLogger("encdec_eqx")
+
+# Groups of tensors that a checkpoint may lack as a whole, and what a saved model is told of them.
+_MAY_BE_NEW: Mapping[Role, frozenset[str]] = {
+    "encoder": frozenset({"pooler"}),
+    "decoder": frozenset({"cross", "head"}),
+}
+_NEW = {
+    "cross": "cross-attention, absent from the checkpoint",
+    "head": "language-model head, absent from the checkpoint",
+    "pooler": "pooler, absent from the checkpoint; nothing uses it, it is kept for saving",
+}
+
+
+@runtime_checkable
+class FamilyData(Protocol):
+    """What loading needs of a family."""
+
+    @property
+    def architectures(self) -> Mapping[Role, str]:
+        """Torch's class for each role."""
+        ...
+
+    def from_hf(self, hf: Mapping[str, Any]) -> StackConfig:
+        """Read a config."""
+        ...
+
+    def to_hf(self, config: StackConfig, role: Role) -> dict[str, Any]:
+        """Write a config."""
+        ...
+
+    def handles(self, name: str) -> bool:
+        """Whether a config's attribute has an effect."""
+        ...
+
+    def unused_attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """What reading a config ignores."""
+        ...
+
+    def table(self, config: StackConfig, role: Role) -> dict[str, Any]:
+        """The keyword arguments of a `NameTable`."""
+        ...
+
+
+Families = Mapping[str, FamilyData]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """Where and how to look for a checkpoint on the Hub; see `hub.local_folder`."""
+
+    revision: str | None = None
+    cache_dir: str | os.PathLike | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+
+    def folder(self, path: str | os.PathLike) -> Path:
+        """The folder of a checkpoint."""
+        return local_folder(path, **dataclasses.asdict(self))
+
+
+def load_piece(
+    path: str | os.PathLike,
+    role: Role,
+    build: Callable[..., Any],
+    *,
+    families: Families,
+    dtype: Any,
+    key: Any,
+    hub: HubOptions,
+    overrides: Mapping[str, Any],
+) -> Any:
+    """Load an encoder or a decoder from any checkpoint of its family, with or without a head.
+
+    Args:
+        path: a folder or a Hub id.
+        role: what it becomes.
+        build: makes a fresh one from a config and a key; it is only traced.
+        families: by `model_type`.
+        dtype: dtype of all arrays; None keeps each tensor's own.
+        key: for arrays that the checkpoint lacks; None means `jax.random.key(0)`.
+        hub: where to look for a Hub id.
+        overrides: attributes of the config to set.
+
+    Returns:
+        The module, with its `LoadReport`.
+    """
+    folder = hub.folder(path)
+    hf = read_config(folder)
+    place = folder / CONFIG
+    family = family_of(hf, families, place)
+    _check_overrides(family, hf["model_type"], overrides)
+    as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True}
+    if role == "encoder":
+        as_role = {"is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None}
+    config = stack_config(family, {**hf, **as_role, **overrides}, place)
+    table = NameTable(**family.table(config, role))
+    what = f"a {config.model_type} {role}"
+    module, loaded = load(
+        eqx.filter_eval_shape(build, config, key=jax.random.key(0)),
+        table,
+        open_tensors(folder),
+        what=what,
+        dtype=dtype,
+        key=jax.random.key(0) if key is None else key,
+        initializer_range=config.initializer_range,
+        may_be_new=_MAY_BE_NEW[role],
+    )
+    report = LoadReport(
+        source=str(path),
+        what=what,
+        loaded=tuple(loaded.names),
+        loaded_bytes=loaded.nbytes,
+        new=_new(loaded, config, key),
+        ignored=tuple(loaded.ignored),
+        attributes=json.dumps(family.unused_attributes(hf)),
+    )
+    log(report, loud=any(group != "pooler" for _, group in loaded.new))
+    return dataclasses.replace(module, load_report=report)
+
+
+def save_piece(folder: str | os.PathLike, module: Any, role: Role, *, families: Families) -> None:
+    """Save an encoder or a decoder as torch's class for it would.
+
+    Args:
+        folder: see `save.save`.
+        module: an unrolled encoder or decoder with its `config`.
+        role: which of the two.
+        families: by `model_type`.
+    """
+    config = module.config
+    table = NameTable(**_known(families, config).table(config, role))
+    save(folder, module, table, config={**hf_config(module, role, families), **recorded_dtype(module)})
+
+
+def hf_config(module: Any, role: Role, families: Families) -> dict[str, Any]:
+    """The Hugging Face config of a piece, with the attributes that it was loaded with and does not use."""
+    family = _known(families, module.config)
+    others = {} if module.load_report is None else json.loads(module.load_report.attributes)
+    return {**others, **family.to_hf(module.config, role), "architectures": [family.architectures[role]]}
+
+
+def recorded_dtype(module: Any) -> dict[str, str]:
+    """The dtype as a config records it; nothing if the arrays differ."""
+    name = dtype_name(module)
+    return {} if name is None else {"dtype": name}
+
+
+def family_of(hf: Mapping[str, Any], families: Families, place: Path | str) -> FamilyData:
+    """The family that a config names.
+
+    Raises:
+        ValueError: it names none that is known.
+    """
+    model_type = hf.get("model_type")
+    if model_type == "encoder-decoder":
+        raise ValueError(
+            f"{place} describes a pair of encoder and decoder; expected one of the two. Load it with "
+            "EncoderDecoder.from_pretrained and take its `.pieces()`."
+        )
+    if not isinstance(model_type, str) or model_type not in families:
+        raise ValueError(
+            f"{place}: model_type is {model_type!r}; expected one of {', '.join(sorted(families))}. Other families "
+            "are not built yet."
+        )
+    return families[model_type]
+
+
+def stack_config(family: FamilyData, hf: Mapping[str, Any], place: Path | str) -> StackConfig:
+    """Read one config, naming the file in any error."""
+    try:
+        return family.from_hf(hf)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def log(report: LoadReport, *, loud: bool) -> None:
+    """Log a report: as a warning if some of what will be used is new."""
+    _logger.log(logging.WARNING if loud else logging.INFO, "%s", report)
+
+
+def how_drawn(initializer_range: float, key: Any) -> str:
+    """How new arrays were made, in words."""
+    source = "the key given" if key is not None else "jax.random.key(0), as no key was given"
+    return f"drawn with standard deviation {initializer_range:g} from {source}"
+
+
+def _new(loaded: Loaded, config: StackConfig, key: Any) -> tuple[tuple[str, str], ...]:
+    how = how_drawn(config.initializer_range, key)
+    return tuple((name, f"{_NEW[group]}; {how}") for name, group in loaded.new)
+
+
+def _check_overrides(family: FamilyData, model_type: str, overrides: Mapping[str, Any]) -> None:
+    for name in overrides:
+        if not family.handles(name) or name in ("model_type", "is_decoder"):
+            raise TypeError(
+                f"from_pretrained got {name!r}, which is neither an argument nor an attribute of a {model_type} config "
+                "that has an effect."
+            )
+
+
+def _known(families: Families, config: StackConfig) -> FamilyData:
+    return family_of({"model_type": config.model_type}, families, "the StackConfig to save")

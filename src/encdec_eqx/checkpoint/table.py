@@ -1,0 +1,107 @@
+"""Name tables: which tensor of a checkpoint fills which array of ours. One table serves loading and saving.
+
+Knows nothing of any family (the families hand their tables in) and of no file. Names are compared in one canonical
+spelling: old names of norms renewed, the base model's prefix (`bert.`, `transformer.`) taken off.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+
+Row = tuple[str, str, str]
+"""The path of our array, the checkpoint's name, and the name of a transform."""
+
+_LEGACY = ((re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"), (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NameTable:
+    """The rows of one model, and what else its checkpoints may hold.
+
+    Attributes:
+        groups: rows by the part of the model that they fill, which is present or absent as a whole.
+        scopes: prefix of names and the base model's prefix below it, which files may have or lack.
+        duplicates: canonical name of a second copy to the canonical name that it copies.
+        unused: prefix, pattern of what follows it, and why such a tensor is not used.
+    """
+
+    groups: Mapping[str, tuple[Row, ...]]
+    scopes: tuple[tuple[str, str], ...]
+    duplicates: Mapping[str, str]
+    unused: tuple[tuple[str, str, str], ...]
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Every row, with the name of its group."""
+        for group, rows in self.groups.items():
+            for row in rows:
+                yield group, row
+
+    def canonical(self, name: str) -> str:
+        """The one spelling under which a checkpoint's name is compared."""
+        for pattern, new in _LEGACY:
+            name = pattern.sub(new, name)
+        for prefix, base in self.scopes:
+            if base and name.startswith(f"{prefix}{base}."):
+                return prefix + name[len(f"{prefix}{base}.") :]
+        return name
+
+    def why_unused(self, canonical: str) -> str | None:
+        """Why a tensor of this name is not used, or None if nothing is known of it."""
+        for prefix, pattern, reason in self.unused:
+            if canonical.startswith(prefix) and re.fullmatch(pattern, canonical[len(prefix) :]):
+                return reason
+        return None
+
+    def under(self, prefix: str) -> "NameTable":
+        """The same table for a model that holds this one as the field, and the checkpoint's part, `prefix`."""
+        dot = prefix + "."
+        return NameTable(
+            groups={
+                f"{prefix} {group}": tuple((dot + ours, dot + theirs, transform) for ours, theirs, transform in rows)
+                for group, rows in self.groups.items()
+            },
+            scopes=tuple((dot + scope, base) for scope, base in self.scopes),
+            duplicates={dot + copy: dot + name for copy, name in self.duplicates.items()},
+            unused=tuple((dot + scope, pattern, reason) for scope, pattern, reason in self.unused),
+        )
+
+
+def merged(*tables: NameTable) -> NameTable:
+    """One table of several that have no name in common."""
+    return NameTable(
+        groups={group: rows for table in tables for group, rows in table.groups.items()},
+        scopes=tuple(scope for table in tables for scope in table.scopes),
+        duplicates={copy: name for table in tables for copy, name in table.duplicates.items()},
+        unused=tuple(item for table in tables for item in table.unused),
+    )
+
+
+def tied(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, str]]:
+    """Leave out of an encoder's table every tensor that has a namesake in the decoder's base model.
+
+    This is `tie_encoder_decoder`: such a tensor is stored once, as the decoder's.
+
+    Args:
+        encoder: the encoder's table, not yet under a prefix.
+        decoder: the decoder's, likewise.
+
+    Returns:
+        The encoder's table without the tied rows, and the tied paths: the encoder's to the decoder's.
+    """
+    theirs = {
+        (decoder.canonical(name), transform): ours
+        for group, (ours, name, transform) in decoder.rows()
+        if group == "base"
+    }
+    groups: dict[str, tuple[Row, ...]] = {}
+    pairs: dict[str, str] = {}
+    for group, rows in encoder.groups.items():
+        kept = []
+        for ours, name, transform in rows:
+            namesake = theirs.get((encoder.canonical(name), transform))
+            if namesake is None:
+                kept.append((ours, name, transform))
+            else:
+                pairs[ours] = namesake
+        groups[group] = tuple(kept)
+    return dataclasses.replace(encoder, groups=groups), pairs
