@@ -4,6 +4,7 @@ Knows nothing of encoders but the width and the mask of their states.
 """
 
 import dataclasses
+import os
 from typing import Any
 
 import equinox as eqx
@@ -17,9 +18,11 @@ from ._entrance import as_ids, as_mask, check_length
 from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
 from .blocks.block import Block
 from .cache import DecoderCache
+from .checkpoint.piece import HubOptions, load_piece, save_piece
 from .config import StackConfig
 from .embeddings import Embeddings
 from .encoder import as_token_types, longest
+from .families import FAMILIES
 from .heads import LMHead
 from .layers.dropout import split_key
 from .layers.masks import causal_mask, padding_mask
@@ -265,6 +268,65 @@ class Decoder(eqx.Module):
             head=LMHead.init(config, key=head_key),
             config=config,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike,
+        *,
+        dtype: DTypeLike | None = jnp.float32,
+        key: PRNGKey | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **attributes: Any,
+    ) -> "Decoder":
+        """Load a decoder from a checkpoint of any of the family's models.
+
+        Args:
+            path: a folder with `config.json` and the weights, or a Hub id such as `"gpt2"` (with the `hub` extra).
+            dtype: dtype of all arrays; `None` keeps each tensor's own.
+            key: draws what the checkpoint lacks: cross-attention, and the head of a base model. Default
+                `jax.random.key(0)`.
+            revision: branch, tag or commit of a Hub repository.
+            cache_dir: where Hub downloads are kept.
+            local_files_only: never use the network.
+            token: access token of a private Hub repository.
+            **attributes: attributes of the config to set, such as a dropout rate, under Hugging Face's names.
+
+        Returns:
+            The decoder; its `load_report` says what was loaded, what is new and what was left aside.
+
+        Raises:
+            MissingFileError: the checkpoint or one of its files is not there (a FileNotFoundError and a ValueError).
+            NotImplementedError: its weights are in a format that is not read, such as `pytorch_model.bin`.
+            ValueError: a file is damaged, or does not fit the config: all problems in one message.
+            TypeError: an attribute has no effect.
+        """
+        return load_piece(
+            path,
+            "decoder",
+            cls.init,
+            families=FAMILIES,
+            dtype=dtype,
+            key=key,
+            hub=HubOptions(
+                revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
+            ),
+            overrides=attributes,
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Save `config.json` and `model.safetensors` as torch's class for the family's decoders would.
+
+        Args:
+            folder: made if it does not exist. A save that fails changes nothing in it.
+
+        Raises:
+            ValueError: the family's format cannot express this decoder, or the folder is a file.
+        """
+        save_piece(folder, self.with_layout("unrolled"), "decoder", families=FAMILIES)
 
     def with_cross_attention(self, *, key: PRNGKey, cross_attention_hidden_size: int | None = None) -> "Decoder":
         """The same decoder with fresh cross-attention in every layer.

@@ -1,5 +1,6 @@
 """The encoder piece, its output, and the protocol that any other encoder must meet. Knows nothing of decoders."""
 
+import os
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -12,8 +13,10 @@ from jaxtyping import Bool, Float, Integer
 from . import _trees
 from ._entrance import as_ids, as_mask, check_length
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
+from .checkpoint.piece import HubOptions, load_piece, save_piece
 from .config import StackConfig
 from .embeddings import Embeddings
+from .families import FAMILIES
 from .layers.dropout import split_key
 from .layers.linear import Linear
 from .layers.masks import causal_mask, padding_mask
@@ -53,9 +56,7 @@ class EncoderProtocol(Protocol):
         """Width of the states it returns."""
         ...
 
-    def __call__(
-        self, inputs: Any, /, *, attention_mask: Any, position_ids: Any, key: Any, **options: Any
-    ) -> EncoderOutput:
+    def __call__(self, inputs: Any, /, *, attention_mask: Any, position_ids: Any, key: Any) -> EncoderOutput:
         """Encode a batch of inputs."""
         ...
 
@@ -181,6 +182,65 @@ class Encoder(eqx.Module):
             pooler=Linear.init(size, size, scale=config.initializer_range, key=pooler_key) if config.pooler else None,
             config=config,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike,
+        *,
+        dtype: DTypeLike | None = jnp.float32,
+        key: PRNGKey | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **attributes: Any,
+    ) -> "Encoder":
+        """Load an encoder from a checkpoint of any of the family's models.
+
+        Args:
+            path: a folder with `config.json` and the weights, or a Hub id such as `"bert-base-uncased"` (with the `hub`
+                extra).
+            dtype: dtype of all arrays; `None` keeps each tensor's own.
+            key: draws what the checkpoint lacks: at most a pooler, which nothing uses; default `jax.random.key(0)`.
+            revision: branch, tag or commit of a Hub repository.
+            cache_dir: where Hub downloads are kept.
+            local_files_only: never use the network.
+            token: access token of a private Hub repository.
+            **attributes: attributes of the config to set, such as a dropout rate, under Hugging Face's names.
+
+        Returns:
+            The encoder; its `load_report` says what was loaded, what is new and what was left aside.
+
+        Raises:
+            MissingFileError: the checkpoint or one of its files is not there (a FileNotFoundError and a ValueError).
+            NotImplementedError: its weights are in a format that is not read, such as `pytorch_model.bin`.
+            ValueError: a file is damaged, or does not fit the config: all problems in one message.
+            TypeError: an attribute has no effect.
+        """
+        return load_piece(
+            path,
+            "encoder",
+            cls.init,
+            families=FAMILIES,
+            dtype=dtype,
+            key=key,
+            hub=HubOptions(
+                revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
+            ),
+            overrides=attributes,
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Save `config.json` and `model.safetensors` as torch's class for the family's encoders would.
+
+        Args:
+            folder: made if it does not exist. A save that fails changes nothing in it.
+
+        Raises:
+            ValueError: the family's format cannot express this encoder, or the folder is a file.
+        """
+        save_piece(folder, self.with_layout("unrolled"), "encoder", families=FAMILIES)
 
     def with_layout(self, layout: Layout, *, remat: bool = False) -> "Encoder":
         """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""

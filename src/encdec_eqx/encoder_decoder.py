@@ -4,6 +4,7 @@ Knows nothing of what the pieces are made of, nor of any family.
 """
 
 import dataclasses
+import os
 from typing import Any
 
 import equinox as eqx
@@ -16,8 +17,15 @@ from . import _trees
 from ._entrance import as_mask
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, checked
 from .cache import DecoderCache
+from .checkpoint.pair import load_pair, save_pair
+from .checkpoint.piece import HubOptions
+from .config import StackConfig
 from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
+from .families import FAMILIES, PairConfig, read_pair, write_pair
+from .generation import source
+from .generation.generate import generate
+from .generation.result import GenerationResult
 from .generation.settings import GenerationConfig
 from .generation.special_tokens import SpecialTokens
 from .layers.dropout import split_key
@@ -109,6 +117,123 @@ class EncoderDecoder(eqx.Module):
             special_tokens=SpecialTokens.resolve(("the decoder's config", special_token_ids(decoder))),
             load_report=report,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike,
+        *,
+        dtype: DTypeLike | None = jnp.float32,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> "EncoderDecoder":
+        """Load a pair saved by `save_pretrained`, by torch's `EncoderDecoderModel` or by the old Flax class.
+
+        Args:
+            path: a folder with `config.json` and the weights, or a Hub id (with the `hub` extra).
+            dtype: dtype of all arrays; `None` keeps each tensor's own.
+            revision: branch, tag or commit of a Hub repository.
+            cache_dir: where Hub downloads are kept.
+            local_files_only: never use the network.
+            token: access token of a private Hub repository.
+
+        Returns:
+            The model; its `load_report` says what was loaded and what was left aside.
+
+        Raises:
+            MissingFileError: the checkpoint or one of its files is not there (a FileNotFoundError and a ValueError).
+            NotImplementedError: its weights are in a format that is not read, such as `pytorch_model.bin`.
+            ValueError: a file is damaged, or does not fit the config: all problems in one message. No array may be new.
+        """
+        loaded = load_pair(
+            path,
+            cls._fresh,
+            families=FAMILIES,
+            read=read_pair,
+            dtype=dtype,
+            hub=HubOptions(
+                revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
+            ),
+        )
+        model: EncoderDecoder = loaded.model
+        places = [("config.json", loaded.config), ("the decoder's config", special_token_ids(model.decoder))]
+        if loaded.generation_config is not None:
+            places.insert(0, ("generation_config.json", loaded.generation_config))
+        return dataclasses.replace(
+            model,
+            encoder=dataclasses.replace(model.encoder, load_report=loaded.encoder_report),
+            decoder=dataclasses.replace(model.decoder, load_report=loaded.decoder_report),
+            special_tokens=SpecialTokens.resolve(*places),
+            generation_config=GenerationConfig.from_hf(loaded.generation_config, loaded.config),
+            load_report=loaded.report,
+        )
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder_path: str | os.PathLike,
+        decoder_path: str | os.PathLike,
+        *,
+        key: PRNGKey | None = None,
+        dtype: DTypeLike | None = jnp.float32,
+        **options: Any,
+    ) -> "EncoderDecoder":
+        """Load two pieces and join them: `Encoder.from_pretrained`, `Decoder.from_pretrained`, then `from_pieces`.
+
+        Args:
+            encoder_path: a folder or a Hub id.
+            decoder_path: a folder or a Hub id; cross-attention is added where it has none.
+            key: draws what is new; default `jax.random.key(0)`.
+            dtype: dtype of all arrays; `None` keeps each tensor's own.
+            **options: `encoder_…` and `decoder_…`: further arguments of the two `from_pretrained`s.
+
+        Raises:
+            TypeError: an option begins with neither prefix.
+        """
+        given: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
+        for name, value in options.items():
+            piece, _, argument = name.partition("_")
+            if piece not in given:
+                raise TypeError(f"from_encoder_decoder_pretrained got {name!r}; options begin with encoder_ or decoder_.")
+            given[piece][argument] = value
+        keys = split_key(key, 3)
+        encoder = Encoder.from_pretrained(encoder_path, **{"dtype": dtype, "key": keys[0], **given["encoder"]})
+        decoder = Decoder.from_pretrained(decoder_path, **{"dtype": dtype, "key": keys[1], **given["decoder"]})
+        return cls.from_pieces(encoder, decoder, key=keys[2])
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Save `config.json`, `generation_config.json` and `model.safetensors` as torch's `EncoderDecoderModel` would.
+
+        Args:
+            folder: made if it does not exist. A save that fails changes nothing in it.
+
+        Raises:
+            TypeError: the encoder is not one of the library's.
+            ValueError: the format cannot express the model, or the folder is a file.
+        """
+        if not isinstance(self.encoder, Encoder):
+            raise TypeError(
+                f"the encoder is a {type(self.encoder).__name__}, which has no Hugging Face format; save the decoder with "
+                "`model.decoder.save_pretrained` and the encoder with `equinox.tree_serialise_leaves`."
+            )
+        tokens = self.special_tokens.to_hf()
+        options = {} if self.generation_config is None else self.generation_config.to_hf()
+        save_pair(
+            folder,
+            self.with_layout("unrolled"),
+            families=FAMILIES,
+            write=lambda **parts: write_pair(PairConfig(tokens=tokens, **parts)),
+            generation_config={**options, **tokens},
+        )
+
+    @classmethod
+    def _fresh(cls, encoder: StackConfig, decoder: StackConfig, ties: Ties) -> "EncoderDecoder":
+        """A model of these shapes, to be traced and filled."""
+        key = jax.random.key(0)
+        model = cls.from_pieces(Encoder.init(encoder, key=key), Decoder.init(decoder, key=key))
+        return dataclasses.replace(model, encoder=tie(model.encoder, ties), ties=ties)
 
     def pieces(self) -> tuple[Any, Decoder]:
         """The encoder and the decoder, whole and independent of each other: shared arrays stand in both."""
@@ -317,6 +442,126 @@ class EncoderDecoder(eqx.Module):
             encoder_hidden_states=encoded.hidden_states,
             encoder_attentions=encoded.attentions,
         )
+
+    def generate(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        encoder_outputs: EncoderOutput | None = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        generation_config: GenerationConfig | None = None,
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        min_length: int | None = None,
+        min_new_tokens: int | None = None,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        num_beams: int | None = None,
+        length_penalty: float | None = None,
+        early_stopping: bool | str | None = None,
+        num_return_sequences: int | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: Any = None,
+        pad_token_id: int | None = None,
+        decoder_start_token_id: int | None = None,
+        key: Any = None,
+        **others: Any,
+    ) -> GenerationResult:
+        """Generate target sequences, greedily or by sampling.
+
+        Runs on the host: it pads to buckets, loops and trims, and calls programs that are compiled once a bucket. The
+        result does not depend on the padding, nor a row's on the other rows.
+
+        Args:
+            input_ids: what the encoder takes: (batch, source) ids for an `Encoder`.
+            attention_mask: (batch, source), 1 for real source tokens; default all.
+            token_type_ids: segment of each source token.
+            position_ids: explicit source positions.
+            encoder_outputs: from `encode`, so that the encoder does not run; `input_ids` may then be left out.
+            decoder_input_ids: (batch, target) prompts. If no row begins with `decoder_start_token_id` it is put in
+                front, as torch does. Without prompts every row starts with that token.
+            decoder_attention_mask: (batch, target), 0 at left padding of prompts. Positions then count real tokens, so
+                that a row's continuation is that of the row alone.
+            generation_config: options, in place of the model's own; the arguments here win over both.
+            max_length: longest sequence, counting the prompt or start token. This or `max_new_tokens` is required, here
+                or in a config.
+            max_new_tokens: most tokens to generate.
+            min_length: no end-of-sequence id while the sequence, counted as by `max_length`, is shorter.
+            min_new_tokens: no end-of-sequence id while fewer tokens are generated.
+            do_sample: draw tokens (needs `key`); default: take the most probable one, the first of equals.
+            temperature: logits are divided by it before sampling.
+            top_k: sample among the k most probable tokens and those tied with the last of them; 0 means all.
+            top_p: sample among the fewest tokens whose probabilities add up to it, at least one.
+            num_beams: 1; beam search is not built yet.
+            length_penalty: of beam search.
+            early_stopping: of beam search.
+            num_return_sequences: samples per sentence, side by side in the result.
+            bos_token_id: stands in for a missing `decoder_start_token_id`.
+            eos_token_id: an id or several that end a row; `()` for none.
+            pad_token_id: fills rows after their end; default the first end-of-sequence id.
+            decoder_start_token_id: first token of every row.
+            key: a PRNG key, or an array of one key a sentence. Token t of sample s of sentence r is drawn with
+                `fold_in(fold_in(fold_in(key, r), s), t)`; a sentence's own key takes the place of the inner one.
+            **others: none. Other names that Hugging Face knows are errors that name the nearest option here.
+
+        Returns:
+            Sequences (prompt included), lengths, scores, and what was compiled; see `GenerationResult`.
+
+        Raises:
+            NotImplementedError: for an option that is not built.
+            RuntimeError: if called inside jit or another transformation.
+            TypeError: for a wrong shape, dtype or name.
+            ValueError: for values out of range, options that contradict each other or would do nothing, missing
+                special tokens, a missing maximum length, right-padded prompts, sequences longer than the tables.
+        """
+        options = {
+            "max_length": max_length,
+            "max_new_tokens": max_new_tokens,
+            "min_length": min_length,
+            "min_new_tokens": min_new_tokens,
+            "do_sample": do_sample,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "num_beams": num_beams,
+            "length_penalty": length_penalty,
+            "early_stopping": early_stopping,
+            "num_return_sequences": num_return_sequences,
+            "bos_token_id": bos_token_id,
+            "eos_token_id": eos_token_id,
+            "pad_token_id": pad_token_id,
+            "decoder_start_token_id": decoder_start_token_id,
+        }
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        return generate(
+            self.decoder,
+            self.decoder.config,
+            lambda: self._source(input_ids, encoder_outputs, **inputs),
+            project=self.enc_to_dec_proj,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            generation_config=generation_config,
+            file_config=self.generation_config,
+            special_tokens=self.special_tokens,
+            arguments={**options, **others},
+            key=key,
+        )
+
+    def _source(self, input_ids: Any, encoder_outputs: EncoderOutput | None, **inputs: Any) -> source.Source:
+        if encoder_outputs is not None:
+            return source.from_outputs(encoder_outputs, input_ids, hidden_size=self.encoder.hidden_size, **inputs)
+        if input_ids is None:
+            raise ValueError("generate needs a source: input_ids, or encoder_outputs from model.encode(...).")
+        encoder = untie(self.encoder, self.decoder, self.ties)
+        if isinstance(encoder, Encoder):
+            return source.from_ids(encoder, encoder.config, input_ids, **inputs)
+        return source.from_any(encoder, input_ids, **inputs)
 
     def for_cross_attention(
         self, encoder_outputs: EncoderOutput, mask: Any
