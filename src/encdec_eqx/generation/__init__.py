@@ -1,0 +1,1 @@
+"""Generation: settings, special tokens, logits processors, buckets, and the loops. See `generate.generate`."""

@@ -1,0 +1,46 @@
+"""Counts the programs that XLA compiles for a piece of Python code, in this thread. Knows nothing of models."""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+_EVENT = "/jax/core/compile/backend_compile_duration"
+_counting = threading.local()
+
+
+@dataclass(eq=False)
+class Count:
+    """How many programs so far."""
+
+    programs: int = 0
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Count]:
+    """Count the compilations of the block; blocks may be nested."""
+    _listen()
+    counts = _counting.__dict__.setdefault("counts", [])
+    count = Count()
+    counts.append(count)
+    try:
+        yield count
+    finally:
+        counts.remove(count)
+
+
+@functools.cache
+def _listen() -> None:
+    # jax tells its listeners of every compilation, in the thread that compiles. They cannot be removed: one serves all.
+    jax.monitoring.register_event_duration_secs_listener(_on_event)
+
+
+def _on_event(event: str, duration_secs: float, **_: Any) -> None:
+    del duration_secs
+    if event == _EVENT:
+        for count in getattr(_counting, "counts", ()):
+            count.programs += 1

@@ -1,0 +1,141 @@
+"""What changes logits before a token is chosen: one callable module a rule, pure functions of their arguments.
+
+A processor is called as `processor(logits, prefix, length)`: float32 logits (rows, vocab), and `prefix` (rows, width),
+whose first `length` columns are the tokens so far, prompt and its left padding included. It returns the new logits.
+Numbers that may differ from call to call are arrays (they are traced), so that only which processors are present, and
+`top_k`, decide which program runs. A user's own processor is any `eqx.Module` of this form.
+
+Must not know: models, caches, loops. The definitions are those of transformers 4.57.6, in its order.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int32
+
+from .._typing import Array, ArrayLike
+from .resolve import Settings
+
+Logits = Float[Array, "rows vocab"]
+Prefix = Int32[Array, "rows width"]
+Length = Int32[Array, ""]
+
+
+class Processor(Protocol):
+    """The form of a processor."""
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        """The processed logits."""
+        ...
+
+
+def _without(logits: Logits, ids: Int32[ArrayLike, " ends"], when: Array) -> Logits:
+    """Forbid some ids while a condition holds."""
+    return jnp.where(when, logits.at[:, ids].set(-jnp.inf), logits)
+
+
+class MinLength(eqx.Module):
+    """No end while the sequence, prompt included, is shorter than `least`."""
+
+    least: Int32[ArrayLike, ""]
+    eos_ids: Int32[ArrayLike, " ends"]
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        """The processed logits."""
+        del prefix
+        return _without(logits, self.eos_ids, length < self.least)
+
+
+class MinNewTokens(eqx.Module):
+    """No end while fewer than `least` tokens follow the prompt."""
+
+    least: Int32[ArrayLike, ""]
+    prompt_width: Int32[ArrayLike, ""]
+    eos_ids: Int32[ArrayLike, " ends"]
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        """The processed logits."""
+        del prefix
+        return _without(logits, self.eos_ids, length - self.prompt_width < self.least)
+
+
+class Temperature(eqx.Module):
+    """Logits divided by `temperature`."""
+
+    temperature: Float[ArrayLike, ""]
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        """The processed logits."""
+        del prefix, length
+        return logits / self.temperature
+
+
+class TopK(eqx.Module):
+    """Only the k largest logits, and those equal to the smallest of them."""
+
+    k: int = eqx.field(static=True)
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        """The processed logits."""
+        del prefix, length
+        least = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))[0][:, -1:]
+        return jnp.where(logits < least, -jnp.inf, logits)
+
+
+class TopP(eqx.Module):
+    """Only the fewest most probable tokens whose probabilities add up to `mass`, at least one (Holtzman et al. 2020).
+
+    As in torch the tail is what is cut: from the least probable token on, as long as the sum is at most 1 - mass; of
+    equal logits the one with the smaller id goes first.
+    """
+
+    mass: Float[ArrayLike, ""]
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        """The processed logits."""
+        del prefix, length
+        ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+        ascending, order = jax.lax.sort((logits, ids), num_keys=1, is_stable=True)
+        sums = jnp.cumsum(jax.nn.softmax(ascending, axis=-1), axis=-1)
+        # The sums grow, so what is cut is a beginning of the sorted row; its end is found without scattering back.
+        cut = jnp.minimum(jnp.sum(sums <= 1 - self.mass, axis=-1, keepdims=True), logits.shape[-1] - 1)
+        least, least_id = jnp.take_along_axis(ascending, cut, 1), jnp.take_along_axis(order, cut, 1)
+        kept = (logits > least) | ((logits == least) & (ids >= least_id))
+        return jnp.where(kept, logits, -jnp.inf)
+
+
+def build(settings: Settings, *, min_length: int, eos_ids: Sequence[int], prompt_width: int) -> tuple[Processor, ...]:
+    """The processors of one run, in torch's order; those that would change nothing are left out.
+
+    Args:
+        settings: what was asked for.
+        min_length: in columns of the prefix (the settings' also counts columns that the prefix lacks).
+        eos_ids: ids that end a row.
+        prompt_width: columns of the prompt.
+    """
+    ends = np.asarray(eos_ids, np.int32)
+    chain: list[Processor] = []
+    if min_length > 0:
+        chain.append(MinLength(np.asarray(min_length, np.int32), ends))
+    if settings.min_new_tokens > 0:
+        chain.append(
+            MinNewTokens(np.asarray(settings.min_new_tokens, np.int32), np.asarray(prompt_width, np.int32), ends)
+        )
+    if settings.temperature != 1.0:
+        chain.append(Temperature(np.asarray(settings.temperature, np.float32)))
+    if settings.top_k > 0:
+        chain.append(TopK(settings.top_k))
+    if settings.top_p < 1.0:
+        chain.append(TopP(np.asarray(settings.top_p, np.float32)))
+    return tuple(chain)
+
+
+def apply(processors: Sequence[Processor], logits: Logits, prefix: Prefix, length: Length) -> Logits:
+    """All processors, one after another."""
+    for processor in processors:
+        logits = processor(logits, prefix, length)
+    return logits

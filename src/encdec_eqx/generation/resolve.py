@@ -1,0 +1,245 @@
+"""From everything that asks for something (arguments, a `GenerationConfig`, a file) to the settings of one run.
+
+All rules about how options combine are here. Must not know: models, arrays, loops.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import options
+from .settings import GenerationConfig, option_names, refuse_both
+from .special_tokens import TOKEN_NAMES, SpecialTokens
+
+_logger = logging.getLogger("encdec_eqx")
+
+_FILE = "the model's generation_config"
+_PASSED = "generation_config="
+_SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What one run of `generate` does; every field is decided.
+
+    Attributes:
+        max_new_tokens: most tokens to generate for a row.
+        min_length: least length, counting `prompt_width`; 0 means none.
+        min_new_tokens: least number of generated tokens; 0 means none.
+        do_sample: draw tokens, or take the most probable one.
+        temperature: logits are divided by it; 1 means as they are.
+        top_k: 0 means all.
+        top_p: 1 means all.
+        num_return_sequences: rows per sentence.
+        notes: what was dropped from a file because it could not apply, one sentence each.
+    """
+
+    max_new_tokens: int
+    min_length: int = 0
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    num_return_sequences: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def split_options(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sort the named arguments of a call into options and token ids, leaving out those that are `None`.
+
+    Raises:
+        NotImplementedError: for an option that is not built and would have an effect.
+        TypeError: for a name that `generate` does not know.
+    """
+    chosen: dict[str, Any] = {}
+    tokens: dict[str, Any] = {}
+    known = option_names()
+    for name, value in arguments.items():
+        if name in TOKEN_NAMES:
+            tokens[name] = value
+        elif name in known or name in options.NOT_BUILT:
+            chosen[name] = value
+        else:
+            raise options.unknown(name, (*known, *TOKEN_NAMES))
+    return (
+        {name: value for name, value in chosen.items() if value is not None},
+        {name: value for name, value in tokens.items() if value is not None},
+    )
+
+
+def resolve_tokens(
+    model: SpecialTokens, passed: GenerationConfig | None, arguments: Mapping[str, Any]
+) -> SpecialTokens:
+    """The special tokens of one run: the call's arguments, then a passed `GenerationConfig`, then the model's."""
+    if passed is not None:
+        model = model.override(_PASSED, **{name: getattr(passed, name) for name in TOKEN_NAMES})
+    return model.override("argument", **arguments)
+
+
+def resolve_settings(
+    arguments: Mapping[str, Any],
+    passed: GenerationConfig | None,
+    file: GenerationConfig | None,
+    *,
+    prompt_width: int,
+    never_ends: bool,
+    has_key: bool,
+) -> Settings:
+    """Combine what was asked for, the strongest first.
+
+    Args:
+        arguments: the call's own options, none of them `None`.
+        passed: the call's `generation_config`; it takes the place of the file's as a whole.
+        file: the model's own options. Values of a file that cannot apply are dropped and reported; of the others they
+            are errors.
+        prompt_width: tokens of the prompt, or 1 for the start token.
+        never_ends: whether there is no end-of-sequence id.
+        has_key: whether a PRNG key is at hand.
+
+    Raises:
+        NotImplementedError: for options that are not built.
+        ValueError: for combinations that contradict each other or would do nothing.
+    """
+    asked = _Asked(arguments, passed, file)
+    asked.refuse_not_built()
+    asked.refuse_beams()
+    sampling = _sampling(asked, has_key)
+    longest = _max_new_tokens(asked, prompt_width)
+    least = _least(asked, prompt_width, longest, never_ends)
+    for note in asked.notes:
+        _report_once(note)
+    return Settings(max_new_tokens=longest, notes=tuple(asked.notes), **sampling, **least)
+
+
+class _Asked:
+    """All that was asked for, with who asked: a file is forgiven what a caller is not."""
+
+    def __init__(self, arguments: Mapping[str, Any], passed: GenerationConfig | None, file: GenerationConfig | None):
+        base = passed if passed is not None else file if file is not None else GenerationConfig()
+        self.arguments = dict(arguments)
+        self.base_origin = _FILE if passed is None else _PASSED
+        self.others = dict(base.others)
+        # Validates the types and ranges of the arguments, with the same words as a config's.
+        own: dict[str, Any] = {name: value for name, value in self.arguments.items() if name in option_names()}
+        self.arguments.update(_validated(own))
+        self.base = {name: getattr(base, name) for name in option_names() if getattr(base, name) is not None}
+        self.notes: list[str] = []
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.arguments.get(name, self.base.get(name, default))
+
+    def origin(self, name: str) -> str:
+        return "argument" if name in self.arguments else self.base_origin
+
+    def refuse_or_drop(self, name: str, neutral: Any, why: str) -> None:
+        """An option that does nothing: an error from a caller, a note from a file (if it was meant to do something)."""
+        if name not in self.arguments and name not in self.base:
+            return
+        if self.origin(name) != _FILE:
+            raise ValueError(f"{name}={self.get(name)!r} ({self.origin(name)}) would do nothing: {why}.")
+        if self.base[name] != neutral:
+            self.notes.append(f"{name}={self.base[name]!r} of {_FILE} is dropped: {why}.")
+
+    def refuse_not_built(self) -> None:
+        for name, value in {**self.others, **self.arguments}.items():
+            if name in options.NOT_BUILT and not options.does_nothing(name, value):
+                raise options.not_built(name, value, self.origin(name))
+
+    def refuse_beams(self) -> None:
+        if (beams := self.get("num_beams", 1)) > 1:
+            instead = "do_sample=True with num_return_sequences, ranked by .scores"
+            how = "" if self.origin("num_beams") == "argument" else " Pass num_beams=1 for greedy search."
+            raise NotImplementedError(
+                f"num_beams={beams} ({self.origin('num_beams')}): beam search is not built yet. The nearest options "
+                f"that are: greedy search, or {instead}.{how}"
+            )
+        for name, neutral in _BEAMS.items():
+            self.refuse_or_drop(name, neutral, "it belongs to beam search, and num_beams is 1")
+
+
+def _validated(given: Mapping[str, Any]) -> dict[str, Any]:
+    checked = GenerationConfig(**given)
+    return {name: getattr(checked, name) for name in given}
+
+
+def _sampling(asked: _Asked, has_key: bool) -> dict[str, Any]:
+    if not asked.get("do_sample", False):
+        for name, neutral in _SAMPLING.items():
+            asked.refuse_or_drop(name, neutral, "it shapes sampling, and do_sample is not True")
+        if asked.get("num_return_sequences", 1) > 1:
+            why = "greedy search has one result per sentence; pass do_sample=True and a key for several"
+            asked.refuse_or_drop("num_return_sequences", 1, why)
+        return {}
+    if not has_key:
+        raise ValueError(
+            f"do_sample=True ({asked.origin('do_sample')}) draws random numbers: pass key=jax.random.key(seed), "
+            "another seed for other samples."
+        )
+    if "do_sample" not in asked.arguments and asked.base_origin == _FILE and asked.get("top_k") is None:
+        asked.notes.append(
+            f"do_sample=True of {_FILE} names no top_k: all tokens are sampled from. (transformers would silently "
+            "apply its default; pass top_k=50 for that.)"
+        )
+    return {
+        "do_sample": True,
+        "num_return_sequences": asked.get("num_return_sequences", 1),
+        **{name: asked.get(name, neutral) for name, neutral in _SAMPLING.items()},
+    }
+
+
+def _one_of_two(asked: _Asked, first: str, second: str) -> None:
+    """An argument for one of the pair beats whatever a config says about either."""
+    refuse_both(asked.arguments.get(first), asked.arguments.get(second), first, second)
+    if first in asked.arguments or second in asked.arguments:
+        asked.base.pop(first, None)
+        asked.base.pop(second, None)
+
+
+def _max_new_tokens(asked: _Asked, prompt_width: int) -> int:
+    _one_of_two(asked, "max_length", "max_new_tokens")
+    if (new := asked.get("max_new_tokens")) is not None:
+        return new
+    length = asked.get("max_length")
+    if length is None:
+        raise ValueError(
+            "generate does not know when to stop: neither max_new_tokens nor max_length is given, as an argument or "
+            "in generation_config.json. Pass for example max_new_tokens=64 (there is no silent default of 20)."
+        )
+    if length <= prompt_width:
+        raise ValueError(
+            f"max_length={length} ({asked.origin('max_length')}) counts the {prompt_width} token(s) of the prompt or "
+            f"start token, which leaves nothing to generate. Pass max_length={prompt_width + 1} or more, or "
+            "max_new_tokens, which does not count them."
+        )
+    return length - prompt_width
+
+
+def _least(asked: _Asked, prompt_width: int, longest: int, never_ends: bool) -> dict[str, int]:
+    _one_of_two(asked, "min_length", "min_new_tokens")
+    limits = {"min_length": longest + prompt_width, "min_new_tokens": longest}
+    if never_ends:
+        for name in limits:
+            if asked.get(name, 0):
+                asked.refuse_or_drop(name, 0, "there is no end-of-sequence id to hold back")
+        return {}
+    for name, limit in limits.items():
+        value = asked.get(name, 0)
+        if value <= limit:
+            continue
+        beyond = f"{name}={value} ({asked.origin(name)}) is more than can be generated ({limit})"
+        if asked.origin(name) != _FILE:
+            raise ValueError(f"{beyond}. Lower it, or raise max_length or max_new_tokens.")
+        asked.notes.append(f"{beyond}: no row will end early.")
+    return {name: asked.get(name, 0) for name in limits}
+
+
+_reported: set[str] = set()
+
+
+def _report_once(note: str) -> None:
+    if note not in _reported:
+        _reported.add(note)
+        _logger.warning(note)

@@ -1,0 +1,240 @@
+"""`GenerationConfig`: what a user or a file asks of `generate`, each value checked on its own.
+
+Must not know: models, arrays, loops, and how options combine with each other and with a prompt (`resolve`).
+"""
+
+import logging
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from . import options
+from .special_tokens import TOKEN_NAMES, SpecialTokens
+
+_logger = logging.getLogger("encdec_eqx")
+
+# transformers' defaults: in a `config.json`, whose old versions spell everything out, they say nothing.
+_HF_DEFAULTS: dict[str, Any] = {
+    "max_length": 20,
+    "min_length": 0,
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+}
+
+_WHOLE_NUMBERS = {
+    "max_length": 1,
+    "max_new_tokens": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "top_k": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+}
+
+
+def _whole(name: str, value: Any) -> int:
+    least = _WHOLE_NUMBERS[name]
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}.")
+    return number
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool | str):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}.")
+    return number
+
+
+def _temperature(name: str, value: Any) -> float:
+    number = _real(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be above 0, got {number}; for the most probable token pass do_sample=False.")
+    return number
+
+
+def _top_p(name: str, value: Any) -> float:
+    number = _real(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} is a probability mass and must lie in [0, 1], got {number}.")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return value
+
+
+def _early_stopping(name: str, value: Any) -> bool | str:
+    if isinstance(value, bool) or value == "never":
+        return value
+    raise ValueError(f'{name} must be True, False or "never", got {value!r}.')
+
+
+_CHECKS = dict.fromkeys(_WHOLE_NUMBERS, _whole) | {
+    "do_sample": _flag,
+    "temperature": _temperature,
+    "top_p": _top_p,
+    "length_penalty": _real,
+    "early_stopping": _early_stopping,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """Options of `generate`, `None` where nothing was chosen. Hashable; names are Hugging Face's.
+
+    Passed to `generate`, it takes the place of the model's own (its file's) as a whole; arguments of the call win over
+    both.
+
+    Attributes:
+        max_length: longest sequence, counting the prompt or start token. Not together with `max_new_tokens`.
+        max_new_tokens: most tokens to generate, not counting the prompt.
+        min_length: end-of-sequence ids are forbidden while the sequence, prompt included, is shorter.
+        min_new_tokens: end-of-sequence ids are forbidden while fewer tokens are generated.
+        do_sample: draw tokens (True) or take the most probable one (False, what `None` means).
+        temperature: logits are divided by it before sampling; above 0.
+        top_k: sample among the k most probable tokens and those tied with the last of them; 0 means all.
+        top_p: sample among the fewest tokens whose probabilities add up to this mass, at least one.
+        num_beams: 1; beam search is not built yet.
+        num_return_sequences: samples per sentence.
+        length_penalty: of beam search.
+        early_stopping: of beam search: True, False or "never".
+        bos_token_id: see `SpecialTokens`, as for the three below.
+        eos_token_id: an id or a tuple of ids (a list is accepted); empty for "never ends".
+        pad_token_id: what fills rows after their end.
+        decoder_start_token_id: the first decoder token.
+        others: options of a file that this library does not act on, as sorted (name, value) pairs: kept for the round
+            trip; one that would change the result is an error when `generate` runs.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range, or both `max_length` and `max_new_tokens`, or both `min_length` and
+            `min_new_tokens`, are set.
+    """
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int | None = None
+    min_new_tokens: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    num_beams: int | None = None
+    num_return_sequences: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    others: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self):
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check(name, value))
+        tokens = SpecialTokens(**{name: getattr(self, name) for name in TOKEN_NAMES})
+        for name in TOKEN_NAMES:
+            object.__setattr__(self, name, getattr(tokens, name))
+        refuse_both(self.max_length, self.max_new_tokens, "max_length", "max_new_tokens")
+        refuse_both(self.min_length, self.min_new_tokens, "min_length", "min_new_tokens")
+
+    @classmethod
+    def from_hf(
+        cls, generation_config: Mapping[str, Any] | None, config: Mapping[str, Any] | None = None
+    ) -> "GenerationConfig":
+        """Read what a checkpoint's files say about generating. Token ids are left to `SpecialTokens.resolve`.
+
+        Args:
+            generation_config: the content of `generation_config.json`, or None if there is no such file.
+            config: the content of `config.json`; read only where the other file is absent, as transformers does, and
+                only for values that differ from transformers' defaults.
+
+        Returns:
+            The options. Of `max_length` and `max_new_tokens` in one file the latter is kept, as transformers does
+            (likewise `min_new_tokens`), and this is logged, as are names that nobody knows.
+        """
+        if generation_config is not None:
+            place, found = "generation_config.json", dict(generation_config)
+        else:
+            place = "config.json"
+            found = {k: v for k, v in (config or {}).items() if _says_something(k, v)}
+        found = {k: v for k, v in found.items() if v is not None and k not in TOKEN_NAMES}
+        for weaker, stronger in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            if weaker in found and stronger in found:
+                _logger.warning("%s sets %s and %s; %s is dropped.", place, weaker, stronger, weaker)
+                del found[weaker]
+        unknown = sorted(set(found) - {*option_names(), *options.NOT_BUILT, *options.BOOKKEEPING})
+        if unknown:
+            _logger.warning("%s: not known and not acted on: %s.", place, ", ".join(unknown))
+        ours = {k: found.pop(k) for k in option_names() if k in found}
+        return cls(**ours, others=tuple(sorted((k, _hashable(v)) for k, v in found.items())))
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of `generation_config.json`: everything that was set, and what was carried along."""
+        result = {name: _plain(getattr(self, name)) for name in (*option_names(), *TOKEN_NAMES)}
+        result = {name: value for name, value in result.items() if value not in (None, [])}
+        return dict(sorted({**{k: _plain(v) for k, v in self.others}, **result}.items()))
+
+
+def option_names() -> tuple[str, ...]:
+    """The options of `generate` other than token ids, in the order of `GenerationConfig`."""
+    return tuple(f.name for f in fields(GenerationConfig) if f.name != "others" and f.name not in TOKEN_NAMES)
+
+
+def refuse_both(first: Any, second: Any, first_name: str, second_name: str) -> None:
+    """Raise a `ValueError` if both are set: each says the same thing in its own way."""
+    if first is not None and second is not None:
+        raise ValueError(
+            f"both {first_name}={first} and {second_name}={second} are given; {first_name} counts the prompt or start "
+            f"token, {second_name} does not. Pass one of them."
+        )
+
+
+def _says_something(name: str, value: Any) -> bool:
+    if name in options.NOT_BUILT:
+        return not options.does_nothing(name, value)
+    return name in option_names() and _HF_DEFAULTS.get(name) != value
+
+
+# Lists and mappings of a JSON file, made hashable and back; a tag tells a mapping from a list of pairs.
+_MAPPING = "a JSON object"
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return (_MAPPING, tuple((k, _hashable(v)) for k, v in value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(_hashable(v) for v in value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        if len(value) == 2 and value[0] == _MAPPING:
+            return {k: _plain(v) for k, v in value[1]}
+        return [_plain(v) for v in value]
+    return value

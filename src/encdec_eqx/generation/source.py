@@ -1,0 +1,172 @@
+"""The source side of `generate`: inputs checked, padded to a bucket, encoded by one compiled program.
+
+Must not know: decoders, options, loops. The ids of a library encoder are padded; of any other encoder only the states.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from .._typing import ArrayLike
+from ..config import StackConfig
+from ..encoder import EncoderOutput, longest
+from . import checks
+from .buckets import LEAST_SOURCE, bucket
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked source, not encoded yet.
+
+    Attributes:
+        batch: number of sentences.
+        encode: returns the encoder's states (padded batch, padded source, hidden) and their mask.
+    """
+
+    batch: int
+    encode: Callable[[], tuple[ArrayLike, np.ndarray]]
+
+
+@eqx.filter_jit
+def _encode(encoder: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> EncoderOutput:
+    return encoder(*inputs, key=None, **options)
+
+
+def from_ids(
+    encoder: Any,
+    config: StackConfig,
+    input_ids: Any,
+    *,
+    attention_mask: Any = None,
+    position_ids: Any = None,
+    token_type_ids: Any = None,
+) -> Source:
+    """The source of a library encoder: ids, padded on the right to the bucket, dummy sentences below.
+
+    Raises:
+        TypeError: for a wrong shape or dtype.
+        ValueError: for ids, positions or lengths that a table does not have, or a mask that is not 0 and 1.
+    """
+    ids = checks.ids("input_ids", input_ids, below=config.vocab_size, table="the encoder's token table")
+    most = longest(config, position_ids)
+    checks.length("input_ids", ids.shape[1], longest=most, how="Truncate the source.")
+    mask = _mask_or_ones(attention_mask, ids.shape, "input_ids")
+    rows, width = bucket(ids.shape[0]), bucket(ids.shape[1], least=LEAST_SOURCE, most=most)
+    # RoBERTa's positions count ids that are not padding: the filler must not be counted.
+    filler = config.positions.padding_idx if config.positions.counting == "non_padding" else None
+    inputs = _padded(ids, rows, width, filler or 0)
+    options: dict[str, Any] = {"attention_mask": _padded(mask, rows, width), "position_ids": None}
+    if position_ids is not None:
+        table = config.positions.max_positions
+        positions = _like_ids("position_ids", position_ids, ids, below=table, table="the encoder's position table")
+        options["position_ids"] = _padded(positions, rows, width)
+    if token_type_ids is not None:
+        types = _like_ids("token_type_ids", token_type_ids, ids, below=_types(config), table="its table of types")
+        options["token_type_ids"] = _padded(types, rows, width)
+    return Source(
+        ids.shape[0],
+        lambda: (_encode(encoder, (inputs,), options).last_hidden_state, options["attention_mask"]),
+    )
+
+
+def from_any(
+    encoder: Any, inputs: Any, *, attention_mask: Any = None, position_ids: Any = None, token_type_ids: Any = None
+) -> Source:
+    """The source of any other encoder: encoded as it is (one program a shape), then the states are padded."""
+    options = {"attention_mask": attention_mask, "position_ids": position_ids}
+    if token_type_ids is not None:
+        options["token_type_ids"] = token_type_ids
+    leaves = [leaf for leaf in jax.tree.leaves(inputs) if eqx.is_array(leaf)]
+    if not leaves or not leaves[0].ndim:
+        raise TypeError(f"the source must hold an array with the batch as its first axis, got {type(inputs).__name__}.")
+
+    def encode() -> tuple[ArrayLike, np.ndarray]:
+        out = _encode(encoder, (inputs,), options)
+        mask = attention_mask if out.attention_mask is None else out.attention_mask
+        return _padded_states(out.last_hidden_state, mask)
+
+    return Source(leaves[0].shape[0], encode)
+
+
+def from_outputs(
+    outputs: EncoderOutput,
+    input_ids: Any = None,
+    *,
+    hidden_size: int,
+    attention_mask: Any = None,
+    position_ids: Any = None,
+    token_type_ids: Any = None,
+) -> Source:
+    """States that were encoded before.
+
+    Args:
+        outputs: what `encode` returned.
+        input_ids: accepted, as many callers pass them along; only their batch is looked at.
+        hidden_size: width of the states.
+        attention_mask: which states may be attended; a mask inside `outputs` wins.
+        position_ids: an error, as the encoder does not run.
+        token_type_ids: likewise.
+
+    Raises:
+        TypeError: for states of another rank or width, a mask of another shape or dtype, `input_ids` of another batch.
+        ValueError: for a mask that is not 0 and 1, or arguments that only an encoder could use.
+    """
+    for name, value in (("position_ids", position_ids), ("token_type_ids", token_type_ids)):
+        if value is not None:
+            raise ValueError(f"{name} would do nothing: with encoder_outputs the encoder does not run. Leave it out.")
+    if not isinstance(outputs, EncoderOutput):
+        raise TypeError(f"encoder_outputs must be what model.encode returns, got {type(outputs).__name__}.")
+    states = outputs.last_hidden_state
+    if states.ndim != 3 or states.shape[-1] != hidden_size:
+        raise TypeError(
+            f"encoder_outputs.last_hidden_state must have shape (batch, source, {hidden_size}), the encoder's "
+            f"hidden_size, got {tuple(states.shape)}. States must not be projected."
+        )
+    batches = [np.shape(leaf)[0] for leaf in jax.tree.leaves(input_ids) if np.ndim(leaf)]
+    if batches and batches[0] != states.shape[0]:
+        raise TypeError(f"input_ids have batch {batches[0]}, encoder_outputs have batch {states.shape[0]}.")
+    mask = attention_mask if outputs.attention_mask is None else outputs.attention_mask
+    padded = _padded_states(states, mask)
+    return Source(states.shape[0], lambda: padded)
+
+
+def _padded_states(states: ArrayLike, mask: Any) -> tuple[ArrayLike, np.ndarray]:
+    batch, length = states.shape[:2]
+    rows, width = bucket(batch), bucket(length, least=LEAST_SOURCE)
+    allowed = _mask_or_ones(mask, (batch, length), "the encoder's states")
+    if (batch, length) != (rows, width):
+        states = _padded(np.asarray(states), rows, width)
+    return states, _padded(allowed, rows, width)
+
+
+def _mask_or_ones(mask: Any, shape: tuple[int, ...], of: str) -> np.ndarray:
+    batch, length = shape
+    if mask is None:
+        return np.ones((batch, length), bool)
+    return checks.mask("attention_mask", mask, shape=(batch, length), of=of)
+
+
+def _like_ids(name: str, value: Any, ids: np.ndarray, *, below: int, table: str) -> np.ndarray:
+    array = checks.ids(name, value, below=below, table=table)
+    if array.shape != ids.shape:
+        raise TypeError(f"{name} must have the shape of input_ids, {ids.shape}, got {array.shape}.")
+    return array
+
+
+def _types(config: StackConfig) -> int:
+    types = config.vocab_size if config.embeddings.token_types_from_tokens else config.embeddings.token_type_size
+    if not types:
+        raise ValueError(f"token_type_ids are given, but this {config.model_type} encoder has no token types.")
+    return types
+
+
+def _padded(array: np.ndarray, rows: int, width: int, filler: int = 0) -> np.ndarray:
+    """Padded on the right to `width`; further rows repeat the first, so that they are as harmless as it is."""
+    batch, length = array.shape[:2]
+    widened = np.full((batch, width, *array.shape[2:]), filler, array.dtype)
+    widened[:, :length] = array
+    return np.concatenate([widened, np.repeat(widened[:1], rows - batch, axis=0)])

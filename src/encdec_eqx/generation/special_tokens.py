@@ -1,0 +1,176 @@
+"""The four token ids generation needs, resolved once, with where each one came from.
+
+Must not know: models, arrays, files. It is handed plain mappings and the names of the places they were read from.
+"""
+
+import logging
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_logger = logging.getLogger("encdec_eqx")
+
+TOKEN_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+# What a missing id is replaced by, and the words that say so in `sources`.
+_FALLBACKS = {"pad_token_id": "eos_token_id", "decoder_start_token_id": "bos_token_id"}
+
+
+def _derived(name: str) -> str:
+    return f"not set anywhere, taken from {_FALLBACKS[name]}"
+
+
+def _as_id(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer token id, got {value!r}.")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer token id, got {value!r} ({type(value).__name__}).") from None
+    if number < 0:
+        raise ValueError(f"{name} must be a token id (0 or more), got {number}; leave it out if there is none.")
+    return number
+
+
+def _as_ids(name: str, value: Any) -> tuple[int, ...]:
+    values = value if isinstance(value, Iterable) else (value,)
+    return tuple(dict.fromkeys(_as_id(name, v) for v in values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """The special token ids of a model, each `None` where nothing set it.
+
+    Attributes:
+        bos_token_id: the beginning-of-sequence id of the decoder's vocabulary.
+        eos_token_id: the ids that end a sequence, always a tuple (an int is accepted and wrapped). An *empty* tuple
+            says that sequences never end before their maximum length; `None` says that nobody chose.
+        pad_token_id: what rows are filled with after their end.
+        decoder_start_token_id: the first decoder token.
+        sources: pairs (name, where it came from). Not part of equality, so that two models with the same ids have the
+            same pytree structure.
+    """
+
+    bos_token_id: int | None = None
+    eos_token_id: tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    sources: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+    def __post_init__(self):
+        for name in TOKEN_NAMES:
+            value = getattr(self, name)
+            if value is not None:
+                convert = _as_ids if name == "eos_token_id" else _as_id
+                object.__setattr__(self, name, convert(name, value))
+
+    @classmethod
+    def resolve(cls, *places: tuple[str, Mapping[str, Any]]) -> "SpecialTokens":
+        """The first place that sets an id wins; then a missing pad becomes the first eos, a missing start bos.
+
+        Args:
+            *places: pairs (name of the place, mapping that may hold the four ids), the strongest first: an explicit
+                argument, `generation_config.json`, `config.json`, the decoder's config. A negative id (some
+                published configs write `pad_token_id: -1`) means "none".
+
+        Returns:
+            The ids; what no place sets stays `None` and fails at first use (`require`), not here.
+        """
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for name in TOKEN_NAMES:
+            for place, mapping in places:
+                value = mapping.get(name)
+                if value is not None and not _means_none(value):
+                    values[name], sources[name] = value, place
+                    break
+        return cls(**values, sources=tuple(sources.items()))._with_fallbacks()
+
+    def override(self, source: str, /, **ids: Any) -> "SpecialTokens":
+        """A copy in which the given ids (those that are not `None`) win; what was only derived is derived anew.
+
+        Args:
+            source: where the new ids come from, for `sources`.
+            **ids: any of the four names; `eos_token_id` may be a list, or empty for "never ends".
+
+        Raises:
+            TypeError: for a name that is not one of the four, or an id that is not an integer.
+            ValueError: for a negative id.
+        """
+        unknown = sorted(set(ids) - set(TOKEN_NAMES))
+        if unknown:
+            raise TypeError(f"unknown special token {unknown[0]!r}; the names are {', '.join(TOKEN_NAMES)}.")
+        given = {name: value for name, value in ids.items() if value is not None}
+        if not given:
+            return self
+        sources = dict(self.sources)
+        values = {name: getattr(self, name) for name in TOKEN_NAMES}
+        for name in _FALLBACKS:
+            if sources.get(name) == _derived(name):
+                values[name] = None
+                del sources[name]
+        values.update(given)
+        sources.update(dict.fromkeys(given, source))
+        return SpecialTokens(**values, sources=tuple(sources.items()))._with_fallbacks()
+
+    def _with_fallbacks(self) -> "SpecialTokens":
+        values = {name: getattr(self, name) for name in TOKEN_NAMES}
+        sources = dict(self.sources)
+        for name, other in _FALLBACKS.items():
+            source_value = values[other]
+            if values[name] is None and source_value not in (None, ()):
+                values[name] = source_value[0] if isinstance(source_value, tuple) else source_value
+                sources[name] = _derived(name)
+                _logger.info("%s is %s: %s", name, values[name], sources[name])
+        return SpecialTokens(**values, sources=tuple(sources.items()))
+
+    def require(self, name: str) -> Any:
+        """The id called `name`.
+
+        Raises:
+            ValueError: if nothing set it; the message names what is known and how to set it.
+        """
+        value = getattr(self, name)
+        if value is not None:
+            return value
+        fallback = f" (nor {_FALLBACKS[name]}, which would stand in for it)" if name in _FALLBACKS else ""
+        set_ids = {other: getattr(self, other) for other in TOKEN_NAMES}
+        known = ", ".join(f"{other}={ids}" for other, ids in set_ids.items() if ids is not None)
+        never = ", or eos_token_id=() to always run to the maximum length" if name == "eos_token_id" else ""
+        raise ValueError(
+            f"generate needs {name}, but no argument, generation_config.json, config.json or decoder config sets "
+            f"it{fallback}. Candidates: {known or 'none of the four ids is known'}"
+            f"{_HINTS.get(name, '')}. Pass {name}=... to generate, or set it for good with "
+            f"model = model.with_special_tokens({name}=...){never}."
+        )
+
+    def describe(self) -> str:
+        """One line an id: its value and where it came from."""
+        sources = dict(self.sources)
+        return "\n".join(
+            f"{name} = {getattr(self, name)} ({sources.get(name, 'not set anywhere')})" for name in TOKEN_NAMES
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The ids as Hugging Face's configs write them: a single eos as an int; unset and derived ids left out."""
+        sources = dict(self.sources)
+        result: dict[str, Any] = {}
+        for name in TOKEN_NAMES:
+            value = getattr(self, name)
+            derived = name in _FALLBACKS and sources.get(name) == _derived(name)
+            if value is None or value == () or derived:
+                continue
+            result[name] = (value[0] if len(value) == 1 else list(value)) if isinstance(value, tuple) else value
+        return result
+
+
+def _means_none(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value < 0
+
+
+_HINTS = {
+    "decoder_start_token_id": "; BERT-like tokenizers use [CLS], RoBERTa-like <s>, GPT-2 <|endoftext|>",
+    "eos_token_id": "; BERT-like tokenizers use [SEP], RoBERTa-like </s>, GPT-2 <|endoftext|>",
+    "pad_token_id": "; BERT-like tokenizers use [PAD], RoBERTa-like <pad>",
+}
