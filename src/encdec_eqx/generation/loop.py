@@ -6,7 +6,7 @@ that the same program serves a whole generation and a piece of one.
 """
 
 from abc import abstractmethod
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int32
 from .._typing import Array, ArrayLike
 
 
+@runtime_checkable
 class DecoderStep(Protocol):
     """All that generating needs of a decoder. See `encdec_eqx.Decoder` for the arguments."""
 

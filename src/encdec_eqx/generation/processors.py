@@ -9,7 +9,7 @@ Must not know: models, caches, loops. The definitions are those of transformers 
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -25,6 +25,7 @@ Prefix = Int32[Array, "rows width"]
 Length = Int32[Array, ""]
 
 
+@runtime_checkable
 class Processor(Protocol):
     """The form of a processor."""
 
