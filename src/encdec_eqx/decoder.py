@@ -20,8 +20,7 @@ from .blocks.block import Block
 from .cache import DecoderCache
 from .checkpoint.piece import HubOptions, load_piece, save_piece
 from .config import StackConfig
-from .embeddings import Embeddings
-from .encoder import as_token_types, longest
+from .embeddings import Embeddings, as_token_types, longest
 from .families import FAMILIES
 from .heads import LMHead
 from .layers.dropout import split_key
@@ -311,9 +310,7 @@ class Decoder(eqx.Module):
             families=FAMILIES,
             dtype=dtype,
             key=key,
-            hub=HubOptions(
-                revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
-            ),
+            hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
             overrides=attributes,
         )
 

@@ -3,9 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int32
 
-from ._typing import Array, PRNGKey
+from ._entrance import as_ids
+from ._typing import Array, ArrayLike, PRNGKey
 from .config import StackConfig
 from .layers.dropout import Dropout
 from .layers.linear import Embedding
@@ -74,3 +76,29 @@ class Embeddings(eqx.Module):
             add_positions=config.positions.added,
             token_types_from_tokens=config.embeddings.token_types_from_tokens,
         )
+
+
+def longest(config: StackConfig, position_ids: ArrayLike | None) -> int:
+    """The longest sequence a stack can take: explicit positions may repeat, so they set no limit of their own."""
+    relative = config.attention.relative_positions != "none"
+    if relative:
+        return config.positions.max_positions
+    return config.positions.longest if position_ids is None else np.iinfo(np.int32).max
+
+
+def as_token_types(config: StackConfig, token_type_ids: ArrayLike | None) -> Array | None:
+    """Checked token types.
+
+    Raises:
+        ValueError: the family has none, or a type is out of range.
+    """
+    if token_type_ids is None:
+        return None
+    if config.embeddings.token_types_from_tokens:
+        return as_ids("token_type_ids", token_type_ids, config.vocab_size, "vocab_size")
+    size = config.embeddings.token_type_size
+    if not size:
+        raise ValueError(
+            f"`token_type_ids` were given, but a {config.model_type} stack without token types ignores them."
+        )
+    return as_ids("token_type_ids", token_type_ids, size, "type_vocab_size")

@@ -15,7 +15,7 @@ from ._entrance import as_ids, as_mask, check_length
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
 from .checkpoint.piece import HubOptions, load_piece, save_piece
 from .config import StackConfig
-from .embeddings import Embeddings
+from .embeddings import Embeddings, as_token_types, longest
 from .families import FAMILIES
 from .layers.dropout import split_key
 from .layers.linear import Linear
@@ -225,9 +225,7 @@ class Encoder(eqx.Module):
             families=FAMILIES,
             dtype=dtype,
             key=key,
-            hub=HubOptions(
-                revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
-            ),
+            hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
             overrides=attributes,
         )
 
@@ -264,29 +262,3 @@ class Encoder(eqx.Module):
         table = resize_tokens(self.embeddings.tokens, new_num_tokens, config.initializer_range, key)
         resized = eqx.tree_at(lambda e: e.embeddings.tokens, self, table)
         return Encoder(resized.embeddings, resized.stack, resized.pooler, config, self.load_report)
-
-
-def longest(config: StackConfig, position_ids: ArrayLike | None) -> int:
-    """The longest sequence a stack can take: explicit positions may repeat, so they set no limit of their own."""
-    relative = config.attention.relative_positions != "none"
-    if relative:
-        return config.positions.max_positions
-    return config.positions.longest if position_ids is None else np.iinfo(np.int32).max
-
-
-def as_token_types(config: StackConfig, token_type_ids: ArrayLike | None) -> Array | None:
-    """Checked token types.
-
-    Raises:
-        ValueError: the family has none, or a type is out of range.
-    """
-    if token_type_ids is None:
-        return None
-    if config.embeddings.token_types_from_tokens:
-        return as_ids("token_type_ids", token_type_ids, config.vocab_size, "vocab_size")
-    size = config.embeddings.token_type_size
-    if not size:
-        raise ValueError(
-            f"`token_type_ids` were given, but a {config.model_type} stack without token types ignores them."
-        )
-    return as_ids("token_type_ids", token_type_ids, size, "type_vocab_size")
