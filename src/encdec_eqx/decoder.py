@@ -19,6 +19,7 @@ from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
 from .blocks.block import Block
 from .cache import DecoderCache
 from .checkpoint.piece import HubOptions, load_piece, save_piece
+from .checkpoint.report import LoadReport
 from .config import StackConfig
 from .embeddings import Embeddings, as_token_types, longest
 from .families import FAMILIES
@@ -57,14 +58,14 @@ class Decoder(eqx.Module):
         stack: the layers.
         head: from hidden states to logits.
         config: the architecture.
-        load_report: what `from_pretrained` found; `None` for a fresh decoder.
+        load_report: what `from_pretrained` found; empty for a fresh decoder.
     """
 
     embeddings: Embeddings
     stack: AbstractStack
     head: LMHead
     config: StackConfig = eqx.field(static=True)
-    load_report: Any = eqx.field(static=True, default=None)
+    load_report: LoadReport = eqx.field(static=True, default=LoadReport())
 
     @property
     def hidden_size(self) -> int:

@@ -14,6 +14,7 @@ from . import _trees
 from ._entrance import as_ids, as_mask, check_length
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
 from .checkpoint.piece import HubOptions, load_piece, save_piece
+from .checkpoint.report import LoadReport
 from .config import StackConfig
 from .embeddings import Embeddings, as_token_types, longest
 from .families import FAMILIES
@@ -69,14 +70,14 @@ class Encoder(eqx.Module):
         stack: the layers.
         pooler: BERT's pooler, carried through checkpoints; nothing uses or trains it.
         config: the architecture.
-        load_report: what `from_pretrained` found; `None` for a fresh encoder.
+        load_report: what `from_pretrained` found; empty for a fresh encoder.
     """
 
     embeddings: Embeddings
     stack: AbstractStack
     pooler: Linear | None
     config: StackConfig = eqx.field(static=True)
-    load_report: Any = eqx.field(static=True, default=None)
+    load_report: LoadReport = eqx.field(static=True, default=LoadReport())
 
     @property
     def hidden_size(self) -> int:

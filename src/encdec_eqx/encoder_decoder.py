@@ -18,12 +18,14 @@ from ._entrance import as_mask
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, checked
 from .cache import DecoderCache
 from .checkpoint.pair import load_pair, save_pair
-from .checkpoint.piece import HubOptions
+from .checkpoint.piece import HubOptions, how_drawn
+from .checkpoint.report import LoadReport, joined
 from .config import StackConfig
 from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .families import FAMILIES, PairConfig, read_pair, write_pair
 from .generation import source
+from .generation.checks import host_level
 from .generation.generate import generate
 from .generation.result import GenerationResult
 from .generation.settings import GenerationConfig
@@ -78,7 +80,7 @@ class EncoderDecoder(eqx.Module):
     enc_to_dec_proj: AbstractLinear | None
     special_tokens: SpecialTokens = eqx.field(static=True)
     generation_config: GenerationConfig | None = eqx.field(static=True, default=None)
-    load_report: Any = eqx.field(static=True, default=None)
+    load_report: LoadReport = eqx.field(static=True, default=LoadReport())
     ties: Ties = eqx.field(static=True, default=())
 
     @classmethod
@@ -101,7 +103,7 @@ class EncoderDecoder(eqx.Module):
             ValueError: the decoder has no cross-attention, or reads states of another width.
         """
         _check_pieces(encoder, decoder)
-        projection, report = None, decoder.load_report
+        projection, new = None, ()
         if _needs_projection(encoder.hidden_size, decoder):
             projection = Linear.init(
                 encoder.hidden_size,
@@ -110,12 +112,14 @@ class EncoderDecoder(eqx.Module):
                 key=jax.random.key(0) if key is None else key,
             )
             projection = _trees.astype(projection, decoder.embeddings.tokens.weight.dtype)
+            how = how_drawn(decoder.config.initializer_range, key)
+            new = (("enc_to_dec_proj", f"projection between the widths; {how}"),)
         return cls(
             encoder=encoder,
             decoder=decoder,
             enc_to_dec_proj=projection,
             special_tokens=SpecialTokens.resolve(("the decoder's config", special_token_ids(decoder))),
-            load_report=report,
+            load_report=joined(getattr(encoder, "load_report", LoadReport()), decoder.load_report, new=new),
         )
 
     @classmethod
@@ -196,7 +200,7 @@ class EncoderDecoder(eqx.Module):
         for name, value in options.items():
             piece, _, argument = name.partition("_")
             if piece not in given:
-                raise TypeError(f"from_encoder_decoder_pretrained got {name!r}; options begin with encoder_ or decoder_.")
+                raise TypeError(f"got the option {name!r}; expected one that begins with encoder_ or decoder_.")
             given[piece][argument] = value
         keys = split_key(key, 3)
         encoder = Encoder.from_pretrained(encoder_path, **{"dtype": dtype, "key": keys[0], **given["encoder"]})
@@ -215,8 +219,8 @@ class EncoderDecoder(eqx.Module):
         """
         if not isinstance(self.encoder, Encoder):
             raise TypeError(
-                f"the encoder is a {type(self.encoder).__name__}, which has no Hugging Face format; save the decoder with "
-                "`model.decoder.save_pretrained` and the encoder with `equinox.tree_serialise_leaves`."
+                f"the encoder is a {type(self.encoder).__name__}, which has no Hugging Face format; save the decoder "
+                "with `model.decoder.save_pretrained` and the encoder with `equinox.tree_serialise_leaves`."
             )
         tokens = self.special_tokens.to_hf()
         options = {} if self.generation_config is None else self.generation_config.to_hf()
@@ -554,6 +558,7 @@ class EncoderDecoder(eqx.Module):
         )
 
     def _source(self, input_ids: Any, encoder_outputs: EncoderOutput | None, **inputs: Any) -> source.Source:
+        host_level(self.encoder, input_ids, encoder_outputs, inputs)
         if encoder_outputs is not None:
             return source.from_outputs(encoder_outputs, input_ids, hidden_size=self.encoder.hidden_size, **inputs)
         if input_ids is None:

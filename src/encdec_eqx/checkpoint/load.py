@@ -79,6 +79,7 @@ def load(
     Raises:
         ValueError: tensors are missing, unexpected, or of the wrong shape or dtype: all of them in one message.
     """
+    _check_dtype(dtype)
     leaves, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
     plan = _plan(shapes, table, tensors, may_be_new)
@@ -100,6 +101,13 @@ def load(
 def path_name(path: tuple[Any, ...]) -> str:
     """A leaf's key path as `stack.blocks.0.self_norm.weight`."""
     return ".".join(str(getattr(key, "name", getattr(key, "idx", getattr(key, "key", key)))) for key in path)
+
+
+def _check_dtype(dtype: Any) -> None:
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype is {dtype!r}; expected a floating-point dtype, or None to keep each tensor's own.")
+    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
+        raise ValueError(f"dtype is {dtype!r}, which jax does not use; enable it with jax_enable_x64 or take float32.")
 
 
 def _plan(shapes: dict[str, tuple[int, ...]], table: NameTable, tensors: Tensors, may_be_new: Collection[str]) -> _Plan:

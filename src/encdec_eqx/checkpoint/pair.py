@@ -101,7 +101,7 @@ def load_pair(
     folder = hub.folder(path)
     hf = read_config(folder)
     place = folder / CONFIG
-    if hf.get("model_type") != "encoder-decoder":
+    if hf.get("model_type") not in ("encoder-decoder", "encoder_decoder"):
         raise ValueError(
             f"{place}: model_type is {hf.get('model_type')!r}; expected 'encoder-decoder'. A single encoder or decoder "
             "is loaded with Encoder.from_pretrained or Decoder.from_pretrained."
@@ -175,7 +175,7 @@ def save_pair(
         tied=bool(model.ties),
         projection=model.enc_to_dec_proj is not None,
     )
-    others = {} if model.load_report is None else json.loads(model.load_report.attributes)
+    others = json.loads(model.load_report.attributes)
     config = write(encoder=encoder_hf, decoder=decoder_hf, tied=bool(model.ties), others=others)
     save(folder, model, table, config={**config, **recorded_dtype(model)}, generation_config=generation_config)
 

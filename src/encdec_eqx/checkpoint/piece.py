@@ -162,8 +162,11 @@ def save_piece(folder: str | os.PathLike, module: Any, role: Role, *, families: 
 def hf_config(module: Any, role: Role, families: Families) -> dict[str, Any]:
     """The Hugging Face config of a piece, with the attributes that it was loaded with and does not use."""
     family = _known(families, module.config)
-    others = {} if module.load_report is None else json.loads(module.load_report.attributes)
-    return {**others, **family.to_hf(module.config, role), "architectures": [family.architectures[role]]}
+    return {
+        **json.loads(module.load_report.attributes),
+        **family.to_hf(module.config, role),
+        "architectures": [family.architectures[role]],
+    }
 
 
 def recorded_dtype(module: Any) -> dict[str, str]:
@@ -179,7 +182,7 @@ def family_of(hf: Mapping[str, Any], families: Families, place: Path | str) -> F
         ValueError: it names none that is known.
     """
     model_type = hf.get("model_type")
-    if model_type == "encoder-decoder":
+    if model_type in ("encoder-decoder", "encoder_decoder"):
         raise ValueError(
             f"{place} describes a pair of encoder and decoder; expected one of the two. Load it with "
             "EncoderDecoder.from_pretrained and take its `.pieces()`."

@@ -39,6 +39,8 @@ class LoadReport:
         return hash(LoadReport)
 
     def __str__(self) -> str:
+        if not self.source and not self.new:
+            return "Not loaded from a checkpoint."
         lines = [f"{self.what} from {self.source}: {len(self.loaded)} tensors loaded ({_size(self.loaded_bytes)})."]
         lines += [f"  new: {line}" for line in _grouped(self.new)]
         lines += [f"  ignored: {line}" for line in _grouped(self.ignored)]
@@ -46,6 +48,27 @@ class LoadReport:
             lines.append(f"  tied: {len(self.tied)} arrays, such as {self.tied[0][0]} = {self.tied[0][1]}")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def joined(encoder: LoadReport, decoder: LoadReport, *, new: tuple[tuple[str, str], ...] = ()) -> LoadReport:
+    """The report of a pair made of two pieces.
+
+    Args:
+        encoder: the encoder's report.
+        decoder: the decoder's.
+        new: what joining them added.
+    """
+    named = (("encoder", encoder), ("decoder", decoder))
+    return LoadReport(
+        source=" and ".join(report.source or "fresh weights" for _, report in named),
+        what="a pair",
+        loaded=tuple(f"{piece}.{name}" for piece, report in named for name in report.loaded),
+        loaded_bytes=encoder.loaded_bytes + decoder.loaded_bytes,
+        new=tuple((f"{piece}.{name}", why) for piece, report in named for name, why in report.new) + new,
+        ignored=tuple((f"{piece}.{name}", why) for piece, report in named for name, why in report.ignored),
+        tied=encoder.tied + decoder.tied,
+        notes=encoder.notes + decoder.notes,
+    )
 
 
 def _grouped(items: tuple[tuple[str, str], ...]) -> list[str]:
