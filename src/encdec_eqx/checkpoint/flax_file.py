@@ -19,7 +19,7 @@ _RENAMED = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 
 class FlaxFile:
-    """A `flax_model.msgpack`, read whole.
+    """A `flax_model.msgpack`, read whole: unlike safetensors it takes memory of its own while a model is loaded.
 
     Attributes:
         path: the file.
@@ -46,15 +46,12 @@ def _unpack(path: Path) -> dict[str, Any]:
 
     def array(code: int, data: bytes) -> Any:
         if code not in (_ARRAY, _SCALAR):
-            raise ValueError(f"{path}: msgpack extension type {code} is not one of Flax's arrays.")
+            raise ValueError(f"msgpack extension type {code} is not one of Flax's arrays")
         shape, dtype, content = msgpack.unpackb(data, raw=False)
-        return np.frombuffer(content, _dtype(path, dtype)).reshape(shape)
+        return np.frombuffer(content, _dtype(dtype)).reshape(shape)
 
     try:
-        with path.open("rb") as file:
-            tree = msgpack.unpack(
-                file, ext_hook=array, raw=False, max_ext_len=2**32 - 1, max_bin_len=2**32 - 1, max_buffer_size=0
-            )
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=array, raw=False)
     except (msgpack.UnpackException, ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is truncated, corrupt or no Flax checkpoint: got {type(error).__name__} ({error}); expected "
@@ -65,11 +62,11 @@ def _unpack(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _dtype(path: Path, name: Any) -> np.dtype:
+def _dtype(name: Any) -> np.dtype:
     if name == "bfloat16":
         return np.dtype(ml_dtypes.bfloat16)
     if name not in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "uint32", "bool"):
-        raise ValueError(f"{path}: an array has dtype {name!r}, which is not read.")
+        raise ValueError(f"an array has dtype {name!r}, which is not read")
     return np.dtype(name)
 
 
@@ -78,7 +75,7 @@ def _flatten(path: Path, tree: dict[str, Any], above: tuple[str, ...]) -> list[t
     for key, value in tree.items():
         names = (*above, str(key))
         if isinstance(value, dict) and value.get(_CHUNKED):
-            value = _joined(value)
+            value = _joined(path, "/".join(names), value)
         if isinstance(value, dict):
             found += _flatten(path, value, names)
         elif isinstance(value, np.ndarray):
@@ -89,9 +86,13 @@ def _flatten(path: Path, tree: dict[str, Any], above: tuple[str, ...]) -> list[t
     return found
 
 
-def _joined(value: dict[str, Any]) -> np.ndarray:
+def _joined(path: Path, name: str, value: dict[str, Any]) -> np.ndarray:
     """Flax splits an array of a gigabyte and more into chunks."""
-    chunks, shape = value["chunks"], value["shape"]
-    return np.concatenate([chunks[str(i)].reshape(-1) for i in range(len(chunks))]).reshape(
-        [shape[str(i)] for i in range(len(shape))]
-    )
+    try:
+        chunks, shape = value["chunks"], value["shape"]
+        flat = np.concatenate([chunks[str(i)].reshape(-1) for i in range(len(chunks))])
+        return flat.reshape([shape[str(i)] for i in range(len(shape))])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the chunks of {name} do not make an array ({type(error).__name__}: {error})."
+        ) from None
