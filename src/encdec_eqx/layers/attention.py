@@ -1,6 +1,7 @@
 """Multi-head attention: the projections and the weighted sum. Knows nothing of caches; who may attend comes as a mask."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
@@ -43,11 +44,13 @@ def _masked_softmax(
     if mask is not None:
         mask = jnp.broadcast_to(mask, scores.shape)
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    powers = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    # the shift cancels, so no gradient needs to flow through it
+    powers = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
     if mask is not None:
         powers = jnp.where(mask, powers, 0.0)
-    # a row that sees anything has a power of 1, so the floor changes only rows that see nothing
-    return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 1.0)
+    total = jnp.sum(powers, axis=-1, keepdims=True)
+    # only a row that sees nothing has a total of 0; a floor at 1 would halve the gradient of rows that see one key
+    return powers / jnp.where(total == 0.0, 1.0, total)
 
 
 class SelfAttention(eqx.Module):

@@ -36,7 +36,8 @@ class Linear(AbstractLinear):
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch_and_out"]:
         out_shape = self.weight.shape[1:]
         flat = self.weight.reshape(self.weight.shape[0], math.prod(out_shape))
-        y = jnp.matmul(x.astype(flat.dtype), flat)
+        # rows in one axis: with more, XLA's CPU backend copies and transposes them for the weight's gradient
+        y = jnp.matmul(x.astype(flat.dtype).reshape(-1, x.shape[-1]), flat)
         if self.bias is not None:
             y = y + jnp.broadcast_to(self.bias.reshape(-1), y.shape)
         return y.reshape(*x.shape[:-1], *out_shape)

@@ -179,9 +179,9 @@ def _update(kept: tuple, carried: tuple) -> tuple[tuple, Metrics]:
     # gradients of the parts then simply add up to that of the mean.
     loss_of = jax.value_and_grad(_Loss(frozen, jnp.maximum(tokens, 1.0), options))
     loss, grads = _accumulate(loss_of, params, batch, key, options.accumulate_steps)
+    metrics = {"loss": loss, "tokens": tokens, "grad_norm": _norm(grads)}
     # Optimisers mix dtypes (integer counts, Python scalars); our own code does not.
     with jax.numpy_dtype_promotion("standard"):
-        metrics = {"loss": loss, "tokens": tokens, "grad_norm": optax.global_norm(grads)}
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
     return (params, opt_state, step + 1), metrics
@@ -225,6 +225,10 @@ def _split(x: Array, parts: int) -> Array:
     So a batch whose rows lie on several devices is split without moving a row to another device.
     """
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def _norm(grads: Any) -> Array:
+    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)), jnp.zeros(())))
 
 
 def _cast(model: eqx.Module, dtype: np.dtype) -> eqx.Module:
