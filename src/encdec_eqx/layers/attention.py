@@ -69,7 +69,7 @@ class SelfAttention(eqx.Module):
 
     def __call__(
         self,
-        q: Heads,
+        q: Float[Array, "batch heads queries head_dim"],
         k: Heads,
         v: Heads,
         *,

@@ -1,0 +1,96 @@
+"""Tiny models made from a `StackConfig` alone, every parameter random. Knows nothing of files or torch."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from encdec_eqx import (
+    AttentionConfig,
+    Decoder,
+    EmbeddingsConfig,
+    Encoder,
+    EncoderDecoder,
+    FeedForwardConfig,
+    HeadConfig,
+    LayerSpec,
+    NormConfig,
+    PositionsConfig,
+    StackConfig,
+)
+
+VOCAB = 53
+
+
+def encoder_config(size: int = 16, depth: int = 2, **changes: Any) -> StackConfig:
+    """Post-norm, with token types, a pooler and bidirectional attention: BERT's choices."""
+    settings: dict[str, Any] = {
+        "model_type": "bert",
+        "vocab_size": VOCAB,
+        "hidden_size": size,
+        "layers": (LayerSpec(),) * depth,
+        "attention": AttentionConfig(num_heads=4, head_dim=size // 4),
+        "feed_forward": FeedForwardConfig(size=24),
+        "norm": NormConfig(eps=1e-6),
+        "positions": PositionsConfig(max_positions=24),
+        "embeddings": EmbeddingsConfig(token_type_size=2, norm=True, padding_idx=0),
+        "pooler": True,
+        "pad_token_id": 0,
+    }
+    return StackConfig(**{**settings, **changes})
+
+
+def decoder_config(size: int = 12, depth: int = 3, **changes: Any) -> StackConfig:
+    """Pre-norm with a final norm, causal, cross-attention in every layer: GPT-2's choices."""
+    settings: dict[str, Any] = {
+        "model_type": "gpt2",
+        "vocab_size": VOCAB,
+        "hidden_size": size,
+        "layers": (LayerSpec(cross_attention=True),) * depth,
+        "attention": AttentionConfig(num_heads=3, head_dim=size // 3),
+        "feed_forward": FeedForwardConfig(size=20, activation="gelu_new"),
+        "norm": NormConfig(eps=1e-5, placement="pre", final=True),
+        "positions": PositionsConfig(max_positions=24),
+        "embeddings": EmbeddingsConfig(token_types_from_tokens=True),
+        "head": HeadConfig(),
+        "causal": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    return StackConfig(**{**settings, **changes})
+
+
+def randomised(module: Any, seed: int = 0, spread: float = 0.15) -> Any:
+    """The module with normal noise added to every array, so that no bias is 0 and no scale 1."""
+    leaves, structure = jax.tree.flatten(module)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    noisy = [leaf + spread * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, noisy)
+
+
+def tiny_pair(
+    encoder: StackConfig | None = None, decoder: StackConfig | None = None, seed: int = 0
+) -> EncoderDecoder:
+    """The two joined; by default their widths differ, so that there is a projection."""
+    key = jax.random.key(seed)
+    model = EncoderDecoder.from_pieces(
+        Encoder.init(encoder or encoder_config(), key=key), Decoder.init(decoder or decoder_config(), key=key), key=key
+    )
+    return randomised(model, seed)
+
+
+def random_ids(seed: int, *shape: int, low: int = 3) -> np.ndarray:
+    """Ids from `low` up."""
+    return np.random.default_rng(seed).integers(low, VOCAB, shape, dtype=np.int32)
+
+
+def right_mask(lengths: list[int], width: int) -> np.ndarray:
+    """Row i has `lengths[i]` ones, then zeros."""
+    return (np.arange(width)[None] < np.asarray(lengths)[:, None]).astype(np.int32)
+
+
+def array_count(module: Any) -> int:
+    """Number of array leaves."""
+    return len(jax.tree.leaves(eqx.filter(module, eqx.is_array)))
