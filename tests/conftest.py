@@ -1,13 +1,41 @@
-"""What every test runs under: strict dtype promotion, no implicit rank broadcasting, full float32 products.
+"""What every test runs under: checked annotations, strict dtype promotion, no implicit rank broadcasting.
 
-Shape checks come from jaxtyping's pytest hook and warnings are errors; both are set in `pyproject.toml`.
-Knows nothing of the library itself, so that a broken import shows up as the failure of a test.
+Warnings are errors; that is set in `pyproject.toml`. Knows nothing of the library but its file names, so that a broken
+import shows up as the failure of a test.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+SOURCE = Path(__file__).parent.parent / "src"
+
+# Modules that judge what a user or a file says, and are annotated with what they accept: they must meet wrong values.
+JUDGES = (
+    "encdec_eqx._entrance",
+    "encdec_eqx.checkpoint.",
+    "encdec_eqx.config",
+    "encdec_eqx.families.",
+    "encdec_eqx.generation.checks",
+    "encdec_eqx.generation.options",
+    "encdec_eqx.generation.prompt",
+    "encdec_eqx.generation.resolve",
+    "encdec_eqx.generation.settings",
+    "encdec_eqx.generation.special_tokens",
+)
+
+
+def _modules() -> list[str]:
+    files = (path.relative_to(SOURCE).with_suffix("").parts for path in SOURCE.rglob("*.py"))
+    names = (".".join(parts) for parts in files if parts[-1] != "__init__")
+    return [name for name in names if not name.startswith(JUDGES)]
+
+
+# Every annotated function and dataclass of these modules has its shapes, dtypes and types checked at each call.
+install_import_hook(_modules(), "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
