@@ -7,9 +7,9 @@ import ml_dtypes
 import msgpack
 import numpy as np
 import pytest
-from checkpoints import BERT_CONFIG, bert_tensors, write, write_shards
 from safetensors.numpy import load_file, save_file
 
+from checkpoints import BERT_CONFIG, bert_tensors, write, write_shards
 from encdec_eqx.checkpoint.errors import MissingFileError
 from encdec_eqx.checkpoint.flax_file import FlaxFile
 from encdec_eqx.checkpoint.folder import open_tensors, read_config
@@ -185,7 +185,7 @@ def test_other_formats_are_refused(tmp_path: Path, name: str):
 
 
 def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path):
-    with pytest.raises(MissingFileError, match="got an empty folder; expected model.safetensors"):
+    with pytest.raises(MissingFileError, match="got an empty folder; expected"):
         open_tensors(tmp_path)
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(FileNotFoundError, match=r"got notes\.txt"):

@@ -204,6 +204,7 @@ class Family:
             if own != name and own in hf and hf[own] != value:
                 raise ValueError(f"{name!r} is {value!r} and {own!r} is {hf[own]!r}, two names of one attribute")
             if own in result:
+                _check_kind(name, value, result[own])
                 result[own] = value
             elif name in FIXED:
                 allowed, why = FIXED[name]
@@ -219,26 +220,43 @@ class Family:
         return result
 
 
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """JSON says what kind a value is: it must be that of the default, and token ids may be null."""
+    if name == "model_type":
+        return
+    if name == "eos_token_id" and isinstance(value, list | tuple):
+        values, kinds, expected = value, (int,), "whole numbers"
+    elif name.endswith("_token_id") or default is None:
+        values, kinds, expected = [value], (int, type(None)), "a whole number or null"
+    else:
+        kind = type(default)
+        kinds = (int, float) if kind is float else (kind,)
+        values, expected = [value], {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
+    fits = all(isinstance(item, kinds) and (bool in kinds or not isinstance(item, bool)) for item in values)
+    if not fits:
+        raise ValueError(f"attribute {name!r} is {value!r}; expected {expected}")
+
+
 def unused_attributes(hf: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of any config that reading it ignores, but for those that say how the file came to be."""
     return {name: value for name, value in hf.items() if name in IGNORED and name not in _OF_THE_FILE}
 
 
-def layers(count: Any, *, cross_attention: bool, score_scales: Callable[[int], float | None] = lambda i: None):
+def layers(count: int, *, cross_attention: bool, score_scales: Callable[[int], float | None] = lambda i: None):
     """`count` layers of one kind."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"the number of layers is {count!r}; expected a whole number of at least 1")
+    if count < 1:
+        raise ValueError(f"the number of layers is {count}; expected at least 1")
     return tuple(LayerSpec(cross_attention=bool(cross_attention), score_scale=score_scales(i)) for i in range(count))
 
 
-def head_dim(hidden_size: Any, num_heads: Any) -> int:
+def head_dim(hidden_size: int, num_heads: int) -> int:
     """Width of one head.
 
     Raises:
         ValueError: the heads do not divide the width.
     """
-    if not (isinstance(hidden_size, int) and isinstance(num_heads, int) and num_heads > 0):
-        raise ValueError(f"the width is {hidden_size!r} and the number of heads {num_heads!r}; expected whole numbers")
+    if num_heads < 1:
+        raise ValueError(f"the width is {hidden_size} and the number of heads {num_heads}; expected at least 1")
     if hidden_size % num_heads:
         raise ValueError(f"the width {hidden_size} is not a multiple of the number of heads {num_heads}")
     return hidden_size // num_heads
