@@ -8,8 +8,9 @@ memory with the file: a checkpoint may be overwritten by the model that was load
 import dataclasses
 import math
 import zlib
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -59,7 +60,7 @@ def load(
     dtype: Any,
     key: jax.Array,
     initializer_range: float,
-    may_be_new: Collection[str] = (),
+    may_be_new: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Tree, Loaded]:
     """Fill a skeleton.
 
@@ -71,7 +72,7 @@ def load(
         dtype: dtype of all arrays; None keeps each tensor's own.
         key: for arrays that are new.
         initializer_range: standard deviation of new weights.
-        may_be_new: groups of the table that the checkpoint may lack as a whole.
+        may_be_new: groups of the table that the checkpoint may lack as a whole, and what they are in words.
 
     Returns:
         The tree of arrays, and what was done.
@@ -110,7 +111,9 @@ def _check_dtype(dtype: Any) -> None:
         raise ValueError(f"dtype is {dtype!r}, which jax does not use; enable it with jax_enable_x64 or take float32.")
 
 
-def _plan(shapes: dict[str, tuple[int, ...]], table: NameTable, tensors: Tensors, may_be_new: Collection[str]) -> _Plan:
+def _plan(
+    shapes: dict[str, tuple[int, ...]], table: NameTable, tensors: Tensors, may_be_new: Mapping[str, str]
+) -> _Plan:
     plan = _Plan({}, Loaded(), [])
     found = _match(table, tensors, plan)
     covered = dict.fromkeys(shapes, 0)
@@ -122,7 +125,7 @@ def _plan(shapes: dict[str, tuple[int, ...]], table: NameTable, tensors: Tensors
             expected = transforms.their_shape(transform, shapes[ours])
             name = found.get(table.canonical(theirs))
             if name is None and not new:
-                some = f" (other tensors of the {group} are present)" if group in may_be_new else ""
+                some = f" (the rest of {may_be_new[group]} is present)" if group in may_be_new else ""
                 plan.problems.append(f"missing {theirs!r}: expected shape {expected}{some}")
             elif name is not None and tensors.entries[name].shape != expected:
                 got = tensors.entries[name].shape

@@ -26,15 +26,10 @@ Role = Literal["encoder", "decoder"]
 
 _logger = logging.getLogger("encdec_eqx")
 
-# Groups of tensors that a checkpoint may lack as a whole, and what a saved model is told of them.
-_MAY_BE_NEW: Mapping[Role, frozenset[str]] = {
-    "encoder": frozenset({"pooler"}),
-    "decoder": frozenset({"cross", "head"}),
-}
-_NEW = {
-    "cross": "cross-attention, absent from the checkpoint",
-    "head": "language-model head, absent from the checkpoint",
-    "pooler": "pooler, absent from the checkpoint; nothing uses it, it is kept for saving",
+# Groups of tensors that a checkpoint may lack as a whole, and what they are.
+_MAY_BE_NEW: Mapping[Role, Mapping[str, str]] = {
+    "encoder": {"pooler": "the pooler (which nothing uses: it is kept for saving)"},
+    "decoder": {"cross": "cross-attention", "head": "the language-model head"},
 }
 
 
@@ -137,7 +132,7 @@ def load_piece(
         what=what,
         loaded=tuple(loaded.names),
         loaded_bytes=loaded.nbytes,
-        new=_new(loaded, config, key),
+        new=_new(loaded, role, how_drawn(config.initializer_range, key)),
         ignored=tuple(loaded.ignored),
         attributes=json.dumps(family.unused_attributes(hf)),
     )
@@ -214,9 +209,8 @@ def how_drawn(initializer_range: float, key: Any) -> str:
     return f"drawn with standard deviation {initializer_range:g} from {source}"
 
 
-def _new(loaded: Loaded, config: StackConfig, key: Any) -> tuple[tuple[str, str], ...]:
-    how = how_drawn(config.initializer_range, key)
-    return tuple((name, f"{_NEW[group]}; {how}") for name, group in loaded.new)
+def _new(loaded: Loaded, role: Role, how: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, f"{_MAY_BE_NEW[role][group]}, absent from the checkpoint; {how}") for name, group in loaded.new)
 
 
 def _check_overrides(family: FamilyData, model_type: str, overrides: Mapping[str, Any]) -> None:
