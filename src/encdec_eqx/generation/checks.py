@@ -6,7 +6,6 @@ Must not know: models, options, loops. Limits come in as numbers.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -87,7 +86,7 @@ def host_level(*values: Any) -> None:
         RuntimeError: if a leaf is traced, or everything is.
     """
     # Under jit even a new constant is traced, also where all arguments are concrete.
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((values, jnp.asarray(np.zeros(()))))):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((values, jax.device_put(np.zeros(()))))):
         raise RuntimeError(
             "generate runs on the host: it pads, loops and trims outside jit, and compiles its own programs. It was "
             "called inside jit, vmap, grad or another transformation. Call it outside, or build a loop of your own "

@@ -196,7 +196,7 @@ def _check_vocabulary(tokens: SpecialTokens, vocab_size: int) -> None:
     ids = {
         "decoder_start_token_id": (tokens.decoder_start_token_id,),
         "pad_token_id": (tokens.pad_token_id,),
-        "eos_token_id": tokens.eos_token_id or (),
+        "eos_token_id": tokens.require("eos_token_id"),
     }
     for name, values in ids.items():
         for value in values:
@@ -217,9 +217,15 @@ def _check_config_type(generation_config: Any) -> None:
 
 
 def _ends(tokens: SpecialTokens) -> tuple[tuple[int, ...], int]:
-    """End-of-sequence ids and the pad id, which nothing needs where no row ever ends."""
+    """End-of-sequence ids and the pad id, which nothing needs where no row ever ends.
+
+    The ids are filled up with repetitions, so that one program serves one end or a few.
+    """
     eos_ids = tokens.require("eos_token_id")
-    return eos_ids, tokens.require("pad_token_id") if eos_ids else 0
+    if not eos_ids:
+        return (), 0
+    more = bucket(len(eos_ids), least=4) - len(eos_ids)
+    return eos_ids + eos_ids[:1] * more, tokens.require("pad_token_id")
 
 
 def _uncounted(config: StackConfig) -> int | None:

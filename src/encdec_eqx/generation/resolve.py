@@ -108,10 +108,16 @@ def resolve_settings(
     asked.refuse_beams()
     sampling = _sampling(asked, has_key)
     longest = _max_new_tokens(asked, prompt_width)
-    least = _least(asked, prompt_width, longest, never_ends)
+    min_length, min_new_tokens = _least(asked, prompt_width, longest, never_ends)
     for note in asked.notes:
         _report_once(note)
-    return Settings(max_new_tokens=longest, notes=tuple(asked.notes), **sampling, **least)
+    return Settings(
+        max_new_tokens=longest,
+        min_length=min_length,
+        min_new_tokens=min_new_tokens,
+        notes=tuple(asked.notes),
+        **sampling,
+    )
 
 
 class _Asked:
@@ -217,14 +223,14 @@ def _max_new_tokens(asked: _Asked, prompt_width: int) -> int:
     return length - prompt_width
 
 
-def _least(asked: _Asked, prompt_width: int, longest: int, never_ends: bool) -> dict[str, int]:
+def _least(asked: _Asked, prompt_width: int, longest: int, never_ends: bool) -> tuple[int, int]:
     _one_of_two(asked, "min_length", "min_new_tokens")
     limits = {"min_length": longest + prompt_width, "min_new_tokens": longest}
     if never_ends:
         for name in limits:
             if asked.get(name, 0):
                 asked.refuse_or_drop(name, 0, "there is no end-of-sequence id to hold back")
-        return {}
+        return 0, 0
     for name, limit in limits.items():
         value = asked.get(name, 0)
         if value <= limit:
@@ -233,7 +239,7 @@ def _least(asked: _Asked, prompt_width: int, longest: int, never_ends: bool) -> 
         if asked.origin(name) != _FILE:
             raise ValueError(f"{beyond}. Lower it, or raise max_length or max_new_tokens.")
         asked.notes.append(f"{beyond}: no row will end early.")
-    return {name: asked.get(name, 0) for name in limits}
+    return asked.get("min_length", 0), asked.get("min_new_tokens", 0)
 
 
 _reported: set[str] = set()

@@ -78,15 +78,15 @@ class Sampling(AbstractStrategy):
             alive: False for rows that only fill the bucket.
             cache: filled with the prompt but for its last token.
         """
-        # From NumPy: on the host, an eager jax operation would be one more program a shape.
+        # Put, not converted: an eager jax operation would be one more program a shape.
         rows = tokens.shape[0]
         return SamplingState(
-            tokens=jnp.asarray(tokens),
-            length=jnp.asarray(self.prompt_width),
-            positions=jnp.asarray(positions),
-            lengths=jnp.asarray(np.zeros(rows, np.int32)),
-            finished=jnp.asarray(~alive),
-            scores=jnp.asarray(np.zeros(rows, np.float32)),
+            tokens=jax.device_put(tokens),
+            length=jax.device_put(self.prompt_width),
+            positions=jax.device_put(positions),
+            lengths=jax.device_put(np.zeros(rows, np.int32)),
+            finished=jax.device_put(~alive),
+            scores=jax.device_put(np.zeros(rows, np.float32)),
             cache=cache,
         )
 

@@ -6,7 +6,7 @@ Must not know: models, arrays, loops, and how options combine with each other an
 import logging
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -121,7 +121,7 @@ class GenerationConfig:
         length_penalty: of beam search.
         early_stopping: of beam search: True, False or "never".
         bos_token_id: see `SpecialTokens`, as for the three below.
-        eos_token_id: an id or a tuple of ids (a list is accepted); empty for "never ends".
+        eos_token_id: an id or several, stored as a tuple; empty for "never ends".
         pad_token_id: what fills rows after their end.
         decoder_start_token_id: the first decoder token.
         others: options of a file that this library does not act on, as sorted (name, value) pairs: kept for the round
@@ -146,7 +146,7 @@ class GenerationConfig:
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
     bos_token_id: int | None = None
-    eos_token_id: int | tuple[int, ...] | None = None
+    eos_token_id: int | Sequence[int] | None = None
     pad_token_id: int | None = None
     decoder_start_token_id: int | None = None
     others: tuple[tuple[str, Any], ...] = ()

@@ -5,7 +5,7 @@ Must not know: models, arrays, files. It is handed plain mappings and the names 
 
 import logging
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class SpecialTokens:
 
     Attributes:
         bos_token_id: the beginning-of-sequence id of the decoder's vocabulary.
-        eos_token_id: the ids that end a sequence, always a tuple (an int is accepted and wrapped). An *empty* tuple
+        eos_token_id: the ids that end a sequence, stored as a tuple (an int or a list is accepted). An *empty* tuple
             says that sequences never end before their maximum length; `None` says that nobody chose.
         pad_token_id: what rows are filled with after their end.
         decoder_start_token_id: the first decoder token.
@@ -53,7 +53,7 @@ class SpecialTokens:
     """
 
     bos_token_id: int | None = None
-    eos_token_id: tuple[int, ...] | None = None
+    eos_token_id: int | Sequence[int] | None = None
     pad_token_id: int | None = None
     decoder_start_token_id: int | None = None
     sources: tuple[tuple[str, str], ...] = field(default=(), compare=False)
