@@ -13,3 +13,36 @@ LOSS_RELATIVE = 1e-6
 
 LOSS_GRADIENT = 1e-6
 """Gradient of `seq2seq_loss` against softmax minus target (measured: 6e-8)."""
+
+PARITY_LOGITS = 5e-5
+"""Logits of tiny random models against torch in float32, |logits| up to 5 (measured: TBD)."""
+
+PARITY_HIDDEN = 2e-5
+"""Hidden states of tiny random models against torch in float32 (measured: TBD)."""
+
+PARITY_ATTENTION = 5e-6
+"""Attention weights of tiny random models against torch in float32 (measured: TBD)."""
+
+SAME_MODEL = 5e-6
+"""The same model run two ways: cached or whole, scanned or unrolled, alone or in a batch (measured: TBD)."""
+
+SAME_GRADIENT = 2e-5
+"""Gradients of the same model in two layouts, relative to the largest entry (measured: TBD)."""
+
+ORACLE = 2e-6
+"""One layer in float32 against its formula in float64 NumPy (measured: TBD)."""
+
+SEQUENCE_SCORES = 2e-4
+"""Sum of some 14 log-probabilities against torch's or a full pass of the same model, in float32 (measured: TBD)."""
+
+PROCESSED_LOGITS = 3e-7
+"""Logits after temperature, top-k and top-p against torch, relative (measured: TBD)."""
+
+SAME_STEP = 2e-6
+"""Parameters and metrics after one step taken two ways: by hand, whole or in micro-batches (measured: TBD)."""
+
+BF16_LOSS = 2e-2
+"""Loss computed in bfloat16 against float32, relative (measured: TBD)."""
+
+PARITY_LOSS = 5e-6
+"""Mean loss of tiny random models against torch in float32 (measured: TBD)."""
