@@ -1,0 +1,96 @@
+"""Pretrain the demo's decoder: a GPT-2 that predicts the next phoneme of English pronunciations.
+
+This made `src/encdec_eqx/demo/assets/phonemes`. It sees the first pronunciation of the training words and nothing
+else: no spelling, no development or held-out word. It has no cross-attention yet; the demo adds it. The same command
+gives the same file on one machine (on another kind of CPU the arithmetic is rounded differently).
+
+    python examples/pretrain_phonemes.py --output phonemes
+
+About two minutes on two CPU cores.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from encdec_eqx import Decoder, StackConfig
+from encdec_eqx.demo.batches import padded, shuffled
+from encdec_eqx.demo.lexicon import load_lexicon
+from encdec_eqx.demo.muon import muon
+from encdec_eqx.demo.vocabulary import PHONEME_END, PHONEME_PAD, PHONEME_START, PHONEME_TOKENS, encode_pronunciation
+
+CONFIG = {
+    "model_type": "gpt2",
+    "vocab_size": len(PHONEME_TOKENS),
+    "n_embd": 128,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 32,
+    "activation_function": "gelu_new",
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "initializer_range": 0.05,
+    "bos_token_id": PHONEME_START,
+    "eos_token_id": PHONEME_END,
+    "pad_token_id": PHONEME_PAD,
+}
+WIDTHS = {7: 384, 9: 288, 15: 192}  # padded width → pronunciations a batch
+
+
+@eqx.filter_jit
+def train_step(model, opt_state, optimizer, ids):
+    def loss(model):
+        previous = jnp.concatenate([jnp.full_like(ids[:, :1], PHONEME_START), ids[:, :-1]], axis=1)
+        logits = model(previous).logits  # causal, so the padding behind a phoneme is never seen by it
+        real = ids != PHONEME_PAD
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, ids) * real) / jnp.sum(real)
+
+    value, grads = eqx.filter_value_and_grad(loss)(model)
+    updates, opt_state = optimizer.update(grads, opt_state, eqx.filter(model, eqx.is_inexact_array))
+    return eqx.apply_updates(model, updates), opt_state, value
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for config.json and model.safetensors")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+
+    model = Decoder.init(StackConfig.from_hf(CONFIG), key=jax.random.key(chosen.seed))
+    optimizer = muon(0.02, steps=chosen.steps)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    batches = shuffled(pronunciation_groups(), seed=chosen.seed)
+    start, losses = time.perf_counter(), []
+    for step in range(1, chosen.steps + 1):
+        model, opt_state, loss = train_step(model, opt_state, optimizer, next(batches)["ids"])
+        losses.append(float(loss))
+        if step % 50 == 0 or step == chosen.steps:
+            mean = sum(losses[-50:]) / len(losses[-50:])
+            print(f"step {step}: loss {mean:.4f} nats a phoneme, {time.perf_counter() - start:.0f} s", flush=True)
+    model.astype(jnp.float16).save_pretrained(chosen.output)
+
+
+def pronunciation_groups() -> list[tuple[dict[str, np.ndarray], int]]:
+    """The training pronunciations as rows of phoneme ids, grouped by the width they are padded to."""
+    lexicon = load_lexicon()
+    rows = [encode_pronunciation(lexicon.pronunciations[word][0]) for word in lexicon.words("train")]
+    groups, shorter = [], 0
+    for width, batch in WIDTHS.items():
+        members = [row for row in rows if shorter < len(row) <= width]
+        groups.append(({"ids": padded(members, width, PHONEME_PAD)}, batch))
+        shorter = width
+    return groups
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The pronouncing dictionary of the demo: CMUdict, parsed, cleaned and split by word.
+
+Knows nothing of models, ids or training: words are strings, pronunciations are tuples of phoneme names.
+
+What is kept. A word of the letters a-z and the apostrophe; every listed pronunciation, without its stress digits (as
+published grapheme-to-phoneme figures are scored), equal ones merged, in the dictionary's order. What is dropped.
+Entries whose word holds any other character (hyphens, full stops, digits, accents); `Lexicon.dropped` counts them.
+"""
+
+import hashlib
+import lzma
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import resources
+from types import MappingProxyType
+from typing import Literal
+
+Pronunciation = tuple[str, ...]
+Split = Literal["train", "dev", "test"]
+
+SPLIT_SALT = "encdec_eqx demo"
+_PERCENT_TRAIN, _PERCENT_DEV = 90, 5  # the rest is the held-out test split
+
+_WORD = re.compile(r"[a-z']+")
+_VARIANT_MARK = re.compile(r"\(\d+\)$")
+_STRESS = re.compile(r"\d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexicon:
+    """Words with their accepted pronunciations.
+
+    Attributes:
+        pronunciations: word → its pronunciations, the dictionary's first one first.
+        dropped: how many dictionary lines were left out because their word holds other characters.
+    """
+
+    pronunciations: Mapping[str, tuple[Pronunciation, ...]]
+    dropped: int
+
+    def words(self, split: Split) -> list[str]:
+        """The words of one split, in the dictionary's order."""
+        return list(self._by_split[split])
+
+    @cached_property
+    def _by_split(self) -> dict[str, list[str]]:
+        words: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+        for word in self.pronunciations:
+            words[split_of(word)].append(word)
+        return words
+
+
+def split_of(word: str) -> Split:
+    """The split a word belongs to: about 90 % train, 5 % dev, 5 % test, by a salted SHA-256 of the word.
+
+    The hash depends on the word alone, so all pronunciations of a word fall together and the split never changes when
+    words are added.
+    """
+    bucket = _stable_hash(SPLIT_SALT, word) % 100
+    if bucket < _PERCENT_TRAIN:
+        return "train"
+    return "dev" if bucket < _PERCENT_TRAIN + _PERCENT_DEV else "test"
+
+
+def fixed_sample(words: list[str], count: int) -> list[str]:
+    """The same `count` words on every machine: those with the smallest salted hash (all of them if there are fewer)."""
+    return sorted(words, key=lambda word: _stable_hash(SPLIT_SALT + " sample", word))[:count]
+
+
+@cache
+def load_lexicon() -> Lexicon:
+    """CMUdict from the package's own compressed copy (parsed once a process)."""
+    packed = resources.files("encdec_eqx.demo").joinpath("assets/cmudict/cmudict.dict.xz").read_bytes()
+    return parse_lexicon(lzma.decompress(packed).decode("utf-8"))
+
+
+def parse_lexicon(text: str) -> Lexicon:
+    """Read CMUdict's own format: `word PH0 PH1 …`, variants marked `word(2)`, a comment after `#`.
+
+    Raises:
+        ValueError: a line that has a word and no phonemes.
+    """
+    kept: dict[str, list[Pronunciation]] = {}
+    dropped = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split("#", 1)[0].split()
+        if not fields:
+            continue
+        if len(fields) == 1:
+            raise ValueError(
+                f"line {number} of the dictionary has a word and no phonemes: {line!r}; expected 'word PH PH …'"
+            )
+        word = _VARIANT_MARK.sub("", fields[0])
+        if not _WORD.fullmatch(word):
+            dropped += 1
+            continue
+        phonemes = tuple(_STRESS.sub("", phoneme) for phoneme in fields[1:])
+        variants = kept.setdefault(word, [])
+        if phonemes not in variants:
+            variants.append(phonemes)
+    return Lexicon(
+        pronunciations=MappingProxyType({word: tuple(variants) for word, variants in kept.items()}), dropped=dropped
+    )
+
+
+def _stable_hash(salt: str, word: str) -> int:
+    digest = hashlib.sha256(f"{salt}\0{word}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -1,0 +1,120 @@
+"""The optimiser of the demo and of its pretraining scripts: Muon for the matrices of the layers, Adam for all else.
+
+Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by the nearest orthogonal
+matrix, found with five Newton-Schulz iterations. With the few hundred steps of a one-minute run it needs about two
+thirds of the words Adam needs for the same loss, for about a quarter more arithmetic a step. Knows field paths of the
+library's modules (in the unrolled layout), not what they compute.
+"""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_EPSILON = 1e-7
+
+
+def muon(
+    learning_rate: float, *, steps: int, adam_learning_rate: float = 3e-3, momentum: float = 0.95, warmup: float = 0.05
+) -> optax.GradientTransformation:
+    """Muon and Adam under one schedule: a linear warm-up, then a linear decay to zero at `steps`.
+
+    Args:
+        learning_rate: peak for the layers' matrices, scaled for each by sqrt(max(1, out / in)).
+        steps: length of the schedule.
+        adam_learning_rate: peak for embeddings, biases and norms.
+        momentum: Muon's momentum (Nesterov's).
+        warmup: share of `steps` in which the rate rises.
+    """
+    rise = max(1, round(warmup * steps))
+    shape = optax.schedules.join_schedules(
+        [
+            optax.schedules.linear_schedule(0.0, -1.0, rise),
+            optax.schedules.linear_schedule(-1.0, 0.0, max(1, steps - rise)),
+        ],
+        [rise],
+    )
+    return optax.chain(
+        optax.transforms.partition(
+            {
+                "muon": optax.chain(_orthogonal_momentum(momentum), optax.scale(learning_rate)),
+                "adam": optax.chain(optax.scale_by_adam(b2=0.98), optax.scale(adam_learning_rate)),
+            },
+            _labels,
+        ),
+        optax.scale_by_schedule(shape),
+    )
+
+
+def _labels(params: Any) -> Any:
+    """`"muon"` for weights of linear layers, `"adam"` for tables, biases and norms."""
+
+    def label(path: tuple, leaf: Any) -> str:
+        name = jax.tree_util.keystr(path)
+        is_matrix = name.endswith(".weight") and leaf.ndim >= 2 and ".embeddings." not in name
+        return "muon" if is_matrix else "adam"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _orthogonal_momentum(decay: float) -> optax.GradientTransformation:
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        state = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state, grads)
+        ahead = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state, grads)
+        return orthogonalised(ahead), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthogonalised(tree: Any) -> Any:
+    """Each leaf, an (in, …) weight, with its matrices made orthogonal and scaled by sqrt(max(1, out / in)).
+
+    The parts of a fused weight (in, parts, heads, head_dim) are matrices of their own. Matrices of one shape go
+    through together.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    stacks = [_as_matrices(leaf) for leaf in leaves]
+    shapes = sorted({stack.shape[1:] for stack in stacks})
+    done: list[Any] = [None] * len(stacks)
+    for shape in shapes:
+        members = [i for i, stack in enumerate(stacks) if stack.shape[1:] == shape]
+        result = _newton_schulz(jnp.concatenate([stacks[i] for i in members]))
+        ends = list(itertools.accumulate(stacks[i].shape[0] for i in members))[:-1]
+        for i, part in zip(members, jnp.split(result, ends), strict=True):
+            done[i] = _from_matrices(part, leaves[i].shape)
+    return jax.tree.unflatten(structure, done)
+
+
+def _as_matrices(leaf: jax.Array) -> jax.Array:
+    """(count, in, out)."""
+    if leaf.ndim == 4:
+        return jnp.moveaxis(leaf.reshape(*leaf.shape[:2], -1), 1, 0)
+    return leaf.reshape(1, leaf.shape[0], -1)
+
+
+def _from_matrices(matrices: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.moveaxis(matrices, 0, 1).reshape(shape)
+
+
+def _newton_schulz(x: jax.Array) -> jax.Array:
+    rows, columns = x.shape[1:]
+    tall = rows > columns
+    x = jnp.swapaxes(x, 1, 2) if tall else x
+    x = x / (jnp.sqrt(jnp.sum(x * x, axis=(1, 2), keepdims=True)) + _EPSILON)
+    a, b, c = _COEFFICIENTS
+
+    def iterate(_, x: jax.Array) -> jax.Array:
+        gram = x @ jnp.swapaxes(x, 1, 2)
+        return a * x + (b * gram + c * (gram @ gram)) @ x
+
+    x = jax.lax.fori_loop(0, _ITERATIONS, iterate, x)
+    x = jnp.swapaxes(x, 1, 2) if tall else x
+    return x * max(1.0, columns / rows) ** 0.5

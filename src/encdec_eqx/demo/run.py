@@ -1,0 +1,152 @@
+"""The demo from beginning to end: load, join, fine-tune, pronounce, score, save, reload.
+
+Reads as the tour of the library that it is. Knows no details of any part.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from encdec_eqx import EncoderDecoder
+
+from .batches import encode_words
+from .lexicon import fixed_sample, load_lexicon
+from .metrics import ErrorRates
+from .pieces import join, load_pieces, random_pieces
+from .recipe import MAX_LETTERS, Recipe, evaluate, finetune, pronounce
+from .show import Show
+from .vocabulary import encode_word
+
+TEST_WORDS = 2000
+"""Held-out words that are scored: a fixed sample of the test split, small enough for the demo's two minutes."""
+
+_SHOWN = 12
+_NUMBERS = "demo.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What a run found.
+
+    Attributes:
+        test: error rates on the held-out words.
+        steps: training steps taken.
+        folder: where the model was saved.
+        seconds: the whole run, compilation included.
+        reload_agrees: whether the reloaded model generated the same ids.
+    """
+
+    test: ErrorRates
+    steps: int
+    folder: Path
+    seconds: float
+    reload_agrees: bool
+
+
+def run_demo(
+    output: Path,
+    *,
+    console: Console,
+    recipe: Recipe | None = None,
+    cold: bool = False,
+    seed: int = 0,
+    test_words: int = TEST_WORDS,
+) -> DemoResult:
+    """Fine-tune the pair on English spelling → pronunciation, show what it learned, save it and load it back.
+
+    Args:
+        output: folder for the saved model; may hold an earlier demo's.
+        console: where to print.
+        recipe: settings of the fine-tuning; default: those of the published numbers.
+        cold: start from random pieces instead of the pretrained ones, all else equal.
+        seed: draws whatever is new: cross-attention and projection, or, for a cold start, everything.
+        test_words: held-out words to score.
+
+    Raises:
+        ValueError: `output` is a folder of something else.
+    """
+    check_output(output)
+    start = time.perf_counter()
+    show, recipe = Show(console), recipe or Recipe()
+
+    show.heading("1. Two pieces" + (" with random weights (cold start)" if cold else ", pretrained apart"))
+    encoder, decoder = random_pieces(seed=seed) if cold else load_pieces(seed=seed)
+    model = join(encoder, decoder, seed=seed)
+    show.text(model.load_report)
+
+    show.heading("2. Fine-tuning the pair: English spelling → pronunciation (CMUdict)")
+    lexicon = load_lexicon()
+    with show.training(recipe) as bar:
+        run = finetune(model, lexicon, recipe, on_progress=bar)
+    show.finished(run, recipe)
+    model = run.model
+
+    show.heading("3. Words it has never seen")
+    held_out = fixed_sample(lexicon.words("test"), test_words)
+    show.comparison(held_out[:_SHOWN], pronounce(model, held_out[:_SHOWN]), lexicon.pronunciations)
+    rates = evaluate(model, lexicon, held_out)
+    show.rates("Held-out words", rates)
+
+    show.heading("4. Saved in Hugging Face's format, and loaded back")
+    model.save_pretrained(output)
+    (output / _NUMBERS).write_text(
+        json.dumps({"steps": run.steps, "cold": cold, "seed": seed, "test": asdict(rates)}, indent=2) + "\n"
+    )
+    agrees = _same_ids(model, EncoderDecoder.from_pretrained(output), held_out[:256])
+    show.text(f"Saved in {output}: config.json, generation_config.json, model.safetensors.")
+    show.text(
+        f"The reloaded model generates the same ids for {len(held_out[:256])} held-out words."
+        if agrees
+        else "The reloaded model generates DIFFERENT ids: please report this."
+    )
+    seconds = time.perf_counter() - start
+    show.text(f"{seconds:.0f} s in all.")
+    return DemoResult(test=rates, steps=run.steps, folder=output, seconds=seconds, reload_agrees=agrees)
+
+
+def say_words(words: Sequence[str], output: Path, *, console: Console, recipe: Recipe | None = None) -> None:
+    """Pronounce the user's words with the model in `output`; if there is none, run the demo first.
+
+    Raises:
+        WordError: a word that cannot be read; before any work is done.
+        ValueError: no words, or `output` holds something else.
+    """
+    if not words:
+        raise ValueError('there are no words to pronounce: give some, as in --words "hello world"')
+    for word in words:
+        encode_word(word, max_letters=MAX_LETTERS)
+    show = Show(console)
+    if not is_demo_folder(output):
+        show.text(f"There is no fine-tuned model in {output} yet, so the demo runs first (about two minutes, once).")
+        run_demo(output, console=console, recipe=recipe)
+    model = EncoderDecoder.from_pretrained(output)
+    show.heading(f"Your words, by the model in {output}")
+    show.pronunciations(words, pronounce(model, words))
+
+
+def is_demo_folder(folder: Path) -> bool:
+    """Whether an earlier demo saved its model there."""
+    return (folder / _NUMBERS).is_file() and (folder / "model.safetensors").is_file()
+
+
+def check_output(folder: Path) -> None:
+    """Refuse to write into a place that holds something else.
+
+    Raises:
+        ValueError: a file, or a folder with files that no demo wrote.
+    """
+    if folder.is_file():
+        raise ValueError(f"--output {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not is_demo_folder(folder):
+        raise ValueError(f"--output {folder} holds files that are not an earlier demo's; give an empty or new folder")
+
+
+def _same_ids(left: EncoderDecoder, right: EncoderDecoder, words: Sequence[str]) -> bool:
+    inputs = encode_words(words, width=MAX_LETTERS + 1)
+    first, second = (model.generate(**inputs, max_new_tokens=MAX_LETTERS).sequences for model in (left, right))
+    return np.array_equal(first, second)
