@@ -1,0 +1,302 @@
+"""What may be asked of `generate`, how requests combine, and what files say: no arrays, no programs."""
+
+import json
+import logging
+
+import pytest
+
+from encdec_eqx import GenerationConfig
+from encdec_eqx.generation.resolve import Settings, resolve_settings, split_options
+
+DEFAULTS = {"prompt_width": 1, "never_ends": False, "has_key": True}
+
+
+def resolve(arguments=None, passed=None, file=None, **facts) -> Settings:
+    options, _ = split_options(arguments or {})
+    return resolve_settings(options, passed, file, **{**DEFAULTS, **facts})
+
+
+def config(**options) -> GenerationConfig:
+    return GenerationConfig(**options)
+
+
+# --- single values ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_length", 0),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", -3),
+        ("min_length", -1),
+        ("top_k", -1),
+        ("num_beams", 0),
+        ("num_return_sequences", 0),
+        ("temperature", 0.0),
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_p", -0.1),
+        ("top_p", 1.1),
+        ("early_stopping", "soon"),
+        ("eos_token_id", -1),
+        ("pad_token_id", -100),
+    ],
+)
+def test_values_out_of_range(name, value):
+    with pytest.raises(ValueError, match=name):
+        config(**{name: value})
+
+
+def test_arguments_are_checked_like_a_config():
+    for value, error in ((-1.0, ValueError), ("hot", TypeError)):
+        with pytest.raises(error, match="temperature"):
+            resolve({"max_new_tokens": 5, "do_sample": True, "temperature": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", 2.5),
+        ("max_new_tokens", "5"),
+        ("max_new_tokens", True),
+        ("top_k", 1.0),
+        ("temperature", "hot"),
+        ("temperature", True),
+        ("do_sample", 1),
+        ("do_sample", "yes"),
+    ],
+)
+def test_values_of_the_wrong_type(name, value):
+    with pytest.raises(TypeError, match=name):
+        resolve({"max_length": 5, name: value})
+
+
+def test_both_ways_to_say_a_length():
+    for names in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        with pytest.raises(ValueError, match="both"):
+            config(**dict.fromkeys(names, 5))
+        with pytest.raises(ValueError, match="both"):
+            resolve({"max_new_tokens": 9, **dict.fromkeys(names, 5)})
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("max_lenght", "max_length"),
+        ("max_tokens", "max_new_tokens"),
+        ("topk", "top_k"),
+        ("temprature", "temperature"),
+        ("n_beams", "num_beams"),
+        ("eos_id", "eos_token_id"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(name, nearest):
+    with pytest.raises(TypeError, match=nearest):
+        split_options({name: 3})
+
+
+@pytest.mark.parametrize("name", ["prng_key", "params", "output_scores", "use_cache", "encoder_attention_mask"])
+def test_names_from_elsewhere_are_explained(name):
+    with pytest.raises(TypeError, match=f"takes no '{name}': "):
+        split_options({name: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "neutral"),
+    [
+        ("repetition_penalty", 1.2, 1.0),
+        ("no_repeat_ngram_size", 3, 0),
+        ("min_p", 0.1, None),
+        ("typical_p", 0.5, 1.0),
+        ("bad_words_ids", [[3]], None),
+        ("forced_eos_token_id", 3, None),
+        ("num_beam_groups", 2, 1),
+        ("penalty_alpha", 0.6, 0.0),
+    ],
+)
+def test_what_is_not_built_says_so_unless_it_would_do_nothing(name, value, neutral):
+    assert resolve({"max_new_tokens": 5, name: neutral}).max_new_tokens == 5
+    with pytest.raises(NotImplementedError, match=f"{name}.*nearest"):
+        resolve({"max_new_tokens": 5, name: value})
+    file = GenerationConfig.from_hf({"max_new_tokens": 5, name: value})
+    with pytest.raises(NotImplementedError, match=f"{name}.*generation_config"):
+        resolve(file=file)
+    if neutral is not None:
+        assert resolve({name: neutral}, file=file).max_new_tokens == 5
+    assert resolve(passed=config(max_new_tokens=4), file=file).max_new_tokens == 4
+
+
+def test_beam_search_is_not_built():
+    with pytest.raises(NotImplementedError, match=r"num_beams=4 \(argument\)"):
+        resolve({"max_new_tokens": 5, "num_beams": 4})
+    file = config(max_new_tokens=5, num_beams=4, length_penalty=2.0, early_stopping=True)
+    with pytest.raises(NotImplementedError, match="Pass num_beams=1"):
+        resolve(file=file)
+    assert len(resolve({"num_beams": 1}, file=file).notes) == 2
+
+
+# --- lengths ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_maximum_is_required():
+    with pytest.raises(ValueError, match="neither max_new_tokens nor max_length"):
+        resolve()
+    with pytest.raises(ValueError, match="neither"):
+        resolve(passed=config(min_length=3), file=config(max_length=9))
+
+
+def test_max_length_counts_the_prompt():
+    assert resolve({"max_length": 9}, prompt_width=4).max_new_tokens == 5
+    assert resolve({"max_new_tokens": 9}, prompt_width=4).max_new_tokens == 9
+    with pytest.raises(ValueError, match="counts the 4 token"):
+        resolve({"max_length": 4}, prompt_width=4)
+
+
+@pytest.mark.parametrize("first", ["max_length", "max_new_tokens"])
+@pytest.mark.parametrize("second", ["max_length", "max_new_tokens"])
+def test_an_argument_beats_a_file_whichever_way_they_say_it(first, second):
+    file = config(**{second: 30})
+    assert resolve({first: 7}, file=file).max_new_tokens == (6 if first == "max_length" else 7)
+    assert resolve(file=file).max_new_tokens == (29 if second == "max_length" else 30)
+
+
+def test_a_least_length_must_be_possible():
+    assert resolve({"min_length": 6, "max_new_tokens": 5}).min_length == 6
+    assert resolve({"min_new_tokens": 5, "max_new_tokens": 5}).min_new_tokens == 5
+    with pytest.raises(ValueError, match="min_length=7"):
+        resolve({"min_length": 7, "max_new_tokens": 5})
+    with pytest.raises(ValueError, match="min_new_tokens=6"):
+        resolve({"min_new_tokens": 6, "max_new_tokens": 5})
+    settings = resolve({"max_new_tokens": 5}, file=config(min_length=40))
+    assert settings.min_length == 40
+    assert "no row will end early" in settings.notes[0]
+
+
+def test_nothing_to_hold_back_without_an_end():
+    with pytest.raises(ValueError, match="min_length=3"):
+        resolve({"min_length": 3, "max_new_tokens": 5}, never_ends=True)
+    settings = resolve({"max_new_tokens": 5}, file=config(min_new_tokens=3), never_ends=True)
+    assert settings.min_new_tokens == 0
+    assert "dropped" in settings.notes[0]
+
+
+# --- combinations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0.7),
+        ("top_k", 5),
+        ("top_p", 0.9),
+        ("top_p", 1.0),
+        ("length_penalty", 2.0),
+        ("early_stopping", True),
+    ],
+)
+def test_what_would_do_nothing_is_an_error_from_a_caller_and_a_note_from_a_file(name, value, caplog):
+    for asked in (
+        {"arguments": {"max_new_tokens": 5, name: value}},
+        {"passed": config(max_new_tokens=5, **{name: value})},
+    ):
+        with pytest.raises(ValueError, match=f"{name}=.* would do nothing"):
+            resolve(**asked)
+    with caplog.at_level(logging.WARNING, "encdec_eqx"):
+        settings = resolve({"max_new_tokens": 5}, file=config(**{name: value}))
+    assert settings == Settings(max_new_tokens=5, notes=settings.notes)
+    assert len(settings.notes) == (0 if (name, value) == ("top_p", 1.0) else 1)
+
+
+def test_notes_are_logged_once(caplog):
+    file = config(temperature=0.123)
+    with caplog.at_level(logging.WARNING, "encdec_eqx"):
+        for _ in range(3):
+            assert len(resolve({"max_new_tokens": 5}, file=file).notes) == 1
+    assert sum("0.123" in record.message for record in caplog.records) == 1
+
+
+def test_sampling_needs_a_key():
+    with pytest.raises(ValueError, match=r"key=jax.random.key\(seed\)"):
+        resolve({"max_new_tokens": 5, "do_sample": True}, has_key=False)
+    assert not resolve({"max_new_tokens": 5}).do_sample
+
+
+def test_several_results_need_sampling():
+    with pytest.raises(ValueError, match="num_return_sequences=3"):
+        resolve({"max_new_tokens": 5, "num_return_sequences": 3})
+    assert resolve({"max_new_tokens": 5, "num_return_sequences": 3, "do_sample": True}).num_return_sequences == 3
+    assert resolve({"max_new_tokens": 5}, file=config(num_return_sequences=3)).num_return_sequences == 1
+
+
+def test_a_file_s_sampling_is_used_and_its_hidden_top_k_mentioned():
+    file = config(max_new_tokens=5, do_sample=True, temperature=0.6)
+    settings = resolve(file=file)
+    assert (settings.do_sample, settings.temperature, settings.top_k) == (True, 0.6, 0)
+    assert "top_k=50" in settings.notes[0]
+    assert resolve({"top_k": 9}, file=file) == Settings(max_new_tokens=5, do_sample=True, temperature=0.6, top_k=9)
+    assert not resolve({"do_sample": False}, file=file).do_sample
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_files_round_trip():
+    content = {
+        "_from_model_config": True,
+        "transformers_version": "4.57.6",
+        "max_length": 20,
+        "num_beams": 4,
+        "early_stopping": "never",
+        "no_repeat_ngram_size": 3,
+        "bad_words_ids": [[1, 2], [3]],
+        "sequence_bias": [[[1, 2], 0.5]],
+        "watermarking_config": {"greenlist_ratio": 0.5, "a": [1]},
+    }
+    read = GenerationConfig.from_hf(content)
+    assert read.max_length == 20
+    assert json.loads(json.dumps(read.to_hf())) == content
+    assert hash(read) == hash(GenerationConfig.from_hf(content))
+    assert GenerationConfig.from_hf(read.to_hf()) == read
+
+
+def test_a_config_json_says_only_what_differs_from_defaults():
+    verbose = {
+        "model_type": "encoder-decoder",
+        "max_length": 20,
+        "min_length": 0,
+        "do_sample": False,
+        "num_beams": 1,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+        "repetition_penalty": 1.0,
+        "length_penalty": 1.0,
+        "bad_words_ids": None,
+        "eos_token_id": 3,
+    }
+    assert GenerationConfig.from_hf(None, verbose) == GenerationConfig()
+    bert2bert = {**verbose, "max_length": 142, "min_length": 56, "no_repeat_ngram_size": 3, "num_beams": 4}
+    read = GenerationConfig.from_hf(None, bert2bert)
+    assert (read.max_length, read.min_length, read.num_beams) == (142, 56, 4)
+    assert dict(read.others) == {"no_repeat_ngram_size": 3}
+    assert GenerationConfig.from_hf({"max_length": 20}, bert2bert) == GenerationConfig(max_length=20)
+
+
+def test_of_two_lengths_in_a_file_the_new_tokens_count(caplog):
+    with caplog.at_level(logging.WARNING, "encdec_eqx"):
+        read = GenerationConfig.from_hf({"max_length": 9, "max_new_tokens": 4})
+    assert read == GenerationConfig(max_new_tokens=4)
+    assert "max_length is dropped" in caplog.text
+
+
+def test_unknown_names_in_a_file_are_reported_and_kept(caplog):
+    with caplog.at_level(logging.WARNING, "encdec_eqx"):
+        read = GenerationConfig.from_hf({"max_length": 9, "tempo": 4, "use_cache": True})
+    assert "tempo" in caplog.text
+    assert "use_cache" not in caplog.text
+    assert read.to_hf() == {"max_length": 9, "tempo": 4, "use_cache": True}
