@@ -4,6 +4,7 @@ Warnings are errors; that is set in `pyproject.toml`. Knows nothing of the libra
 import shows up as the failure of a test.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def _modules() -> list[str]:
 
 # Every annotated function and dataclass of these modules has its shapes, dtypes and types checked at each call.
 install_import_hook(_modules(), "beartype.beartype")
+
+# Tests spend their time compiling tiny programs: unoptimised ones compile twice as fast. Set XLA_FLAGS to have others.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
