@@ -233,6 +233,8 @@ def test_a_pairs_config_comes_apart_and_together():
         "max_length": 50,
         "vocab_size": 11,
         "torch_dtype": "float32",
+        "pruned_heads": {},
+        "cross_attention_hidden_size": None,
     }
     read = read_pair(pair)
     assert (read.tokens["decoder_start_token_id"], read.tokens["pad_token_id"], read.tied) == (3, None, False)
@@ -250,6 +252,7 @@ def test_a_pairs_config_comes_apart_and_together():
         ({"decoder": [1]}, "no object 'decoder'"),
         ({"encoder": {**SMALL["bert"], "is_decoder": True}}, "the encoder's config has is_decoder"),
         ({"surprise": 1}, "attribute 'surprise' = 1 is not known"),
+        ({"pruned_heads": {"0": [1]}}, "attribute 'pruned_heads' = "),
     ],
 )
 def test_a_pairs_config_that_makes_no_sense_is_named(changes: dict[str, Any], message: str):

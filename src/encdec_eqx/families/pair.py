@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ._family import COMMON, IGNORED, unused_attributes
+from ._family import COMMON, FIXED, IGNORED, unused_attributes
 
 MODEL_TYPE = "encoder-decoder"
 TOKENS = tuple(name for name in COMMON if name.endswith("_token_id"))
@@ -54,7 +54,7 @@ def read_pair(hf: Mapping[str, Any]) -> PairConfig:
         raise ValueError("the encoder's config has is_decoder or add_cross_attention set; expected both false there")
     for name, value in hf.items():
         known = name in ("model_type", "encoder", "decoder", "tie_encoder_decoder", *TOKENS) or name in _IGNORED
-        if not known and value is not None:
+        if not known and value is not None and not (name in FIXED and value == FIXED[name][0]):
             raise ValueError(
                 f"attribute {name!r} = {value!r} is not known; expected it, if at all, in a piece's config"
             )
