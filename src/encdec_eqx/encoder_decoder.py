@@ -603,7 +603,7 @@ class EncoderDecoder(eqx.Module):
 
         Args:
             layout: "unrolled" (fastest decoding) or "scanned" (fastest and smallest training and compilation).
-            remat: with "scanned": recompute each layer's insides in the backward pass instead of keeping them.
+            remat: with "scanned": recompute all of a layer in the backward pass; else all but its matrix products.
 
         Raises:
             ValueError: the layout is unknown, or `remat` is asked of the unrolled layout.
