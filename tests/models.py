@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from encdec_eqx import (
@@ -63,22 +64,36 @@ def decoder_config(size: int = 12, depth: int = 3, **changes: Any) -> StackConfi
 
 
 def randomised(module: Any, seed: int = 0, spread: float = 0.15) -> Any:
-    """The module with normal noise added to every array, so that no bias is 0 and no scale 1."""
-    leaves, structure = jax.tree.flatten(module)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noisy = [leaf + spread * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, noisy)
+    """The module with normal noise added to every array, so that no bias is 0 and no scale 1.
+
+    Leaves may also be the bare shapes of `eqx.filter_eval_shape`: they stand for ones in norms and zeros elsewhere.
+    Drawn by NumPy: drawing by jax compiles a program for each shape, which takes longer than most tests.
+    """
+    rng = np.random.default_rng(seed)
+
+    def noisy(path: Any, leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            is_scale = leaf.ndim and "norm" in str(path[-2]) and str(path[-1]) == ".weight"
+            start = np.full(leaf.shape, float(is_scale))
+        else:
+            start = np.asarray(leaf)
+        return jnp.asarray(start + spread * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(noisy, module)
 
 
-def tiny_pair(
-    encoder: StackConfig | None = None, decoder: StackConfig | None = None, seed: int = 0
-) -> EncoderDecoder:
+def tiny_pair(encoder: StackConfig | None = None, decoder: StackConfig | None = None, seed: int = 0) -> EncoderDecoder:
     """The two joined; by default their widths differ, so that there is a projection."""
-    key = jax.random.key(seed)
-    model = EncoderDecoder.from_pieces(
-        Encoder.init(encoder or encoder_config(), key=key), Decoder.init(decoder or decoder_config(), key=key), key=key
-    )
-    return randomised(model, seed)
+
+    def join() -> EncoderDecoder:
+        key = jax.random.key(seed)
+        return EncoderDecoder.from_pieces(
+            Encoder.init(encoder or encoder_config(), key=key),
+            Decoder.init(decoder or decoder_config(), key=key),
+            key=key,
+        )
+
+    return randomised(eqx.filter_eval_shape(join), seed)
 
 
 def random_ids(seed: int, *shape: int, low: int = 3) -> np.ndarray:
