@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encdec_eqx.training.loss import seq2seq_loss, shift_tokens_right
 
 import tolerances
+from encdec_eqx.training.loss import seq2seq_loss, shift_tokens_right
 
 LABELS = np.array([[3, 1, 4, -100], [5, -100, 2, 6]])
 
@@ -54,7 +54,7 @@ def test_shift_works_under_jit_as_outside():
 
 @pytest.mark.parametrize(
     ("pad", "start", "named"),
-    [(None, 1, "eos_token_id"), (0, None, "bos_token_id"), (-1, 1, "pad_token_id"), (0, -100, "decoder_start_token_id")],
+    [(None, 1, "eos_token_id"), (0, None, "bos_token_id"), (-1, 1, "pad_token_id"), (0, -9, "decoder_start_token_id")],
 )
 def test_missing_or_negative_ids_are_errors_that_name_the_cure(pad, start, named):
     with pytest.raises(ValueError, match=named):

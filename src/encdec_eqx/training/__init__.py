@@ -1,6 +1,6 @@
 """Fine-tuning: the loss, the train state and its step, and which leaves are trained.
 
-`optax` is imported only when a name of `step` is first asked for, so that using the loss, or the package, does not need it.
+`optax` is imported only when a name of `step` is first asked for: the loss, and importing the package, do without.
 """
 
 import importlib

@@ -89,10 +89,11 @@ def _check_arrays(batch: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"{name!r} in the batch must be a jax or NumPy array, got {type(value).__name__}; np.asarray makes one."
             )
-        wanted = jnp.integer if name != "input_ids" else None
         boolean = name in MASKS and value.dtype == np.bool_
-        if wanted is not None and not boolean and not jnp.issubdtype(value.dtype, wanted):
-            raise TypeError(f"{name!r} in the batch must hold integers{' or bools' if name in MASKS else ''}, got {value.dtype}.")
+        # the inputs of an encoder that is not the library's may be anything: patches, features
+        if name != "input_ids" and not boolean and not jnp.issubdtype(value.dtype, jnp.integer):
+            wanted = "integers or bools" if name in MASKS else "integers"
+            raise TypeError(f"{name!r} in the batch must hold {wanted}, got {value.dtype}.")
     if batch["labels"].ndim != 2:
         raise TypeError(f"labels must have the axes (batch, target), got the shape {batch['labels'].shape}.")
     rows = {name: value.shape[0] if value.ndim else None for name, value in batch.items()}

@@ -37,7 +37,7 @@ def shift_tokens_right(
         ValueError: An id is None or negative.
     """
     pad = _token_id("pad_token_id", pad_token_id, "the eos_token_id is the usual stand-in")
-    start = _token_id("decoder_start_token_id", decoder_start_token_id, "bos_token_id (or BERT's [CLS]) is the usual one")
+    start = _token_id("decoder_start_token_id", decoder_start_token_id, "bos_token_id or BERT's [CLS] is usual")
     labels = jnp.asarray(labels).astype(jnp.int32)
     first = jnp.full((labels.shape[0], 1), start, labels.dtype)
     shifted = jnp.concatenate([first, labels[:, :-1]], axis=1)[:, : labels.shape[1]]
@@ -101,7 +101,7 @@ def check_loss_options(label_smoothing: float, z_loss: float) -> None:
 
 
 def check_label_range(labels: ArrayLike, vocab_size: int) -> None:
-    """Raises ValueError where a concrete label is neither -100 nor in [0, vocab_size); traced labels are let through."""
+    """Raises ValueError where a concrete label is neither -100 nor in [0, vocab_size); traced ones are let through."""
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
         return
     values = np.asarray(labels)

@@ -1,7 +1,7 @@
 """One optimisation step: the train state, and the compiled function from a state and a batch to the next state.
 
-Knows the model as a callable with a loss, and the optimiser as an `optax.GradientTransformation`. It must not know where
-batches come from, how often it is called, or how a state is stored.
+Knows the model as a callable with a loss, and the optimiser as an `optax.GradientTransformation`. It must not know
+where batches come from, how often it is called, or how a state is stored.
 """
 
 import dataclasses
@@ -126,8 +126,8 @@ def make_train_step(
 
     `batch` maps Hugging Face's words to jax or NumPy arrays: `input_ids` and `labels` (-100 where there is none), and
     optionally `attention_mask`, `token_type_ids`, `position_ids`, `decoder_input_ids`, `decoder_attention_mask`,
-    `decoder_position_ids`. Without `decoder_input_ids` they are `shift_tokens_right(labels, …)` with the model's special
-    tokens. Masks are never guessed from ids: without `attention_mask` the encoder reads everything, padding too.
+    `decoder_position_ids`. Without `decoder_input_ids` they are `shift_tokens_right(labels, …)` with the model's
+    special tokens. Masks are never guessed from ids: without `attention_mask` the encoder reads padding too.
 
     The gradient is that of the mean loss over all labels of the batch that are not -100, however the batch is split
     into `accumulate_steps`. A batch without any label has loss 0 and gradient 0 (the optimiser still takes its step).
@@ -146,8 +146,8 @@ def make_train_step(
         label_smoothing: As in `seq2seq_loss`.
         z_loss: As in `seq2seq_loss`.
         accumulate_steps: Parts that the batch is split into, run one after another to save memory.
-        compute_dtype: `jnp.bfloat16` runs the model on a bfloat16 copy of its arrays; weights, gradients and the optimiser
-            stay float32. Default None: the arrays' own dtype. On CPU bfloat16 is much slower than float32.
+        compute_dtype: `jnp.bfloat16` runs the model on a bfloat16 copy of its arrays; weights, gradients and the
+            optimiser stay float32. Default None: the arrays' own dtype. On CPU bfloat16 is much slower than float32.
 
     Raises:
         ValueError: An option is out of its range.
@@ -255,11 +255,11 @@ def _check_masters(params: eqx.Module) -> None:
 
 def _check_no_dropout(model: eqx.Module) -> None:
     kinds = (Dropout, eqx.nn.Dropout)
-    found = [node for node in jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, kinds))]
-    rates = {float(node.rate if isinstance(node, Dropout) else node.p) for node in found if isinstance(node, kinds)}
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, kinds))
+    rates = [node.rate if isinstance(node, Dropout) else node.p for node in nodes if isinstance(node, kinds)]
     if any(rates):
         raise ValueError(
             f"key=None, but the model has dropout of rate {max(rates)}, which would not be applied. Pass "
-            "key=jax.random.key(0) (the same at every step is fine: the step's number is folded in), or load the pieces "
-            "with their dropout rates at 0."
+            "key=jax.random.key(0) (the same at every step is fine: the step's number is folded in), or load the "
+            "pieces with their dropout rates at 0."
         )
