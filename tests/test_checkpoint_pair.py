@@ -281,6 +281,19 @@ def test_two_checkpoints_become_a_pair(tmp_path: Path):
         EncoderDecoder.from_encoder_decoder_pretrained(encoder, decoder, decoder_surprise=1)
 
 
+def test_cross_attention_of_the_encoders_width_survives_a_round_trip(tmp_path: Path):
+    encoder = Encoder.from_pretrained(write(tmp_path / "e", BERT_CONFIG, bert_tensors()))
+    config = _decoder_config({**GPT2_CONFIG, "n_embd": 4, "cross_attention_hidden_size": HIDDEN})
+    shapes = eqx.filter_eval_shape(Decoder.init, config, key=jax.random.key(0))
+    decoder = jax.tree.map(lambda leaf: jnp.linspace(-1, 1, leaf.size).reshape(leaf.shape), shapes)
+    model = EncoderDecoder.from_pieces(encoder, decoder)
+    assert model.enc_to_dec_proj is None
+    model.save_pretrained(tmp_path / "pair")
+    again = EncoderDecoder.from_pretrained(tmp_path / "pair")
+    assert again.decoder.config == config
+    assert np.abs(_logits(model) - _logits(again)).max() <= EXACT
+
+
 class _Own(eqx.Module):
     weight: jax.Array
 

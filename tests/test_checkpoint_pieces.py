@@ -226,6 +226,8 @@ def test_new_arrays_have_the_dtype_of_the_others(tmp_path: Path):
     for dtype, expected in ((None, jnp.float16), (jnp.float32, jnp.float32), ("bfloat16", jnp.bfloat16)):
         decoder = Decoder.from_pretrained(folder, dtype=dtype)
         assert {leaf.dtype for leaf in jax.tree.leaves(decoder)} == {jnp.dtype(expected)}
+        converted = () if dtype is None else (f"converted from float16 to {jnp.dtype(expected)}",)
+        assert decoder.load_report.notes == converted
 
 
 def test_reports_are_equal_and_cost_no_recompilation(tmp_path: Path):

@@ -36,12 +36,14 @@ class Loaded:
         nbytes: bytes of the arrays made of them.
         new: arrays that are new and the group they belong to.
         ignored: tensors left aside, and why.
+        notes: anything else worth knowing.
     """
 
     names: list[str] = dataclasses.field(default_factory=list)
     nbytes: int = 0
     new: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     ignored: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -87,6 +89,7 @@ def load(
     dtypes = _dtypes(plan, tensors, dtype)
     if plan.problems:
         raise ValueError(_message(what, tensors.path, plan.problems))
+    plan.loaded.notes += _conversions(plan, tensors, dtypes)
     default = next(iter(dtypes.values()), np.dtype(np.float32))
     arrays = {}
     # Largest first: the one copy that may exist for a moment is made while little else is loaded.
@@ -195,6 +198,11 @@ def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any) -> dict[str, np.dtype]:
             plan.problems.append(f"{pairs} are parts of one array: expected one dtype; pass a dtype to convert")
         result[path] = np.dtype(dtype) if dtype is not None else next(iter(got))
     return result
+
+
+def _conversions(plan: _Plan, tensors: Tensors, dtypes: dict[str, np.dtype]) -> list[str]:
+    pairs = {(tensors.entries[name].dtype, dtypes[path]) for path, fill in plan.fills.items() for name, _ in fill}
+    return sorted(f"converted from {theirs} to {ours}" for theirs, ours in pairs if theirs != ours)
 
 
 def _filled(shape: tuple[int, ...], dtype: np.dtype, fill: list[tuple[str, str]], tensors: Tensors) -> jax.Array:

@@ -135,6 +135,7 @@ def load_pair(
         loaded=tuple(loaded.names),
         loaded_bytes=loaded.nbytes,
         ignored=tuple(loaded.ignored),
+        notes=tuple(loaded.notes),
         tied=tuple((f"encoder.{tie}", f"decoder.{tie}") for tie in ties),
         attributes=json.dumps(dict(pair.others)),
     )

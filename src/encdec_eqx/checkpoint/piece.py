@@ -134,6 +134,7 @@ def load_piece(
         loaded_bytes=loaded.nbytes,
         new=_new(loaded, role, how_drawn(config.initializer_range, key)),
         ignored=tuple(loaded.ignored),
+        notes=tuple(loaded.notes),
         attributes=json.dumps(family.unused_attributes(hf)),
     )
     log(report, loud=any(group != "pooler" for _, group in loaded.new))

@@ -16,7 +16,7 @@ class LoadReport:
         loaded: names of the checkpoint's tensors that were read.
         loaded_bytes: their size as arrays of the model, in bytes.
         new: arrays that the checkpoint does not have, and how each was made.
-        ignored: tensors and attributes of the checkpoint that are not used, and why.
+        ignored: tensors of the checkpoint that are not used, and why.
         tied: arrays that share another's values: the one without, the one with.
         notes: anything else worth knowing.
         attributes: attributes of the checkpoint's config that the model does not use, as JSON; written back on saving.
@@ -67,7 +67,7 @@ def joined(encoder: LoadReport, decoder: LoadReport, *, new: tuple[tuple[str, st
         new=tuple((f"{piece}.{name}", why) for piece, report in named for name, why in report.new) + new,
         ignored=tuple((f"{piece}.{name}", why) for piece, report in named for name, why in report.ignored),
         tied=encoder.tied + decoder.tied,
-        notes=encoder.notes + decoder.notes,
+        notes=tuple(f"{piece}: {note}" for piece, report in named for note in report.notes),
     )
 
 
