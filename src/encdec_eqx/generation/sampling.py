@@ -110,7 +110,7 @@ class Sampling(AbstractStrategy):
 
     def _choose(self, logits: Float[Array, "rows vocab"], generated: Int32[Array, ""]) -> Int32[Array, " rows"]:
         if self.key_data is None:
-            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            return _first_largest(logits)
         keys = token_keys(row_keys(self.key_data, logits.shape[0], self.samples), generated)
         return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
@@ -120,3 +120,14 @@ class Sampling(AbstractStrategy):
         if self.positions.padding_idx is None:
             return counted
         return jnp.where(column == self.positions.padding_idx, self.positions.padding_idx, counted)
+
+
+def _first_largest(logits: Float[Array, "rows vocab"]) -> Int32[Array, " rows"]:
+    """The id of the largest logit, the first of equals.
+
+    In two passes that XLA vectorises on CPU; its argmax, which is not, took up to a quarter of a small model's step.
+    """
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    largest = logits == jnp.max(logits, axis=-1, keepdims=True)
+    # NaN equals nothing: such a row gets the last id, not one outside the vocabulary
+    return jnp.min(jnp.where(largest, ids, logits.shape[-1] - 1), axis=-1)
