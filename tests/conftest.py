@@ -45,6 +45,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # GPUs and TPUs multiply float32 in fewer bits by default; parity with torch needs all of them.
 jax.config.update("jax_default_matmul_precision", "highest")
+# Nearly all of the suite's time is XLA compiling small programs. They are kept on disk, so that workers and runs share
+# them; what counts compilations sees a cached one as a compilation all the same.
+_PROGRAMS = Path(__file__).parent.parent / ".pytest_cache" / "programs"
+jax.config.update("jax_compilation_cache_dir", str(_PROGRAMS))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ def namesakes(encoder: Encoder, decoder: Decoder) -> Ties:
     return tuple(path for path in _arrays(encoder) if path in theirs)
 
 
-def untie(encoder: Encoder, decoder: Decoder, ties: Ties) -> Encoder:
-    """The whole encoder: each empty slot filled with the decoder's array."""
+def untie(encoder: Any, decoder: Decoder, ties: Ties) -> Any:
+    """The whole encoder, of whatever kind: each empty slot filled with the decoder's array."""
     if not ties:
         return encoder
     arrays = _arrays(decoder)
@@ -32,7 +32,7 @@ def untie(encoder: Encoder, decoder: Decoder, ties: Ties) -> Encoder:
     )
 
 
-def tie(encoder: Encoder, ties: Ties) -> Encoder:
+def tie(encoder: Any, ties: Ties) -> Any:
     """The encoder with the slots of shared arrays emptied."""
     if not ties:
         return encoder

@@ -1,0 +1,34 @@
+"""The pages in `docs/` that promise to run as they stand do. Knows nothing of what they say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+_BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def _blocks(text: str) -> list[str]:
+    """A page's Python, each block behind as many empty lines as stand before it, so that errors name the page's lines."""
+    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in _BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", ["quickstart", "generation"])
+def test_page_runs_from_top_to_bottom(page: str):
+    path = ROOT / "docs" / f"{page}.md"
+    names: dict = {"__name__": page}
+    blocks = _blocks(path.read_text(encoding="utf-8"))
+    assert blocks
+    for block in blocks:
+        exec(compile(block, path, "exec"), names)
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_links_lead_somewhere(path: Path):
+    targets = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
+    local = [target for target in targets if "://" not in target]
+    missing = [target for target in local if not (path.parent / target).exists()]
+    assert not missing
