@@ -133,7 +133,8 @@ def table(result: Row) -> str:
     heads, lines = _TABLES[result["benchmark"]](result)
     where = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    about = f"{where['processor']}, {where['threads']} threads, {where['device']}, {where['precision']}; {versions}."
+    about = f"{where['processor']}, {where['threads']} threads, {where['device']}, {where['precision']}"
+    about += f"{', huge pages' if where['huge_pages'] else ''}; {versions}."
     if "floor" in result:
         floor = result["floor"]
         about += f" Best copy {floor['copy'] / 1e9:.1f} GB/s, read {floor['read'] / 1e9:.1f} GB/s, "
