@@ -171,6 +171,20 @@ def test_a_pairs_config_that_does_not_fit_is_named(tmp_path: Path, config: dict,
         EncoderDecoder.from_pretrained(write(tmp_path, config, pair_tensors()))
 
 
+@pytest.mark.parametrize(
+    ("generation_config", "message"),
+    [
+        ({"eos_token_id": "x"}, r"generation_config\.json: eos_token_id must be an integer"),
+        ({"temperature": -1}, r"generation_config\.json: temperature must be above 0"),
+    ],
+)
+def test_a_generation_config_that_makes_no_sense_is_named(tmp_path: Path, generation_config: dict, message: str):
+    folder = write(tmp_path, pair_config(), pair_tensors(), generation_config=generation_config)
+    with pytest.raises(ValueError, match=message) as error:
+        EncoderDecoder.from_pretrained(folder)
+    assert str(tmp_path) in str(error.value)
+
+
 def test_absent_files_of_a_pair_are_named(tmp_path: Path):
     with pytest.raises(MissingFileError, match="there is no folder"):
         EncoderDecoder.from_pretrained(tmp_path / "absent")

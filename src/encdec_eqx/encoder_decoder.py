@@ -5,6 +5,7 @@ Knows nothing of what the pieces are made of, nor of any family.
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -162,15 +163,13 @@ class EncoderDecoder(eqx.Module):
             ),
         )
         model: EncoderDecoder = loaded.model
-        places = [("config.json", loaded.config), ("the decoder's config", special_token_ids(model.decoder))]
-        if loaded.generation_config is not None:
-            places.insert(0, ("generation_config.json", loaded.generation_config))
+        tokens, options = _generation_settings(path, loaded.generation_config, loaded.config, model.decoder)
         return dataclasses.replace(
             model,
             encoder=dataclasses.replace(model.encoder, load_report=loaded.encoder_report),
             decoder=dataclasses.replace(model.decoder, load_report=loaded.decoder_report),
-            special_tokens=SpecialTokens.resolve(*places),
-            generation_config=GenerationConfig.from_hf(loaded.generation_config, loaded.config),
+            special_tokens=tokens,
+            generation_config=options,
             load_report=loaded.report,
         )
 
@@ -618,6 +617,22 @@ class EncoderDecoder(eqx.Module):
     def astype(self, dtype: DTypeLike) -> "EncoderDecoder":
         """The same model with its arrays cast to a floating-point dtype; a part alone: `model.decoder.astype(…)`."""
         return _trees.astype(self, dtype)
+
+
+def _generation_settings(
+    path: str | os.PathLike,
+    generation_config: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    decoder: Decoder,
+) -> tuple[SpecialTokens, GenerationConfig]:
+    """What a checkpoint's files say about generating, the strongest place first."""
+    places = [("config.json", config), ("the decoder's config", special_token_ids(decoder))]
+    if generation_config is not None:
+        places.insert(0, ("generation_config.json", generation_config))
+    try:
+        return SpecialTokens.resolve(*places), GenerationConfig.from_hf(generation_config, config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)}, {places[0][0]}: {error}") from None
 
 
 def special_token_ids(decoder: Decoder) -> dict[str, Any]:
