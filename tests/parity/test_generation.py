@@ -255,6 +255,9 @@ def test_processed_logits(settings, ties):
         # The buffer is wider than what is filled, as in the loop.
         wide = np.concatenate([prefix, np.zeros((4, 3), np.int32)], axis=1)
         got = np.asarray(processors.apply(chain, jnp.asarray(logits), jnp.asarray(wide), jnp.asarray(5, jnp.int32)))
+        if ties and "top_p" in settings:
+            # Of equal logits torch's sort, which is not stable, keeps arbitrary ones.
+            got, expected = np.sort(got, axis=1), np.sort(expected, axis=1)
         np.testing.assert_array_equal(np.isinf(got), np.isinf(expected))
         finite = np.isfinite(expected)
         np.testing.assert_allclose(got[finite], expected[finite], rtol=PROCESSED_LOGITS, atol=0)

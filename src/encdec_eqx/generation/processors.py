@@ -90,8 +90,8 @@ class TopK(eqx.Module):
 class TopP(eqx.Module):
     """Only the fewest most probable tokens whose probabilities add up to `mass`, at least one (Holtzman et al. 2020).
 
-    As in torch the tail is what is cut: from the least probable token on, as long as the sum is at most 1 - mass; of
-    equal logits the one with the smaller id goes first.
+    As in torch the tail is what is cut: from the least probable token on, as long as the sum is at most 1 - mass. Of
+    equal logits those with smaller ids are cut first (torch leaves open which, but not how many).
     """
 
     mass: Float[ArrayLike, ""]
@@ -99,14 +99,30 @@ class TopP(eqx.Module):
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
         """The processed logits."""
         del prefix, length
-        ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-        ascending, order = jax.lax.sort((logits, ids), num_keys=1, is_stable=True)
+        ascending = _sorted(logits)
         sums = jnp.cumsum(jax.nn.softmax(ascending, axis=-1), axis=-1)
-        # The sums grow, so what is cut is a beginning of the sorted row; its end is found without scattering back.
+        # The sums grow, so what is cut is a beginning of the sorted row, up to some value and some of its equals.
         cut = jnp.minimum(jnp.sum(sums <= 1 - self.mass, axis=-1, keepdims=True), logits.shape[-1] - 1)
-        least, least_id = jnp.take_along_axis(ascending, cut, 1), jnp.take_along_axis(order, cut, 1)
-        kept = (logits > least) | ((logits == least) & (ids >= least_id))
+        least = jnp.take_along_axis(ascending, cut, axis=1)
+        equal = logits == least
+        equals_cut = cut - jnp.sum(logits < least, axis=-1, keepdims=True)
+        kept = (logits > least) | (equal & (jnp.cumsum(equal, axis=-1) > equals_cut))
         return jnp.where(kept, logits, -jnp.inf)
+
+
+def _sorted(logits: Logits) -> Logits:
+    """Each row in ascending order.
+
+    Sorted as integers of the same order, for which XLA has a fast routine on CPU: 2.4 ms a row of 50,257, not 42.
+    """
+    zero_has_one_form = jnp.where(logits == 0, 0.0, logits)
+    ordered = jax.lax.sort(_flip_negative(jax.lax.bitcast_convert_type(zero_has_one_form, jnp.int32)), is_stable=False)
+    return jax.lax.bitcast_convert_type(_flip_negative(ordered), jnp.float32)
+
+
+def _flip_negative(bits: Int32[Array, "rows vocab"]) -> Int32[Array, "rows vocab"]:
+    """All bits but the sign of negative numbers, whose floats grow in the other direction; its own inverse."""
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 def build(settings: Settings, *, min_length: int, eos_ids: Sequence[int], prompt_width: int) -> tuple[Processor, ...]:
