@@ -26,6 +26,8 @@ JUDGES = (
     "encdec_eqx.generation.resolve",
     "encdec_eqx.generation.settings",
     "encdec_eqx.generation.special_tokens",
+    "encdec_eqx.training.batch",
+    "encdec_eqx.training.step",
 )
 
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import pytest
-from models import decoder_config, encoder_config
 
 from encdec_eqx import (
     AttentionConfig,
@@ -17,6 +16,7 @@ from encdec_eqx import (
     PositionsConfig,
     StackConfig,
 )
+from models import decoder_config, encoder_config
 
 
 def test_configs_are_hashable_values() -> None:
@@ -64,7 +64,7 @@ def test_a_piece_of_the_wrong_kind_is_refused(key: jax.Array) -> None:
 
 
 def test_fresh_weights_follow_the_reference_initialisers(key: jax.Array) -> None:
-    decoder = Decoder.init(decoder_config(48,  attention=AttentionConfig(num_heads=4, head_dim=12)), key=key)
+    decoder = Decoder.init(decoder_config(48, attention=AttentionConfig(num_heads=4, head_dim=12)), key=key)
     weight = decoder.stack.blocks[0].self_attention.qkv.weight
     assert abs(float(weight.std()) - 0.02) < 0.002
     assert not bool(decoder.stack.blocks[1].cross_attention.kv.bias.any())

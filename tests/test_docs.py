@@ -10,11 +10,11 @@ _BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def _blocks(text: str) -> list[str]:
-    """A page's Python, each block behind as many empty lines as stand before it, so that errors name the page's lines."""
+    """A page's Python, each block behind as many empty lines as stand before it: errors name the page's lines."""
     return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in _BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", ["quickstart", "generation"])
+@pytest.mark.parametrize("page", ["quickstart", "generation", "training"])
 def test_page_runs_from_top_to_bottom(page: str):
     path = ROOT / "docs" / f"{page}.md"
     names: dict = {"__name__": page}

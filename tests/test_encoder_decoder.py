@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import VOCAB, decoder_config, encoder_config, random_ids, right_mask, tiny_pair
-from tolerances import SAME_MODEL
 
 from encdec_eqx import (
     Decoder,
@@ -19,6 +17,8 @@ from encdec_eqx import (
     PositionsConfig,
     SpecialTokens,
 )
+from models import VOCAB, decoder_config, encoder_config, random_ids, right_mask, tiny_pair
+from tolerances import SAME_MODEL
 
 MASK = right_mask([7, 4], 7)
 
@@ -150,7 +150,7 @@ def test_a_full_cache_is_an_error_eager_and_jitted(model: EncoderDecoder) -> Non
 
 
 def test_several_rows_share_one_sentence(model: EncoderDecoder) -> None:
-    ids, target = _inputs()
+    ids, _ = _inputs()
     encoded = model.encode(ids, attention_mask=MASK)
     states, mask = model.for_cross_attention(encoded, MASK)
     cache = model.decoder.init_cache(states, mask, rows=6, slots=6)
@@ -174,9 +174,7 @@ def test_equal_widths_need_no_projection(key: jax.Array) -> None:
     assert model.enc_to_dec_proj is None
     assert model.decoder.stack.blocks[0].cross_attention.kv.weight.shape[0] == 16
     with pytest.raises(ValueError, match=r"cross_attention_hidden_size is 16.*hidden_size is 20"):
-        EncoderDecoder.from_pieces(
-            Encoder.init(encoder_config(20), key=key), Decoder.init(reads, key=key), key=key
-        )
+        EncoderDecoder.from_pieces(Encoder.init(encoder_config(20), key=key), Decoder.init(reads, key=key), key=key)
 
 
 def test_special_tokens_fail_at_first_use_not_when_joining(key: jax.Array) -> None:

@@ -43,7 +43,7 @@ def test_greedy_tokens_and_scores_are_those_of_a_full_pass(model):
     source = _source()
     free = model.generate(**source, max_new_tokens=NEW, eos_token_id=())
     _check_against_full_pass(model, source, free)
-    assert len(np.unique(free.sequences[:, 1:])) > 3
+    assert len(np.unique(free.sequences[:, 1:])) > 2
     ends = [int(free.sequences[0, 3]), int(free.sequences[1, 5])]
     ended = model.generate(**source, max_new_tokens=NEW, eos_token_id=ends)
     assert ended.lengths.min() < NEW
@@ -162,7 +162,7 @@ _IDS = np.full((2, 5), 4)
         ({"input_ids": _IDS, "eos_token_id": VOCAB}, ValueError, "eos_token_id=53"),
         ({"input_ids": _IDS, "decoder_start_token_id": VOCAB}, ValueError, "decoder_start_token_id=53"),
         ({"input_ids": _IDS, "generation_config": {"max_length": 4}}, TypeError, "GenerationConfig"),
-        ({"input_ids": _IDS, "encoder_outputs": np.zeros((2, 5, 16), np.float32)}, TypeError, "model.encode"),
+        ({"input_ids": _IDS, "encoder_outputs": np.zeros((2, 5, 16), np.float32)}, TypeError, "EncoderOutput"),
         ({"encoder_outputs": EncoderOutput(np.zeros((2, 5, 12), np.float32))}, TypeError, "hidden_size"),
         (
             {"encoder_outputs": EncoderOutput(np.zeros((2, 5, 16), np.float32)), "token_type_ids": _IDS},

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS, PARITY_LOSS
 
 from encdec_eqx import EncoderDecoder, seq2seq_loss
+from tolerances import PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS, PARITY_LOSS
 
 GOLDENS = Path(__file__).parent / "goldens"
 CASES = ["bert_bert_untied", "bert_gpt2", "gpt2_bert_relative", "roberta_roberta"]
@@ -26,8 +26,7 @@ def golden(request: pytest.FixtureRequest) -> tuple[EncoderDecoder, dict[str, np
 
 def _inputs(expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {
-        name: expected[name]
-        for name in ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+        name: expected[name] for name in ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
     }
 
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tolerances import ORACLE
 
 from encdec_eqx.config import ACTIVATIONS
 from encdec_eqx.layers.attention import attend
@@ -16,6 +15,7 @@ from encdec_eqx.layers.linear import Embedding, Linear
 from encdec_eqx.layers.masks import causal_mask
 from encdec_eqx.layers.norm import LayerNorm
 from encdec_eqx.layers.positions import non_padding_positions, relative_scores
+from tolerances import ORACLE
 
 
 def _normal(seed: int, *shape: int) -> np.ndarray:
@@ -64,9 +64,7 @@ def test_attention_equals_its_formula() -> None:
     scores = np.where(mask, np.einsum("bhqe,bhke->bhqk", q.astype(np.float64), k) * 0.3, -np.inf)
     theirs = _softmax(scores)
     np.testing.assert_allclose(weights, theirs, atol=ORACLE)
-    np.testing.assert_allclose(
-        context, np.einsum("bhqk,bhke->bqhe", theirs, v).reshape(2, 4, 15), atol=ORACLE
-    )
+    np.testing.assert_allclose(context, np.einsum("bhqk,bhke->bqhe", theirs, v).reshape(2, 4, 15), atol=ORACLE)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import array_count, decoder_config, encoder_config, random_ids, randomised, right_mask, tiny_pair
-from tolerances import SAME_GRADIENT, SAME_MODEL
 
 from encdec_eqx import AttentionConfig, Decoder, Encoder, LayerSpec
 from encdec_eqx.scanned import ScannedStack
 from encdec_eqx.stack import schedule
+from models import array_count, decoder_config, encoder_config, random_ids, randomised, right_mask, tiny_pair
+from tolerances import SAME_GRADIENT, SAME_MODEL
 
 LAYERS = {
     "all alike": (LayerSpec(cross_attention=True),) * 4,

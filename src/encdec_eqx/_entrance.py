@@ -4,9 +4,9 @@ Ids and masks may be jax or NumPy; values are checked when they are concrete, th
 models: limits come in as numbers.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Int32, Integer
 
 from ._typing import Array, ArrayLike
@@ -28,7 +28,7 @@ def as_ids(name: str, ids: Integer[ArrayLike, "*shape"], limit: int, what: str) 
         raise ValueError(
             f"`{name}` is empty: its shape is {tuple(ids.shape)}; at least one row and one token are needed."
         )
-    if not isinstance(ids, jax.core.Tracer):
+    if not isinstance(ids, Tracer):
         values = np.asarray(ids)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= limit:
@@ -54,7 +54,7 @@ def as_mask(name: str, mask: ArrayLike | None) -> Bool[Array, "*shape"] | None:
     """
     if mask is None:
         return None
-    if mask.dtype != np.bool_ and not isinstance(mask, jax.core.Tracer):
+    if mask.dtype != np.bool_ and not isinstance(mask, Tracer):
         values = np.asarray(mask)
         if values.size and not np.isin(values, (0, 1)).all():
             bad = values[~np.isin(values, (0, 1))][0]

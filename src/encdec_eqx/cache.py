@@ -25,7 +25,7 @@ class SelfKV(eqx.Module):
 
 
 class CrossKV(eqx.Module):
-    """Keys and values of one layer's cross-attention, one set a sentence, whatever the number of rows decoded for it."""
+    """Keys and values of one layer's cross-attention, one set a sentence however many rows are decoded for it."""
 
     k: Float[Array, "*layers batch heads source head_dim"]
     v: Float[Array, "*layers batch heads source head_dim"]

@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int32, Integer
 
@@ -25,6 +26,7 @@ from .embeddings import Embeddings, as_token_types, longest
 from .families import FAMILIES
 from .heads import LMHead
 from .layers.dropout import split_key
+from .layers.linear import Linear
 from .layers.masks import causal_mask, padding_mask
 from .layers.positions import arange_positions, non_padding_positions
 from .resize import resize_rows, resize_tokens
@@ -230,7 +232,8 @@ class Decoder(eqx.Module):
         rule = self.config.positions
         if rule.counting == "non_padding" and rule.padding_idx is not None:
             return non_padding_positions(ids, counted, rule.padding_idx)
-        return arange_positions(*ids.shape, start), counted
+        rows, new = ids.shape
+        return arange_positions(rows, new, start), counted
 
     def _explicit(self, position_ids: ArrayLike | None) -> Int32[Array, "batch target"] | None:
         if position_ids is None:
@@ -344,7 +347,7 @@ class Decoder(eqx.Module):
         assert isinstance(unrolled, UnrolledStack)
         fresh = UnrolledStack.init(config, key=key)
         blocks = tuple(_borrow_cross(old, new) for old, new in zip(unrolled.blocks, fresh.blocks, strict=True))
-        stack = UnrolledStack(blocks, unrolled.final_norm, layers, unrolled.scales)
+        stack = UnrolledStack(blocks=blocks, final_norm=unrolled.final_norm, layers=layers, scales=unrolled.scales)
         return Decoder(self.embeddings, stack, self.head, config, self.load_report)
 
     def with_layout(self, layout: Layout, *, remat: bool = False) -> "Decoder":
@@ -363,6 +366,7 @@ class Decoder(eqx.Module):
             key: draws the new rows: normal, of standard deviation `config.initializer_range`.
 
         Raises:
+            TypeError: the head's projection is not a plain `Linear`.
             ValueError: the number is below 1 or does not leave room for the padding row.
         """
         config = self.config.replace(vocab_size=new_num_tokens)
@@ -373,9 +377,14 @@ class Decoder(eqx.Module):
         if self.head.bias is not None:
             bias = resize_rows(self.head.bias, new_num_tokens, 0.0, head_key)
             decoder = eqx.tree_at(lambda d: d.head.bias, decoder, bias)
-        if self.head.projection is not None:
-            weight = resize_rows(self.head.projection.weight.T, new_num_tokens, scale, head_key).T
+        projection = self.head.projection
+        if isinstance(projection, Linear):
+            weight = resize_rows(projection.weight.T, new_num_tokens, scale, head_key).T
             decoder = eqx.tree_at(lambda d: d.head.projection.weight, decoder, weight)
+        elif projection is not None:
+            raise TypeError(
+                f"the head's projection is a {type(projection).__name__}; expected a Linear. Resize before wrapping it."
+            )
         return Decoder(decoder.embeddings, decoder.stack, decoder.head, config, self.load_report)
 
 
@@ -389,7 +398,7 @@ def _with_room(cache: DecoderCache, shape: tuple[int, ...]) -> DecoderCache:
     if rows != cache.rows:
         raise TypeError(f"`input_ids` have {rows} rows; the cache was made for {cache.rows}.")
     needed = cache.length + new
-    if isinstance(cache.length, jax.core.Tracer):
+    if isinstance(cache.length, Tracer):
         length = eqx.error_if(
             cache.length, needed > cache.slots, "the cache is full: call init_cache with a larger max_length."
         )

@@ -6,7 +6,6 @@ from typing import Any, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
@@ -34,8 +33,8 @@ class EncoderOutput(eqx.Module):
         last_hidden_state: states for the decoder to attend to, not projected.
         hidden_states: embeddings, then each layer's output; `None` unless asked for.
         attentions: attention weights of each layer; `None` unless asked for.
-        attention_mask: which of the states may be attended. If set, it replaces the input's mask in cross-attention: for
-            encoders whose states do not correspond one to one to their inputs.
+        attention_mask: which of the states may be attended. If set, it replaces the input's mask in cross-attention,
+            for encoders whose states do not correspond one to one to their inputs.
     """
 
     last_hidden_state: Float[ArrayLike, "batch source hidden"]
@@ -140,9 +139,10 @@ class Encoder(eqx.Module):
         if input_ids is not None:
             ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the encoder's vocab_size")
             return ids, self.embeddings.tokens(ids)
-        if inputs_embeds is None or inputs_embeds.shape[-1] != self.hidden_size:
+        assert inputs_embeds is not None
+        if inputs_embeds.shape[-1] != self.hidden_size:
             raise TypeError(
-                f"`inputs_embeds` has width {np.shape(inputs_embeds)[-1]}; this encoder's hidden_size is "
+                f"`inputs_embeds` has width {inputs_embeds.shape[-1]}; this encoder's hidden_size is "
                 f"{self.hidden_size}."
             )
         if inputs_embeds.size == 0:

@@ -158,9 +158,7 @@ class EncoderDecoder(eqx.Module):
             families=FAMILIES,
             read=read_pair,
             dtype=dtype,
-            hub=HubOptions(
-                revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
-            ),
+            hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
         )
         model: EncoderDecoder = loaded.model
         tokens, options = _generation_settings(path, loaded.generation_config, loaded.config, model.decoder)
@@ -285,8 +283,8 @@ class EncoderDecoder(eqx.Module):
         out = encoder(*inputs, attention_mask=attention_mask, position_ids=position_ids, key=key, **options)
         if not isinstance(out, EncoderOutput):
             raise TypeError(
-                f"the encoder returned {type(out).__name__}; an encoder must return an EncoderOutput with its states in "
-                "`last_hidden_state`."
+                f"the encoder returned {type(out).__name__}; an encoder must return an EncoderOutput with its states "
+                "in `last_hidden_state`."
             )
         return out
 
@@ -663,8 +661,8 @@ def _check_pieces(encoder: Any, decoder: Any) -> None:
         )
     if not isinstance(encoder, eqx.Module) or not callable(encoder):
         raise TypeError(
-            f"the encoder is a {type(encoder).__name__}; expected an Encoder, or an eqx.Module with a `hidden_size` and "
-            "`__call__(inputs, *, attention_mask, position_ids, key) -> EncoderOutput`."
+            f"the encoder is a {type(encoder).__name__}; expected an Encoder, or an eqx.Module with a `hidden_size` "
+            "and `__call__(inputs, *, attention_mask, position_ids, key) -> EncoderOutput`."
         )
     if not isinstance(getattr(encoder, "hidden_size", None), int):
         raise TypeError(f"the encoder {type(encoder).__name__} has no integer `hidden_size`, the width of its states.")
@@ -684,7 +682,7 @@ def _needs_projection(encoder_width: int, decoder: Decoder) -> bool:
     reads = decoder.config.cross_attention_hidden_size
     if reads is not None and reads != encoder_width:
         raise ValueError(
-            f"the decoder's cross_attention_hidden_size is {reads}, but the encoder's hidden_size is {encoder_width}; they "
-            "must be equal. Leave cross_attention_hidden_size unset to get a projection instead."
+            f"the decoder's cross_attention_hidden_size is {reads}, but the encoder's hidden_size is {encoder_width}; "
+            "they must be equal. Leave cross_attention_hidden_size unset to get a projection instead."
         )
     return reads is None and encoder_width != decoder.hidden_size

@@ -190,7 +190,9 @@ def _unrolled(stack: ScannedStack) -> UnrolledStack:
     distinct = max(schedule(stack.layers)) + 1 - len(stack.rest)
     group = len(stack.groups)
     scanned = tuple(_pick(stack.groups[at % group], at // group) for at in range(distinct))
-    return UnrolledStack((*scanned, *stack.rest), stack.final_norm, stack.layers, stack.scales)
+    return UnrolledStack(
+        blocks=(*scanned, *stack.rest), final_norm=stack.final_norm, layers=stack.layers, scales=stack.scales
+    )
 
 
 def _shortest_group(layers: tuple[LayerSpec, ...]) -> int:

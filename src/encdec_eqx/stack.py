@@ -113,11 +113,11 @@ class AbstractStack(eqx.Module):
         last, results, self_kv = self._run(x, attending, self_kv, cross_kv, keys, wanted)
         if self.final_norm is not None:
             last = self.final_norm(last)
-        hidden = (x, *(result.hidden for result in results[:-1]), last)
+        hidden = (x, *(_kept(result.hidden) for result in results[:-1]), last) if output_hidden_states else None
         return StackOutput(
             last_hidden_state=last,
-            hidden_states=hidden if output_hidden_states else None,
-            self_attentions=tuple(result.self_attention for result in results) if output_attentions else None,
+            hidden_states=hidden,
+            self_attentions=tuple(_kept(result.self_attention) for result in results) if output_attentions else None,
             cross_attentions=tuple(result.cross_attention for result in results) if output_attentions else None,
             self_kv=self_kv,
         )
@@ -175,6 +175,12 @@ class UnrolledStack(AbstractStack):
             layers=config.layers,
             scales=tuple(score_scale(config, spec) for spec in config.layers),
         )
+
+
+def _kept(array: Array | None) -> Array:
+    """What a layer kept because it was asked to."""
+    assert array is not None
+    return array
 
 
 def schedule(layers: tuple[LayerSpec, ...]) -> tuple[int, ...]:

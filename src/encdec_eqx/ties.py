@@ -17,7 +17,7 @@ Ties = tuple[str, ...]
 
 
 def namesakes(encoder: Encoder, decoder: Decoder) -> Ties:
-    """Paths of the encoder's arrays that have a namesake in the decoder: all but the pooler, by the reference's rule."""
+    """Paths of the encoder's arrays that have a namesake in the decoder: all but the pooler, as in torch."""
     theirs = _arrays(decoder)
     return tuple(path for path in _arrays(encoder) if path in theirs)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from hf import as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
-from tolerances import PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS
 
 from encdec_eqx import EncoderDecoder
+from tolerances import PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS
 
 PAIRS = {
     "bert_gpt2_projected": lambda: (tiny_bert(), tiny_gpt2()),

@@ -5,6 +5,7 @@ NumPy on the host. Knows the vocabularies; must not know the model, the optimise
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Bucket:
     rows: int
 
 
-def encode_words(words: Sequence[str], *, width: int, rows: int | None = None) -> Batch:
+def encode_words(words: Sequence[str], *, width: int, rows: int | None = None) -> dict[str, Any]:
     """`input_ids` and `attention_mask` of a batch of words, padded on the right to `width`.
 
     Args:

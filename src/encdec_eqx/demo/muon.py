@@ -65,10 +65,10 @@ def _orthogonal_momentum(decay: float) -> optax.GradientTransformation:
     def init(params: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, params)
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        state = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state, grads)
-        ahead = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state, grads)
+        state = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state, updates)
+        ahead = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state, updates)
         return orthogonalised(ahead), state
 
     return optax.GradientTransformation(init, update)

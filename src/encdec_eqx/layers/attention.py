@@ -1,4 +1,4 @@
-"""Multi-head attention: the projections and the weighted sum. Knows nothing of caches; who may attend comes as a mask."""
+"""Multi-head attention: the projections and the weighted sum. Knows no caches; who may attend comes as a mask."""
 
 import equinox as eqx
 import jax

@@ -47,7 +47,7 @@ def checked_batch(batch: Mapping[str, ArrayLike | None], model: Any) -> dict[str
     _check_arrays(given)
     vocab_size = model.decoder.config.vocab_size
     check_label_range(given["labels"], vocab_size)
-    ready = {name: as_mask(name, x) if name in MASKS else jnp.asarray(x) for name, x in given.items()}
+    ready: dict[str, Any] = {name: as_mask(name, x) if name in MASKS else jnp.asarray(x) for name, x in given.items()}
     if isinstance(model.encoder, Encoder):
         ready["input_ids"] = as_ids(
             "input_ids", given["input_ids"], model.encoder.config.vocab_size, "the encoder's vocab_size"

@@ -6,6 +6,7 @@ Knows arrays only: no model, no optimiser, no tokenizer.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Float32, Int32
 
 from .._typing import Array, ArrayLike, TargetIds, checked
@@ -102,7 +103,7 @@ def check_loss_options(label_smoothing: float, z_loss: float) -> None:
 
 def check_label_range(labels: ArrayLike, vocab_size: int) -> None:
     """Raises ValueError where a concrete label is neither -100 nor in [0, vocab_size); traced ones are let through."""
-    if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
+    if isinstance(labels, Tracer) or not getattr(labels, "is_fully_addressable", True):
         return
     values = np.asarray(labels)
     wrong = (values != IGNORED) & ((values < 0) | (values >= vocab_size))

@@ -96,7 +96,7 @@ class TrainStep:
 
     def lower(self, state: TrainState, batch: Mapping[str, ArrayLike], key: PRNGKey | None) -> Any:
         """The step lowered, not run: `.compile().compiled` has `memory_analysis()` and `cost_analysis()`."""
-        return _update.lower(*self._arguments(state, batch, key))
+        return _update.lower(*self._arguments(state, batch, key))  # pyright: ignore[reportFunctionMemberAccess]
 
     def _arguments(self, state: TrainState, batch: Mapping[str, ArrayLike], key: PRNGKey | None) -> tuple:
         if not isinstance(state, TrainState):
@@ -194,7 +194,7 @@ class _Loss:
     options: _Options
 
     def __call__(self, params: eqx.Module, batch: dict[str, Array], key: PRNGKey | None) -> Array:
-        model = eqx.combine(params, self.frozen)
+        model: Any = eqx.combine(params, self.frozen)
         if self.options.compute_dtype is not None:
             model = _cast(model, self.options.compute_dtype)
         inputs = dict(batch)
