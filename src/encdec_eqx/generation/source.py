@@ -119,7 +119,7 @@ def from_outputs(
         if value is not None:
             raise ValueError(f"{name} would do nothing: with encoder_outputs the encoder does not run. Leave it out.")
     if not isinstance(outputs, EncoderOutput):
-        raise TypeError(f"encoder_outputs must be what model.encode returns, got {type(outputs).__name__}.")
+        raise TypeError(f"encoder_outputs must be the EncoderOutput of model.encode, got {type(outputs).__name__}.")
     states = outputs.last_hidden_state
     if states.ndim != 3 or states.shape[-1] != hidden_size:
         raise TypeError(
