@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -38,7 +38,7 @@ def _modules() -> list[str]:
 
 
 # Every annotated function and dataclass of these modules has its shapes, dtypes and types checked at each call.
-install_import_hook(_modules(), "beartype.beartype")
+jaxtyping.install_import_hook(_modules(), "beartype.beartype")
 
 # Tests spend their time compiling tiny programs: unoptimised ones compile twice as fast. Set XLA_FLAGS to have others.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -66,3 +66,18 @@ def standard_promotion() -> Iterator[None]:
     """Relaxes dtype promotion for one test: optax mixes dtypes inside its updates."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switches the annotations' checks off for one test, so that a wrong argument meets the library's own message."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Frees the programs of a test file when it is done: a whole run in one process would hold gigabytes of them."""
+    yield
+    jax.clear_caches()

@@ -130,6 +130,7 @@ def test_the_schedule_numbers_blocks_by_first_use() -> None:
     assert schedule(layers) == (0, 1, 2, 0)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_layout_is_an_error() -> None:
     with pytest.raises(ValueError, match="'stacked'; expected 'unrolled'"):
         tiny_pair().with_layout("stacked")  # pyright: ignore[reportArgumentType]
