@@ -46,3 +46,9 @@ BF16_LOSS = 2e-2
 
 PARITY_LOSS = 5e-6
 """Mean loss of tiny random models against torch in float32 (measured: TBD)."""
+
+PARITY_GRADIENT = 5e-6
+"""Gradients by name against torch in float32, largest about 1 (measured: TBD)."""
+
+PARITY_WEIGHTS_AFTER_STEPS = 1e-5
+"""Weights after two steps of AdamW at 1e-2 against torch (measured: TBD)."""
