@@ -215,12 +215,15 @@ def test_any_module_that_meets_the_protocol_is_an_encoder(key: jax.Array) -> Non
 
 
 class Bare(eqx.Module):
+    """Meets the protocol as far as anyone can see before it is called."""
+
     hidden_size: int = eqx.field(static=True, default=16)
 
     def __call__(self, inputs: Any, *, attention_mask: Any, position_ids: Any, key: Any) -> Any:
         return inputs
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
@@ -401,3 +404,20 @@ def test_gradients_reach_every_leaf_that_is_used(model: EncoderDecoder) -> None:
         if not bool((leaf != 0).any())
     ]
     assert silent == ["encoder.pooler.weight", "encoder.pooler.bias"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_pieces_in_the_wrong_place_and_seeds_for_keys_are_named(key: jax.Array) -> None:
+    encoder, decoder = Encoder.init(encoder_config(), key=key), Decoder.init(decoder_config(), key=key)
+    with pytest.raises(TypeError, match="the encoder is a Decoder"):
+        EncoderDecoder.from_pieces(decoder, decoder)
+    with pytest.raises(TypeError, match="the decoder is a Encoder"):
+        EncoderDecoder.from_pieces(decoder, encoder)
+    with pytest.raises(TypeError, match="argument `key`"):
+        EncoderDecoder.from_pieces(encoder, decoder, key=0)
+    with pytest.raises(TypeError, match="argument `key`"):
+        Encoder.init(encoder_config(), key=0)
+    with pytest.raises(TypeError, match="argument `config`"):
+        Decoder.init({"model_type": "gpt2"}, key=key)
+    with pytest.raises(ValueError, match="would mask nothing"):
+        decoder(random_ids(0, 2, 3), encoder_attention_mask=MASK)
