@@ -5,6 +5,7 @@ Knows the parts by name only and imports them when they are asked for, so that `
 
 import argparse
 import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ def _demo(chosen: argparse.Namespace) -> int:
     from .demo.recipe import Recipe
     from .demo.run import run_demo, say_words
 
+    logging.getLogger("encdec_eqx").setLevel(logging.ERROR)  # the demo prints the load reports itself
     defaults = Recipe()
     recipe = Recipe(seed=chosen.seed, steps=chosen.steps or defaults.steps)
     console = Console()

@@ -156,6 +156,14 @@ def evaluate(model: EncoderDecoder, lexicon: Lexicon, words: Sequence[str]) -> E
     return error_rates(pronounce(model, words), [lexicon.pronunciations[word] for word in words])
 
 
+def same_ids(left: EncoderDecoder, right: EncoderDecoder, words: Sequence[str]) -> bool:
+    """Whether two models generate the same ids for one batch of the words that fit the narrowest width."""
+    short = [word for word in words if len(word) < SOURCE_WIDTHS[0]][:_ROWS]
+    inputs = encode_words(short, width=SOURCE_WIDTHS[0], rows=_ROWS)
+    first, second = (model.generate(**inputs, max_new_tokens=_MAX_PHONEMES).sequences for model in (left, right))
+    return np.array_equal(first, second)
+
+
 def _by_width(words: Sequence[str]) -> dict[int, list[int]]:
     """Places of the words, by the width each is padded to; too long ones go to the widest and fail there."""
     places: dict[int, list[int]] = {}
@@ -168,7 +176,7 @@ def _by_width(words: Sequence[str]) -> dict[int, list[int]]:
 def _pronounce_batch(model: EncoderDecoder, words: Sequence[str], width: int) -> list[Pronunciation]:
     rows = _ROWS if len(words) > 16 else 16
     result = model.generate(**encode_words(words, width=width, rows=rows), max_new_tokens=_MAX_PHONEMES)
-    return [decode_pronunciation(row) for row in np.asarray(result.sequences)[: len(words)]]
+    return [decode_pronunciation(row) for row in result.sequences[: len(words)].tolist()]
 
 
 def _compile(step: Any, model: EncoderDecoder, optimizer: optax.GradientTransformation, data: TrainingData) -> float:

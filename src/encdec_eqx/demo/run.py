@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from encdec_eqx import EncoderDecoder
 
-from .batches import encode_words
 from .lexicon import fixed_sample, load_lexicon
-from .metrics import ErrorRates
+from .metrics import ErrorRates, error_rates
 from .pieces import join, load_pieces, random_pieces
-from .recipe import MAX_LETTERS, Recipe, evaluate, finetune, pronounce
+from .recipe import MAX_LETTERS, Recipe, finetune, pronounce, same_ids
 from .show import Show
 from .vocabulary import encode_word
 
@@ -88,8 +86,9 @@ def run_demo(
 
     show.heading("3. Words it has never seen")
     held_out = fixed_sample(lexicon.words("test"), test_words)
-    show.comparison(held_out[:_SHOWN], pronounce(model, held_out[:_SHOWN]), lexicon.pronunciations)
-    rates = evaluate(model, lexicon, held_out)
+    said = pronounce(model, held_out)
+    show.comparison(held_out[:_SHOWN], said[:_SHOWN], lexicon.pronunciations)
+    rates = error_rates(said, [lexicon.pronunciations[word] for word in held_out])
     show.rates("Held-out words", rates)
 
     show.heading("4. Saved in Hugging Face's format, and loaded back")
@@ -97,10 +96,10 @@ def run_demo(
     (output / _NUMBERS).write_text(
         json.dumps({"steps": run.steps, "cold": cold, "seed": seed, "test": asdict(rates)}, indent=2) + "\n"
     )
-    agrees = _same_ids(model, EncoderDecoder.from_pretrained(output), held_out[:256])
+    agrees = same_ids(model, EncoderDecoder.from_pretrained(output), held_out)
     show.text(f"Saved in {output}: config.json, generation_config.json, model.safetensors.")
     show.text(
-        f"The reloaded model generates the same ids for {len(held_out[:256])} held-out words."
+        "The reloaded model generates the same ids for held-out words."
         if agrees
         else "The reloaded model generates DIFFERENT ids: please report this."
     )
@@ -144,9 +143,3 @@ def check_output(folder: Path) -> None:
         raise ValueError(f"--output {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not is_demo_folder(folder):
         raise ValueError(f"--output {folder} holds files that are not an earlier demo's; give an empty or new folder")
-
-
-def _same_ids(left: EncoderDecoder, right: EncoderDecoder, words: Sequence[str]) -> bool:
-    inputs = encode_words(words, width=MAX_LETTERS + 1)
-    first, second = (model.generate(**inputs, max_new_tokens=MAX_LETTERS).sequences for model in (left, right))
-    return np.array_equal(first, second)

@@ -1,0 +1,103 @@
+"""The command `encdec-eqx`: what it accepts, what it says, how it fails. The demo itself is replaced or tiny."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from encdec_eqx import cli
+from encdec_eqx.demo import run
+
+
+def test_help_names_the_demo(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def test_help_does_not_import_jax():
+    code = "import sys, runpy; sys.argv = ['encdec-eqx', 'demo', '--help']\n"
+    code += f"try: runpy.run_path({str(Path(cli.__file__))!r}, run_name='__main__')\n"
+    code += "except SystemExit: print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "False"
+    assert "--words" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["sing"], ["demo", "--steps", "0"], ["demo", "--steps", "x"], ["demo", "more"]]
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: encdec-eqx" in capsys.readouterr().err
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Records how the demo was called, and does not run it."""
+    made = []
+
+    def run_demo(output, **given):
+        made.append(("demo", output, given))
+        return SimpleNamespace(reload_agrees=True)
+
+    monkeypatch.setattr(run, "run_demo", run_demo)
+    monkeypatch.setattr(run, "say_words", lambda words, output, **given: made.append(("words", words, output, given)))
+    return made
+
+
+def test_demo_gets_its_arguments(calls, tmp_path):
+    assert cli.main(["demo", "--output", str(tmp_path), "--cold", "--steps", "7", "--seed", "3"]) == 0
+    [(name, output, given)] = calls
+    assert (name, output, given["cold"], given["seed"]) == ("demo", tmp_path, True, 3)
+    assert (given["recipe"].steps, given["recipe"].seed) == (7, 3)
+
+
+def test_words_are_split_at_spaces(calls):
+    assert cli.main(["demo", "--words", "hello  big world"]) == 0
+    [(name, words, output, _)] = calls
+    assert (name, words, output) == ("words", ["hello", "big", "world"], Path("encdec-eqx-demo"))
+
+
+def test_cold_and_words_do_not_go_together(calls, capsys):
+    assert cli.main(["demo", "--cold", "--words", "hello"]) == 1
+    assert "do not go together" in capsys.readouterr().err
+    assert not calls
+
+
+def test_unreadable_words_are_one_line_on_stderr(tmp_path, capsys):
+    assert cli.main(["demo", "--output", str(tmp_path / "none"), "--words", "hello w0rld"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "'w0rld'" in told
+    assert "'0'" in told
+    assert "letters a-z and the apostrophe" in told
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 1
+    assert "give an empty or new folder" in capsys.readouterr().err
+
+
+def test_without_rich_the_demo_says_what_to_install(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "rich" else find(name, *rest))
+    assert cli.main(["demo"]) == 1
+    assert "pip install 'encdec-eqx[demo]'" in capsys.readouterr().err
+
+
+def test_interruption_is_quiet(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_demo", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert "interrupted" in capsys.readouterr().err
