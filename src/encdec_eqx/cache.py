@@ -10,10 +10,14 @@ from ._typing import Array
 
 
 class SelfKV(eqx.Module):
-    """Keys and values of one layer's self-attention; several layers of one stack may be stacked on a leading axis."""
+    """Keys and values of one layer's self-attention; several layers of one stack may be stacked on a leading axis.
 
-    k: Float[Array, "*layers rows heads slots head_dim"]
-    v: Float[Array, "*layers rows heads slots head_dim"]
+    Rows and heads lie in one axis, as the products over them take them. With an axis of their own a single row would be
+    an axis of length 1, for which XLA copies every cache four times a step.
+    """
+
+    k: Float[Array, "*layers rows_heads slots head_dim"]
+    v: Float[Array, "*layers rows_heads slots head_dim"]
 
     def write(self, new: "SelfKV", start: Int32[Array, ""] | int) -> "SelfKV":
         """With `new` in slots `start`, `start + 1`, …: one `dynamic_update_slice` each."""

@@ -11,12 +11,13 @@ from .linear import AbstractLinear, Embedding
 from .positions import relative_scores
 
 Heads = Float[Array, "batch heads keys head_dim"]
+Folded = Float[Array, "batch_heads keys head_dim"]
 
 
 def attend(
     q: Float[Array, "batch heads queries head_dim"],
-    k: Float[Array, "batch heads keys head_dim"],
-    v: Float[Array, "batch heads keys head_dim"],
+    k: Float[Array, "batch*heads keys head_dim"],
+    v: Float[Array, "batch*heads keys head_dim"],
     *,
     mask: Bool[Array, "#batch 1 #queries #keys"] | None,
     scale: Float[Array, ""] | float,
@@ -31,11 +32,18 @@ def attend(
     Returns:
         The heads side by side, and the attention weights (float32, after dropout, as torch reports them).
     """
-    scores = jnp.einsum("bhqe,bhke->bhqk", q, k, preferred_element_type=jnp.float32)
+    folded = jnp.einsum("nqe,nke->nqk", fold(q), k, preferred_element_type=jnp.float32)
+    scores = folded.reshape(*q.shape[:3], k.shape[1])
     scores = (scores if bias is None else scores + bias) * scale
     weights = dropout(_masked_softmax(scores, mask), key=key)
-    context = jnp.einsum("bhqk,bhke->bqhe", weights.astype(v.dtype), v)
-    return context.reshape(*context.shape[:2], -1), weights
+    context = jnp.einsum("nqk,nke->nqe", fold(weights).astype(v.dtype), v)
+    side_by_side = jnp.moveaxis(context.reshape(*q.shape[:3], v.shape[2]), 1, 2)
+    return side_by_side.reshape(*side_by_side.shape[:2], -1), weights
+
+
+def fold(x: Float[Array, "batch heads queries size"]) -> Float[Array, "batch*heads queries size"]:
+    """Batch and heads in one axis."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def _masked_softmax(
@@ -62,16 +70,16 @@ class SelfAttention(eqx.Module):
     dropout: Dropout
     relative_keys: bool = eqx.field(static=True)
 
-    def project(self, x: Float[Array, "batch queries hidden"]) -> tuple[Heads, Heads, Heads]:
-        """Queries, keys and values of `x`."""
+    def project(self, x: Float[Array, "batch queries hidden"]) -> tuple[Heads, Folded, Folded]:
+        """Queries, keys and values of `x`; keys and values with batch and heads in one axis, as a cache has them."""
         qkv = jnp.moveaxis(self.qkv(x), (2, 3), (0, 2))
-        return qkv[0], qkv[1], qkv[2]
+        return qkv[0], fold(qkv[1]), fold(qkv[2])
 
     def __call__(
         self,
         q: Float[Array, "batch heads queries head_dim"],
-        k: Heads,
-        v: Heads,
+        k: Folded,
+        v: Folded,
         *,
         mask: Bool[Array, "#batch 1 #queries #keys"] | None,
         scale: Float[Array, ""] | float,
@@ -81,7 +89,9 @@ class SelfAttention(eqx.Module):
         """The output and the attention weights; query i sits in slot `start + i` of the keys."""
         bias = None
         if self.distances is not None:
-            bias = relative_scores(self.distances, q, k, start=start, with_keys=self.relative_keys)
+            bias = relative_scores(
+                self.distances, q, k.reshape(*q.shape[:2], *k.shape[1:]), start=start, with_keys=self.relative_keys
+            )
         context, weights = attend(q, k, v, mask=mask, scale=scale, bias=bias, dropout=self.dropout, key=key)
         return self.out(context), weights
 
@@ -117,7 +127,7 @@ class CrossAttention(eqx.Module):
         rows, queries, hidden = x.shape
         folded = x.reshape(k.shape[0], -1, hidden)
         q = jnp.moveaxis(self.q(folded), 2, 1)
-        context, weights = attend(q, k, v, mask=mask, scale=scale, dropout=self.dropout, key=key)
+        context, weights = attend(q, fold(k), fold(v), mask=mask, scale=scale, dropout=self.dropout, key=key)
         out = self.out(context).reshape(rows, queries, hidden)
         return out, _unfold(weights, rows)
 
