@@ -17,6 +17,7 @@ from encdec_eqx import (
     PositionsConfig,
     SpecialTokens,
 )
+from encdec_eqx._typing import check_key
 from models import VOCAB, decoder_config, encoder_config, random_ids, right_mask, tiny_pair
 from tolerances import SAME_MODEL
 
@@ -407,17 +408,27 @@ def test_gradients_reach_every_leaf_that_is_used(model: EncoderDecoder) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_pieces_in_the_wrong_place_and_seeds_for_keys_are_named(key: jax.Array) -> None:
+def test_pieces_in_the_wrong_place_are_named(key: jax.Array) -> None:
     encoder, decoder = Encoder.init(encoder_config(), key=key), Decoder.init(decoder_config(), key=key)
     with pytest.raises(TypeError, match="the encoder is a Decoder"):
         EncoderDecoder.from_pieces(decoder, decoder)
     with pytest.raises(TypeError, match="the decoder is a Encoder"):
         EncoderDecoder.from_pieces(decoder, encoder)
-    with pytest.raises(TypeError, match="argument `key`"):
-        EncoderDecoder.from_pieces(encoder, decoder, key=0)
+
+
+def test_seeds_for_keys_and_dicts_for_configs_are_named(key: jax.Array) -> None:
+    encoder, decoder = Encoder.init(encoder_config(), key=key), Decoder.init(decoder_config(), key=key)
     with pytest.raises(TypeError, match="argument `key`"):
         Encoder.init(encoder_config(), key=0)
     with pytest.raises(TypeError, match="argument `config`"):
         Decoder.init({"model_type": "gpt2"}, key=key)
+    with pytest.raises(TypeError, match="argument `new_num_tokens`"):
+        encoder.resize_token_embeddings(60.0, key=key)
     with pytest.raises(ValueError, match="would mask nothing"):
         decoder(random_ids(0, 2, 3), encoder_attention_mask=MASK)
+
+
+@pytest.mark.parametrize("key", [0, np.zeros(2, np.uint32), "key"])
+def test_a_seed_in_place_of_a_key_is_named(key: Any) -> None:
+    with pytest.raises(TypeError, match="argument `key`"):
+        check_key(key)

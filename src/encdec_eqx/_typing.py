@@ -71,6 +71,15 @@ def checked(function: _Function) -> _Function:
     return wrapper  # pyright: ignore[reportReturnType]
 
 
+@checked
+def check_key(key: PRNGKey | None) -> None:
+    """Refuse what is no PRNG key, such as a bare seed, before jax meets it.
+
+    Raises:
+        TypeError: `key` is something else than `None`, `jax.random.key(seed)` or a legacy `jax.random.PRNGKey(seed)`.
+    """
+
+
 def _shortened(message: str, function: str) -> str:
     """The few useful lines of jaxtyping's long message."""
     argument = re.search(r"typechecking parameter '(\w+)'", message)

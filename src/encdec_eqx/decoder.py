@@ -109,6 +109,8 @@ class Decoder(eqx.Module):
             ValueError: an id, a position, the length or a mask is out of range, or the cache is full.
         """
         states = self._checked_states(encoder_hidden_states)
+        if states is None and cache is None and encoder_attention_mask is not None:
+            raise ValueError("`encoder_attention_mask` without `encoder_hidden_states` would mask nothing: give both.")
         ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the decoder's vocab_size")
         positions = self._explicit(position_ids)
         mask = as_mask("attention_mask", attention_mask)
@@ -256,6 +258,7 @@ class Decoder(eqx.Module):
         return jnp.asarray(states)
 
     @classmethod
+    @checked
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Decoder":
         """A fresh decoder: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
 
@@ -329,6 +332,7 @@ class Decoder(eqx.Module):
         """
         save_piece(folder, self.with_layout("unrolled"), "decoder", families=FAMILIES)
 
+    @checked
     def with_cross_attention(self, *, key: PRNGKey, cross_attention_hidden_size: int | None = None) -> "Decoder":
         """The same decoder with fresh cross-attention in every layer.
 
@@ -358,6 +362,7 @@ class Decoder(eqx.Module):
         """The same decoder with its arrays cast to a floating-point dtype."""
         return _trees.astype(self, dtype)
 
+    @checked
     def resize_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "Decoder":
         """The same decoder with more or fewer token ids, in its table, head and head bias.
 

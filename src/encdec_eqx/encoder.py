@@ -165,6 +165,7 @@ class Encoder(eqx.Module):
         return earlier if allowed is None else allowed & earlier
 
     @classmethod
+    @checked
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Encoder":
         """A fresh encoder: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
 
@@ -249,6 +250,7 @@ class Encoder(eqx.Module):
         """The same encoder with its arrays cast to a floating-point dtype."""
         return _trees.astype(self, dtype)
 
+    @checked
     def resize_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "Encoder":
         """The same encoder with more or fewer rows in its token table.
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Integer
 
 from . import _trees
 from ._entrance import as_mask
-from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, checked
+from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, check_key, checked
 from .cache import DecoderCache
 from .checkpoint.pair import load_pair, save_pair
 from .checkpoint.piece import HubOptions, how_drawn
@@ -104,6 +104,7 @@ class EncoderDecoder(eqx.Module):
             ValueError: the decoder has no cross-attention, or reads states of another width.
         """
         _check_pieces(encoder, decoder)
+        check_key(key)
         projection, new = None, ()
         if _needs_projection(encoder.hidden_size, decoder):
             projection = Linear.init(
@@ -658,6 +659,11 @@ def _check_pieces(encoder: Any, decoder: Any) -> None:
     if not isinstance(decoder, Decoder):
         raise TypeError(
             f"the decoder is a {type(decoder).__name__}; expected a Decoder (Decoder.from_pretrained or .init)."
+        )
+    if isinstance(encoder, Decoder):
+        raise TypeError(
+            "the encoder is a Decoder, which returns logits; load the checkpoint with Encoder.from_pretrained (GPT-2 can "
+            "be an encoder too)."
         )
     if not isinstance(encoder, eqx.Module) or not callable(encoder):
         raise TypeError(
