@@ -662,8 +662,8 @@ def _check_pieces(encoder: Any, decoder: Any) -> None:
         )
     if isinstance(encoder, Decoder):
         raise TypeError(
-            "the encoder is a Decoder, which returns logits; load the checkpoint with Encoder.from_pretrained (GPT-2 can "
-            "be an encoder too)."
+            "the encoder is a Decoder, which returns logits; load the checkpoint with Encoder.from_pretrained (GPT-2 "
+            "can be an encoder too)."
         )
     if not isinstance(encoder, eqx.Module) or not callable(encoder):
         raise TypeError(
