@@ -202,6 +202,18 @@ def test_a_missing_start_fails_at_first_use(model):
     assert complete.generate(_IDS, max_new_tokens=2).sequences.shape[0] == 2
 
 
+def test_an_end_beyond_the_vocabulary_is_dropped_if_a_file_says_so(model):
+    """A tiny GPT-2's config keeps its class's default, 50256; torch then never ends a row."""
+    default = SpecialTokens.resolve(("the decoder's config", {"bos_token_id": 1, "eos_token_id": 50256}))
+    result = dataclasses.replace(model, special_tokens=default).generate(_IDS, max_new_tokens=3)
+    assert result.truncated.all()
+    assert "50256" in result.notes[0]
+    with pytest.raises(ValueError, match="50256"):
+        model.with_special_tokens(eos_token_id=50256).generate(_IDS, max_new_tokens=3)
+    with pytest.raises(ValueError, match="pad_token_id=50256"):
+        model.with_special_tokens(pad_token_id=50256).generate(_IDS, max_new_tokens=3)
+
+
 def test_an_unused_key_is_fine(model, key):
     assert model.generate(_IDS, max_new_tokens=2, key=key).sequences.shape[0] == 2
 

@@ -62,7 +62,7 @@ def generate(
     with counted() as count:
         _check_config_type(generation_config)
         options, token_arguments = split_options(arguments)
-        tokens = resolve_tokens(special_tokens, generation_config, token_arguments)
+        tokens, notes = resolve_tokens(special_tokens, generation_config, token_arguments, config.vocab_size)
         source = make_source()
         prompt = _prompt(decoder_input_ids, decoder_attention_mask, source.batch, config, tokens)
         settings = resolve_settings(
@@ -72,6 +72,7 @@ def generate(
             prompt_width=prompt.width,
             never_ends=tokens.require("eos_token_id") == (),
             has_key=key is not None,
+            notes=notes,
         )
         run = _Run(config, prompt, settings, tokens, key if settings.do_sample else None)
         states, mask = source.encode()
@@ -184,28 +185,11 @@ def _open_cache(
 
 def _prompt(ids: Any, mask: Any, batch: int, config: StackConfig, tokens: SpecialTokens) -> Prompt:
     start = tokens.require("decoder_start_token_id")
-    _check_vocabulary(tokens, config.vocab_size)
     if ids is not None:
         return from_user(ids, mask, batch=batch, vocab_size=config.vocab_size, start=start)
     if mask is not None:
         raise ValueError("decoder_attention_mask is given without decoder_input_ids: there is nothing to mask.")
     return start_only(batch, start)
-
-
-def _check_vocabulary(tokens: SpecialTokens, vocab_size: int) -> None:
-    ids = {
-        "decoder_start_token_id": (tokens.decoder_start_token_id,),
-        "pad_token_id": (tokens.pad_token_id,),
-        "eos_token_id": tokens.require("eos_token_id"),
-    }
-    for name, values in ids.items():
-        for value in values:
-            if value is not None and value >= vocab_size:
-                source = dict(tokens.sources).get(name, "not set anywhere")
-                raise ValueError(
-                    f"{name}={value} ({source}) is not an id of the decoder's vocabulary of {vocab_size}. "
-                    f"Pass the decoder's own {name}=..., or resize its token table."
-                )
 
 
 def _check_config_type(generation_config: Any) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from . import options
 from .settings import GenerationConfig, option_names, refuse_both
-from .special_tokens import TOKEN_NAMES, SpecialTokens
+from .special_tokens import BY_USER, TOKEN_NAMES, SpecialTokens
 
 _logger = logging.getLogger("encdec_eqx")
 
 _FILE = "the model's generation_config"
 _PASSED = "generation_config="
+_ARGUMENT = "argument"
 _SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 _BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 
@@ -71,12 +72,41 @@ def split_options(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
 
 def resolve_tokens(
-    model: SpecialTokens, passed: GenerationConfig | None, arguments: Mapping[str, Any]
-) -> SpecialTokens:
-    """The special tokens of one run: the call's arguments, then a passed `GenerationConfig`, then the model's."""
+    model: SpecialTokens, passed: GenerationConfig | None, arguments: Mapping[str, Any], vocab_size: int
+) -> tuple[SpecialTokens, tuple[str, ...]]:
+    """The special tokens of one run: the call's arguments, then a passed `GenerationConfig`, then the model's.
+
+    Returns:
+        The ids, and notes on what was dropped: an end from a file that is no id of the decoder's vocabulary (a default
+        of its config class, usually), since it can never be generated.
+
+    Raises:
+        ValueError: for ids that are missing, or beyond the vocabulary and not dropped.
+    """
     if passed is not None:
         model = model.override(_PASSED, **{name: getattr(passed, name) for name in TOKEN_NAMES})
-    return model.override("argument", **arguments)
+    tokens, notes = model.override(_ARGUMENT, **arguments), ()
+    _within(vocab_size, "decoder_start_token_id", (tokens.require("decoder_start_token_id"),), tokens)
+    ends = tokens.require("eos_token_id")
+    reachable = tuple(end for end in ends if end < vocab_size)
+    source = dict(tokens.sources).get("eos_token_id", "")
+    if reachable != ends and source not in (_ARGUMENT, _PASSED, BY_USER):
+        notes = (f"eos_token_id={ends} ({source}) goes beyond the decoder's vocabulary of {vocab_size}: dropped.",)
+        tokens = tokens.override(source, eos_token_id=reachable)
+    _within(vocab_size, "eos_token_id", tokens.require("eos_token_id"), tokens)
+    if reachable:
+        _within(vocab_size, "pad_token_id", (tokens.require("pad_token_id"),), tokens)
+    return tokens, notes
+
+
+def _within(vocab_size: int, name: str, ids: tuple[int, ...], tokens: SpecialTokens) -> None:
+    for value in ids:
+        if value >= vocab_size:
+            source = dict(tokens.sources).get(name, "not set anywhere")
+            raise ValueError(
+                f"{name}={value} ({source}) is not an id of the decoder's vocabulary of {vocab_size}. Pass the "
+                f"decoder's own {name}=..., or resize its token table."
+            )
 
 
 def resolve_settings(
@@ -87,6 +117,7 @@ def resolve_settings(
     prompt_width: int,
     never_ends: bool,
     has_key: bool,
+    notes: tuple[str, ...] = (),
 ) -> Settings:
     """Combine what was asked for, the strongest first.
 
@@ -98,6 +129,7 @@ def resolve_settings(
         prompt_width: tokens of the prompt, or 1 for the start token.
         never_ends: whether there is no end-of-sequence id.
         has_key: whether a PRNG key is at hand.
+        notes: what was dropped before.
 
     Raises:
         NotImplementedError: for options that are not built.
@@ -109,13 +141,14 @@ def resolve_settings(
     sampling = _sampling(asked, has_key)
     longest = _max_new_tokens(asked, prompt_width)
     min_length, min_new_tokens = _least(asked, prompt_width, longest, never_ends)
-    for note in asked.notes:
+    notes += tuple(asked.notes)
+    for note in notes:
         _report_once(note)
     return Settings(
         max_new_tokens=longest,
         min_length=min_length,
         min_new_tokens=min_new_tokens,
-        notes=tuple(asked.notes),
+        notes=notes,
         **sampling,
     )
 
@@ -138,7 +171,7 @@ class _Asked:
         return self.arguments.get(name, self.base.get(name, default))
 
     def origin(self, name: str) -> str:
-        return "argument" if name in self.arguments else self.base_origin
+        return _ARGUMENT if name in self.arguments else self.base_origin
 
     def refuse_or_drop(self, name: str, neutral: Any, why: str) -> None:
         """An option that does nothing: an error from a caller, a note from a file (if it was meant to do something)."""
@@ -157,7 +190,7 @@ class _Asked:
     def refuse_beams(self) -> None:
         if (beams := self.get("num_beams", 1)) > 1:
             instead = "do_sample=True with num_return_sequences, ranked by .scores"
-            how = "" if self.origin("num_beams") == "argument" else " Pass num_beams=1 for greedy search."
+            how = "" if self.origin("num_beams") == _ARGUMENT else " Pass num_beams=1 for greedy search."
             raise NotImplementedError(
                 f"num_beams={beams} ({self.origin('num_beams')}): beam search is not built yet. The nearest options "
                 f"that are: greedy search, or {instead}.{how}"

@@ -13,6 +13,9 @@ _logger = logging.getLogger("encdec_eqx")
 
 TOKEN_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
+BY_USER = "with_special_tokens"
+"""The source of ids that a user gave a model."""
+
 # What a missing id is replaced by, and the words that say so in `sources`.
 _FALLBACKS = {"pad_token_id": "eos_token_id", "decoder_start_token_id": "bos_token_id"}
 
