@@ -51,7 +51,10 @@ class Embeddings(eqx.Module):
     def attend(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
         """Logits of a tied head, in float32: products with the token table."""
         table = self.tokens.weight
-        return jnp.einsum("...d,vd->...v", hidden.astype(table.dtype), table, preferred_element_type=jnp.float32)
+        # rows in one axis, as in `Linear`: the table's gradient then needs no transposed copy of the logits' gradient
+        rows = hidden.astype(table.dtype).reshape(-1, hidden.shape[-1])
+        logits = jnp.einsum("rd,vd->rv", rows, table, preferred_element_type=jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], table.shape[0])
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Embeddings":
