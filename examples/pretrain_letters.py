@@ -4,9 +4,9 @@ This made `src/encdec_eqx/demo/assets/letters`. It sees the spelling of the trai
 pronunciation, no development or held-out word. A quarter of the letters are hidden; the loss is taken on those. The
 same command gives the same file on one machine (on another kind of CPU the arithmetic is rounded differently).
 
-    python examples/pretrain_letters.py --output letters
+    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python examples/pretrain_letters.py --output letters
 
-About seven minutes on two CPU cores.
+About four minutes of one CPU core. (The flag, which made the packaged file, keeps each product on one thread.)
 """
 
 import argparse

@@ -4,9 +4,9 @@ This made `src/encdec_eqx/demo/assets/phonemes`. It sees the first pronunciation
 else: no spelling, no development or held-out word. It has no cross-attention yet; the demo adds it. The same command
 gives the same file on one machine (on another kind of CPU the arithmetic is rounded differently).
 
-    python examples/pretrain_phonemes.py --output phonemes
+    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python examples/pretrain_phonemes.py --output phonemes
 
-About two minutes on two CPU cores.
+About two minutes of one CPU core. (The flag, which made the packaged file, keeps each product on one thread.)
 """
 
 import argparse

@@ -27,7 +27,7 @@ compiled."""
 
 MAX_LETTERS = SOURCE_WIDTHS[-1] - 1
 _MAX_PHONEMES = 31
-_ROWS = 256
+_ROWS, _FEW = 256, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def evaluate(model: EncoderDecoder, lexicon: Lexicon, words: Sequence[str]) -> E
 def same_ids(left: EncoderDecoder, right: EncoderDecoder, words: Sequence[str]) -> bool:
     """Whether two models generate the same ids for one batch of the words that fit the narrowest width."""
     short = [word for word in words if len(word) < SOURCE_WIDTHS[0]][:_ROWS]
-    inputs = encode_words(short, width=SOURCE_WIDTHS[0], rows=_ROWS)
+    inputs = encode_words(short, width=SOURCE_WIDTHS[0], rows=_rows(short))
     first, second = (model.generate(**inputs, max_new_tokens=_MAX_PHONEMES).sequences for model in (left, right))
     return np.array_equal(first, second)
 
@@ -173,9 +173,13 @@ def _by_width(words: Sequence[str]) -> dict[int, list[int]]:
     return places
 
 
+def _rows(words: Sequence[str]) -> int:
+    """Rows that a batch of words is filled up to: one of two sizes, so that few programs are compiled."""
+    return _ROWS if len(words) > _FEW else _FEW
+
+
 def _pronounce_batch(model: EncoderDecoder, words: Sequence[str], width: int) -> list[Pronunciation]:
-    rows = _ROWS if len(words) > 16 else 16
-    result = model.generate(**encode_words(words, width=width, rows=rows), max_new_tokens=_MAX_PHONEMES)
+    result = model.generate(**encode_words(words, width=width, rows=_rows(words)), max_new_tokens=_MAX_PHONEMES)
     return [decode_pronunciation(row) for row in result.sequences[: len(words)].tolist()]
 
 

