@@ -2,7 +2,7 @@
 
 Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by the nearest orthogonal
 matrix, found with five Newton-Schulz iterations. With the few hundred steps of a one-minute run it needs about two
-thirds of the words Adam needs for the same loss, for about a quarter more arithmetic a step. Knows field paths of the
+thirds of the words Adam needs for the same loss, for a quarter to a half more arithmetic a step. Knows field paths of the
 library's modules (in the unrolled layout), not what they compute.
 """
 

@@ -28,7 +28,7 @@ class Show:
 
     def text(self, text: object) -> None:
         """Plain lines, not marked up or coloured."""
-        self._console.print(str(text), markup=False, highlight=False)
+        self._console.print(str(text), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def training(self, recipe: Recipe) -> Iterator["TrainingBar"]:
