@@ -1,9 +1,9 @@
 """The optimiser of the demo and of its pretraining scripts: Muon for the matrices of the layers, Adam for all else.
 
 Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by the nearest orthogonal
-matrix, found with five Newton-Schulz iterations. With the few hundred steps of a one-minute run it needs about two
-thirds of the words Adam needs for the same loss, for a quarter to a half more arithmetic a step. Knows field paths of the
-library's modules (in the unrolled layout), not what they compute.
+matrix, found with five Newton-Schulz iterations. In a run of a few hundred steps it needs about two thirds of the
+words Adam needs for the same loss, for a quarter to a half more arithmetic a step. Knows field paths of the library's
+modules (in the unrolled layout), not what they compute.
 """
 
 import itertools
