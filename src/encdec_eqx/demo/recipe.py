@@ -44,7 +44,7 @@ class Recipe:
         time_limit: seconds after which training stops early, before all steps are taken.
     """
 
-    steps: int = 340
+    steps: int = 280
     learning_rate: float = 0.02
     buckets: tuple[Bucket, ...] = (
         Bucket(source=8, target=7, rows=192),
