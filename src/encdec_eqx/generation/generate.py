@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int32
 
 from .._typing import ArrayLike
 from ..config import StackConfig
-from ..encoder import longest
+from ..embeddings import longest
 from . import checks, loop, processors
 from .buckets import TargetBucket, bucket
 from .compilations import counted

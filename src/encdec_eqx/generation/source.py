@@ -13,7 +13,8 @@ import numpy as np
 
 from .._typing import ArrayLike
 from ..config import StackConfig
-from ..encoder import EncoderOutput, longest
+from ..embeddings import longest
+from ..encoder import EncoderOutput
 from . import checks
 from .buckets import LEAST_SOURCE, bucket
 
