@@ -1,6 +1,6 @@
 """Every benchmark, then the README's tables: `python -m benchmarks.run_all --out benchmarks/results`.
 
-About 20 minutes on two quiet CPU cores. It measures nothing itself.
+About 15 minutes on two quiet CPU cores. It measures nothing itself.
 """
 
 import argparse
