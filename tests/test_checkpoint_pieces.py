@@ -32,8 +32,8 @@ from checkpoints import (
     write_shards,
 )
 from encdec_eqx import Decoder, Encoder
+from encdec_eqx._trees import path_name
 from encdec_eqx.checkpoint.errors import MissingFileError
-from encdec_eqx.checkpoint.load import path_name
 
 HEAD_DIM = HIDDEN // HEADS
 IDS = np.array([[3, 4, 5, 6], [7, 8, 9, 1]], np.int32)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from encdec_eqx import Decoder, Encoder, StackConfig
+from encdec_eqx._trees import path_name
 from encdec_eqx.checkpoint import transforms
-from encdec_eqx.checkpoint.load import path_name
 from encdec_eqx.checkpoint.table import NameTable
 from encdec_eqx.config import FeedForwardConfig, LayerSpec, NormConfig, PositionsConfig
 from encdec_eqx.families import FAMILIES, read_pair, write_pair

@@ -1,4 +1,4 @@
-"""Small operations on any module: casting. Knows nothing of models."""
+"""Small operations on any module: casting, and the names of its arrays. Knows nothing of models."""
 
 from typing import Any, TypeVar
 
@@ -27,3 +27,8 @@ def astype(tree: _Tree, dtype: DTypeLike) -> _Tree:
         return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
 
     return jax.tree.map(cast, tree)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A leaf's key path as `stack.blocks.0.self_norm.weight`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")

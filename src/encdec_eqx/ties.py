@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from ._trees import path_name
 from ._typing import Array
 from .decoder import Decoder
 from .encoder import Encoder
@@ -41,7 +42,7 @@ def tie(encoder: Any, ties: Ties) -> Any:
 
 def _arrays(module: Any) -> dict[str, Array]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(module)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return {path_name(path): leaf for path, leaf in leaves}
 
 
 def _at(module: Any, path: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 from hf import as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 
 from encdec_eqx import EncoderDecoder
+from encdec_eqx.config import ACTIVATIONS
 from tolerances import PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS
 
 PAIRS = {
@@ -39,29 +40,6 @@ PAIRS = {
     "unscaled": lambda: (tiny_bert(), tiny_gpt2(scale_attn_weights=False)),
     "inner_size": lambda: (tiny_bert(), tiny_gpt2(n_inner=33, layer_norm_epsilon=1e-3)),
 }
-
-ACTIVATIONS = [
-    "gelu",
-    "gelu_10",
-    "gelu_accurate",
-    "gelu_fast",
-    "gelu_new",
-    "gelu_python",
-    "gelu_python_tanh",
-    "gelu_pytorch_tanh",
-    "laplace",
-    "leaky_relu",
-    "linear",
-    "mish",
-    "quick_gelu",
-    "relu",
-    "relu2",
-    "relu6",
-    "sigmoid",
-    "silu",
-    "swish",
-    "tanh",
-]
 
 
 def _both(folder: Path, pair: str, seed: int = 0, **settings: Any) -> tuple[Any, EncoderDecoder]:

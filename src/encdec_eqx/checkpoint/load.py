@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._trees import path_name
 from . import transforms
 from .folder import Tensors
 from .table import NameTable
@@ -100,11 +101,6 @@ def load(
         else:
             arrays[path] = _initial(path, shapes[path], default, key, initializer_range)
     return jax.tree_util.tree_unflatten(structure, [arrays[path_name(path)] for path, _ in leaves]), plan.loaded
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's key path as `stack.blocks.0.self_norm.weight`."""
-    return ".".join(str(getattr(key, "name", getattr(key, "idx", getattr(key, "key", key)))) for key in path)
 
 
 def _check_dtype(dtype: Any) -> None:

@@ -18,9 +18,9 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._trees import path_name
 from . import transforms
 from .folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
-from .load import path_name
 from .safetensors_file import write_file
 from .table import NameTable
 

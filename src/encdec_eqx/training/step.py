@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Float32, Int32, PyTree
 
+from .._trees import astype
 from .._typing import Array, ArrayLike, PRNGKey
 from ..layers.dropout import Dropout
 from .batch import checked_batch, completed_batch
@@ -196,7 +197,7 @@ class _Loss:
     def __call__(self, params: eqx.Module, batch: dict[str, Array], key: PRNGKey | None) -> Array:
         model: Any = eqx.combine(params, self.frozen)
         if self.options.compute_dtype is not None:
-            model = _cast(model, self.options.compute_dtype)
+            model = astype(model, self.options.compute_dtype)
         inputs = dict(batch)
         labels = inputs.pop("labels")
         output = model(inputs.pop("input_ids"), inputs.pop("decoder_input_ids"), **inputs, key=key)
@@ -229,10 +230,6 @@ def _split(x: Array, parts: int) -> Array:
 
 def _norm(grads: Any) -> Array:
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)), jnp.zeros(())))
-
-
-def _cast(model: eqx.Module, dtype: np.dtype) -> eqx.Module:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model)
 
 
 def _strongly_typed(leaf: Any) -> Any:
