@@ -116,6 +116,9 @@ class Worker:
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
+            # the pipe closes before the last words are written: they are all there once the process has ended
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=30)
             self._log.seek(0)
             raise RuntimeError(f"{self._module} died at {question!r}; the end of its log:\n{self._log.read()[-3000:]}")
         answer = json.loads(line)
