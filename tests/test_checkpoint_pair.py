@@ -378,7 +378,7 @@ def test_a_file_is_no_place_to_save(tmp_path: Path, model: EncoderDecoder):
 
 
 def test_arrays_without_a_name_cannot_be_saved(tmp_path: Path, model: EncoderDecoder):
-    strange = eqx.tree_at(lambda m: m.decoder.stack.final_norm, model, (jnp.ones(2), jnp.ones(2)))
+    strange = eqx.tree_at(lambda m: m.decoder.stack.shared.final_norm, model, (jnp.ones(2), jnp.ones(2)))
     with pytest.raises(ValueError, match=r"got arrays it has no name for .*lacks ones it must hold .*final_norm"):
         strange.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -77,7 +77,7 @@ def test_gpt2_tensors_go_where_they_belong(tmp_path: Path):
         theirs = tensors[f"h.{i}.crossattention.c_attn.weight"]
         ours = arrays[f"stack.blocks.{i}.cross_attention.kv.weight"]
         assert np.array_equal(ours, theirs.reshape(HIDDEN, 2, HEADS, HEAD_DIM))
-    assert np.array_equal(arrays["stack.final_norm.weight"], tensors["ln_f.weight"])
+    assert np.array_equal(arrays["stack.shared.final_norm.weight"], tensors["ln_f.weight"])
 
 
 def test_bert_base_uncased_as_it_is_published(tmp_path: Path):

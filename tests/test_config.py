@@ -68,6 +68,6 @@ def test_fresh_weights_follow_the_reference_initialisers(key: jax.Array) -> None
     weight = decoder.stack.blocks[0].self_attention.qkv.weight
     assert abs(float(weight.std()) - 0.02) < 0.002
     assert not bool(decoder.stack.blocks[1].cross_attention.kv.bias.any())
-    assert bool((decoder.stack.final_norm.weight == 1).all())
+    assert bool((decoder.stack.shared.final_norm.weight == 1).all())
     encoder = Encoder.init(encoder_config(), key=key)
     assert not bool(encoder.embeddings.tokens.weight[0].any()), "the padding row starts at zero"

@@ -188,7 +188,7 @@ INEXPRESSIBLE = [
     ("gpt2", {"positions": PositionsConfig(max_positions=6, counting="non_padding", padding_idx=0)}, "positions"),
     ("gpt2", {"pooler": True}, "pooler"),
     ("gpt2", {"head": None}, "head"),
-    ("roberta", {"pad_token_id": 5}, "positions"),
+    ("roberta", {"pad_token_id": 3}, "positions"),
 ]
 
 

@@ -126,7 +126,7 @@ def test_every_leaf_that_is_read_gets_a_gradient_and_changes():
 
 @pytest.mark.parametrize("layout", ["unrolled", "scanned"])
 def test_what_is_only_carried_is_never_changed_not_even_by_weight_decay(layout):
-    positions = PositionsConfig(max_positions=24, added=False)
+    positions = PositionsConfig(max_positions=24, use="carried")
     model = _model({"positions": positions}).with_layout(layout)
     optimizer = optax.adamw(0.1, weight_decay=0.5)
     state = init_train_state(model, optimizer)

@@ -32,6 +32,9 @@ ACTIVATIONS = (
 )
 """Names of activation functions, as Hugging Face spells them."""
 
+SINUSOIDS = ("sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2tensor")
+"""Kinds of position tables that are constants."""
+
 READERS: dict[str, Callable[[Mapping[str, Any]], "StackConfig"]] = {}
 """`model_type` to the function that reads that family's Hugging Face config."""
 
@@ -46,11 +49,36 @@ class LayerSpec:
         cross_attention: whether the layer attends to encoder states.
         weights: which set of weights the layer uses; layers that name the same number share them.
             `None` means a set of its own.
+        hidden_state: whether its output counts among the `hidden_states` of a call, as the reference counts them.
     """
 
     score_scale: float | None = None
     cross_attention: bool = False
     weights: int | None = None
+    hidden_state: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelativeBiasConfig:
+    """A learned number a head for each bucket of distances, added to the scores of all layers (Raffel et al. 2020).
+
+    Attributes:
+        entries: rows of the table.
+        buckets: how many of them distances are sorted into: half of them for keys behind the query, half for keys
+            ahead; small distances exactly, larger ones by their logarithm.
+        max_distance: distances from here on share the last bucket.
+    """
+
+    entries: int = 32
+    buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self):
+        _positive(self, "entries", "buckets", "max_distance")
+        if self.buckets > self.entries:
+            raise ValueError(
+                f"RelativeBiasConfig.buckets is {self.buckets} and entries {self.entries}; expected a row a bucket."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,12 +91,18 @@ class AttentionConfig:
         dropout: rate of dropout on the attention weights.
         relative_positions: `"key"` adds the product of queries with a learned table of distances to the scores,
             `"key_query"` that of keys too (Shaw et al. 2018; Huang et al. 2020); in self-attention only.
+        relative_bias: a bias by distance that all layers share; in self-attention only.
+        qkv_bias: whether the projections to queries, keys and values have biases.
+        rotate_values: where positions rotate queries and keys, whether they rotate values too.
     """
 
     num_heads: int
     head_dim: int
     dropout: float = 0.0
     relative_positions: Literal["none", "key", "key_query"] = "none"
+    relative_bias: RelativeBiasConfig | None = None
+    qkv_bias: bool = True
+    rotate_values: bool = False
 
     def __post_init__(self):
         _positive(self, "num_heads", "head_dim")
@@ -83,13 +117,16 @@ class FeedForwardConfig:
     Attributes:
         size: inner width.
         activation: one of `ACTIVATIONS`.
+        dropout: rate of dropout on the inner activations.
     """
 
     size: int
     activation: str = "gelu"
+    dropout: float = 0.0
 
     def __post_init__(self):
         _positive(self, "size")
+        _rate(self, "dropout")
         _one_of(self, "activation", ACTIVATIONS)
 
 
@@ -101,11 +138,13 @@ class NormConfig:
         eps: added to the variance.
         placement: `"post"`, after the residual sum (BERT), or `"pre"`, before each sub-layer (GPT-2).
         final: whether one more norm follows the last layer.
+        final_in_hidden_states: whether the last of a call's `hidden_states` is taken after that norm.
     """
 
     eps: float = 1e-12
     placement: Literal["post", "pre"] = "post"
     final: bool = False
+    final_in_hidden_states: bool = True
 
     def __post_init__(self):
         _one_of(self, "placement", ("post", "pre"))
@@ -115,32 +154,50 @@ class NormConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PositionsConfig:
-    """The learned table of positions.
+    """The table of positions.
 
     Attributes:
-        max_positions: rows of the table: the longest sequence, or that plus an offset.
+        max_positions: rows of the table: the longest sequence, or that plus what is not used of it.
+        kind: what stands in the table: learned rows, or constants: sines and cosines of the position, the sines in the
+            first half (`"sinusoidal_halves"`), in turn (`"sinusoidal_interleaved"`; both Vaswani et al. 2017), or in
+            the first half with the last frequency exactly 1 / 10000 (`"sinusoidal_tensor2tensor"`).
+        use: `"added"` to the embeddings, `"rotated"`: queries and keys are rotated by its angles (Su et al. 2021), or
+            `"carried"` through checkpoints and not used (BERT with relative positions).
         counting: default positions: `"arange"`, or `"non_padding"`: ids other than `padding_idx` are counted from
             `padding_idx + 1`, and padding sits at `padding_idx` (RoBERTa).
         padding_idx: the id that `"non_padding"` does not count.
-        added: whether the table is added to the embeddings; if not it is carried through checkpoints unused
-            (BERT with relative positions).
+        offset: the table's row of position 0 (2 in BART).
     """
 
     max_positions: int
+    kind: Literal["learned", "sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2tensor"] = "learned"
+    use: Literal["added", "rotated", "carried"] = "added"
     counting: Literal["arange", "non_padding"] = "arange"
     padding_idx: int | None = None
-    added: bool = True
+    offset: int = 0
 
     def __post_init__(self):
         _positive(self, "max_positions")
+        _one_of(self, "kind", ("learned", *SINUSOIDS))
+        _one_of(self, "use", ("added", "rotated", "carried"))
         _one_of(self, "counting", ("arange", "non_padding"))
         if self.counting == "non_padding" and self.padding_idx is None:
             raise ValueError("PositionsConfig.counting is 'non_padding': give `padding_idx`, the id not to count.")
+        if self.offset < 0 or self.longest < 1:
+            raise ValueError(
+                f"PositionsConfig has max_positions = {self.max_positions}, offset = {self.offset} and padding_idx = "
+                f"{self.padding_idx}, which leaves no position to use."
+            )
+
+    @property
+    def limit(self) -> int:
+        """Explicit positions are below this number."""
+        return self.max_positions - self.offset
 
     @property
     def longest(self) -> int:
         """The longest sequence that the table can number."""
-        return self.max_positions - self.first
+        return self.limit - self.first
 
     @property
     def first(self) -> int:
@@ -158,6 +215,11 @@ class EmbeddingsConfig:
         norm: whether the sum is normalised.
         dropout: rate of dropout on the sum.
         padding_idx: row of the token table whose gradient is zero, as in torch.
+        size: width of the tables, if it is not that of the layers; needs `projection`.
+        projection: whether a linear map leads from the tables' width to the layers' (Lan et al. 2020).
+        scale: factor on the looked-up token embeddings.
+        scale_inputs_embeds: whether it applies to embeddings that the caller gives, too.
+        task_type_size: rows of a table of tasks, of which the first is added (ERNIE); 0 for none.
     """
 
     token_type_size: int = 0
@@ -165,9 +227,20 @@ class EmbeddingsConfig:
     norm: bool = False
     dropout: float = 0.0
     padding_idx: int | None = None
+    size: int | None = None
+    projection: bool = False
+    scale: float = 1.0
+    scale_inputs_embeds: bool = False
+    task_type_size: int = 0
 
     def __post_init__(self):
         _rate(self, "dropout")
+        if self.size is not None:
+            _positive(self, "size")
+            if not self.projection:
+                raise ValueError(f"EmbeddingsConfig.size is {self.size}: set `projection`, the map to the layers.")
+        if self.task_type_size < 0:
+            raise ValueError(f"EmbeddingsConfig.task_type_size is {self.task_type_size}; it cannot be negative.")
         if self.token_type_size < 0:
             raise ValueError(f"EmbeddingsConfig.token_type_size is {self.token_type_size}; it cannot be negative.")
         if self.token_type_size and self.token_types_from_tokens:
@@ -183,15 +256,25 @@ class HeadConfig:
         bias: whether the logits have a bias.
         transform: whether a dense layer, the activation and a norm come before the output matrix (BERT).
         activation: activation of the transform, one of `ACTIVATIONS`.
+        size: width that the transform leads to, if it is not that of the layers.
+        fixed_bias: whether the bias is a constant of the checkpoint, never trained (BART's `final_logits_bias`).
     """
 
     tied: bool = True
     bias: bool = False
     transform: bool = False
     activation: str = "gelu"
+    size: int | None = None
+    fixed_bias: bool = False
 
     def __post_init__(self):
         _one_of(self, "activation", ACTIVATIONS)
+        if self.size is not None:
+            _positive(self, "size")
+            if not self.transform:
+                raise ValueError(f"HeadConfig.size is {self.size}: set `transform`, which leads to that width.")
+        if self.fixed_bias and not self.bias:
+            raise ValueError("HeadConfig.fixed_bias is true and bias false; a fixed bias is a bias.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,6 +336,13 @@ class StackConfig:
         if self.initializer_range < 0:
             raise ValueError(f"StackConfig.initializer_range is {self.initializer_range}; it cannot be negative.")
         _check_shared_layers(self.layers)
+        if self.head is not None and self.head.tied and self.head_width != self.embedding_size:
+            raise ValueError(
+                f"the head is tied to the token table, whose width is {self.embedding_size}, but takes states of width "
+                f"{self.head_width}; set HeadConfig.size (with `transform`) or untie it."
+            )
+        if self.positions.use == "rotated" and self.attention.head_dim % 2:
+            raise ValueError(f"positions rotate pairs, but AttentionConfig.head_dim is {self.attention.head_dim}: odd.")
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "StackConfig":
@@ -282,6 +372,16 @@ class StackConfig:
     def cross_width(self) -> int:
         """Width of the states that cross-attention reads."""
         return self.cross_attention_hidden_size or self.hidden_size
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the token table."""
+        return self.embeddings.size or self.hidden_size
+
+    @property
+    def head_width(self) -> int:
+        """Width of the states that the output matrix takes."""
+        return (self.head.size if self.head is not None else None) or self.hidden_size
 
     @property
     def num_hidden_layers(self) -> int:

@@ -208,8 +208,9 @@ class Decoder(eqx.Module):
         **options: Any,
     ) -> StackOutput:
         embed_key, stack_key = split_key(key, 2)
-        embedded = self.embeddings.tokens(ids)
+        embedded = self.embeddings.look_up(ids)
         x = self.embeddings(embedded, positions=positions, token_type_ids=types, key=embed_key)
+        attending = dataclasses.replace(attending, angles=self.embeddings.angles(positions))
         return self.stack(x, attending, key=stack_key, **options)
 
     def _continue(
@@ -240,7 +241,7 @@ class Decoder(eqx.Module):
     def _explicit(self, position_ids: ArrayLike | None) -> Int32[Array, "batch target"] | None:
         if position_ids is None:
             return None
-        return as_ids("position_ids", position_ids, self.config.positions.max_positions, "the table of positions")
+        return as_ids("position_ids", position_ids, self.config.positions.limit, "the table of positions")
 
     def _checked_states(self, states: ArrayLike | None) -> Array | None:
         if states is None:
@@ -351,7 +352,7 @@ class Decoder(eqx.Module):
         assert isinstance(unrolled, UnrolledStack)
         fresh = UnrolledStack.init(config, key=key)
         blocks = tuple(_borrow_cross(old, new) for old, new in zip(unrolled.blocks, fresh.blocks, strict=True))
-        stack = UnrolledStack(blocks=blocks, final_norm=unrolled.final_norm, layers=layers, scales=unrolled.scales)
+        stack = UnrolledStack(blocks=blocks, shared=unrolled.shared, layers=layers, scales=unrolled.scales)
         return Decoder(self.embeddings, stack, self.head, config, self.load_report)
 
     def with_layout(self, layout: Layout, *, remat: bool = False) -> "Decoder":

@@ -91,7 +91,7 @@ class Encoder(eqx.Module):
         attention_mask: SourceMask | None = None,
         position_ids: Integer[ArrayLike, "batch source"] | None = None,
         token_type_ids: Integer[ArrayLike, "batch source"] | None = None,
-        inputs_embeds: Float[ArrayLike, "batch source hidden"] | None = None,
+        inputs_embeds: Float[ArrayLike, "batch source embedding"] | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         key: PRNGKey | None = None,
@@ -116,13 +116,17 @@ class Encoder(eqx.Module):
         batch, length = embedded.shape[:2]
         check_length("input_ids" if ids is not None else "inputs_embeds", length, longest(self.config, position_ids))
         embed_key, stack_key = split_key(key, 2)
+        positions = self._positions(ids, position_ids, batch, length)
         x = self.embeddings(
             embedded,
-            positions=self._positions(ids, position_ids, batch, length),
+            positions=positions,
             token_type_ids=as_token_types(self.config, token_type_ids),
             key=embed_key,
         )
-        attending = Attending(self_mask=self._mask(as_mask("attention_mask", attention_mask), length))
+        attending = Attending(
+            self_mask=self._mask(as_mask("attention_mask", attention_mask), length),
+            angles=self.embeddings.angles(positions),
+        )
         out = self.stack(
             x,
             attending,
@@ -138,21 +142,21 @@ class Encoder(eqx.Module):
             raise ValueError(f"an encoder takes `input_ids` or `inputs_embeds`; got {given}.")
         if input_ids is not None:
             ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the encoder's vocab_size")
-            return ids, self.embeddings.tokens(ids)
+            return ids, self.embeddings.look_up(ids)
         assert inputs_embeds is not None
-        if inputs_embeds.shape[-1] != self.hidden_size:
+        if inputs_embeds.shape[-1] != self.config.embedding_size:
             raise TypeError(
-                f"`inputs_embeds` has width {inputs_embeds.shape[-1]}; this encoder's hidden_size is "
-                f"{self.hidden_size}."
+                f"`inputs_embeds` has width {inputs_embeds.shape[-1]}; this encoder's token table has width "
+                f"{self.config.embedding_size}."
             )
         if inputs_embeds.size == 0:
             raise ValueError(f"`inputs_embeds` is empty: its shape is {tuple(inputs_embeds.shape)}.")
-        return None, jnp.asarray(inputs_embeds)
+        return None, self.embeddings.given(jnp.asarray(inputs_embeds))
 
     def _positions(self, ids: Array | None, position_ids: ArrayLike | None, batch: int, length: int) -> Array:
         rule = self.config.positions
         if position_ids is not None:
-            return as_ids("position_ids", position_ids, rule.max_positions, "the encoder's table of positions")
+            return as_ids("position_ids", position_ids, rule.limit, "the encoder's table of positions")
         if ids is not None and rule.counting == "non_padding" and rule.padding_idx is not None:
             return non_padding_positions(ids, jnp.zeros((batch,), jnp.int32), rule.padding_idx)[0]
         return arange_positions(batch, length, rule.first)

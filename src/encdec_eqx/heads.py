@@ -22,6 +22,7 @@ class LMHead(eqx.Module):
         projection: the output matrix; `None` if tied.
         bias: added to the logits.
         activation: of the transform.
+        fixed_bias: whether the bias is a constant, which gets no gradient.
     """
 
     dense: AbstractLinear | None
@@ -29,6 +30,7 @@ class LMHead(eqx.Module):
     projection: AbstractLinear | None
     bias: Float[Array, " vocab"] | None
     activation: str = eqx.field(static=True)
+    fixed_bias: bool = eqx.field(static=True, default=False)
 
     def __call__(self, hidden: Float[Array, "*batch hidden"], embeddings: Embeddings) -> Float[Array, "*batch vocab"]:
         """Logits in float32."""
@@ -36,7 +38,8 @@ class LMHead(eqx.Module):
             hidden = self.norm(ACTIVATION_FUNCTIONS[self.activation](self.dense(hidden)))
         logits = embeddings.attend(hidden) if self.projection is None else self.projection(hidden).astype(jnp.float32)
         if self.bias is not None:
-            logits = logits + jnp.broadcast_to(self.bias.astype(jnp.float32), logits.shape)
+            bias = jax.lax.stop_gradient(self.bias) if self.fixed_bias else self.bias
+            logits = logits + jnp.broadcast_to(bias.astype(jnp.float32), logits.shape)
         return logits
 
     @classmethod
@@ -48,14 +51,15 @@ class LMHead(eqx.Module):
         """
         if config.head is None:
             raise ValueError("this StackConfig has no `head`: a decoder needs a HeadConfig.")
-        head, size, scale = config.head, config.hidden_size, config.initializer_range
+        head, size, scale, width = config.head, config.hidden_size, config.initializer_range, config.head_width
         dense_key, projection_key = jax.random.split(key)
         return cls(
-            dense=Linear.init(size, size, scale=scale, key=dense_key) if head.transform else None,
-            norm=LayerNorm.init(size, eps=config.norm.eps) if head.transform else None,
+            dense=Linear.init(size, width, scale=scale, key=dense_key) if head.transform else None,
+            norm=LayerNorm.init(width, eps=config.norm.eps) if head.transform else None,
             projection=None
             if head.tied
-            else Linear.init(size, config.vocab_size, scale=scale, bias=False, key=projection_key),
+            else Linear.init(width, config.vocab_size, scale=scale, bias=False, key=projection_key),
             bias=jnp.zeros((config.vocab_size,)) if head.bias else None,
             activation=head.activation,
+            fixed_bias=head.fixed_bias,
         )

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from ._typing import Array, PRNGKeys
 from .blocks.block import Block
 from .config import LayerSpec
-from .layers.norm import LayerNorm
 from .stack import (
     AbstractStack,
     Attending,
     LayerResult,
+    Shared,
     UnrolledStack,
     Wanted,
     empty_kv,
@@ -33,7 +33,7 @@ class ScannedStack(AbstractStack):
         groups: the block of each place in the group, its leaves stacked over the repeats. Where layers share weights
             (then all are of one kind, and the group is one layer) the distinct blocks are stacked, each once.
         rest: blocks of the layers after the last whole group.
-        final_norm: the norm after the last layer.
+        shared: the final norm, and what all layers have in common.
         layers: what differs between layers.
         scales: factor on each layer's attention scores.
         remat: whether all of a group's insides are recomputed in the backward pass (Chen et al. 2016); otherwise the
@@ -42,7 +42,7 @@ class ScannedStack(AbstractStack):
 
     groups: tuple[Block, ...]
     rest: tuple[Block, ...]
-    final_norm: LayerNorm | None
+    shared: Shared
     layers: tuple[LayerSpec, ...] = eqx.field(static=True)
     scales: tuple[float, ...] = eqx.field(static=True)
     remat: bool = eqx.field(static=True)
@@ -179,7 +179,7 @@ def _scanned(stack: UnrolledStack, remat: bool) -> ScannedStack:
     return ScannedStack(
         groups=tuple(jax.tree.map(lambda *leaves: jnp.stack(leaves), *place) for place in places),
         rest=blocks[len(blocks) - rest :],
-        final_norm=stack.final_norm,
+        shared=stack.shared,
         layers=layers,
         scales=stack.scales,
         remat=remat,
@@ -190,9 +190,7 @@ def _unrolled(stack: ScannedStack) -> UnrolledStack:
     distinct = max(schedule(stack.layers)) + 1 - len(stack.rest)
     group = len(stack.groups)
     scanned = tuple(_pick(stack.groups[at % group], at // group) for at in range(distinct))
-    return UnrolledStack(
-        blocks=(*scanned, *stack.rest), final_norm=stack.final_norm, layers=stack.layers, scales=stack.scales
-    )
+    return UnrolledStack(blocks=(*scanned, *stack.rest), shared=stack.shared, layers=stack.layers, scales=stack.scales)
 
 
 def _shortest_group(layers: tuple[LayerSpec, ...]) -> int:

@@ -5,6 +5,7 @@ A stack has two layouts behind one interface: *unrolled*, a tuple of blocks, is 
 each distinct block once; `layers` say which weights run when. Knows nothing of embeddings and heads.
 """
 
+import dataclasses
 from abc import abstractmethod
 from typing import Any, Literal
 
@@ -16,8 +17,10 @@ from jaxtyping import Bool, Float, Int32
 from ._typing import Array, PRNGKey, PRNGKeys
 from .blocks.block import Block, BlockOutput, score_scale
 from .cache import CrossKV, SelfKV
-from .config import LayerSpec, StackConfig
+from .config import LayerSpec, RelativeBiasConfig, StackConfig
+from .layers.linear import Embedding
 from .layers.norm import LayerNorm
+from .layers.positions import bucketed_bias
 
 Layout = Literal["unrolled", "scanned"]
 
@@ -30,12 +33,16 @@ class Attending(eqx.Module):
         start: slot of the first new token.
         cross_mask: which source positions may be attended.
         encoder_states: the states to attend to, where their keys and values are not in a cache.
+        angles: by which self-attention rotates the new tokens' queries and keys.
+        self_bias: added to the scores of self-attention; the stack fills it in.
     """
 
     self_mask: Bool[Array, "#rows 1 #queries #keys"] | None
     start: Int32[Array, ""] | int = 0
     cross_mask: Bool[Array, "batch 1 1 source"] | None = None
     encoder_states: Float[Array, "batch source cross"] | None = None
+    angles: Float[Array, "rows queries head_dim"] | None = None
+    self_bias: Float[Array, "1 heads queries keys"] | None = None
 
 
 class StackOutput(eqx.Module):
@@ -43,7 +50,7 @@ class StackOutput(eqx.Module):
 
     Attributes:
         last_hidden_state: after the last layer and the final norm, if there is one.
-        hidden_states: the input, then each layer's output, the last as `last_hidden_state`.
+        hidden_states: the input, then each layer's output, the last after the final norm where the reference has it so.
         self_attentions: attention weights.
         cross_attentions: attention weights; `None` for a layer that attended to no encoder states.
         self_kv: the caches with the new tokens written, arranged as they came; `None` without caches.
@@ -79,10 +86,49 @@ class Wanted(eqx.Module):
         )
 
 
+class Shared(eqx.Module):
+    """What a stack has besides its layers, the same in both layouts.
+
+    Attributes:
+        final_norm: the norm after the last layer.
+        relative_bias: the table of biases by distance that all layers share.
+        relative: how distances are sorted into its rows.
+        norm_in_hidden_states: whether the last of the hidden states is taken after the final norm.
+    """
+
+    final_norm: LayerNorm | None
+    relative_bias: Embedding | None
+    relative: RelativeBiasConfig | None = eqx.field(static=True)
+    norm_in_hidden_states: bool = eqx.field(static=True)
+
+    def self_bias(
+        self, queries: int, keys: int, start: Int32[Array, ""] | int
+    ) -> Float[Array, "1 heads queries keys"] | None:
+        """What is added to all layers' scores."""
+        if self.relative_bias is None or self.relative is None:
+            return None
+        buckets, longest = self.relative.buckets, self.relative.max_distance
+        return bucketed_bias(self.relative_bias, queries, keys, start, buckets=buckets, max_distance=longest)
+
+    @classmethod
+    def init(cls, config: StackConfig, *, key: PRNGKey) -> "Shared":
+        """A unit norm and a normal table, where the config has them."""
+        relative, heads = config.attention.relative_bias, config.attention.num_heads
+        table = None
+        if relative is not None:
+            table = Embedding.init(relative.entries, heads, scale=config.initializer_range, key=key)
+        return cls(
+            final_norm=LayerNorm.init(config.hidden_size, eps=config.norm.eps) if config.norm.final else None,
+            relative_bias=table,
+            relative=relative,
+            norm_in_hidden_states=config.norm.final_in_hidden_states,
+        )
+
+
 class AbstractStack(eqx.Module):
     """Layers in order, then the final norm."""
 
-    final_norm: eqx.AbstractVar[LayerNorm | None]
+    shared: eqx.AbstractVar[Shared]
     layers: eqx.AbstractVar[tuple[LayerSpec, ...]]
     scales: eqx.AbstractVar[tuple[float, ...]]
 
@@ -110,12 +156,18 @@ class AbstractStack(eqx.Module):
         """
         keys = None if key is None else jax.random.split(key, len(self.layers))
         wanted = Wanted(output_hidden_states, output_attentions)
+        slots = x.shape[1] if self_kv is None or attending.self_mask is None else attending.self_mask.shape[-1]
+        bias = self.shared.self_bias(x.shape[1], slots, attending.start)
+        attending = dataclasses.replace(attending, self_bias=bias)
         last, results, self_kv = self._run(x, attending, self_kv, cross_kv, keys, wanted)
-        if self.final_norm is not None:
-            last = self.final_norm(last)
-        hidden = (x, *(_kept(result.hidden) for result in results[:-1]), last) if output_hidden_states else None
+        normed = last if self.shared.final_norm is None else self.shared.final_norm(last)
+        hidden = None
+        if output_hidden_states:
+            outputs = [*(_kept(result.hidden) for result in results[:-1])]
+            outputs.append(normed if self.shared.norm_in_hidden_states else last)
+            hidden = (x, *(out for out, spec in zip(outputs, self.layers, strict=True) if spec.hidden_state))
         return StackOutput(
-            last_hidden_state=last,
+            last_hidden_state=normed,
             hidden_states=hidden,
             self_attentions=tuple(_kept(result.self_attention) for result in results) if output_attentions else None,
             cross_attentions=tuple(result.cross_attention for result in results) if output_attentions else None,
@@ -141,7 +193,7 @@ class UnrolledStack(AbstractStack):
     """Each distinct block on its own, run one after another."""
 
     blocks: tuple[Block, ...]
-    final_norm: LayerNorm | None
+    shared: Shared
     layers: tuple[LayerSpec, ...] = eqx.field(static=True)
     scales: tuple[float, ...] = eqx.field(static=True)
 
@@ -168,10 +220,10 @@ class UnrolledStack(AbstractStack):
         """Blocks with fresh weights, and the final norm if there is one."""
         order = schedule(config.layers)
         distinct = [config.layers[order.index(which)] for which in range(max(order) + 1)]
-        keys = jax.random.split(key, len(distinct))
+        shared_key, *keys = jax.random.split(key, len(distinct) + 1)
         return cls(
             blocks=tuple(Block.init(config, spec, key=k) for spec, k in zip(distinct, keys, strict=True)),
-            final_norm=LayerNorm.init(config.hidden_size, eps=config.norm.eps) if config.norm.final else None,
+            shared=Shared.init(config, key=shared_key),
             layers=config.layers,
             scales=tuple(score_scale(config, spec) for spec in config.layers),
         )
@@ -236,6 +288,8 @@ def run_block(
         x,
         scale=scale,
         self_mask=attending.self_mask,
+        self_bias=attending.self_bias,
+        angles=attending.angles,
         past=past,
         start=attending.start,
         cross_kv=cross_kv,

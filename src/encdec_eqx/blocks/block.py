@@ -56,6 +56,8 @@ class Block(eqx.Module):
         *,
         scale: Float[Array, ""] | float,
         self_mask: Bool[Array, "#rows 1 #queries #keys"] | None,
+        self_bias: Float[Array, "1 heads queries keys"] | None,
+        angles: Float[Array, "rows queries head_dim"] | None,
         past: SelfKV | None,
         start: Int32[Array, ""] | int,
         cross_kv: CrossKV | None,
@@ -68,6 +70,8 @@ class Block(eqx.Module):
             x: the residual stream of the new tokens.
             scale: factor on the attention scores.
             self_mask: which keys each query may attend to.
+            self_bias: added to the scores of self-attention.
+            angles: by which self-attention rotates the new tokens' queries and keys.
             past: keys and values of earlier tokens, with room for the new ones.
             start: slot of the first new token.
             cross_kv: keys and values of the encoder states; without them cross-attention is skipped.
@@ -78,11 +82,18 @@ class Block(eqx.Module):
         kept: dict = {}
 
         def attend_to_self(h: Array) -> Array:
-            q, k, v = self.self_attention.project(h)
+            q, k, v = self.self_attention.project(h, angles)
             kept["new"] = SelfKV(k, v)
             kept["all"] = kept["new"] if past is None else past.write(kept["new"], start)
             out, kept["self"] = self.self_attention(
-                q, kept["all"].k, kept["all"].v, mask=self_mask, scale=scale, start=start, key=keys[0]
+                q,
+                kept["all"].k,
+                kept["all"].v,
+                mask=self_mask,
+                scale=scale,
+                start=start,
+                bias=self_bias,
+                key=keys[0],
             )
             return out
 
@@ -95,7 +106,7 @@ class Block(eqx.Module):
                 return out
 
             x = self._residual(x, self.cross_norm, attend_to_source, keys[3])
-        x = self._residual(x, self.feed_forward_norm, self.feed_forward, keys[4])
+        x = self._residual(x, self.feed_forward_norm, lambda h: self.feed_forward(h, key=keys[5]), keys[4])
         return BlockOutput(x, kept["all"], kept["new"], kept["self"], kept.get("cross"))
 
     def _residual(self, x: Array, norm: LayerNorm, sublayer, key: PRNGKey | None) -> Array:
@@ -126,6 +137,7 @@ class Block(eqx.Module):
             feed_forward=FeedForward(
                 up=Linear.init(size, config.feed_forward.size, scale=scale, key=up_key),
                 down=Linear.init(config.feed_forward.size, size, scale=scale, key=down_key),
+                dropout=Dropout(config.feed_forward.dropout),
                 activation=config.feed_forward.activation,
             ),
             feed_forward_norm=norm(),
@@ -145,20 +157,24 @@ def _init_self_attention(config: StackConfig, key: PRNGKey) -> SelfAttention:
     relative = config.attention.relative_positions
     distances = 2 * config.positions.max_positions - 1
     return SelfAttention(
-        qkv=Linear.init(config.hidden_size, 3, heads, head_dim, scale=scale, key=qkv_key),
+        qkv=Linear.init(
+            config.hidden_size, 3, heads, head_dim, scale=scale, bias=config.attention.qkv_bias, key=qkv_key
+        ),
         out=Linear.init(heads * head_dim, config.hidden_size, scale=scale, key=out_key),
         distances=None if relative == "none" else Embedding.init(distances, head_dim, scale=scale, key=distance_key),
         dropout=Dropout(config.attention.dropout),
         relative_keys=relative == "key_query",
+        rotate_values=config.attention.rotate_values,
     )
 
 
 def _init_cross_attention(config: StackConfig, key: PRNGKey) -> CrossAttention:
     heads, head_dim, scale = config.attention.num_heads, config.attention.head_dim, config.initializer_range
+    bias = config.attention.qkv_bias
     q_key, kv_key, out_key = jax.random.split(key, 3)
     return CrossAttention(
-        q=Linear.init(config.hidden_size, heads, head_dim, scale=scale, key=q_key),
-        kv=Linear.init(config.cross_width, 2, heads, head_dim, scale=scale, key=kv_key),
+        q=Linear.init(config.hidden_size, heads, head_dim, scale=scale, bias=bias, key=q_key),
+        kv=Linear.init(config.cross_width, 2, heads, head_dim, scale=scale, bias=bias, key=kv_key),
         out=Linear.init(heads * head_dim, config.hidden_size, scale=scale, key=out_key),
         dropout=Dropout(config.attention.dropout),
     )

@@ -98,6 +98,8 @@ def load(
         if path in plan.fills:
             arrays[path] = _filled(shapes[path], dtypes[path], plan.fills[path], tensors)
             plan.loaded.nbytes += arrays[path].nbytes
+        elif path in table.computed:
+            arrays[path] = jnp.asarray(table.computed[path][0]().astype(default))
         else:
             arrays[path] = _initial(path, shapes[path], default, key, initializer_range)
     return jax.tree_util.tree_unflatten(structure, [arrays[path_name(path)] for path, _ in leaves]), plan.loaded
@@ -117,12 +119,15 @@ def _plan(
     found = _match(table, tensors, plan)
     covered = dict.fromkeys(shapes, 0)
     for group, rows in table.groups.items():
-        absent = [row for row in rows if table.canonical(row[1]) not in found]
-        new = group in may_be_new and len(absent) == len(rows)
+        absent = [row for row in rows if table.canonical(row[1]) not in found and row[0] not in table.computed]
+        required = [row for row in rows if row[0] not in table.computed]
+        new = group in may_be_new and bool(required) and len(absent) == len(required)
         for ours, theirs, transform in rows:
             covered[ours] += 1
             expected = transforms.their_shape(transform, shapes[ours])
             name = found.get(table.canonical(theirs))
+            if name is None and ours in table.computed:
+                continue
             if name is None and not new:
                 some = f" (the rest of {may_be_new[group]} is present)" if group in may_be_new else ""
                 plan.problems.append(f"missing {theirs!r}: expected shape {expected}{some}")
@@ -132,7 +137,7 @@ def _plan(
             elif name is not None:
                 plan.fills.setdefault(ours, []).append((name, transform))
         if new:
-            plan.loaded.new += [(ours, group) for ours in dict.fromkeys(row[0] for row in rows)]
+            plan.loaded.new += [(ours, group) for ours in dict.fromkeys(row[0] for row in required)]
     # A family's table and the model's fields are written in two places: they must agree on every array.
     for ours, count in covered.items():
         transform = next((row[2] for _, row in table.rows() if row[0] == ours), "same")

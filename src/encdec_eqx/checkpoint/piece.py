@@ -58,6 +58,11 @@ class FamilyData(Protocol):
         """What reading a config ignores."""
         ...
 
+    @property
+    def remarks(self) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
+        """What a user should know of a config that is read."""
+        ...
+
     def table(self, config: StackConfig, role: Role) -> dict[str, Any]:
         """The keyword arguments of a `NameTable`."""
         ...
@@ -134,8 +139,8 @@ def load_piece(
         loaded_bytes=loaded.nbytes,
         new=_new(loaded, role, how_drawn(config.initializer_range, key)),
         ignored=tuple(loaded.ignored),
-        notes=tuple(loaded.notes),
-        attributes=json.dumps(family.unused_attributes(hf)),
+        notes=(*loaded.notes, *family.remarks(hf)),
+        attributes=json.dumps(family.unused_attributes({**hf, **as_role})),
     )
     log(report, loud=any(group != "pooler" for _, group in loaded.new))
     return dataclasses.replace(module, load_report=report)

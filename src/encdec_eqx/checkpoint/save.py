@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,15 @@ def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], n
             functools.partial(_read, arrays[ours], transform),
         )
         for ours, theirs, transform in rows
+        if _written(arrays[ours], table.computed.get(ours))
     ]
+
+
+def _written(array: jax.Array, computed: tuple[Callable[[], np.ndarray], bool] | None) -> bool:
+    """Whether a file must hold the array: not if torch's does not, and loading would make the same one."""
+    if computed is None or computed[1]:
+        return True
+    return not np.array_equal(np.asarray(array), computed[0]().astype(array.dtype))
 
 
 def _read(array: jax.Array, transform: str) -> np.ndarray:

@@ -6,7 +6,9 @@ spelling: old names of norms renewed, the base model's prefix (`bert.`, `transfo
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
 
 Row = tuple[str, str, str]
 """The path of our array, the checkpoint's name, and the name of a transform."""
@@ -23,12 +25,15 @@ class NameTable:
         scopes: prefix of names and the base model's prefix below it, which files may have or lack.
         duplicates: canonical name of a second copy to the canonical name that it copies.
         unused: prefix, pattern of what follows it, and why such a tensor is not used.
+        computed: paths of ours that a file may lack: how they are made then, and whether they are written even if they
+            are as they would be made.
     """
 
     groups: Mapping[str, tuple[Row, ...]]
     scopes: tuple[tuple[str, str], ...]
     duplicates: Mapping[str, str]
     unused: tuple[tuple[str, str, str], ...]
+    computed: Mapping[str, tuple[Callable[[], np.ndarray], bool]] = dataclasses.field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Every row, with the name of its group."""
@@ -60,6 +65,7 @@ class NameTable:
                 f"{prefix} {group}": tuple((dot + ours, dot + theirs, transform) for ours, theirs, transform in rows)
                 for group, rows in self.groups.items()
             },
+            computed={dot + ours: how for ours, how in self.computed.items()},
             scopes=tuple((dot + scope, base) for scope, base in self.scopes),
             duplicates={dot + copy: dot + name for copy, name in self.duplicates.items()},
             unused=tuple((dot + scope, pattern, reason) for scope, pattern, reason in self.unused),
@@ -73,6 +79,7 @@ def merged(*tables: NameTable) -> NameTable:
         scopes=tuple(scope for table in tables for scope in table.scopes),
         duplicates={copy: name for table in tables for copy, name in table.duplicates.items()},
         unused=tuple(item for table in tables for item in table.unused),
+        computed={ours: how for table in tables for ours, how in table.computed.items()},
     )
 
 

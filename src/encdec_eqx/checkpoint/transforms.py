@@ -7,6 +7,7 @@ are fused; a bias has the `out` axes. Theirs: a torch `Linear` is `(out, in)`, G
 |-------------------|--------------------------|------------------|
 | `same`            | any shape                | the same shape   |
 | `flat`            | a bias `(*out)`          | `(out,)`         |
+| `row`             | a bias `(out,)`          | `(1, out)`       |
 | `rows`            | a weight `(in, *out)`    | `(in, out)`      |
 | `transposed`      | a weight `(in, *out)`    | `(out, in)`      |
 | `bias part k`     | entry k of `(parts, *out)`          | `(out,)`    |
@@ -98,6 +99,7 @@ def _columns(shape: Shape) -> Shape:
 _TRANSFORMS = {
     "same": Transform(_whole, _same),
     "flat": Transform(_whole, _flat),
+    "row": Transform(_whole, lambda shape: (1, *shape)),
     "rows": Transform(_whole, _rows),
     "transposed": Transform(_whole, _columns, transposed=True),
 }

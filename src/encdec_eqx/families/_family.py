@@ -7,10 +7,15 @@ family's own), or allowed only at one value (`FIXED`): anything else is an error
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from ..config import LayerSpec, StackConfig
+from ..embeddings import constant_positions
+from ..stack import schedule
 
 Row = tuple[str, str, str]
 Role = Literal["encoder", "decoder"]
@@ -80,27 +85,36 @@ class Family:
 
     Attributes:
         model_type: its name in configs.
-        base: name of the base model inside models with a head: the prefix of its tensors there.
-        architectures: torch's classes for an encoder and for a decoder, as a saved config names them.
+        architectures: torch's classes for an encoder and for a decoder, as a saved config names them; a role that is
+            absent is one that the family cannot take.
+        prefixes: for each role, the prefixes that files may put before the base model's names; the first is how torch's
+            class with a head writes them.
         attributes: attributes that are handled, with the family's defaults.
         ignored: attributes of this family that are not used, and why.
+        fixed: attributes of this family that are accepted only at the value given, and why.
         spellings: other names of handled attributes.
-        layer: the checkpoint's name of layer `{i}`.
-        rows: groups of rows: `base`, `layer` (below one layer), `cross` (likewise), and those that a model may lack:
-            `token_types`, `distances` (below one layer), `pooler`, `head`, `projection`.
+        layer: the checkpoint's name of the n-th distinct layer, as a pattern with `{i}` or a function of n and the
+            config.
+        rows: groups of rows: `base`, `layer` (below one layer), `cross` (likewise), `pooler`, `head`. A row counts only
+            if the config has the part that it fills.
+        optional: paths of ours that a file may lack, because they are constants (sinusoids) or may be empty (a fixed
+            bias), to whether a piece writes them even so.
         unused: patterns of tensors that are not used, and why.
         duplicates: a tensor that repeats another in some files, and the one that it repeats.
         tied_copy: the output matrix's name and the token table's, of which files with tied weights may hold either.
         read: attributes, all present, to a `StackConfig`.
         write: a `StackConfig` to the attributes that express it.
+        remarks: what a user should know of a config that is read, one sentence each.
+        other_role: attributes that only one role reads, by the role that does not.
+        whole: torch's class for encoder and decoder together, if the family has one.
     """
 
     model_type: str
-    base: str
     architectures: Mapping[Role, str]
+    prefixes: Mapping[Role, tuple[str, ...]]
     attributes: Mapping[str, Any]
     ignored: Mapping[str, str]
-    layer: str
+    layer: str | Callable[[int, StackConfig], str]
     rows: Mapping[str, tuple[Row, ...]]
     unused: tuple[tuple[str, str], ...]
     duplicates: Mapping[str, str]
@@ -108,6 +122,11 @@ class Family:
     read: Callable[[Mapping[str, Any]], StackConfig]
     write: Callable[[StackConfig], dict[str, Any]]
     spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
+    optional: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    remarks: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda hf: ()
+    other_role: Mapping[Role, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    whole: str | None = None
 
     def from_hf(self, hf: Mapping[str, Any]) -> StackConfig:
         """Read a Hugging Face config.
@@ -127,6 +146,8 @@ class Family:
             ValueError: the format cannot express the config; the message names the field.
         """
         written = {"model_type": self.model_type, **_common(config, role), **self.write(config)}
+        if self.whole is not None:
+            written["is_encoder_decoder"] = False
         again = self.from_hf(written)
         if again != config:
             differing = [
@@ -143,7 +164,9 @@ class Family:
 
     def unused_attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes of a config that reading it ignores, to be written back on saving."""
-        return {name: value for name, value in hf.items() if name in self.ignored} | unused_attributes(hf)
+        skipped = self.other_role.get("decoder" if hf.get("is_decoder") else "encoder", ())
+        own = {name: value for name, value in hf.items() if name in self.ignored or name in skipped}
+        return own | unused_attributes(hf)
 
     def table(self, config: StackConfig, role: Role) -> dict[str, Any]:
         """The name table of one model: the keyword arguments of the loader's `NameTable`.
@@ -152,50 +175,60 @@ class Family:
             config: the model's config.
             role: `"encoder"`, or `"decoder"` with a language-model head.
         """
-        groups = {"base": self._base(config), "cross": self._layers(config, "cross")}
-        absent = []
-        if role == "decoder":
-            groups["base"] = _with_prefix(self.base, groups["base"])
-            groups["cross"] = _with_prefix(self.base, groups["cross"])
-            untied = config.head is not None and not config.head.tied
-            groups["head"] = self.rows.get("head", ()) + (self.rows["projection"] if untied else ())
-            absent += [("pooler", self.rows.get("pooler", ()))]
-        else:
-            untied = False
-            groups["pooler"] = self.rows.get("pooler", ()) if config.pooler else ()
-            absent += [("head", self.rows.get("head", ()) + self.rows["projection"])]
-        if not config.cross_attention:
-            every = config.replace(
-                layers=tuple(dataclasses.replace(layer, cross_attention=True) for layer in config.layers)
-            )
-            absent += [("cross", self._layers(every, "cross"))]
+        if role not in self.architectures:
+            raise ValueError(f"{self.model_type} models cannot be a {role}: the family has only an encoder or decoder.")
+        present = config if config.cross_attention else _with_cross(config)
+        before = self.prefixes[role][0] if role == "decoder" else ""
+        groups = {
+            "base": _prefixed(before, self._rows(config, "base") + self._layers(config, "layer")),
+            "cross": _prefixed(before, self._layers(present, "cross")),
+            "pooler": _prefixed(before, self._rows(present, "pooler")),
+            "head": self._rows(config, "head") if role == "decoder" else self.rows.get("head", ()),
+        }
+        kept = {"encoder": ("base", *(("pooler",) if config.pooler else ())), "decoder": ("base", "head")}[role]
+        kept += ("cross",) if config.cross_attention else ()
+        untied = config.head is not None and not config.head.tied
         duplicates = dict(self.duplicates)
         if role == "decoder" and not untied:
             duplicates[self.tied_copy[0]] = self.tied_copy[1]
+        absent = [(group, row) for group, rows in groups.items() if group not in kept for row in rows]
+        scopes = tuple(("", prefix) for prefix in self.prefixes[role])
         return {
-            "groups": {group: rows for group, rows in groups.items() if rows},
-            "scopes": (("", self.base),),
+            "groups": {group: groups[group] for group in kept if groups[group]},
+            "scopes": scopes,
             "duplicates": duplicates,
             "unused": tuple(("", pattern, reason) for pattern, reason in self.unused)
-            + tuple(("", _literal(row[1]), _WHY_ABSENT[group]) for group, rows in absent for row in rows),
+            + tuple(("", _literal(_bare(row[1], self.prefixes[role])), _WHY_ABSENT[group]) for group, row in absent),
+            "computed": self._computed(config),
         }
 
-    def _base(self, config: StackConfig) -> tuple[Row, ...]:
-        rows = self.rows["base"]
-        if config.embeddings.token_type_size:
-            rows += self.rows["token_types"]
-        rows += self._layers(config, "layer")
-        if config.attention.relative_positions != "none":
-            rows += self._layers(config, "distances")
-        return rows
+    def _computed(self, config: StackConfig) -> dict[str, tuple[Callable[[], np.ndarray], bool]]:
+        """Arrays that a file may lack: how they are made, and whether they are written even so."""
+        makers = {
+            "embeddings.positions.weight": lambda: constant_positions(config),
+            "head.bias": lambda: np.zeros((config.vocab_size,), np.float32),
+        }
+        constant = {
+            "embeddings.positions.weight": config.positions.kind != "learned",
+            "head.bias": config.head is not None and config.head.fixed_bias,
+        }
+        return {ours: (makers[ours], written) for ours, written in self.optional.items() if constant[ours]}
+
+    def _rows(self, config: StackConfig, group: str) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows.get(group, ()) if _has(config, row[0]))
 
     def _layers(self, config: StackConfig, group: str) -> tuple[Row, ...]:
+        distinct = schedule(config.layers)
+        first = [distinct.index(number) for number in range(max(distinct) + 1)]
         return tuple(
-            (f"stack.blocks.{i}.{ours}", f"{self.layer.format(i=i)}.{theirs}", transform)
-            for i, layer in enumerate(config.layers)
-            if group != "cross" or layer.cross_attention
-            for ours, theirs, transform in self.rows[group]
+            (f"stack.blocks.{i}.{ours}", f"{self._layer(i, config)}.{theirs}", transform)
+            for i, at in enumerate(first)
+            if group != "cross" or config.layers[at].cross_attention
+            for ours, theirs, transform in self._rows(config, group)
         )
+
+    def _layer(self, i: int, config: StackConfig) -> str:
+        return self.layer.format(i=i) if isinstance(self.layer, str) else self.layer(i, config)
 
     def _attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         result = {**COMMON, **self.attributes}
@@ -206,8 +239,8 @@ class Family:
             if own in result:
                 _check_kind(name, value, result[own])
                 result[own] = value
-            elif name in FIXED:
-                allowed, why = FIXED[name]
+            elif name in self.fixed or (name in FIXED and name not in self.ignored):
+                allowed, why = {**FIXED, **self.fixed}[name]
                 if value and value != allowed:
                     raise ValueError(f"attribute {name!r} is {value!r}; expected {allowed!r}: {why}")
             elif name not in IGNORED and name not in self.ignored:
@@ -279,8 +312,33 @@ def _common(config: StackConfig, role: Role) -> dict[str, Any]:
     }
 
 
-def _with_prefix(base: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    return tuple((ours, f"{base}.{theirs}", transform) for ours, theirs, transform in rows)
+def _has(config: StackConfig, ours: str) -> bool:
+    """Whether a model of this config has the array that a row fills."""
+    parts = {
+        r"embeddings\.norm\..*": config.embeddings.norm,
+        r"embeddings\.projection\..*": config.embeddings.projection,
+        r"embeddings\.token_types\..*": config.embeddings.token_type_size > 0,
+        r"embeddings\.task_types\..*": config.embeddings.task_type_size > 0,
+        r"stack\.shared\.final_norm\..*": config.norm.final,
+        r"stack\.shared\.relative_bias\..*": config.attention.relative_bias is not None,
+        r"self_attention\.distances\..*": config.attention.relative_positions != "none",
+        r"(self_attention\.qkv|cross_attention\.(q|kv))\.bias": config.attention.qkv_bias,
+        r"head\.projection\..*": config.head is not None and not config.head.tied,
+    }
+    return all(present for pattern, present in parts.items() if re.fullmatch(pattern, ours))
+
+
+def _with_cross(config: StackConfig) -> StackConfig:
+    return config.replace(layers=tuple(dataclasses.replace(layer, cross_attention=True) for layer in config.layers))
+
+
+def _prefixed(prefix: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    return tuple((ours, f"{prefix}.{theirs}", transform) for ours, theirs, transform in rows) if prefix else rows
+
+
+def _bare(name: str, prefixes: tuple[str, ...]) -> str:
+    """The name without the prefix of the base model, as names are compared."""
+    return next((name[len(prefix) + 1 :] for prefix in prefixes if name.startswith(f"{prefix}.")), name)
 
 
 def _literal(name: str) -> str:

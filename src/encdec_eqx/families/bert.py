@@ -48,8 +48,8 @@ ROWS = {
         ("embeddings.positions.weight", "embeddings.position_embeddings.weight", "same"),
         ("embeddings.norm.weight", "embeddings.LayerNorm.weight", "same"),
         ("embeddings.norm.bias", "embeddings.LayerNorm.bias", "same"),
+        ("embeddings.token_types.weight", "embeddings.token_type_embeddings.weight", "same"),
     ),
-    "token_types": (("embeddings.token_types.weight", "embeddings.token_type_embeddings.weight", "same"),),
     "layer": (
         ("self_attention.qkv.weight", "attention.self.query.weight", "transposed part 0"),
         ("self_attention.qkv.weight", "attention.self.key.weight", "transposed part 1"),
@@ -67,8 +67,8 @@ ROWS = {
         ("feed_forward.down.bias", "output.dense.bias", "same"),
         ("feed_forward_norm.weight", "output.LayerNorm.weight", "same"),
         ("feed_forward_norm.bias", "output.LayerNorm.bias", "same"),
+        ("self_attention.distances.weight", "attention.self.distance_embedding.weight", "same"),
     ),
-    "distances": (("self_attention.distances.weight", "attention.self.distance_embedding.weight", "same"),),
     "cross": (
         ("cross_attention.q.weight", "crossattention.self.query.weight", "transposed"),
         ("cross_attention.q.bias", "crossattention.self.query.bias", "flat"),
@@ -91,8 +91,8 @@ ROWS = {
         ("head.norm.weight", "cls.predictions.transform.LayerNorm.weight", "same"),
         ("head.norm.bias", "cls.predictions.transform.LayerNorm.bias", "same"),
         ("head.bias", "cls.predictions.bias", "same"),
+        ("head.projection.weight", "cls.predictions.decoder.weight", "transposed"),
     ),
-    "projection": (("head.projection.weight", "cls.predictions.decoder.weight", "transposed"),),
 }
 
 UNUSED = (
@@ -121,7 +121,9 @@ def read(hf: Mapping[str, Any]) -> StackConfig:
         ),
         feed_forward=FeedForwardConfig(size=hf["intermediate_size"], activation=hf["hidden_act"]),
         norm=NormConfig(eps=hf["layer_norm_eps"], placement="post"),
-        positions=PositionsConfig(max_positions=hf["max_position_embeddings"], added=kind == "absolute"),
+        positions=PositionsConfig(
+            max_positions=hf["max_position_embeddings"], use="added" if kind == "absolute" else "carried"
+        ),
         embeddings=EmbeddingsConfig(
             token_type_size=hf["type_vocab_size"],
             norm=True,
@@ -162,8 +164,8 @@ def write(config: StackConfig) -> dict[str, Any]:
 
 BERT = Family(
     model_type="bert",
-    base="bert",
     architectures={"encoder": "BertModel", "decoder": "BertLMHeadModel"},
+    prefixes={"encoder": ("bert",), "decoder": ("bert",)},
     attributes=ATTRIBUTES,
     ignored=IGNORED,
     layer="encoder.layer.{i}",

@@ -42,8 +42,8 @@ ROWS = {
     "base": (
         ("embeddings.tokens.weight", "wte.weight", "same"),
         ("embeddings.positions.weight", "wpe.weight", "same"),
-        ("stack.final_norm.weight", "ln_f.weight", "same"),
-        ("stack.final_norm.bias", "ln_f.bias", "same"),
+        ("stack.shared.final_norm.weight", "ln_f.weight", "same"),
+        ("stack.shared.final_norm.bias", "ln_f.bias", "same"),
     ),
     "layer": (
         ("self_norm.weight", "ln_1.weight", "same"),
@@ -69,7 +69,7 @@ ROWS = {
         ("cross_attention.out.weight", "crossattention.c_proj.weight", "same"),
         ("cross_attention.out.bias", "crossattention.c_proj.bias", "same"),
     ),
-    "projection": (("head.projection.weight", "lm_head.weight", "transposed"),),
+    "head": (("head.projection.weight", "lm_head.weight", "transposed"),),
 }
 
 
@@ -128,8 +128,8 @@ def write(config: StackConfig) -> dict[str, Any]:
 
 GPT2 = Family(
     model_type="gpt2",
-    base="transformer",
     architectures={"encoder": "GPT2Model", "decoder": "GPT2LMHeadModel"},
+    prefixes={"encoder": ("transformer",), "decoder": ("transformer",)},
     attributes=ATTRIBUTES,
     ignored={
         **dict.fromkeys(_SUMMARY, "of classification heads"),

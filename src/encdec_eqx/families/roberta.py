@@ -21,8 +21,8 @@ ROWS = {
         ("head.norm.weight", "lm_head.layer_norm.weight", "same"),
         ("head.norm.bias", "lm_head.layer_norm.bias", "same"),
         ("head.bias", "lm_head.bias", "same"),
+        ("head.projection.weight", "lm_head.decoder.weight", "transposed"),
     ),
-    "projection": (("head.projection.weight", "lm_head.decoder.weight", "transposed"),),
 }
 
 
@@ -33,7 +33,7 @@ def read(hf: Mapping[str, Any]) -> StackConfig:
         max_positions=config.positions.max_positions,
         counting="non_padding",
         padding_idx=config.pad_token_id,
-        added=config.positions.added,
+        use=config.positions.use,
     )
     # The head's activation is fixed in the reference, whatever `hidden_act` says.
     head = None if config.head is None else dataclasses.replace(config.head, activation="gelu")
@@ -42,8 +42,8 @@ def read(hf: Mapping[str, Any]) -> StackConfig:
 
 ROBERTA = Family(
     model_type="roberta",
-    base="roberta",
     architectures={"encoder": "RobertaModel", "decoder": "RobertaForCausalLM"},
+    prefixes={"encoder": ("roberta",), "decoder": ("roberta",)},
     attributes=ATTRIBUTES,
     ignored=bert.IGNORED,
     layer=bert.BERT.layer,

@@ -62,7 +62,7 @@ def from_ids(
     inputs = _padded(ids, rows, width, filler or 0)
     options: dict[str, Any] = {"attention_mask": _padded(mask, rows, width), "position_ids": None}
     if position_ids is not None:
-        table = config.positions.max_positions
+        table = config.positions.limit
         positions = _like_ids("position_ids", position_ids, ids, below=table, table="the encoder's position table")
         options["position_ids"] = _padded(positions, rows, width)
     if token_type_ids is not None:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Integer
 from .._typing import Array, PRNGKey
 from .dropout import Dropout
 from .linear import AbstractLinear, Embedding
-from .positions import relative_scores
+from .positions import relative_scores, rotated
 
 Heads = Float[Array, "batch heads keys head_dim"]
 Folded = Float[Array, "batch_heads keys head_dim"]
@@ -21,7 +21,8 @@ def attend(
     *,
     mask: Bool[Array, "#batch 1 #queries #keys"] | None,
     scale: Float[Array, ""] | float,
-    bias: Float[Array, "batch heads queries keys"] | None = None,
+    relative: Float[Array, "batch heads queries keys"] | None = None,
+    bias: Float[Array, "1 heads queries keys"] | None = None,
     dropout: Dropout,
     key: PRNGKey | None,
 ) -> tuple[Float[Array, "batch queries heads*head_dim"], Float[Array, "batch heads queries keys"]]:
@@ -29,12 +30,24 @@ def attend(
 
     A query that may attend to nothing gets zeros, never NaN.
 
+    Args:
+        q: queries.
+        k: keys, batch and heads in one axis.
+        v: values, likewise.
+        mask: who may attend to whom.
+        scale: factor on the scores.
+        relative: added to the scores before they are scaled.
+        bias: added after.
+        dropout: of the weights.
+        key: turns dropout on.
+
     Returns:
         The heads side by side, and the attention weights (float32, after dropout, as torch reports them).
     """
     folded = jnp.einsum("nqe,nke->nqk", fold(q), k, preferred_element_type=jnp.float32)
     scores = folded.reshape(*q.shape[:3], k.shape[1])
-    scores = (scores if bias is None else scores + bias) * scale
+    scores = (scores if relative is None else scores + relative) * scale
+    scores = scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
     weights = dropout(_masked_softmax(scores, mask), key=key)
     context = jnp.einsum("nqk,nke->nqe", fold(weights).astype(v.dtype), v)
     side_by_side = jnp.moveaxis(context.reshape(*q.shape[:3], v.shape[2]), 1, 2)
@@ -69,11 +82,20 @@ class SelfAttention(eqx.Module):
     distances: Embedding | None
     dropout: Dropout
     relative_keys: bool = eqx.field(static=True)
+    rotate_values: bool = eqx.field(static=True)
 
-    def project(self, x: Float[Array, "batch queries hidden"]) -> tuple[Heads, Folded, Folded]:
-        """Queries, keys and values of `x`; keys and values with batch and heads in one axis, as a cache has them."""
-        qkv = jnp.moveaxis(self.qkv(x), (2, 3), (0, 2))
-        return qkv[0], fold(qkv[1]), fold(qkv[2])
+    def project(
+        self, x: Float[Array, "batch queries hidden"], angles: Float[Array, "batch queries head_dim"] | None = None
+    ) -> tuple[Heads, Folded, Folded]:
+        """Queries, keys and values of `x`, rotated by `angles` if there are any.
+
+        Keys and values have batch and heads in one axis, as a cache has them.
+        """
+        q, k, v = jnp.moveaxis(self.qkv(x), (2, 3), (0, 2))
+        if angles is not None:
+            q, k = rotated(q, angles), rotated(k, angles)
+            v = rotated(v, angles) if self.rotate_values else v
+        return q, fold(k), fold(v)
 
     def __call__(
         self,
@@ -84,15 +106,18 @@ class SelfAttention(eqx.Module):
         mask: Bool[Array, "#batch 1 #queries #keys"] | None,
         scale: Float[Array, ""] | float,
         start: Integer[Array, ""] | int,
+        bias: Float[Array, "1 heads queries keys"] | None,
         key: PRNGKey | None,
     ) -> tuple[Float[Array, "batch queries hidden"], Float[Array, "batch heads queries keys"]]:
         """The output and the attention weights; query i sits in slot `start + i` of the keys."""
-        bias = None
+        relative = None
         if self.distances is not None:
-            bias = relative_scores(
+            relative = relative_scores(
                 self.distances, q, k.reshape(*q.shape[:2], *k.shape[1:]), start=start, with_keys=self.relative_keys
             )
-        context, weights = attend(q, k, v, mask=mask, scale=scale, bias=bias, dropout=self.dropout, key=key)
+        context, weights = attend(
+            q, k, v, mask=mask, scale=scale, relative=relative, bias=bias, dropout=self.dropout, key=key
+        )
         return self.out(context), weights
 
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from .._typing import Array
+from .._typing import Array, PRNGKey
+from .dropout import Dropout
 from .linear import AbstractLinear
 
 _tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
@@ -52,11 +53,14 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class FeedForward(eqx.Module):
-    """down(activation(up(x)))."""
+    """down(dropout(activation(up(x))))."""
 
     up: AbstractLinear
     down: AbstractLinear
+    dropout: Dropout
     activation: str = eqx.field(static=True)
 
-    def __call__(self, x: Float[Array, "batch queries hidden"]) -> Float[Array, "batch queries hidden"]:
-        return self.down(ACTIVATION_FUNCTIONS[self.activation](self.up(x)))
+    def __call__(
+        self, x: Float[Array, "batch queries hidden"], *, key: PRNGKey | None
+    ) -> Float[Array, "batch queries hidden"]:
+        return self.down(self.dropout(ACTIVATION_FUNCTIONS[self.activation](self.up(x)), key=key))

@@ -52,14 +52,18 @@ class Linear(AbstractLinear):
 class Embedding(eqx.Module):
     """A table looked up by integer ids.
 
-    `padding_idx` names a row that receives no gradient from lookups, as in `torch.nn.Embedding`.
+    `padding_idx` names a row that receives no gradient from lookups, as in `torch.nn.Embedding`; `fixed`, that the
+    table holds constants: no row receives any.
     """
 
     weight: Float[Array, "entries hidden"]
     padding_idx: int | None = eqx.field(static=True, default=None)
+    fixed: bool = eqx.field(static=True, default=False)
 
     def __call__(self, ids: Integer[Array, "*batch"]) -> Float[Array, "*batch hidden"]:
         rows = jnp.take(self.weight, ids, axis=0, mode="clip")
+        if self.fixed:
+            return jax.lax.stop_gradient(rows)
         if self.padding_idx is None:
             return rows
         return jnp.where((ids == self.padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)

@@ -1,6 +1,9 @@
-"""Default position ids, and relative positions by a learned table of distances. Knows nothing of stacks."""
+"""Where tokens stand: default position ids, sinusoids, rotations, relative positions. Knows nothing of stacks."""
+
+import math
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Integer
 
 from .._typing import Array
@@ -58,3 +61,84 @@ def relative_scores(
     if with_keys:
         scores = scores + jnp.einsum("bhke,qke->bhqk", k, table, preferred_element_type=jnp.float32)
     return scores
+
+
+def sinusoids(kind: str, entries: int, size: int, *, zero_row: int | None = None) -> np.ndarray:
+    """A table of sines and cosines of positions, in float32; `config.PositionsConfig.kind` says how they are arranged.
+
+    Args:
+        kind: one of `config.SINUSOIDS`.
+        entries: rows of the table: positions 0, 1, …
+        size: width.
+        zero_row: a row that is zero instead (of padding).
+    """
+    half = (size + 1) // 2
+    if kind == "sinusoidal_tensor2tensor":
+        table = _tensor2tensor(entries, size)
+    else:
+        # twice the index of the frequency over the width, in float64, as the reference computes it
+        angles = np.arange(entries)[:, None] / np.power(10000.0, 2 * np.arange(half) / size)
+        table = np.empty((entries, size), np.float32)
+        halves = kind == "sinusoidal_halves"
+        sines, cosines = (slice(0, half), slice(half, None)) if halves else (slice(0, None, 2), slice(1, None, 2))
+        table[:, sines] = np.sin(angles)
+        table[:, cosines] = np.cos(angles[:, : size // 2])
+    if zero_row is not None:
+        table[zero_row] = 0.0
+    return table
+
+
+def _tensor2tensor(entries: int, size: int) -> np.ndarray:
+    """In float32 throughout, as the reference computes it: the angles of far positions feel the rounding."""
+    half = size // 2
+    step = np.float32(math.log(10000.0) / max(half - 1, 1))
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * -step)
+    angles = np.arange(entries, dtype=np.float32)[:, None] * frequencies[None, :]
+    columns = (np.sin(angles), np.cos(angles), np.zeros((entries, size % 2), np.float32))
+    return np.concatenate(columns, axis=1)
+
+
+def rotated(
+    x: Float[Array, "batch heads queries head_dim"], angles: Float[Array, "batch queries head_dim"]
+) -> Float[Array, "batch heads queries head_dim"]:
+    """Each pair of neighbouring entries rotated (RoPE; Su et al. 2021).
+
+    Args:
+        x: queries, keys or values.
+        angles: of each position, the sines of its pairs' angles and then their cosines.
+    """
+    sines, cosines = (jnp.repeat(part, 2, axis=-1)[:, None] for part in jnp.split(angles.astype(x.dtype), 2, axis=-1))
+    turned = jnp.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)
+    return x * jnp.broadcast_to(cosines, x.shape) + turned * jnp.broadcast_to(sines, x.shape)
+
+
+def bucketed_bias(
+    table: Embedding,
+    queries: int,
+    keys: int,
+    start: Integer[Array, ""] | int,
+    *,
+    buckets: int,
+    max_distance: int,
+) -> Float[Array, "1 heads queries keys"]:
+    """The bias of each head for the distance between two slots, in float32 (Raffel et al. 2020).
+
+    Args:
+        table: a row a bucket, an entry a head.
+        queries: their number; they sit in slots `start`, `start + 1`, …
+        keys: their number; they sit in slots 0, 1, …
+        start: slot of the first query.
+        buckets: how many there are, half of them for keys ahead of the query.
+        max_distance: distances from here on share the last bucket.
+    """
+    behind = start + jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
+    rows = table(_bucket(behind, buckets // 2, max_distance)).astype(jnp.float32)
+    return jnp.moveaxis(rows, -1, 0)[None]
+
+
+def _bucket(behind: Integer[Array, "queries keys"], buckets: int, max_distance: int) -> Integer[Array, "queries keys"]:
+    exact = buckets // 2
+    distance = jnp.abs(behind)
+    far = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
+    logarithmic = jnp.minimum(exact + (far * (buckets - exact)).astype(jnp.int32), buckets - 1)
+    return jnp.where(behind < 0, buckets, 0) + jnp.where(distance < exact, distance, logarithmic)
