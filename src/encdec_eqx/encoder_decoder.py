@@ -18,13 +18,13 @@ from . import _trees
 from ._entrance import as_mask
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, check_key, checked
 from .cache import DecoderCache
-from .checkpoint.pair import load_pair, save_pair
+from .checkpoint.pair import PAIR, load_pair, save_pair
 from .checkpoint.piece import HubOptions, how_drawn
 from .checkpoint.report import LoadReport, joined
 from .config import StackConfig
 from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
-from .families import FAMILIES, PairConfig, read_pair, write_pair
+from .families import FAMILIES, WHOLES, PairConfig, read_pair, write_pair
 from .generation import source
 from .generation.checks import host_level
 from .generation.generate import generate
@@ -74,6 +74,8 @@ class EncoderDecoder(eqx.Module):
         generation_config: defaults for `generate`, from `generation_config.json`.
         load_report: what was loaded and what is new.
         ties: paths of arrays that the encoder shares with the decoder, which keeps them.
+        model_type: the format that `save_pretrained` writes: "encoder-decoder", or the family ("bart", …) of a whole
+            checkpoint that was loaded.
     """
 
     encoder: Any
@@ -83,6 +85,7 @@ class EncoderDecoder(eqx.Module):
     generation_config: GenerationConfig | None = eqx.field(static=True, default=None)
     load_report: LoadReport = eqx.field(static=True, default=LoadReport())
     ties: Ties = eqx.field(static=True, default=())
+    model_type: str = eqx.field(static=True, default=PAIR)
 
     @classmethod
     def from_pieces(cls, encoder: EncoderProtocol, decoder: Decoder, *, key: PRNGKey | None = None) -> "EncoderDecoder":
@@ -137,6 +140,8 @@ class EncoderDecoder(eqx.Module):
     ) -> "EncoderDecoder":
         """Load a pair saved by `save_pretrained`, by torch's `EncoderDecoderModel` or by the old Flax class.
 
+        Whole checkpoints of BART, mBART, Marian, Pegasus and Blenderbot load too; `pieces()` takes them apart.
+
         Args:
             path: a folder with `config.json` and the weights, or a Hub id (with the `hub` extra).
             dtype: dtype of all arrays; `None` keeps each tensor's own.
@@ -157,6 +162,7 @@ class EncoderDecoder(eqx.Module):
             path,
             cls._fresh,
             families=FAMILIES,
+            wholes=WHOLES,
             read=read_pair,
             dtype=dtype,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
@@ -206,7 +212,9 @@ class EncoderDecoder(eqx.Module):
         return cls.from_pieces(encoder, decoder, key=keys[2])
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Save `config.json`, `generation_config.json` and `model.safetensors` as torch's `EncoderDecoderModel` would.
+        """Save `config.json`, `generation_config.json` and `model.safetensors` as torch's class would.
+
+        That is `EncoderDecoderModel`, or, for a whole checkpoint that was loaded, the family's own.
 
         Args:
             folder: made if it does not exist. A save that fails changes nothing in it.
@@ -226,16 +234,18 @@ class EncoderDecoder(eqx.Module):
             folder,
             self.with_layout("unrolled"),
             families=FAMILIES,
-            write=lambda **parts: write_pair(PairConfig(tokens=tokens, **parts)),
+            wholes=WHOLES,
+            write=lambda **parts: write_pair(PairConfig(**parts)),
+            tokens=tokens,
             generation_config={**options, **tokens},
         )
 
     @classmethod
-    def _fresh(cls, encoder: StackConfig, decoder: StackConfig, ties: Ties) -> "EncoderDecoder":
+    def _fresh(cls, encoder: StackConfig, decoder: StackConfig, ties: Ties, model_type: str) -> "EncoderDecoder":
         """A model of these shapes, to be traced and filled."""
         key = jax.random.key(0)
         model = cls.from_pieces(Encoder.init(encoder, key=key), Decoder.init(decoder, key=key))
-        return dataclasses.replace(model, encoder=tie(model.encoder, ties), ties=ties)
+        return dataclasses.replace(model, encoder=tie(model.encoder, ties), ties=ties, model_type=model_type)
 
     def pieces(self) -> tuple[Any, Decoder]:
         """The encoder and the decoder, whole and independent of each other: shared arrays stand in both."""
@@ -610,7 +620,7 @@ class EncoderDecoder(eqx.Module):
         if isinstance(encoder, Encoder):
             encoder = encoder.with_layout(layout, remat=remat)
         decoder = decoder.with_layout(layout, remat=remat)
-        ties = namesakes(encoder, decoder) if self.ties else ()
+        ties = namesakes(encoder, decoder) if any(tie.startswith("stack.") for tie in self.ties) else self.ties
         return dataclasses.replace(self, encoder=tie(encoder, ties), decoder=decoder, ties=ties)
 
     def astype(self, dtype: DTypeLike) -> "EncoderDecoder":

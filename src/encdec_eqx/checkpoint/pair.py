@@ -1,6 +1,6 @@
-"""Loading and saving a whole encoder-decoder pair.
+"""Loading and saving encoder and decoder together: a pair of any two pieces, or a whole checkpoint of one family.
 
-Knows nothing of the families or of the pair's config format (both are handed in), nor of the model classes.
+Knows nothing of the families or of their formats (all are handed in), nor of the model classes.
 """
 
 import dataclasses
@@ -19,6 +19,9 @@ from .piece import Families, HubOptions, family_of, hf_config, log, recorded_dty
 from .report import LoadReport
 from .save import save
 from .table import NameTable, merged, tied
+
+PAIR = "encoder-decoder"
+"""The format of a pair of any two pieces."""
 
 _PROJECTION = NameTable(
     groups={
@@ -58,6 +61,42 @@ class PairData(Protocol):
         ...
 
 
+@runtime_checkable
+class WholeData(Protocol):
+    """The format of one family's checkpoints of both pieces; see `families.whole.WholeFormat`."""
+
+    def read(self, hf: Mapping[str, Any]) -> PairData:
+        """Take a config apart."""
+        ...
+
+    def write(
+        self,
+        encoder: StackConfig,
+        decoder: StackConfig,
+        *,
+        shared: bool,
+        tokens: Mapping[str, Any],
+        others: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The config of both."""
+        ...
+
+    def table(self, encoder: StackConfig, decoder: StackConfig, *, shared: bool) -> dict[str, Any]:
+        """The keyword arguments of a `NameTable`."""
+        ...
+
+    def ties(self, shared: bool) -> tuple[str, ...]:
+        """Paths of the arrays that the pieces share."""
+        ...
+
+    def generation(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """What the config says about generating, defaults included."""
+        ...
+
+
+Wholes = Mapping[str, WholeData]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedPair:
     """A pair as it came from a checkpoint.
@@ -67,7 +106,7 @@ class LoadedPair:
         report: the pair's report; the pieces' have only what saving them needs.
         encoder_report: of the encoder.
         decoder_report: of the decoder.
-        config: content of `config.json`.
+        config: content of `config.json`, with its class's defaults for generating.
         generation_config: content of `generation_config.json`, or None.
     """
 
@@ -81,19 +120,22 @@ class LoadedPair:
 
 def load_pair(
     path: str | os.PathLike,
-    build: Callable[[StackConfig, StackConfig, tuple[str, ...]], Any],
+    build: Callable[[StackConfig, StackConfig, tuple[str, ...], str], Any],
     *,
     families: Families,
+    wholes: Wholes,
     read: Callable[[Mapping[str, Any]], PairData],
     dtype: Any,
     hub: HubOptions,
 ) -> LoadedPair:
-    """Load a pair; nothing may be missing.
+    """Load encoder and decoder; nothing may be missing.
 
     Args:
         path: a folder or a Hub id.
-        build: makes a fresh model from the encoder's config, the decoder's, and the paths that they share; only traced.
+        build: makes a fresh model from the encoder's config, the decoder's, the paths that they share, and the name of
+            the format; only traced.
         families: by `model_type`.
+        wholes: formats of checkpoints that hold both pieces of one family, by `model_type`.
         read: takes a pair's config apart.
         dtype: dtype of all arrays; None keeps each tensor's own.
         hub: where to look for a Hub id.
@@ -101,25 +143,26 @@ def load_pair(
     folder = hub.folder(path)
     hf = read_config(folder)
     place = folder / CONFIG
-    if hf.get("model_type") not in ("encoder-decoder", "encoder_decoder"):
-        raise ValueError(
-            f"{place}: model_type is {hf.get('model_type')!r}; expected 'encoder-decoder'. A single encoder or decoder "
-            "is loaded with Encoder.from_pretrained or Decoder.from_pretrained."
-        )
+    whole = _whole(hf, wholes, place)
     try:
-        pair = read(hf)
+        pair = read(hf) if whole is None else whole.read(hf)
     except ValueError as error:
         raise ValueError(f"{place}: {error}.") from None
-    encoder_family = family_of(pair.encoder, families, f"{place}, 'encoder'")
-    decoder_family = family_of(pair.decoder, families, f"{place}, 'decoder'")
-    encoder = stack_config(encoder_family, pair.encoder, f"{place}, 'encoder'")
-    decoder = stack_config(decoder_family, pair.decoder, f"{place}, 'decoder'")
-    encoder_table = NameTable(**encoder_family.table(encoder, "encoder"))
-    decoder_table = NameTable(**decoder_family.table(decoder, "decoder"))
-    ties = shared_paths(encoder_table, decoder_table, encoder, decoder) if pair.tied else ()
-    skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties))
-    what = f"a {encoder.model_type} to {decoder.model_type} pair"
-    table = pair_table(encoder_table, decoder_table, tied=pair.tied, projection=skeleton.enc_to_dec_proj is not None)
+    nested = ("", "") if whole is not None else (", 'encoder'", ", 'decoder'")
+    encoder_family = family_of(pair.encoder, families, f"{place}{nested[0]}")
+    decoder_family = family_of(pair.decoder, families, f"{place}{nested[1]}")
+    encoder = stack_config(encoder_family, pair.encoder, f"{place}{nested[0]}")
+    decoder = stack_config(decoder_family, pair.decoder, f"{place}{nested[1]}")
+    what = f"a {encoder.model_type} to {decoder.model_type} pair" if whole is None else f"a {encoder.model_type} model"
+    if whole is None:
+        tables = _tables(encoder, decoder, families)
+        ties = shared_paths(*tables, encoder, decoder) if pair.tied else ()
+        skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, PAIR))
+        table = pair_table(*tables, tied=pair.tied, projection=skeleton.enc_to_dec_proj is not None)
+    else:
+        ties = whole.ties(pair.tied)
+        skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, encoder.model_type))
+        table = NameTable(**whole.table(encoder, decoder, shared=pair.tied))
     model, loaded = load(
         skeleton,
         table,
@@ -129,13 +172,14 @@ def load_pair(
         key=jax.random.key(0),
         initializer_range=decoder.initializer_range,
     )
+    remarks = (*encoder_family.remarks(pair.encoder), *decoder_family.remarks(pair.decoder))
     report = LoadReport(
         source=str(path),
         what=what,
         loaded=tuple(loaded.names),
         loaded_bytes=loaded.nbytes,
         ignored=tuple(loaded.ignored),
-        notes=tuple(loaded.notes),
+        notes=(*loaded.notes, *dict.fromkeys(remarks)),
         tied=tuple((f"encoder.{tie}", f"decoder.{tie}") for tie in ties),
         attributes=json.dumps(dict(pair.others)),
     )
@@ -145,7 +189,7 @@ def load_pair(
         report=report,
         encoder_report=_piece_report(path, what, "encoder", encoder_family.unused_attributes(pair.encoder)),
         decoder_report=_piece_report(path, what, "decoder", decoder_family.unused_attributes(pair.decoder)),
-        config=hf,
+        config=hf if whole is None else whole.generation(hf),
         generation_config=read_generation_config(folder),
     )
 
@@ -155,30 +199,62 @@ def save_pair(
     model: Any,
     *,
     families: Families,
+    wholes: Wholes,
     write: Callable[..., dict[str, Any]],
+    tokens: Mapping[str, Any],
     generation_config: Mapping[str, Any],
 ) -> None:
-    """Save a pair as torch's `EncoderDecoderModel` would.
+    """Save encoder and decoder as torch's class for them would: `EncoderDecoderModel`, or that of their family.
 
     Args:
         folder: see `save.save`.
         model: an unrolled pair of library pieces; shared arrays are in the decoder only.
         families: by `model_type`.
-        write: from the two configs, whether arrays are shared, and other attributes, to the pair's config.
+        wholes: formats of checkpoints that hold both pieces of one family, by `model_type`.
+        write: from the two configs, whether arrays are shared, tokens and other attributes, to a pair's config.
+        tokens: the model's special tokens.
         generation_config: content of `generation_config.json`.
     """
-    encoder, decoder = model.encoder, model.decoder
-    encoder_hf = hf_config(encoder, "encoder", families)
-    decoder_hf = hf_config(decoder, "decoder", families)
-    table = pair_table(
-        NameTable(**families[encoder.config.model_type].table(encoder.config, "encoder")),
-        NameTable(**families[decoder.config.model_type].table(decoder.config, "decoder")),
-        tied=bool(model.ties),
-        projection=model.enc_to_dec_proj is not None,
-    )
+    encoder, decoder, tied = model.encoder.config, model.decoder.config, bool(model.ties)
     others = json.loads(model.load_report.attributes)
-    config = write(encoder=encoder_hf, decoder=decoder_hf, tied=bool(model.ties), others=others)
+    if model.model_type == PAIR:
+        pieces = {
+            "encoder": hf_config(model.encoder, "encoder", families),
+            "decoder": hf_config(model.decoder, "decoder", families),
+        }
+        config = write(**pieces, tied=tied, tokens=tokens, others=others)
+        projection = model.enc_to_dec_proj is not None
+        table = pair_table(*_tables(encoder, decoder, families), tied=tied, projection=projection)
+    else:
+        whole = wholes[model.model_type]
+        config = whole.write(encoder, decoder, shared=tied, tokens=tokens, others=others)
+        table = NameTable(**whole.table(encoder, decoder, shared=tied))
     save(folder, model, table, config={**config, **recorded_dtype(model)}, generation_config=generation_config)
+
+
+def _whole(hf: Mapping[str, Any], wholes: Wholes, place: Any) -> WholeData | None:
+    """The format of a whole checkpoint; None for a pair.
+
+    Raises:
+        ValueError: the config describes neither.
+    """
+    model_type = hf.get("model_type")
+    if model_type in ("encoder-decoder", "encoder_decoder"):
+        return None
+    if model_type in wholes and not hf.get("is_decoder") and hf.get("is_encoder_decoder", True):
+        return wholes[model_type]
+    raise ValueError(
+        f"{place}: model_type is {model_type!r}; expected 'encoder-decoder', or a family with both pieces "
+        f"({', '.join(sorted(wholes))}). A single encoder or decoder is loaded with Encoder.from_pretrained or "
+        "Decoder.from_pretrained."
+    )
+
+
+def _tables(encoder: StackConfig, decoder: StackConfig, families: Families) -> tuple[NameTable, NameTable]:
+    return (
+        NameTable(**families[encoder.model_type].table(encoder, "encoder")),
+        NameTable(**families[decoder.model_type].table(decoder, "decoder")),
+    )
 
 
 def pair_table(encoder: NameTable, decoder: NameTable, *, tied: bool, projection: bool) -> NameTable:

@@ -80,6 +80,26 @@ _WHY_ABSENT = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole:
+    """How one checkpoint holds an encoder and a decoder of the same family.
+
+    Attributes:
+        architecture: torch's class, as a saved config names it.
+        generation: what the config says about generating where a checkpoint has no `generation_config.json` and its
+            config says nothing: defaults of torch's config class.
+        saves_positions: whether torch's class writes constant tables of positions.
+        shared: whether the pieces share one token table, by the attributes of the config.
+        write: attributes that describe neither piece alone, from both configs and whether they share.
+    """
+
+    architecture: str
+    generation: Mapping[str, Any]
+    saves_positions: bool = True
+    shared: Callable[[Mapping[str, Any]], bool] = lambda hf: True
+    write: Callable[[StackConfig, StackConfig, bool], dict[str, Any]] = lambda encoder, decoder, shared: {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """One family of models.
 
@@ -106,7 +126,7 @@ class Family:
         write: a `StackConfig` to the attributes that express it.
         remarks: what a user should know of a config that is read, one sentence each.
         other_role: attributes that only one role reads, by the role that does not.
-        whole: torch's class for encoder and decoder together, if the family has one.
+        whole: how checkpoints hold encoder and decoder together, if the family has such.
     """
 
     model_type: str
@@ -126,7 +146,7 @@ class Family:
     optional: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     remarks: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda hf: ()
     other_role: Mapping[Role, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    whole: str | None = None
+    whole: Whole | None = None
 
     def from_hf(self, hf: Mapping[str, Any]) -> StackConfig:
         """Read a Hugging Face config.
