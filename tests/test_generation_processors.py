@@ -72,10 +72,53 @@ def test_temperature_divides():
     np.testing.assert_allclose(got, np.asarray(logits, np.float64) / 0.3, rtol=PROCESSED_LOGITS, atol=0)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_no_run_of_the_source_is_repeated(size, samples):
+    rng = np.random.default_rng(size)
+    source = rng.integers(0, 4, (3, 16), dtype=np.int32)
+    prefix = rng.integers(0, 4, (3 * samples, 9), dtype=np.int32)
+    logits = jnp.zeros((3 * samples, 6))
+    module = processors.SourceNGrams(source, np.asarray(13, np.int32), size, samples)
+    for length in (1, 4, 9):
+        kept = _kept(module(logits, jnp.asarray(prefix), jnp.asarray(length, jnp.int32)))
+        for row in range(3 * samples):
+            ending = prefix[row, max(length - size + 1, 0) : length].tolist()
+            words = source[row // samples, :13].tolist()
+            runs = [words[at : at + size] for at in range(14 - size)]
+            forbidden = {run[-1] for run in runs if length + 1 >= size and run[:-1] == ending}
+            assert set(np.flatnonzero(~kept[row])) == forbidden
+
+
+def test_a_source_shorter_than_the_run_forbids_nothing():
+    module = processors.SourceNGrams(np.zeros((3, 2), np.int32), np.asarray(2, np.int32), 3, 1)
+    assert _kept(module(_logits(0), PREFIX, LENGTH)).all()
+
+
+def test_a_forced_token_leaves_nothing_else_at_its_place():
+    module = processors.ForcedToken(np.asarray(4, np.int32), np.array([3, 7], np.int32))
+    np.testing.assert_array_equal(np.flatnonzero(_kept(module(_logits(0), PREFIX, LENGTH))[1]), [3, 7])
+    logits = _logits(0)
+    np.testing.assert_array_equal(module(logits, PREFIX, LENGTH + 1), logits)
+
+
 def test_only_what_has_an_effect_is_built_and_in_torch_s_order():
     nothing = Settings(max_new_tokens=3, do_sample=True)
     assert processors.build(nothing, min_length=0, eos_ids=(2,), prompt_width=1) == ()
-    everything = Settings(max_new_tokens=9, min_new_tokens=2, do_sample=True, temperature=2.0, top_k=3, top_p=0.5)
-    chain = processors.build(everything, min_length=2, eos_ids=(2,), prompt_width=1)
+    everything = Settings(
+        max_new_tokens=9,
+        min_new_tokens=2,
+        do_sample=True,
+        temperature=2.0,
+        top_k=3,
+        top_p=0.5,
+        encoder_no_repeat_ngram_size=2,
+        forced_bos_token_id=4,
+        forced_eos_token_ids=(2,),
+    )
+    source = (np.zeros((1, 8), np.int32), 8)
+    chain = processors.build(everything, min_length=2, eos_ids=(2,), prompt_width=1, source=source)
     names = [type(processor).__name__ for processor in chain]
-    assert names == ["MinLength", "MinNewTokens", "Temperature", "TopK", "TopP"]
+    forced = ["ForcedToken", "ForcedToken"]
+    assert names == ["SourceNGrams", "MinLength", "MinNewTokens", *forced, "Temperature", "TopK", "TopP"]
+    assert [int(processor.at) for processor in chain if isinstance(processor, processors.ForcedToken)] == [1, 9]

@@ -8,7 +8,7 @@ import pytest
 from encdec_eqx import GenerationConfig
 from encdec_eqx.generation.resolve import Settings, resolve_settings, split_options
 
-DEFAULTS = {"prompt_width": 1, "never_ends": False, "has_key": True}
+DEFAULTS = {"prompt_width": 1, "never_ends": False, "has_key": True, "vocab_size": 99, "has_source_ids": True}
 
 
 def resolve(arguments=None, passed=None, file=None, **facts) -> Settings:
@@ -114,7 +114,7 @@ def test_names_from_elsewhere_are_explained(name):
         ("min_p", 0.1, None),
         ("typical_p", 0.5, 1.0),
         ("bad_words_ids", [[3]], None),
-        ("forced_eos_token_id", 3, None),
+        ("suppress_tokens", [3], None),
         ("num_beam_groups", 2, 1),
         ("penalty_alpha", 0.6, 0.0),
     ],
@@ -300,3 +300,47 @@ def test_unknown_names_in_a_file_are_reported_and_kept(caplog):
     assert "tempo" in caplog.text
     assert "use_cache" not in caplog.text
     assert read.to_hf() == {"max_length": 9, "tempo": 4, "use_cache": True}
+
+
+# --- forced ids, and runs of the source ------------------------------------------------------------------------------
+
+
+def test_forced_ids_come_from_a_file_or_a_call():
+    found = resolve({"max_new_tokens": 5, "forced_bos_token_id": 7}, file=config(forced_eos_token_id=[2, 3]))
+    assert (found.forced_bos_token_id, found.forced_eos_token_ids) == (7, (2, 3))
+    assert config(forced_eos_token_id=2).forced_eos_token_id == (2,)
+
+
+@pytest.mark.parametrize("value", [-1, [], [-1], [3, -2]])
+def test_forced_ends_out_of_range(value):
+    with pytest.raises(ValueError, match="forced_eos_token_id"):
+        config(forced_eos_token_id=value)
+
+
+@pytest.mark.parametrize("value", ["2", 2.0, True, [2.5]])
+def test_forced_ends_of_the_wrong_type(value):
+    with pytest.raises(TypeError, match="forced_eos_token_id must be an integer id or several"):
+        config(forced_eos_token_id=value)
+
+
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])
+def test_forced_ids_beyond_the_vocabulary_are_dropped_from_a_file_only(name):
+    found = resolve({"max_new_tokens": 5}, file=config(**{name: 99}))
+    assert (found.forced_bos_token_id, found.forced_eos_token_ids) == (None, ())
+    assert "goes beyond the decoder's vocabulary of 99: dropped" in found.notes[0]
+    with pytest.raises(ValueError, match="beyond the decoder's vocabulary of 99. Pass an id"):
+        resolve({"max_new_tokens": 5, name: 99})
+
+
+def test_a_forced_first_token_needs_a_lone_start_token():
+    assert resolve({"max_new_tokens": 5}, file=config(forced_bos_token_id=7), prompt_width=3).notes
+    with pytest.raises(ValueError, match="would do nothing: it takes the place of the first token"):
+        resolve({"max_new_tokens": 5, "forced_bos_token_id": 7}, prompt_width=3)
+
+
+def test_runs_of_the_source_need_its_ids():
+    asked = {"max_new_tokens": 5, "encoder_no_repeat_ngram_size": 3}
+    assert resolve(asked).encoder_no_repeat_ngram_size == 3
+    with pytest.raises(ValueError, match="compares with the source's token ids, and there are none. Pass input_ids"):
+        resolve(asked, has_source_ids=False)
+    assert resolve({**asked, "encoder_no_repeat_ngram_size": 0}, has_source_ids=False).notes == ()

@@ -478,6 +478,9 @@ class EncoderDecoder(eqx.Module):
         length_penalty: float | None = None,
         early_stopping: bool | str | None = None,
         num_return_sequences: int | None = None,
+        encoder_no_repeat_ngram_size: int | None = None,
+        forced_bos_token_id: int | None = None,
+        forced_eos_token_id: Any = None,
         bos_token_id: int | None = None,
         eos_token_id: Any = None,
         pad_token_id: int | None = None,
@@ -514,6 +517,10 @@ class EncoderDecoder(eqx.Module):
             length_penalty: of beam search.
             early_stopping: of beam search.
             num_return_sequences: samples per sentence, side by side in the result.
+            encoder_no_repeat_ngram_size: no run of that many tokens of the source may be generated.
+            forced_bos_token_id: the first token after a start token that stands alone.
+            forced_eos_token_id: an id or several, the only ones that the last token allowed by the maximum length may
+                be.
             bos_token_id: stands in for a missing `decoder_start_token_id`.
             eos_token_id: an id or several that end a row; `()` for none.
             pad_token_id: fills rows after their end; default the first end-of-sequence id.
@@ -545,6 +552,9 @@ class EncoderDecoder(eqx.Module):
             "length_penalty": length_penalty,
             "early_stopping": early_stopping,
             "num_return_sequences": num_return_sequences,
+            "encoder_no_repeat_ngram_size": encoder_no_repeat_ngram_size,
+            "forced_bos_token_id": forced_bos_token_id,
+            "forced_eos_token_id": forced_eos_token_id,
             "bos_token_id": bos_token_id,
             "eos_token_id": eos_token_id,
             "pad_token_id": pad_token_id,

@@ -171,17 +171,19 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
     for name, original in copies:
         if original not in found:
             found[original] = name
+        elif _equal(tensors, name, found[original]):
+            plan.loaded.ignored.append((name, "a second copy of a tied tensor"))
+        elif table.canonical(name) in table.equal_copies:
+            plan.problems.append(f"{name!r} differs from {found[original]!r}: expected one table for both pieces")
         else:
-            plan.loaded.ignored.append((name, _copy_reason(tensors, name, found[original])))
+            reason = f"tied to {found[original]}, whose values differ and are the ones used"
+            plan.loaded.ignored.append((name, reason))
     return found
 
 
-def _copy_reason(tensors: Tensors, copy: str, original: str) -> str:
-    if tensors.entries[copy].shape == tensors.entries[original].shape and np.array_equal(
-        tensors.read(copy), tensors.read(original)
-    ):
-        return "a second copy of a tied tensor"
-    return f"tied to {original}, whose values differ and are the ones used"
+def _equal(tensors: Tensors, one: str, other: str) -> bool:
+    same_shape = tensors.entries[one].shape == tensors.entries[other].shape
+    return same_shape and np.array_equal(tensors.read(one), tensors.read(other))
 
 
 def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any) -> dict[str, np.dtype]:

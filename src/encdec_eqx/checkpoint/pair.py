@@ -149,8 +149,8 @@ def load_pair(
     except ValueError as error:
         raise ValueError(f"{place}: {error}.") from None
     nested = ("", "") if whole is not None else (", 'encoder'", ", 'decoder'")
-    encoder_family = family_of(pair.encoder, families, f"{place}{nested[0]}")
-    decoder_family = family_of(pair.decoder, families, f"{place}{nested[1]}")
+    encoder_family = family_of(pair.encoder, families, f"{place}{nested[0]}", "encoder")
+    decoder_family = family_of(pair.decoder, families, f"{place}{nested[1]}", "decoder")
     encoder = stack_config(encoder_family, pair.encoder, f"{place}{nested[0]}")
     decoder = stack_config(decoder_family, pair.decoder, f"{place}{nested[1]}")
     what = f"a {encoder.model_type} to {decoder.model_type} pair" if whole is None else f"a {encoder.model_type} model"

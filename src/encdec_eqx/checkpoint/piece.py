@@ -29,7 +29,11 @@ _logger = logging.getLogger("encdec_eqx")
 # Groups of tensors that a checkpoint may lack as a whole, and what they are.
 _MAY_BE_NEW: Mapping[Role, Mapping[str, str]] = {
     "encoder": {"pooler": "the pooler (which nothing uses: it is kept for saving)"},
-    "decoder": {"cross": "cross-attention", "head": "the language-model head"},
+    "decoder": {
+        "cross": "cross-attention",
+        "head": "the language-model head",
+        "pooler": "the pooler (which nothing uses: it is kept for saving)",
+    },
 }
 
 
@@ -114,7 +118,7 @@ def load_piece(
     folder = hub.folder(path)
     hf = read_config(folder)
     place = folder / CONFIG
-    family = family_of(hf, families, place)
+    family = family_of(hf, families, place, role)
     _check_overrides(family, hf["model_type"], overrides)
     as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True}
     if role == "encoder":
@@ -139,7 +143,7 @@ def load_piece(
         loaded_bytes=loaded.nbytes,
         new=_new(loaded, role, how_drawn(config.initializer_range, key)),
         ignored=tuple(loaded.ignored),
-        notes=(*loaded.notes, *family.remarks(hf)),
+        notes=(*loaded.notes, *family.remarks({**hf, **as_role})),
         attributes=json.dumps(family.unused_attributes({**hf, **as_role})),
     )
     log(report, loud=any(group != "pooler" for _, group in loaded.new))
@@ -156,13 +160,13 @@ def save_piece(folder: str | os.PathLike, module: Any, role: Role, *, families: 
         families: by `model_type`.
     """
     config = module.config
-    table = NameTable(**_known(families, config).table(config, role))
+    table = NameTable(**_known(families, config, role).table(config, role))
     save(folder, module, table, config={**hf_config(module, role, families), **recorded_dtype(module)})
 
 
 def hf_config(module: Any, role: Role, families: Families) -> dict[str, Any]:
     """The Hugging Face config of a piece, with the attributes that it was loaded with and does not use."""
-    family = _known(families, module.config)
+    family = _known(families, module.config, role)
     return {
         **json.loads(module.load_report.attributes),
         **family.to_hf(module.config, role),
@@ -176,11 +180,11 @@ def recorded_dtype(module: Any) -> dict[str, str]:
     return {} if name is None else {"dtype": name}
 
 
-def family_of(hf: Mapping[str, Any], families: Families, place: Path | str) -> FamilyData:
+def family_of(hf: Mapping[str, Any], families: Families, place: Path | str, role: Role) -> FamilyData:
     """The family that a config names.
 
     Raises:
-        ValueError: it names none that is known.
+        ValueError: it names none that is known, or one that cannot take the role.
     """
     model_type = hf.get("model_type")
     if model_type in ("encoder-decoder", "encoder_decoder"):
@@ -192,6 +196,13 @@ def family_of(hf: Mapping[str, Any], families: Families, place: Path | str) -> F
         raise ValueError(
             f"{place}: model_type is {model_type!r}; expected one of {', '.join(sorted(families))}. Other families "
             "are not built yet."
+        )
+    if role not in families[model_type].architectures:
+        able = ", ".join(sorted(name for name, family in families.items() if role in family.architectures))
+        other = "an encoder" if role == "decoder" else "a decoder"
+        raise ValueError(
+            f"{place}: model_type is {model_type!r}, a family whose models can only be {other}; expected, for the "
+            f"{role}, one of {able}."
         )
     return families[model_type]
 
@@ -228,5 +239,5 @@ def _check_overrides(family: FamilyData, model_type: str, overrides: Mapping[str
             )
 
 
-def _known(families: Families, config: StackConfig) -> FamilyData:
-    return family_of({"model_type": config.model_type}, families, "the StackConfig to save")
+def _known(families: Families, config: StackConfig, role: Role) -> FamilyData:
+    return family_of({"model_type": config.model_type}, families, "the StackConfig to save", role)

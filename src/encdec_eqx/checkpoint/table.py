@@ -24,6 +24,7 @@ class NameTable:
         groups: rows by the part of the model that they fill, which is present or absent as a whole.
         scopes: prefix of names and the base model's prefix below it, which files may have or lack.
         duplicates: canonical name of a second copy to the canonical name that it copies.
+        equal_copies: those of the duplicates that must be equal to what they copy: torch would use them as they are.
         unused: prefix, pattern of what follows it, and why such a tensor is not used.
         computed: paths of ours that a file may lack: how they are made then, and whether they are written even if they
             are as they would be made.
@@ -34,6 +35,7 @@ class NameTable:
     duplicates: Mapping[str, str]
     unused: tuple[tuple[str, str, str], ...]
     computed: Mapping[str, tuple[Callable[[], np.ndarray], bool]] = dataclasses.field(default_factory=dict)
+    equal_copies: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Every row, with the name of its group."""

@@ -155,7 +155,10 @@ class Family:
             ValueError: an attribute is unknown, or has a value that is not supported.
         """
         try:
-            return self.read(self._attributes(hf))
+            attributes = self._attributes(hf)
+            if attributes["is_decoder"] and "decoder" not in self.architectures:
+                raise ValueError("is_decoder is true, but models of this family can only be encoders")
+            return self.read(attributes)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the {self.model_type} config cannot be used: {error}") from None
 
@@ -196,7 +199,7 @@ class Family:
             role: `"encoder"`, or `"decoder"` with a language-model head.
         """
         if role not in self.architectures:
-            raise ValueError(f"{self.model_type} models cannot be a {role}: the family has only an encoder or decoder.")
+            raise ValueError(f"{self.model_type} models cannot be {role}s; expected {', '.join(self.architectures)}.")
         present = config if config.cross_attention else _with_cross(config)
         before = self.prefixes[role][0] if role == "decoder" else ""
         groups = {
@@ -205,7 +208,7 @@ class Family:
             "pooler": _prefixed(before, self._rows(present, "pooler")),
             "head": self._rows(config, "head") if role == "decoder" else self.rows.get("head", ()),
         }
-        kept = {"encoder": ("base", *(("pooler",) if config.pooler else ())), "decoder": ("base", "head")}[role]
+        kept = ("base", *(("head",) if role == "decoder" else ()), *(("pooler",) if config.pooler else ()))
         kept += ("cross",) if config.cross_attention else ()
         untied = config.head is not None and not config.head.tied
         duplicates = dict(self.duplicates)

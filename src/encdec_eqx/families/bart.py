@@ -156,9 +156,7 @@ def read(hf: Mapping[str, Any], style: Style, *, vocab_size: int, depth: int, he
         vocab_size=vocab_size,
         hidden_size=width,
         layers=layers(depth, cross_attention=decoder),
-        attention=AttentionConfig(
-            num_heads=heads, head_dim=head_dim(width, heads), dropout=hf["attention_dropout"]
-        ),
+        attention=AttentionConfig(num_heads=heads, head_dim=head_dim(width, heads), dropout=hf["attention_dropout"]),
         feed_forward=FeedForwardConfig(
             size=inner, activation=hf["activation_function"], dropout=hf["activation_dropout"]
         ),

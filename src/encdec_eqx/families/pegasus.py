@@ -6,9 +6,7 @@ Zhang et al. 2020, arXiv:1912.08777. Data only; what it shares with BART is take
 from . import bart
 from ._family import Whole
 
-STYLE = bart.Style(
-    placement="pre", final_norm=True, embedding_norm=False, positions="sinusoidal_halves", offset=0
-)
+STYLE = bart.Style(placement="pre", final_norm=True, embedding_norm=False, positions="sinusoidal_halves", offset=0)
 
 ATTRIBUTES = {
     **bart.ATTRIBUTES,

@@ -89,7 +89,8 @@ class WholeFormat:
         groups = {f"encoder {group}": _encoder_rows(rows, shared) for group, rows in ours[0]["groups"].items()}
         groups |= {f"decoder {group}": _decoder_rows(rows, shared) for group, rows in ours[1]["groups"].items()}
         tokens = "shared.weight" if shared else "decoder.embed_tokens.weight"
-        duplicates = dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), tokens) if shared else {}
+        copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") if shared else ()
+        duplicates: dict[str, str] = dict.fromkeys(copies, tokens)
         if decoder.head is not None and decoder.head.tied:
             duplicates["lm_head.weight"] = tokens
         written = {"embeddings.positions.weight": self.family.whole.saves_positions, "head.bias": True}
@@ -97,6 +98,8 @@ class WholeFormat:
             "groups": groups,
             "scopes": (("", "model"),),
             "duplicates": duplicates,
+            # with a head of its own torch ties nothing, and takes each piece's table as the file has it
+            "equal_copies": () if decoder.head is None or decoder.head.tied else copies,
             "unused": (
                 ("", r"(encoder|decoder)\.version", "a mark of older versions"),
                 ("", r"(classification_head|qa_outputs)\..*", "the head of another task"),

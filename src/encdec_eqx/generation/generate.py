@@ -22,7 +22,7 @@ from .resolve import Settings, resolve_settings, resolve_tokens, split_options
 from .result import GenerationResult
 from .sampling import Sampling, SamplingState
 from .settings import GenerationConfig
-from .source import Source
+from .source import Source, padded_ids
 from .special_tokens import SpecialTokens
 
 TOKENS_A_CALL = 64
@@ -72,9 +72,11 @@ def generate(
             prompt_width=prompt.width,
             never_ends=tokens.require("eos_token_id") == (),
             has_key=key is not None,
+            vocab_size=config.vocab_size,
+            has_source_ids=source.ids is not None,
             notes=notes,
         )
-        run = _Run(config, prompt, settings, tokens, key if settings.do_sample else None)
+        run = _Run(config, prompt, settings, tokens, key if settings.do_sample else None, source.ids)
         states, mask = source.encode()
         state = run.to_the_end(decoder, run.start(decoder, project, states, mask))
         return run.result(state, lambda: count.programs)
@@ -90,6 +92,7 @@ class _Run:
         settings: Settings,
         tokens: SpecialTokens,
         key: Any,
+        source_ids: np.ndarray | None,
     ):
         self.batch, self.settings = prompt.ids.shape[0], settings
         self.sentences, self.samples = bucket(self.batch), settings.num_return_sequences
@@ -107,13 +110,19 @@ class _Run:
         self.rule = PositionRule(config.positions.first, _uncounted(config))
         self.prompt = seen.padded(self.sentences, self.bucket.prefix + 1)
         self.tokens = tokens
-        self.strategy = self._strategy(key)
+        self.strategy = self._strategy(key, source_ids)
 
-    def _strategy(self, key: Any) -> Sampling:
+    def _strategy(self, key: Any, source_ids: np.ndarray | None) -> Sampling:
         # A column of left padding that no row needs is not fed, but max_length and min_length count it.
         least = max(self.settings.min_length - self.unseen.shape[1], 0)
         eos_ids, pad_id = _ends(self.tokens)
-        chain = processors.build(self.settings, min_length=least, eos_ids=eos_ids, prompt_width=self.width)
+        chain = processors.build(
+            self.settings,
+            min_length=least,
+            eos_ids=eos_ids,
+            prompt_width=self.width,
+            source=None if source_ids is None else (padded_ids(source_ids), source_ids.shape[1]),
+        )
         words = None if key is None else key_data(key, batch=self.batch, sentences=self.sentences)
         return Sampling(
             processors=chain,

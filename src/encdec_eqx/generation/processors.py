@@ -64,6 +64,56 @@ class MinNewTokens(eqx.Module):
         return _without(logits, self.eos_ids, length - self.prompt_width < self.least)
 
 
+class SourceNGrams(eqx.Module):
+    """No run of `size` tokens that the source has (`encoder_no_repeat_ngram_size`).
+
+    Attributes:
+        ids: the source's ids, a row a sentence.
+        width: how many columns of them count; padding within them does, as in torch.
+        size: length of the runs.
+        samples: rows of the logits a sentence.
+    """
+
+    ids: Int32[ArrayLike, "batch source"]
+    width: Int32[ArrayLike, ""]
+    size: int = eqx.field(static=True)
+    samples: int = eqx.field(static=True)
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        """The processed logits."""
+        windows = self.ids.shape[1] - self.size + 1
+        if windows < 1:
+            return logits
+        source = jnp.repeat(jnp.asarray(self.ids), self.samples, axis=0)
+        repeated = jnp.broadcast_to((jnp.arange(windows) + self.size <= self.width)[None], (source.shape[0], windows))
+        for at in range(self.size - 1):
+            column = jnp.maximum(length - (self.size - 1) + at, 0)
+            token = jax.lax.dynamic_slice_in_dim(prefix, column, 1, axis=1)
+            repeated = repeated & (source[:, at : at + windows] == token)
+        repeated = repeated & (length + 1 >= self.size)
+        rows = jnp.arange(source.shape[0])[:, None]
+        forbidden = jnp.zeros(logits.shape, jnp.bool_).at[rows, source[:, self.size - 1 :]].max(repeated)
+        return jnp.where(forbidden, -jnp.inf, logits)
+
+
+class ForcedToken(eqx.Module):
+    """Nothing but some ids where the prefix has a certain length.
+
+    Attributes:
+        at: that length.
+        ids: the ids, all equally likely.
+    """
+
+    at: Int32[ArrayLike, ""]
+    ids: Int32[ArrayLike, " ids"]
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        """The processed logits."""
+        del prefix
+        forced = jnp.full_like(logits, -jnp.inf).at[:, jnp.asarray(self.ids)].set(0.0)
+        return jnp.where(length == self.at, forced, logits)
+
+
 class Temperature(eqx.Module):
     """Logits divided by `temperature`."""
 
@@ -125,7 +175,14 @@ def _flip_negative(bits: Int32[Array, "rows vocab"]) -> Int32[Array, "rows vocab
     return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
-def build(settings: Settings, *, min_length: int, eos_ids: Sequence[int], prompt_width: int) -> tuple[Processor, ...]:
+def build(
+    settings: Settings,
+    *,
+    min_length: int,
+    eos_ids: Sequence[int],
+    prompt_width: int,
+    source: tuple[np.ndarray, int] | None = None,
+) -> tuple[Processor, ...]:
     """The processors of one run, in torch's order; those that would change nothing are left out.
 
     Args:
@@ -133,15 +190,25 @@ def build(settings: Settings, *, min_length: int, eos_ids: Sequence[int], prompt
         min_length: in columns of the prefix (the settings' also counts columns that the prefix lacks).
         eos_ids: ids that end a row.
         prompt_width: columns of the prompt.
+        source: the source's ids and how many of their columns are not the bucket's padding.
     """
     ends = np.asarray(eos_ids, np.int32)
     chain: list[Processor] = []
+    if settings.encoder_no_repeat_ngram_size > 0 and source is not None:
+        ids, width = source
+        size, samples = settings.encoder_no_repeat_ngram_size, settings.num_return_sequences
+        chain.append(SourceNGrams(ids, np.asarray(width, np.int32), size, samples))
     if min_length > 0:
         chain.append(MinLength(np.asarray(min_length, np.int32), ends))
     if settings.min_new_tokens > 0:
         chain.append(
             MinNewTokens(np.asarray(settings.min_new_tokens, np.int32), np.asarray(prompt_width, np.int32), ends)
         )
+    if settings.forced_bos_token_id is not None:
+        chain.append(ForcedToken(np.asarray(1, np.int32), np.asarray([settings.forced_bos_token_id], np.int32)))
+    if settings.forced_eos_token_ids:
+        last = np.asarray(prompt_width + settings.max_new_tokens - 1, np.int32)
+        chain.append(ForcedToken(last, np.asarray(settings.forced_eos_token_ids, np.int32)))
     if settings.temperature != 1.0:
         chain.append(Temperature(np.asarray(settings.temperature, np.float32)))
     if settings.top_k > 0:

@@ -34,6 +34,9 @@ class Settings:
         top_k: 0 means all.
         top_p: 1 means all.
         num_return_sequences: rows per sentence.
+        encoder_no_repeat_ngram_size: length of the source's runs that may not be repeated; 0 means none.
+        forced_bos_token_id: the first generated token, where only a start token precedes it.
+        forced_eos_token_ids: what the last possible token may be; empty means anything.
         notes: what was dropped from a file because it could not apply, one sentence each.
     """
 
@@ -45,6 +48,9 @@ class Settings:
     top_k: int = 0
     top_p: float = 1.0
     num_return_sequences: int = 1
+    encoder_no_repeat_ngram_size: int = 0
+    forced_bos_token_id: int | None = None
+    forced_eos_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -117,6 +123,8 @@ def resolve_settings(
     prompt_width: int,
     never_ends: bool,
     has_key: bool,
+    vocab_size: int,
+    has_source_ids: bool,
     notes: tuple[str, ...] = (),
 ) -> Settings:
     """Combine what was asked for, the strongest first.
@@ -129,6 +137,8 @@ def resolve_settings(
         prompt_width: tokens of the prompt, or 1 for the start token.
         never_ends: whether there is no end-of-sequence id.
         has_key: whether a PRNG key is at hand.
+        vocab_size: of the decoder.
+        has_source_ids: whether the source came as token ids.
         notes: what was dropped before.
 
     Raises:
@@ -141,6 +151,8 @@ def resolve_settings(
     sampling = _sampling(asked, has_key)
     longest = _max_new_tokens(asked, prompt_width)
     min_length, min_new_tokens = _least(asked, prompt_width, longest, never_ends)
+    forced = _forced(asked, prompt_width, vocab_size)
+    ngrams = _source_ngrams(asked, has_source_ids)
     notes += tuple(asked.notes)
     for note in notes:
         _report_once(note)
@@ -149,6 +161,8 @@ def resolve_settings(
         min_length=min_length,
         min_new_tokens=min_new_tokens,
         notes=notes,
+        encoder_no_repeat_ngram_size=ngrams,
+        **forced,
         **sampling,
     )
 
@@ -273,6 +287,39 @@ def _least(asked: _Asked, prompt_width: int, longest: int, never_ends: bool) -> 
             raise ValueError(f"{beyond}. Lower it, or raise max_length or max_new_tokens.")
         asked.notes.append(f"{beyond}: no row will end early.")
     return asked.get("min_length", 0), asked.get("min_new_tokens", 0)
+
+
+def _forced(asked: _Asked, prompt_width: int, vocab_size: int) -> dict[str, Any]:
+    """The forced ids, each of which must be one of the decoder's."""
+    first, last = asked.get("forced_bos_token_id"), asked.get("forced_eos_token_id", ())
+    if first is not None and prompt_width > 1:
+        why = f"it takes the place of the first token after a lone start token, and the prompt has {prompt_width}"
+        asked.refuse_or_drop("forced_bos_token_id", None, why)
+        first = None
+    first = None if first is None else (_reachable(asked, "forced_bos_token_id", (first,), vocab_size) or (None,))[0]
+    last = _reachable(asked, "forced_eos_token_id", last, vocab_size)
+    return {"forced_bos_token_id": first, "forced_eos_token_ids": last}
+
+
+def _reachable(asked: _Asked, name: str, ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+    if all(value < vocab_size for value in ids):
+        return ids
+    beyond = f"{name}={ids} ({asked.origin(name)}) goes beyond the decoder's vocabulary of {vocab_size}"
+    if asked.origin(name) != _FILE:
+        raise ValueError(f"{beyond}. Pass an id of the decoder's own tokenizer, or resize its token table.")
+    asked.notes.append(f"{beyond}: dropped.")
+    return tuple(value for value in ids if value < vocab_size)
+
+
+def _source_ngrams(asked: _Asked, has_source_ids: bool) -> int:
+    size = asked.get("encoder_no_repeat_ngram_size", 0)
+    if size and not has_source_ids:
+        raise ValueError(
+            f"encoder_no_repeat_ngram_size={size} ({asked.origin('encoder_no_repeat_ngram_size')}) compares with the "
+            "source's token ids, and there are none. Pass input_ids (they may stand beside encoder_outputs), or "
+            "encoder_no_repeat_ngram_size=0."
+        )
+    return size
 
 
 _reported: set[str] = set()

@@ -27,6 +27,7 @@ _HF_DEFAULTS: dict[str, Any] = {
     "num_return_sequences": 1,
     "length_penalty": 1.0,
     "early_stopping": False,
+    "encoder_no_repeat_ngram_size": 0,
 }
 
 _WHOLE_NUMBERS = {
@@ -37,6 +38,8 @@ _WHOLE_NUMBERS = {
     "top_k": 0,
     "num_beams": 1,
     "num_return_sequences": 1,
+    "encoder_no_repeat_ngram_size": 0,
+    "forced_bos_token_id": 0,
 }
 
 
@@ -91,12 +94,30 @@ def _early_stopping(name: str, value: Any) -> bool | str:
     raise ValueError(f'{name} must be True, False or "never", got {value!r}.')
 
 
+def _ids(name: str, value: Any) -> tuple[int, ...]:
+    """One id or several, as a tuple."""
+    several = isinstance(value, Sequence) or (hasattr(value, "ndim") and value.ndim == 1)
+    found = tuple(_id(name, item) for item in (value if several and not isinstance(value, str) else (value,)))
+    if not found:
+        raise ValueError(f"{name} is empty; pass an id, several, or leave it out.")
+    return found
+
+
+def _id(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer id or several, got {value!r}.")
+    if (number := operator.index(value)) < 0:
+        raise ValueError(f"{name} must be at least 0, got {number}.")
+    return number
+
+
 _CHECKS = dict.fromkeys(_WHOLE_NUMBERS, _whole) | {
     "do_sample": _flag,
     "temperature": _temperature,
     "top_p": _top_p,
     "length_penalty": _real,
     "early_stopping": _early_stopping,
+    "forced_eos_token_id": _ids,
 }
 
 
@@ -120,6 +141,9 @@ class GenerationConfig:
         num_return_sequences: samples per sentence.
         length_penalty: of beam search.
         early_stopping: of beam search: True, False or "never".
+        encoder_no_repeat_ngram_size: no run of that many tokens of the source may be generated; 0 for no such rule.
+        forced_bos_token_id: the first token after a start token that stands alone (mBART's target language).
+        forced_eos_token_id: the only id, or ids, that the last token allowed by the maximum length may be.
         bos_token_id: see `SpecialTokens`, as for the three below.
         eos_token_id: an id or several, stored as a tuple; empty for "never ends".
         pad_token_id: what fills rows after their end.
@@ -145,6 +169,9 @@ class GenerationConfig:
     num_return_sequences: int | None = None
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
+    encoder_no_repeat_ngram_size: int | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
     bos_token_id: int | None = None
     eos_token_id: int | Sequence[int] | None = None
     pad_token_id: int | None = None

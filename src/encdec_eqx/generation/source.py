@@ -26,10 +26,12 @@ class Source:
     Attributes:
         batch: number of sentences.
         encode: returns the encoder's states (padded batch, padded source, hidden) and their mask.
+        ids: (batch, source) the token ids, if that is what the source came as.
     """
 
     batch: int
     encode: Callable[[], tuple[ArrayLike, np.ndarray]]
+    ids: np.ndarray | None = None
 
 
 @eqx.filter_jit
@@ -71,6 +73,7 @@ def from_ids(
     return Source(
         ids.shape[0],
         lambda: (_encode(encoder, (inputs,), options).last_hidden_state, options["attention_mask"]),
+        ids,
     )
 
 
@@ -90,7 +93,7 @@ def from_any(
         mask = attention_mask if out.attention_mask is None else out.attention_mask
         return _padded_states(out.last_hidden_state, mask)
 
-    return Source(leaves[0].shape[0], encode)
+    return Source(leaves[0].shape[0], encode, _token_ids(inputs))
 
 
 def from_outputs(
@@ -106,7 +109,8 @@ def from_outputs(
 
     Args:
         outputs: what `encode` returned.
-        input_ids: accepted, as many callers pass them along; only their batch is looked at.
+        input_ids: accepted, as many callers pass them along; their batch is looked at, and rules that compare with
+            the source read them.
         hidden_size: width of the states.
         attention_mask: which states may be attended; a mask inside `outputs` wins.
         position_ids: an error, as the encoder does not run.
@@ -132,7 +136,18 @@ def from_outputs(
         raise TypeError(f"input_ids have batch {batches[0]}, encoder_outputs have batch {states.shape[0]}.")
     mask = attention_mask if outputs.attention_mask is None else outputs.attention_mask
     padded = _padded_states(states, mask)
-    return Source(states.shape[0], lambda: padded)
+    return Source(states.shape[0], lambda: padded, _token_ids(input_ids))
+
+
+def padded_ids(ids: np.ndarray) -> np.ndarray:
+    """Token ids padded to their bucket, for rules that compare with the source."""
+    return _padded(ids, bucket(ids.shape[0]), bucket(ids.shape[1], least=LEAST_SOURCE))
+
+
+def _token_ids(inputs: Any) -> np.ndarray | None:
+    """The inputs, if they are token ids."""
+    is_ids = eqx.is_array_like(inputs) and np.ndim(inputs) == 2 and np.asarray(inputs).dtype.kind in "iu"
+    return np.asarray(inputs).astype(np.int32) if is_ids else None
 
 
 def _padded_states(states: ArrayLike, mask: Any) -> tuple[ArrayLike, np.ndarray]:
