@@ -61,6 +61,7 @@ class Decoder(eqx.Module):
         head: from hidden states to logits.
         config: the architecture.
         load_report: what `from_pretrained` found; empty for a fresh decoder.
+        pooler: a pooler, where the family's decoders have one, carried through checkpoints; nothing uses or trains it.
     """
 
     embeddings: Embeddings
@@ -68,6 +69,7 @@ class Decoder(eqx.Module):
     head: LMHead
     config: StackConfig = eqx.field(static=True)
     load_report: LoadReport = eqx.field(static=True, default=LoadReport())
+    pooler: Linear | None = None
 
     @property
     def hidden_size(self) -> int:
@@ -269,11 +271,14 @@ class Decoder(eqx.Module):
         if not config.causal:
             raise ValueError("this StackConfig is not causal: it describes an encoder. Set causal=True (is_decoder).")
         embed_key, stack_key, head_key = jax.random.split(key, 3)
+        size = config.hidden_size
+        pooler_key = jax.random.fold_in(key, 3)
         return cls(
             embeddings=Embeddings.init(config, key=embed_key),
             stack=UnrolledStack.init(config, key=stack_key),
             head=LMHead.init(config, key=head_key),
             config=config,
+            pooler=Linear.init(size, size, scale=config.initializer_range, key=pooler_key) if config.pooler else None,
         )
 
     @classmethod
@@ -353,7 +358,7 @@ class Decoder(eqx.Module):
         fresh = UnrolledStack.init(config, key=key)
         blocks = tuple(_borrow_cross(old, new) for old, new in zip(unrolled.blocks, fresh.blocks, strict=True))
         stack = UnrolledStack(blocks=blocks, shared=unrolled.shared, layers=layers, scales=unrolled.scales)
-        return Decoder(self.embeddings, stack, self.head, config, self.load_report)
+        return Decoder(self.embeddings, stack, self.head, config, self.load_report, self.pooler)
 
     def with_layout(self, layout: Layout, *, remat: bool = False) -> "Decoder":
         """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""
@@ -391,7 +396,7 @@ class Decoder(eqx.Module):
             raise TypeError(
                 f"the head's projection is a {type(projection).__name__}; expected a Linear. Resize before wrapping it."
             )
-        return Decoder(decoder.embeddings, decoder.stack, decoder.head, config, self.load_report)
+        return Decoder(decoder.embeddings, decoder.stack, decoder.head, config, self.load_report, self.pooler)
 
 
 def _full_mask(length: int, mask: Bool[Array, "batch target"] | None) -> Bool[Array, "#batch 1 target target"]:

@@ -3,7 +3,7 @@
 Devlin et al. 2018, arXiv:1810.04805; relative positions: Shaw et al. 2018, Huang et al. 2020. Data only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import (
@@ -15,7 +15,7 @@ from ..config import (
     PositionsConfig,
     StackConfig,
 )
-from ._family import Family, head_dim, layers, tokens
+from ._family import Family, Row, head_dim, layers, tokens
 
 RELATIVE = {"absolute": "none", "relative_key": "key", "relative_key_query": "key_query"}
 
@@ -99,6 +99,10 @@ UNUSED = (
     (r"embeddings\.(position_ids|token_type_ids)", "a buffer of older versions"),
     (r"(classifier|qa_outputs)\..*", "the head of another task"),
 )
+NEXT_SENTENCE = (r"cls\.seq_relationship\..*", "the next-sentence head of pretraining")
+
+ABSOLUTE = {"position_embedding_type": ("absolute", "the family has no other positions")}
+"""What relatives accept whose config does not have the attribute, though some files of theirs do."""
 
 
 def read(hf: Mapping[str, Any]) -> StackConfig:
@@ -162,6 +166,26 @@ def write(config: StackConfig) -> dict[str, Any]:
     }
 
 
+def renamed(rows: Mapping[str, tuple[Row, ...]], names: Mapping[str, str]) -> dict[str, tuple[Row, ...]]:
+    """The rows of a relative in which some modules have other names.
+
+    Args:
+        rows: the rows, in their groups.
+        names: a module's name here to its name there.
+    """
+
+    def new(theirs: str) -> str:
+        module, _, leaf = theirs.rpartition(".")
+        return f"{names.get(module, module)}.{leaf}"
+
+    return {group: tuple((ours, new(theirs), how) for ours, theirs, how in rows[group]) for group in rows}
+
+
+def write_some(attributes: Mapping[str, Any]) -> Callable[[StackConfig], dict[str, Any]]:
+    """`write` for a relative whose config has only some of BERT's attributes: the others are left out."""
+    return lambda config: {name: value for name, value in write(config).items() if name in attributes}
+
+
 BERT = Family(
     model_type="bert",
     architectures={"encoder": "BertModel", "decoder": "BertLMHeadModel"},
@@ -170,7 +194,7 @@ BERT = Family(
     ignored=IGNORED,
     layer="encoder.layer.{i}",
     rows=ROWS,
-    unused=(*UNUSED, (r"cls\.seq_relationship\..*", "the next-sentence head of pretraining")),
+    unused=(*UNUSED, NEXT_SENTENCE),
     duplicates={"cls.predictions.decoder.bias": "cls.predictions.bias"},
     tied_copy=("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
     read=read,

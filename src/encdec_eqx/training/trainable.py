@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
+from ..decoder import Decoder
 from ..embeddings import Embeddings
 from ..encoder import Encoder
 from ..heads import LMHead
@@ -19,7 +20,7 @@ def trainable(model: eqx.Module) -> PyTree[bool]:
     """A tree like `model` with True for every floating-point array that it reads.
 
     False are the constants (sinusoids, BART's bias of the logits) and the arrays that are only carried from one
-    checkpoint to the next: BERT's pooler, and a table of positions that is not added (relative positions). They get no
+    checkpoint to the next: poolers, and a table of positions that is not added (relative positions). They get no
     gradient, no optimiser state and no weight decay.
 
     To freeze more, replace parts of the tree, and give it to `init_train_state`::
@@ -27,7 +28,7 @@ def trainable(model: eqx.Module) -> PyTree[bool]:
         trained = trainable(model)
         trained = eqx.tree_at(lambda m: m.encoder, trained, jax.tree.map(lambda _: False, trained.encoder))
     """
-    untrained = [node.pooler for node in _nodes(model, Encoder)]
+    untrained = [node.pooler for kind in (Encoder, Decoder) for node in _nodes(model, kind)]
     untrained += [node.positions for node in _nodes(model, Embeddings) if node.position_use == "carried"]
     untrained += [node for node in _nodes(model, Embedding) if node.fixed]
     untrained += [node.bias for node in _nodes(model, LMHead) if node.fixed_bias]

@@ -1,0 +1,78 @@
+"""A tiny random Hugging Face config of every family, by `model_type`. Knows nothing of this library.
+
+Sizes are small and unequal, so that none is taken for another, and what may be chosen is not at its default.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from hf import VOCAB, tiny_bert, tiny_gpt2, tiny_roberta
+from transformers import (
+    AlbertConfig,
+    BertGenerationConfig,
+    BigBirdConfig,
+    CamembertConfig,
+    Data2VecTextConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ErnieConfig,
+    MegatronBertConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    RemBertConfig,
+    RobertaPreLayerNormConfig,
+    RoFormerConfig,
+    XLMRobertaConfig,
+    XLMRobertaXLConfig,
+)
+
+Tiny = Callable[..., PretrainedConfig]
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 28,
+    "max_position_embeddings": 32,
+    "layer_norm_eps": 2e-5,
+}
+ROBERTA_LIKE = {**SIZES, "hidden_size": 24, "max_position_embeddings": 34, "type_vocab_size": 3}
+
+
+def _tiny(kind: type[PretrainedConfig], **settings: Any) -> Tiny:
+    return lambda **changes: kind(**{**settings, **changes})
+
+
+BOTH: dict[str, Tiny] = {
+    "bert": tiny_bert,
+    "roberta": tiny_roberta,
+    "gpt2": tiny_gpt2,
+    "xlm-roberta": _tiny(XLMRobertaConfig, **ROBERTA_LIKE),
+    "camembert": _tiny(CamembertConfig, **ROBERTA_LIKE),
+    "data2vec-text": _tiny(Data2VecTextConfig, **ROBERTA_LIKE),
+    "xlm-roberta-xl": _tiny(XLMRobertaXLConfig, **ROBERTA_LIKE),
+    "roberta-prelayernorm": _tiny(RobertaPreLayerNormConfig, **ROBERTA_LIKE),
+    "ernie": _tiny(ErnieConfig, **SIZES, use_task_id=True, task_type_vocab_size=4, type_vocab_size=5),
+    "megatron-bert": _tiny(MegatronBertConfig, **SIZES),
+    "rembert": _tiny(RemBertConfig, **SIZES, input_embedding_size=12, output_embedding_size=20, pad_token_id=1),
+    "electra": _tiny(ElectraConfig, **SIZES, embedding_size=12),
+    "bert-generation": _tiny(BertGenerationConfig, **SIZES),
+    "big_bird": _tiny(
+        BigBirdConfig, **SIZES, attention_type="original_full", rescale_embeddings=True, use_bias=False
+    ),
+    "roformer": _tiny(RoFormerConfig, **SIZES, embedding_size=12, rotary_value=True),
+}
+
+ENCODERS: dict[str, Tiny] = {
+    **BOTH,
+    "distilbert": _tiny(
+        DistilBertConfig, vocab_size=VOCAB, dim=16, n_layers=2, n_heads=2, hidden_dim=28, max_position_embeddings=32
+    ),
+    "albert": _tiny(AlbertConfig, **{**SIZES, "num_hidden_layers": 4, "num_hidden_groups": 2, "embedding_size": 12}),
+    "mpnet": _tiny(MPNetConfig, **SIZES, relative_attention_num_buckets=35),
+}
+"""Families that can be encoders."""
+
+DECODERS: dict[str, Tiny] = {**BOTH}
+"""Families that can be decoders with cross-attention."""
