@@ -79,7 +79,11 @@ def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], n
             f"the model cannot be saved in its family's format: got arrays it has no name for ({extra[:5]}), or lacks "
             f"ones it must hold ({missing[:5]}). Merge adapters and undo other surgery on the model before saving."
         )
-    return [
+    buffers = [
+        (name, shape, np.dtype(np.float32), functools.partial(np.zeros, shape, np.float32))
+        for name, shape in table.buffers.items()
+    ]
+    return buffers + [
         (
             theirs,
             transforms.their_shape(transform, arrays[ours].shape),

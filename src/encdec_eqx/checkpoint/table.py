@@ -26,6 +26,7 @@ class NameTable:
         duplicates: canonical name of a second copy to the canonical name that it copies.
         equal_copies: those of the duplicates that must be equal to what they copy: torch would use them as they are.
         unused: prefix, pattern of what follows it, and why such a tensor is not used.
+        buffers: tensors that nothing reads but torch expects, and their shapes; written as zeros.
         computed: paths of ours that a file may lack: how they are made then, and whether they are written even if they
             are as they would be made.
     """
@@ -36,6 +37,7 @@ class NameTable:
     unused: tuple[tuple[str, str, str], ...]
     computed: Mapping[str, tuple[Callable[[], np.ndarray], bool]] = dataclasses.field(default_factory=dict)
     equal_copies: tuple[str, ...] = ()
+    buffers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Every row, with the name of its group."""
@@ -54,6 +56,8 @@ class NameTable:
 
     def why_unused(self, canonical: str) -> str | None:
         """Why a tensor of this name is not used, or None if nothing is known of it."""
+        if canonical in map(self.canonical, self.buffers):
+            return "a buffer that nothing reads"
         for prefix, pattern, reason in self.unused:
             if canonical.startswith(prefix) and re.fullmatch(pattern, canonical[len(prefix) :]):
                 return reason
@@ -68,6 +72,7 @@ class NameTable:
                 for group, rows in self.groups.items()
             },
             computed={dot + ours: how for ours, how in self.computed.items()},
+            buffers={dot + name: shape for name, shape in self.buffers.items()},
             scopes=tuple((dot + scope, base) for scope, base in self.scopes),
             duplicates={dot + copy: dot + name for copy, name in self.duplicates.items()},
             unused=tuple((dot + scope, pattern, reason) for scope, pattern, reason in self.unused),
@@ -82,6 +87,7 @@ def merged(*tables: NameTable) -> NameTable:
         duplicates={copy: name for table in tables for copy, name in table.duplicates.items()},
         unused=tuple(item for table in tables for item in table.unused),
         computed={ours: how for table in tables for ours, how in table.computed.items()},
+        buffers={name: shape for table in tables for name, shape in table.buffers.items()},
     )
 
 

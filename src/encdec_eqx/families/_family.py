@@ -119,6 +119,7 @@ class Family:
             if the config has the part that it fills.
         optional: paths of ours that a file may lack, because they are constants (sinusoids) or may be empty (a fixed
             bias), to whether a piece writes them even so.
+        buffers: tensors that nothing reads but torch's class expects, and their shapes, by the config.
         unused: patterns of tensors that are not used, and why.
         duplicates: a tensor that repeats another in some files, and the one that it repeats.
         tied_copy: the output matrix's name and the token table's, of which files with tied weights may hold either.
@@ -144,6 +145,7 @@ class Family:
     spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
     optional: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    buffers: Callable[[StackConfig], Mapping[str, tuple[int, ...]]] = lambda config: {}
     remarks: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda hf: ()
     other_role: Mapping[Role, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     whole: Whole | None = None
@@ -223,6 +225,7 @@ class Family:
             "unused": tuple(("", pattern, reason) for pattern, reason in self.unused)
             + tuple(("", _literal(_bare(row[1], self.prefixes[role])), _WHY_ABSENT[group]) for group, row in absent),
             "computed": self._computed(config),
+            "buffers": {f"{before}.{name}" if before else name: shape for name, shape in self.buffers(config).items()},
         }
 
     def _computed(self, config: StackConfig) -> dict[str, tuple[Callable[[], np.ndarray], bool]]:

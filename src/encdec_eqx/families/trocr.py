@@ -46,6 +46,11 @@ def write(config: StackConfig) -> dict[str, Any]:
     }
 
 
+def buffers(config: StackConfig) -> Mapping[str, tuple[int, ...]]:
+    """Sinusoidal positions come with a buffer of one number that says nothing."""
+    return {} if config.positions.kind == "learned" else {"embed_positions._float_tensor": (1,)}
+
+
 TROCR = Family(
     model_type="trocr",
     architectures={"decoder": "TrOCRForCausalLM"},
@@ -60,6 +65,7 @@ TROCR = Family(
     layer="layers.{i}",
     rows={**bart.ROWS, "head": (("head.projection.weight", "output_projection.weight", "transposed"),)},
     optional={"embeddings.positions.weight": False},
+    buffers=buffers,
     unused=bart.UNUSED,
     duplicates={},
     tied_copy=("output_projection.weight", "embed_tokens.weight"),

@@ -224,6 +224,8 @@ class GenerationConfig:
         """The content of `generation_config.json`: everything that was set, and what was carried along."""
         result = {name: _plain(getattr(self, name)) for name in (*option_names(), *TOKEN_NAMES)}
         result = {name: value for name, value in result.items() if value not in (None, [])}
+        if len(forced := result.get("forced_eos_token_id", ())) == 1:
+            result["forced_eos_token_id"] = forced[0]
         return dict(sorted({**{k: _plain(v) for k, v in self.others}, **result}.items()))
 
 
