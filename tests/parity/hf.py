@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    AutoModel,
     BertConfig,
     EncoderDecoderConfig,
     EncoderDecoderModel,
@@ -89,11 +90,19 @@ def random_pair(
     config._attn_implementation = "eager"
     config.encoder._attn_implementation = "eager"
     config.decoder._attn_implementation = "eager"
-    model = EncoderDecoderModel(config)
+    model = EncoderDecoderModel(config, encoder=_encoder_alone(config.encoder))
     for name, value in settings.items():
         if name.endswith("_token_id"):
             setattr(model.generation_config, name, value)
     return randomise(model, seed)
+
+
+def _encoder_alone(config: PretrainedConfig) -> PreTrainedModel | None:
+    """The encoder of a family whose base model holds a decoder as well; None where the base model is the encoder."""
+    if not config.is_encoder_decoder:
+        return None
+    base = AutoModel.from_config(config, attn_implementation="eager")
+    return base.get_encoder()
 
 
 def saved(model: PreTrainedModel, folder: Path) -> Path:

@@ -9,19 +9,26 @@ from typing import Any
 from hf import VOCAB, tiny_bert, tiny_gpt2, tiny_roberta
 from transformers import (
     AlbertConfig,
+    BartConfig,
     BertGenerationConfig,
     BigBirdConfig,
+    BlenderbotConfig,
     CamembertConfig,
     Data2VecTextConfig,
     DistilBertConfig,
     ElectraConfig,
     ErnieConfig,
+    MarianConfig,
+    MBartConfig,
     MegatronBertConfig,
     MPNetConfig,
+    PegasusConfig,
     PretrainedConfig,
     RemBertConfig,
     RobertaPreLayerNormConfig,
     RoFormerConfig,
+    TrOCRConfig,
+    XGLMConfig,
     XLMRobertaConfig,
     XLMRobertaXLConfig,
 )
@@ -38,6 +45,23 @@ SIZES = {
     "layer_norm_eps": 2e-5,
 }
 ROBERTA_LIKE = {**SIZES, "hidden_size": 24, "max_position_embeddings": 34, "type_vocab_size": 3}
+
+
+BART_LIKE = {
+    "vocab_size": VOCAB,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 36,
+    "decoder_ffn_dim": 28,
+    "max_position_embeddings": 32,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
 
 
 def _tiny(kind: type[PretrainedConfig], **settings: Any) -> Tiny:
@@ -58,14 +82,21 @@ BOTH: dict[str, Tiny] = {
     "rembert": _tiny(RemBertConfig, **SIZES, input_embedding_size=12, output_embedding_size=20, pad_token_id=1),
     "electra": _tiny(ElectraConfig, **SIZES, embedding_size=12),
     "bert-generation": _tiny(BertGenerationConfig, **SIZES),
-    "big_bird": _tiny(
-        BigBirdConfig, **SIZES, attention_type="original_full", rescale_embeddings=True, use_bias=False
-    ),
+    "big_bird": _tiny(BigBirdConfig, **SIZES, attention_type="original_full", rescale_embeddings=True, use_bias=False),
     "roformer": _tiny(RoFormerConfig, **SIZES, embedding_size=12, rotary_value=True),
+}
+
+BARTS: dict[str, Tiny] = {
+    "bart": _tiny(BartConfig, **BART_LIKE, activation_function="silu"),
+    "mbart": _tiny(MBartConfig, **BART_LIKE, scale_embedding=True),
+    "marian": _tiny(MarianConfig, **BART_LIKE),
+    "pegasus": _tiny(PegasusConfig, **BART_LIKE, scale_embedding=True),
+    "blenderbot": _tiny(BlenderbotConfig, **BART_LIKE, encoder_no_repeat_ngram_size=0),
 }
 
 ENCODERS: dict[str, Tiny] = {
     **BOTH,
+    **BARTS,
     "distilbert": _tiny(
         DistilBertConfig, vocab_size=VOCAB, dim=16, n_layers=2, n_heads=2, hidden_dim=28, max_position_embeddings=32
     ),
@@ -74,5 +105,28 @@ ENCODERS: dict[str, Tiny] = {
 }
 """Families that can be encoders."""
 
-DECODERS: dict[str, Tiny] = {**BOTH}
+DECODERS: dict[str, Tiny] = {
+    **BOTH,
+    **BARTS,
+    "xglm": _tiny(
+        XGLMConfig,
+        vocab_size=VOCAB,
+        d_model=20,
+        num_layers=2,
+        attention_heads=4,
+        ffn_dim=30,
+        max_position_embeddings=32,
+    ),
+    "trocr": _tiny(
+        TrOCRConfig,
+        vocab_size=VOCAB,
+        d_model=20,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=30,
+        max_position_embeddings=32,
+        use_learned_position_embeddings=False,
+        layernorm_embedding=False,
+    ),
+}
 """Families that can be decoders with cross-attention."""
