@@ -91,7 +91,7 @@ BARTS: dict[str, Tiny] = {
     "mbart": _tiny(MBartConfig, **BART_LIKE, scale_embedding=True),
     "marian": _tiny(MarianConfig, **BART_LIKE),
     "pegasus": _tiny(PegasusConfig, **BART_LIKE, scale_embedding=True),
-    "blenderbot": _tiny(BlenderbotConfig, **BART_LIKE, encoder_no_repeat_ngram_size=0),
+    "blenderbot": _tiny(BlenderbotConfig, **BART_LIKE),
 }
 
 ENCODERS: dict[str, Tiny] = {
