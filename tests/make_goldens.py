@@ -1,4 +1,7 @@
-"""Makes `tests/goldens/`: tiny random pairs in Hugging Face's format, with what torch says of them.
+"""Makes `tests/goldens/`: tiny random models in Hugging Face's format, with what torch says of them.
+
+A few pairs are stored with everything that a call returns; in `families/` every family is stored once as an encoder and
+once as a decoder, and once whole where it has such checkpoints, in float16 and with less beside it.
 
 Run it where the `parity` extra is installed: `python tests/make_goldens.py`. It is deterministic; the files are
 committed, so that the default test run compares with torch's numbers without torch.
@@ -10,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "parity"))
 
-from hf import as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta  # noqa: E402
+from hf import as_torch, random_batch, random_pair, randomise, saved, tiny_bert, tiny_gpt2, tiny_roberta  # noqa: E402
+from tiny import BARTS, DECODERS, ENCODERS, pairs  # noqa: E402
+from transformers import AutoModelForSeq2SeqLM  # noqa: E402
 
 CASES = {
     "bert_gpt2": lambda: (tiny_bert(), tiny_gpt2()),
@@ -27,6 +33,8 @@ CASES = {
 }
 TOKENS = {"decoder_start_token_id": 5, "pad_token_id": 1, "eos_token_id": 3}
 NEW_TOKENS = 12
+SHIFT = 9
+"""Of the families' pairs: other ones than the parity tests take."""
 
 
 def make(name: str) -> None:
@@ -67,8 +75,55 @@ def _greedy(model, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"greedy": found.numpy(), "greedy_without_end": longer.numpy()}
 
 
+def make_family_pair(encoder: str, decoder: str, seed: int) -> None:
+    """One family as an encoder, one as a decoder."""
+    model = random_pair(ENCODERS[encoder](), DECODERS[decoder](), seed=seed, **TOKENS)
+    _store(model, HERE / "goldens" / "families" / f"{encoder}+{decoder}", seed)
+
+
+def make_whole(family: str, seed: int) -> None:
+    """A checkpoint of both pieces, with a bias of the logits."""
+    config = BARTS[family](encoder_layers=1, decoder_layers=1)
+    config._attn_implementation = "eager"
+    model = randomise(AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager"), seed)
+    with torch.no_grad():
+        model.final_logits_bias.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(seed))
+    folder = HERE / "goldens" / "families" / family
+    saved(model, folder)
+    # read back, so that what no file holds (Marian's positions) is as the class makes it
+    model = type(model).from_pretrained(folder, attn_implementation="eager").eval()
+    _store(model, folder, seed, unsaved=("embed_positions",) if family == "marian" else ())
+
+
+def _store(model, folder: Path, seed: int, *, unsaved: tuple[str, ...] = ()) -> None:
+    """The model in float16, and what torch says of those numbers in float32; what no file holds stays in float32."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not any(part in name for part in unsaved):
+                tensor.copy_(torch.zeros_like(tensor) if name.endswith("_float_tensor") else tensor.half())
+    saved(model, folder)
+    file = folder / "model.safetensors"
+    halves = {name: t if name.endswith("_float_tensor") else t.half() for name, t in load_file(file).items()}
+    save_file(halves, file, metadata={"format": "pt"})
+    arrays = random_batch(seed, batch=2, source=6, target=5)
+    with torch.no_grad():
+        out = model(**as_torch(arrays), use_cache=False, output_hidden_states=True)
+    expected = {
+        "logits": out.logits,
+        "encoder_last_hidden_state": out.encoder_last_hidden_state,
+        "decoder_embeddings": out.decoder_hidden_states[0],
+    }
+    expected = {name: tensor.numpy() for name, tensor in expected.items()}
+    np.savez_compressed(folder / "expected.npz", **arrays, **expected)
+
+
 if __name__ == "__main__":
     for case in CASES:
         make(case)
+    for number, (left, right) in enumerate(pairs(SHIFT)):
+        make_family_pair(left, right, number)
+    for number, family in enumerate(BARTS):
+        make_whole(family, number)
     size = sum(file.stat().st_size for file in (HERE / "goldens").rglob("*") if file.is_file())
-    print(f"{len(CASES)} cases, {size / 1e6:.2f} MB")
+    print(f"{len(list((HERE / 'goldens').rglob('expected.npz')))} cases, {size / 1e6:.2f} MB")

@@ -14,7 +14,7 @@ CASES = ["bert_bert_untied", "bert_gpt2", "gpt2_bert_relative", "roberta_roberta
 
 
 def test_every_stored_case_is_tested() -> None:
-    assert sorted(folder.name for folder in GOLDENS.iterdir()) == CASES
+    assert sorted(folder.name for folder in GOLDENS.iterdir() if folder.name != "families") == CASES
 
 
 @pytest.fixture(scope="module", params=CASES)

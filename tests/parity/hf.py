@@ -3,7 +3,9 @@
 Every parameter is randomised: what an initialiser leaves at 0 or 1 (biases, norms, token types) hides errors.
 """
 
+import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,31 @@ def random_pair(
     for name, value in settings.items():
         if name.endswith("_token_id"):
             setattr(model.generation_config, name, value)
-    return randomise(model, seed)
+    return randomise(mended(model), seed)
+
+
+def mended(model: EncoderDecoderModel) -> EncoderDecoderModel:
+    """The same model, with attention that attends to what it should if it is BigBird's decoder.
+
+    Torch hands that decoder's self-attention the encoder's states too, to which it then attends in place of the target
+    (no position sees the ones before it); its cross-attention gets no mask of the source; and one cache serves both.
+    """
+    if model.config.decoder.model_type == "big_bird":
+        for layer in model.decoder.bert.encoder.layer:
+            layer.attention.forward = functools.partial(_without_states, layer.attention.forward)
+            layer.crossattention.forward = functools.partial(_with_mask, layer.crossattention.forward)
+    return model
+
+
+def _without_states(
+    attend: Callable[..., Any], *args: Any, encoder_hidden_states: Any, encoder_attention_mask: Any, **others: Any
+) -> Any:
+    del encoder_hidden_states, encoder_attention_mask
+    return attend(*args, **others)
+
+
+def _with_mask(attend: Callable[..., Any], *args: Any, attention_mask: Any, **others: Any) -> Any:
+    return attend(*args, attention_mask=attention_mask, encoder_attention_mask=attention_mask, **others)
 
 
 def _encoder_alone(config: PretrainedConfig) -> PreTrainedModel | None:

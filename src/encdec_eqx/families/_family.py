@@ -264,7 +264,7 @@ class Family:
                 raise ValueError(f"{name!r} is {value!r} and {own!r} is {hf[own]!r}, two names of one attribute")
             if own in result:
                 _check_kind(name, value, result[own])
-                result[own] = value
+                result[own] = float(value) if isinstance(result[own], float) and value is not None else value
             elif name in self.fixed or (name in FIXED and name not in self.ignored):
                 allowed, why = {**FIXED, **self.fixed}[name]
                 if value and value != allowed:
