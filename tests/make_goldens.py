@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "parity"))
+sys.path[:0] = [str(HERE / "parity"), str(HERE)]
 
 from hf import as_torch, random_batch, random_pair, randomise, saved, tiny_bert, tiny_gpt2, tiny_roberta  # noqa: E402
-from tiny import BARTS, DECODERS, ENCODERS, pairs  # noqa: E402
+from tiny import BARTS, DECODERS, ENCODERS  # noqa: E402
 from transformers import AutoModelForSeq2SeqLM  # noqa: E402
+
+from compositions import STORED  # noqa: E402
 
 CASES = {
     "bert_gpt2": lambda: (tiny_bert(), tiny_gpt2()),
@@ -33,8 +35,6 @@ CASES = {
 }
 TOKENS = {"decoder_start_token_id": 5, "pad_token_id": 1, "eos_token_id": 3}
 NEW_TOKENS = 12
-SHIFT = 9
-"""Of the families' pairs: other ones than the parity tests take."""
 
 
 def make(name: str) -> None:
@@ -121,7 +121,7 @@ def _store(model, folder: Path, seed: int, *, unsaved: tuple[str, ...] = ()) -> 
 if __name__ == "__main__":
     for case in CASES:
         make(case)
-    for number, (left, right) in enumerate(pairs(SHIFT)):
+    for number, (left, right) in enumerate(STORED):
         make_family_pair(left, right, number)
     for number, family in enumerate(BARTS):
         make_whole(family, number)

@@ -130,10 +130,3 @@ DECODERS: dict[str, Tiny] = {
     ),
 }
 """Families that can be decoders with cross-attention."""
-
-
-def pairs(shift: int) -> list[tuple[str, str]]:
-    """Every encoder and every decoder at least once, each with the decoder of the family `shift` places further on."""
-    encoders, decoders = list(ENCODERS), list(DECODERS)
-    count = max(len(encoders), len(decoders))
-    return [(encoders[at % len(encoders)], decoders[(at + shift) % len(decoders)]) for at in range(count)]

@@ -1,0 +1,113 @@
+"""Writes `docs/families.md` from the families' tables and from the lists of pairs that the tests run.
+
+Run it after adding a family: `python docs/make_families.py`. A test compares the page with what this would write.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from compositions import DECODERS, ENCODERS, LIVE, RUN, STORED  # noqa: E402
+from encdec_eqx.families import FAMILIES, WHOLES  # noqa: E402
+
+INTRODUCTION = """# Families
+
+Every encoder here can be joined to every decoder. A family is rows in a table, one file in
+[`src/encdec_eqx/families/`](../src/encdec_eqx/families); [adding one](adding_a_family.md) takes about a hundred lines.
+This page is written by `python docs/make_families.py`; a test keeps it up to date.
+
+The reference is PyTorch in transformers 4.57.6 with eager attention. "Whole" is torch's class for both pieces in one
+checkpoint: `EncoderDecoder.from_pretrained` loads it, `save_pretrained` writes the same format, and `model.pieces()`
+takes it apart. "Lines" are those of the family's file.
+
+"""
+
+CHECKS = """
+## What each family was checked against
+
+Tiny models with every parameter random (scales of norms and biases too), against torch run beside them:
+
+- logits, and hidden states and attention weights of every layer, with padding on the right and on the left, in both
+  layouts of the stack; decoding from a cache in chunks against torch's full pass;
+- the loss, and every gradient by its name (but for the row of `padding_idx`, which gets none);
+- greedily generated ids, all equal;
+- files: every tensor that torch saved loads, is saved again byte for byte, and torch loads that with no missing and no
+  unexpected key and computes the same;
+- bfloat16: as far from float32 as torch's own bfloat16 is, within the factor in `tests/tolerances.py`;
+- configs: each is written and read back, and one attribute that nobody knows is refused, by name.
+
+`tests/parity/` does this live. The default run compares one stored model a family and role with torch's stored numbers
+(`tests/goldens/families/`), and traces every pair of the table below.
+
+## Every encoder with every decoder
+
+● compared live with torch in everything, ◐ compared with torch's stored numbers, ○ run without torch (forward,
+gradient, three generated tokens, save, load), · traced: built, joined and called in shapes.
+
+"""
+
+DIFFERENCES = """
+## Where the reference is not followed, and what is not built
+
+- **BigBird as a decoder.** Torch's class gives its self-attention the encoder's states, so that it attends to the
+  source in place of the target, its cross-attention no mask of the source, and both one cache: a token does not see the
+  ones before it, and results depend on `use_cache`. Here it attends as BERT's decoder does (as the old Flax class did
+  too). The comparison is with torch's class mended in those three places.
+- **BigBird's `block_sparse`** runs as full attention, up to the position limit; the load report says so.
+- **BART and kin with `tie_word_embeddings: false`.** Torch saves one token table for both pieces and, loading it again,
+  ties nothing: both pieces then start from random tables. Here they share the table of the file. A file that holds
+  different tables for the two is refused.
+- **A bias of the logits** (`final_logits_bias`) stays with a decoder that is taken out of its checkpoint. Torch's
+  stand-alone decoders have none: a pair with such a decoder is saved with it, and torch reports it as unexpected. If it
+  is all zeros, as BART's are, it is not written.
+- **ERNIE's tasks**: the first row of the table is added, as where torch is given no `task_type_ids`.
+- **Dropout** sits in the same place in all families; where torch has it elsewhere in one, the family's file says so. It
+  changes training's noise, not the function.
+- **LayerDrop** (`encoder_layerdrop`, `decoder_layerdrop`) is not built.
+- **Relative positions in Megatron-BERT's cross-attention** are not built: such a decoder is refused.
+"""
+
+
+def _module(family: str) -> Path:
+    package = HERE.parent / "src" / "encdec_eqx" / "families"
+    found = [path for path in package.glob("*.py") if f'model_type="{family}"' in path.read_text(encoding="utf-8")]
+    return found[0]
+
+
+def _about(path: Path) -> str:
+    text = importlib.import_module(f"encdec_eqx.families.{path.stem}").__doc__ or ""
+    return text.strip().splitlines()[0].split(" (`")[0].rstrip(".:")
+
+
+def _families() -> str:
+    lines = ["| family | | as an encoder | as a decoder | whole | lines |", "|---|---|---|---|---|---|"]
+    for name in sorted(FAMILIES):
+        family, path = FAMILIES[name], _module(name)
+        encoder, decoder = (
+            f"`{family.architectures[role]}`" if role in family.architectures else "–"
+            for role in ("encoder", "decoder")
+        )
+        whole = f"`{WHOLES[name].family.whole.architecture}`" if name in WHOLES else "–"  # pyright: ignore
+        count = len(path.read_text(encoding="utf-8").splitlines())
+        lines.append(f"| `{name}` | {_about(path)} | {encoder} | {decoder} | {whole} | {count} |")
+    return "\n".join(lines) + "\n"
+
+
+def _matrix() -> str:
+    marks = {**dict.fromkeys(RUN, "○"), **dict.fromkeys(STORED, "◐"), **dict.fromkeys(LIVE, "●")}
+    lines = ["| encoder ↓ decoder → | " + " | ".join(DECODERS) + " |", "|---|" + ":-:|" * len(DECODERS)]
+    for encoder in ENCODERS:
+        lines.append(f"| {encoder} | " + " | ".join(marks.get((encoder, d), "·") for d in DECODERS) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The whole page."""
+    return INTRODUCTION + _families() + CHECKS + _matrix() + DIFFERENCES
+
+
+if __name__ == "__main__":
+    (HERE / "families.md").write_text(page(), encoding="utf-8")
