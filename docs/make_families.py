@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from compositions import DECODERS, ENCODERS, LIVE, RUN, STORED  # noqa: E402
-from encdec_eqx.families import FAMILIES, WHOLES  # noqa: E402
+from encdec_eqx.families import FAMILIES  # noqa: E402
 
 INTRODUCTION = """# Families
 
@@ -86,11 +86,9 @@ def _families() -> str:
     lines = ["| family | | as an encoder | as a decoder | whole | lines |", "|---|---|---|---|---|---|"]
     for name in sorted(FAMILIES):
         family, path = FAMILIES[name], _module(name)
-        encoder, decoder = (
-            f"`{family.architectures[role]}`" if role in family.architectures else "–"
-            for role in ("encoder", "decoder")
-        )
-        whole = f"`{WHOLES[name].family.whole.architecture}`" if name in WHOLES else "–"  # pyright: ignore
+        classes = [family.architectures.get("encoder"), family.architectures.get("decoder")]
+        classes.append(family.whole.architecture if family.whole is not None else None)
+        encoder, decoder, whole = (f"`{kind}`" if kind else "no" for kind in classes)
         count = len(path.read_text(encoding="utf-8").splitlines())
         lines.append(f"| `{name}` | {_about(path)} | {encoder} | {decoder} | {whole} | {count} |")
     return "\n".join(lines) + "\n"
