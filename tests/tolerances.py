@@ -52,3 +52,12 @@ PARITY_GRADIENT = 3e-6
 
 PARITY_WEIGHTS_AFTER_STEPS = 1e-5
 """Weights after two steps of AdamW at 1e-2 against torch (measured: 2.5e-6)."""
+
+FAMILY_GRADIENT = 3e-6
+"""Gradients by name of tiny pairs of every family against torch in float32 (measured: )."""
+
+BF16_RATIO = 2.0
+"""Largest error of logits in bfloat16, as a multiple of torch's own in bfloat16 (measured: )."""
+
+BF16_FLOOR = 0.0
+"""Added to what BF16_RATIO allows, where torch happens to be exact."""

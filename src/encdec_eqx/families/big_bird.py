@@ -4,9 +4,10 @@ Zaheer et al. 2020, arXiv:2007.14062. Data only. Block-sparse attention is not b
 everything, as the reference itself does with inputs of up to (5 + 2 * num_random_blocks) * block_size tokens, and
 `remarks` says so.
 
-A decoder attends to the target in its self-attention, as the paper and the Flax class do. The PyTorch class, when it is
-given encoder states, attends to those in self-attention, too (and knows nothing of earlier target tokens); without
-encoder states it is right. The reference drops out before the norm of the embeddings; here it is after, as in BERT.
+A decoder attends to the target in its self-attention and not to padding in either, as the Flax class does. The PyTorch
+class, when it is given encoder states, attends to those in self-attention, too (and knows nothing of earlier target
+tokens), and to their padding; without encoder states it is right. The reference drops out before the norm of the
+embeddings; here it is after, as in BERT.
 """
 
 import dataclasses
@@ -63,7 +64,7 @@ def remarks(hf: Mapping[str, Any]) -> tuple[str, ...]:
     if hf.get("is_decoder"):
         return (
             "self-attention attends to earlier target tokens; in PyTorch's class it attends to the encoder's states "
-            "whenever there are any, so that its results differ",
+            "whenever there are any, and to their padding, so that its results differ",
         )
     if kind == "original_full":
         return ()
