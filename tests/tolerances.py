@@ -53,14 +53,15 @@ PARITY_GRADIENT = 3e-6
 PARITY_WEIGHTS_AFTER_STEPS = 1e-5
 """Weights after two steps of AdamW at 1e-2 against torch (measured: 2.5e-6)."""
 
-FAMILY_GRADIENT = 3e-6
-"""Gradients by name of tiny pairs of every family against torch in float32 (measured: )."""
+FAMILY_HIDDEN = 6e-5
+"""Hidden states of pairs of every family, matrices twice as large, against torch in float32 (measured: 1.5e-5)."""
 
-BF16_RATIO = 2.0
-"""Largest error of logits in bfloat16, as a multiple of torch's own in bfloat16 (measured: )."""
+FAMILY_GRADIENT = 1e-5
+"""Gradients of such pairs by name, relative to the tensor's largest entry or 1 if that is smaller, against torch in
+float32 (measured: 1.8e-6; torch's own error against float64 is up to 5.2e-6)."""
 
-BF16_FLOOR = 0.0
-"""Added to what BF16_RATIO allows, where torch happens to be exact."""
+BF16_RATIO = 1.5
+"""Error of such pairs' logits in bfloat16, as a multiple of torch's own in bfloat16 (measured: 0.85 to 1.21)."""
 
 REAL_HIDDEN = 2e-5
 """Hidden states of pretrained models against torch in float32, up to 10.5 in size (measured: 3.6e-6)."""

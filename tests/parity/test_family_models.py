@@ -26,8 +26,8 @@ from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
 from tolerances import (
     BF16_RATIO,
     FAMILY_GRADIENT,
+    FAMILY_HIDDEN,
     PARITY_ATTENTION,
-    PARITY_HIDDEN,
     PARITY_LOGITS,
     PARITY_LOSS,
 )
@@ -88,11 +88,11 @@ def test_everything_a_call_returns_equals_torch(pair: Pair, layout: str) -> None
         ours = EVERYTHING[layout](model, arrays)
         source, target = arrays["attention_mask"], arrays["decoder_attention_mask"]
         _close(ours.logits, theirs.logits, PARITY_LOGITS, target)
-        _close(ours.encoder_last_hidden_state, theirs.encoder_last_hidden_state, PARITY_HIDDEN, source)
+        _close(ours.encoder_last_hidden_state, theirs.encoder_last_hidden_state, FAMILY_HIDDEN, source)
         for piece, valid in (("encoder", source), ("decoder", target)):
             states = zip(getattr(ours, f"{piece}_hidden_states"), theirs[f"{piece}_hidden_states"], strict=True)
             for mine, reference in states:
-                _close(mine, reference, PARITY_HIDDEN, valid)
+                _close(mine, reference, FAMILY_HIDDEN, valid)
         for kind, valid in (
             ("encoder_attentions", source),
             ("decoder_attentions", target),
@@ -205,10 +205,13 @@ def _logits(model: EncoderDecoder, arrays: dict[str, np.ndarray]) -> jax.Array:
 
 
 def test_bfloat16_is_as_close_as_torchs(pair: Pair) -> None:
-    arrays = random_batch(1, target=TARGET)
-    valid = arrays["decoder_attention_mask"] == 1
-    wide = _call(pair.reference, arrays).logits.numpy()
-    half = _call(copy.deepcopy(pair.reference).to(torch.bfloat16), arrays).logits.float().numpy()
-    ours = np.asarray(_logits(pair.model.astype(jnp.bfloat16), arrays))
-    error, allowed = (np.sqrt(np.mean(np.square(narrow - wide)[valid])) for narrow in (ours, half))
-    assert error <= BF16_RATIO * allowed
+    """On average over several batches: on one alone either may be twice as close as the other."""
+    reference, model = copy.deepcopy(pair.reference).to(torch.bfloat16), pair.model.astype(jnp.bfloat16)
+    errors, allowed = [], []
+    for seed in range(8):
+        arrays = random_batch(seed, target=TARGET)
+        valid = arrays["decoder_attention_mask"] == 1
+        wide = _call(pair.reference, arrays).logits.numpy()[valid]
+        errors.append(np.square(np.asarray(_logits(model, arrays))[valid] - wide).mean())
+        allowed.append(np.square(_call(reference, arrays).logits.float().numpy()[valid] - wide).mean())
+    assert np.sqrt(np.mean(errors)) <= BF16_RATIO * np.sqrt(np.mean(allowed))
