@@ -1,6 +1,8 @@
 """Families: Hugging Face configs read and written, and name tables that agree with the models' arrays."""
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -12,23 +14,47 @@ from encdec_eqx import Decoder, Encoder, StackConfig
 from encdec_eqx._trees import path_name
 from encdec_eqx.checkpoint import transforms
 from encdec_eqx.checkpoint.table import NameTable
-from encdec_eqx.config import FeedForwardConfig, LayerSpec, NormConfig, PositionsConfig
+from encdec_eqx.config import (
+    AttentionConfig,
+    EmbeddingsConfig,
+    FeedForwardConfig,
+    LayerSpec,
+    NormConfig,
+    PositionsConfig,
+)
 from encdec_eqx.families import FAMILIES, read_pair, write_pair
 
+# BERT's words for the sizes, as most of its relatives use them.
+_SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SIZES |= {"intermediate_size": 12, "max_position_embeddings": 6}
+# BART's: both pieces in one config, of unequal depth.
+_BART = {"vocab_size": 11, "d_model": 8, "max_position_embeddings": 6, "pad_token_id": 1}
+_BART |= {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 12}
+_BART |= {"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 16}
+
 SMALL: dict[str, dict[str, Any]] = {
-    "bert": {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "roberta": {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2},
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl"), _SIZES),
+    **dict.fromkeys(("roberta-prelayernorm", "ernie", "megatron-bert", "bert-generation", "big_bird"), _SIZES),
+    **{name: {**_SIZES, "embedding_size": 6} for name in ("electra", "roformer", "albert")},
+    "rembert": {**_SIZES, "input_embedding_size": 6, "output_embedding_size": 10},
+    "mpnet": _SIZES,
+    "distilbert": {"vocab_size": 11, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12}
+    | {"max_position_embeddings": 6},
     "gpt2": {"vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 6},
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "blenderbot"), _BART),
+    "trocr": {name: size for name, size in _BART.items() if not name.startswith("encoder_")},
+    "xglm": {"vocab_size": 11, "d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 12}
+    | {"max_position_embeddings": 6},
 }
-SMALL["bert"] |= {"intermediate_size": 12, "max_position_embeddings": 6}
-SMALL["roberta"] |= {"intermediate_size": 12, "max_position_embeddings": 6}
+DECODER = {"is_decoder": True, "add_cross_attention": True}
+ABLE = {role: [name for name in SMALL if role in FAMILIES[name].architectures] for role in ("encoder", "decoder")}
 
 # What each family accepts besides its sizes.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((family, {}) for family in SMALL),
-    *((family, {"is_decoder": True}) for family in SMALL),
-    *((family, {"is_decoder": True, "add_cross_attention": True}) for family in SMALL),
-    *((family, {"is_decoder": True, "tie_word_embeddings": False, "eos_token_id": [3, 4]}) for family in SMALL),
+    *((family, {}) for family in ABLE["encoder"]),
+    *((family, DECODER) for family in ABLE["decoder"]),
+    *((family, {"is_decoder": True}) for family in ("bert", "roberta", "gpt2")),
+    *((family, {**DECODER, "tie_word_embeddings": False, "eos_token_id": [3, 4]}) for family in ABLE["decoder"]),
     ("bert", {"position_embedding_type": "relative_key", "type_vocab_size": 0}),
     ("roberta", {"position_embedding_type": "relative_key_query", "is_decoder": True, "hidden_act": "relu"}),
     ("bert", {"is_decoder": True, "add_cross_attention": True, "cross_attention_hidden_size": 12}),
@@ -39,11 +65,31 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False, "n_layer": 1}),
     ("gpt2", {"decoder_start_token_id": 3, "pad_token_id": 4, "bos_token_id": None}),
+    ("xlm-roberta-xl", {"position_embedding_type": "relative_key", "layer_norm_eps": 1e-3}),
+    ("ernie", {"use_task_id": True, "task_type_vocab_size": 4}),
+    ("megatron-bert", {"position_embedding_type": "relative_key", "is_decoder": True}),
+    ("rembert", {"input_embedding_size": 8, "type_vocab_size": 0}),
+    ("electra", {**DECODER, "embedding_size": 8, "hidden_act": "relu"}),
+    ("bert-generation", {"position_embedding_type": "relative_key_query"}),
+    ("big_bird", {**DECODER, "use_bias": False, "rescale_embeddings": True}),
+    ("roformer", {**DECODER, "embedding_size": 8, "rotary_value": True}),
+    ("distilbert", {"sinusoidal_pos_embds": True, "activation": "relu", "dropout": 0.2, "attention_dropout": 0.3}),
+    ("albert", {"num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2}),
+    ("albert", {"num_hidden_groups": 2, "embedding_size": 8, "hidden_dropout_prob": 0}),
+    ("mpnet", {"relative_attention_num_buckets": 40, "pad_token_id": 0}),
 ]
 
 
 def _hf(family: str, **changes: Any) -> dict[str, Any]:
     return {"model_type": family, **SMALL[family], **changes}
+
+
+def _roles(family: str) -> tuple[str, ...]:
+    return tuple(FAMILIES[family].architectures)
+
+
+def test_every_family_is_here():
+    assert set(SMALL) == set(FAMILIES)
 
 
 @pytest.mark.parametrize(("family", "changes"), VARIANTS)
@@ -80,6 +126,13 @@ def test_gpt2_score_scales_are_by_layer():
     assert [layer.score_scale for layer in config.layers] == [0.5, 0.25]
     config = StackConfig.from_hf(_hf("gpt2", scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False))
     assert [layer.score_scale for layer in config.layers] == [1.0, 0.5]
+
+
+def test_alberts_layers_are_shared_by_groups():
+    sizes = {"num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2}
+    layers = StackConfig.from_hf(_hf("albert", **sizes)).layers
+    assert [layer.weights for layer in layers] == [0, 1] * 3 + [2, 3] * 2
+    assert [layer.hidden_state for layer in layers] == [False, True] * 5
 
 
 def test_robertas_head_has_gelu_whatever_the_layers_have():
@@ -131,14 +184,37 @@ OLD_AND_VERBOSE = {
 }
 
 
+_BERTS = {"directionality": "bidi", "pooler_fc_size": 768}
+_SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
+# What published configs of the family say besides.
+LEGACY: dict[str, dict[str, Any]] = {
+    "bert": _BERTS,
+    "roberta": _BERTS,
+    "gpt2": {"n_ctx": 6, "summary_type": "cls_index"},
+    "electra": {**_SUMMARY, "summary_last_dropout": 0.1},
+    "rembert": {"classifier_dropout_prob": 0.1, "position_embedding_type": "absolute"},
+    "big_bird": {"attention_type": "block_sparse", "block_size": 64, "num_random_blocks": 3}
+    | {"position_embedding_type": "absolute"},
+    "distilbert": {"qa_dropout": 0.1, "seq_classif_dropout": 0.2, "tie_weights_": True},
+    "albert": {"classifier_dropout_prob": 0.1, "down_scale_factor": 1, "gap_size": 0, "net_structure_type": 0}
+    | {"num_memory_blocks": 0, "position_embedding_type": "absolute"},
+}
+
+
 @pytest.mark.parametrize("family", SMALL)
 def test_what_older_versions_wrote_changes_nothing(family: str):
-    own = {"n_ctx": 6, "summary_type": "cls_index"} if family == "gpt2" else {"directionality": "bidi"}
-    assert StackConfig.from_hf(_hf(family, **OLD_AND_VERBOSE, **own)) == StackConfig.from_hf(_hf(family))
+    old = _hf(family, **OLD_AND_VERBOSE, **LEGACY.get(family, {}), is_decoder="encoder" not in _roles(family))
+    plain = _hf(family, is_decoder="encoder" not in _roles(family))
+    assert StackConfig.from_hf(old) == StackConfig.from_hf(plain)
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_an_attribute_that_no_version_has_is_named(family: str):
+    with pytest.raises(ValueError, match="attribute 'surprise' = 3 is not known"):
+        StackConfig.from_hf(_hf(family, surprise=3))
 
 
 REFUSED = [
-    ("bert", {"surprise": 3}, "attribute 'surprise' = 3 is not known"),
     ("gpt2", {"hidden_act": "gelu"}, "attribute 'hidden_act' = 'gelu' is not known"),
     ("bert", {"n_ctx": 6}, "attribute 'n_ctx' = 6 is not known"),
     ("bert", {"pruned_heads": {"0": [1]}}, "'pruned_heads' is {'0': \\[1\\]}; expected {}: pruned"),
@@ -163,6 +239,13 @@ REFUSED = [
     ("bert", {"hidden_dropout_prob": 1.5}, "dropout is 1.5"),
     ("roberta", {"pad_token_id": None}, "give `padding_idx`"),
     ("bert", {"layer_norm_eps": "small"}, "attribute 'layer_norm_eps' is 'small'; expected a number"),
+    ("megatron-bert", {**DECODER, "position_embedding_type": "relative_key"}, "'relative_key' in a decoder with cross"),
+    ("rembert", {"position_embedding_type": "relative_key"}, "expected 'absolute': the family has no other positions"),
+    ("albert", {"position_embedding_type": "relative_key"}, "expected 'absolute': this family does not scale"),
+    ("albert", {"num_hidden_groups": 3}, "num_hidden_layers is 2, num_hidden_groups 3 .* expected groups of at least"),
+    ("mpnet", {"relative_attention_num_buckets": 8}, "buckets is 32 and entries 8; expected a row a bucket"),
+    ("roformer", {"num_attention_heads": 8}, "positions rotate pairs, but AttentionConfig.head_dim is 1: odd"),
+    *((name, {"is_decoder": True}, "models of this family can only be encoders") for name in ("distilbert", "mpnet")),
 ]
 
 
@@ -174,7 +257,7 @@ def test_what_a_config_cannot_say_is_an_error_that_names_it(family: str, changes
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(ValueError, match=r"unknown model_type 'mamba'.*bert, gpt2, roberta"):
+    with pytest.raises(ValueError, match=r"unknown model_type 'mamba'.*bert, .*gpt2, .*roberta"):
         StackConfig.from_hf({"model_type": "mamba"})
 
 
@@ -189,7 +272,33 @@ INEXPRESSIBLE = [
     ("gpt2", {"pooler": True}, "pooler"),
     ("gpt2", {"head": None}, "head"),
     ("roberta", {"pad_token_id": 3}, "positions"),
+    ("xlm-roberta-xl", {"norm": NormConfig(eps=1e-5, placement="pre")}, "norm"),
+    ("distilbert", {"norm": NormConfig(eps=1e-5)}, "norm"),
+    ("albert", {"layers": (LayerSpec(),) * 2}, "layers"),
+    ("mpnet", {"attention": AttentionConfig(num_heads=2, head_dim=4, dropout=0.1)}, "attention"),
+    ("rembert", {"embeddings": EmbeddingsConfig(token_type_size=2, norm=True, padding_idx=0)}, "embeddings"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("family", "piece", "message"),
+    [
+        (
+            "albert",
+            Decoder,
+            "'albert', .* whose models can only be an encoder; expected, for the decoder, one of ",
+        ),
+        (
+            "xglm",
+            Encoder,
+            "'xglm', .* whose models can only be a decoder; expected, for the encoder, one of albert",
+        ),
+    ],
+)
+def test_a_piece_of_a_family_that_has_none_is_refused(family: str, piece: Any, message: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps(_hf(family)))
+    with pytest.raises(ValueError, match=message):
+        piece.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(("family", "changes", "field"), INEXPRESSIBLE)
