@@ -18,7 +18,7 @@ Ties = tuple[str, ...]
 
 
 def namesakes(encoder: Encoder, decoder: Decoder) -> Ties:
-    """Paths of the encoder's arrays that have a namesake in the decoder: all but the pooler, as in torch."""
+    """Paths of the encoder's arrays that have a namesake in the decoder: all, but for a pooler that it lacks."""
     theirs = _arrays(decoder)
     return tuple(path for path in _arrays(encoder) if path in theirs)
 

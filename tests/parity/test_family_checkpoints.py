@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hf import as_torch, random_batch, randomise, saved
+from hf import as_torch, random_batch, random_pair, randomise, saved
 from quick import quick_jit
 from safetensors.torch import load_file, save_file
 from tiny import BARTS, DECODERS, ENCODERS
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from encdec_eqx import Decoder, Encoder
+from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.families import FAMILIES
 from encdec_eqx.layers.linear import Embedding
 from encdec_eqx.layers.positions import bucketed_bias
@@ -177,6 +177,23 @@ AS_DECODERS = [case for case in VARIANTS if case[0] in DECODERS and case[0] != "
 def test_variants_as_decoders(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
     settings = {"is_decoder": True, "add_cross_attention": True, **changes}
     _check_decoder(_torch_model(AutoModelForCausalLM, family, **settings), tmp_path, new=())
+    assert _same_files(tmp_path / "torch", tmp_path / "ours")
+
+
+@quick_jit
+def _logits(model: EncoderDecoder, arrays: dict[str, np.ndarray]) -> Any:
+    return model(**arrays).logits
+
+
+@pytest.mark.parametrize("family", [name for name in RELATIVES if name in DECODERS])
+def test_pairs_that_share_their_weights(family: str, tmp_path: Path) -> None:
+    reference = random_pair(ENCODERS[family](), DECODERS[family](), tie_encoder_decoder=True)
+    model = EncoderDecoder.from_pretrained(saved(reference, tmp_path / "torch"))
+    arrays = random_batch(3)
+    with torch.no_grad():
+        theirs = reference(**as_torch(arrays), use_cache=False).logits
+    _close(_logits(model, arrays), theirs, PARITY_LOGITS, arrays["decoder_attention_mask"])
+    model.save_pretrained(tmp_path / "ours")
     assert _same_files(tmp_path / "torch", tmp_path / "ours")
 
 

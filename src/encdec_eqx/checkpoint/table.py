@@ -106,7 +106,7 @@ def tied(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, s
     theirs = {
         (decoder.canonical(name), transform): ours
         for group, (ours, name, transform) in decoder.rows()
-        if group == "base"
+        if group in ("base", "pooler")
     }
     groups: dict[str, tuple[Row, ...]] = {}
     pairs: dict[str, str] = {}
