@@ -22,6 +22,9 @@ from transformers import (
     RobertaConfig,
 )
 
+# A thread is enough for tiny models; several, in several workers, would wait for each other most of the time.
+torch.set_num_threads(1)
+
 VOCAB = 61
 """Ids of the tiny models; prime, so that no other size is taken for it."""
 
