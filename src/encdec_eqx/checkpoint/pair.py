@@ -241,7 +241,8 @@ def _whole(hf: Mapping[str, Any], wholes: Wholes, place: Any) -> WholeData | Non
     model_type = hf.get("model_type")
     if model_type in ("encoder-decoder", "encoder_decoder"):
         return None
-    if model_type in wholes and not hf.get("is_decoder") and hf.get("is_encoder_decoder", True):
+    both = not hf.get("is_decoder") and hf.get("is_encoder_decoder", True)
+    if isinstance(model_type, str) and model_type in wholes and both:
         return wholes[model_type]
     raise ValueError(
         f"{place}: model_type is {model_type!r}; expected 'encoder-decoder', or a family with both pieces "

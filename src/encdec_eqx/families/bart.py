@@ -18,7 +18,8 @@ from ..config import (
     PositionsConfig,
     StackConfig,
 )
-from ._family import Family, Role, Whole, head_dim, layers, tokens
+from ._attributes import head_dim, layers, tokens
+from ._family import Family, Role, Whole
 
 ATTRIBUTES = {
     "vocab_size": 50265,

@@ -15,7 +15,8 @@ from ..config import (
     PositionsConfig,
     StackConfig,
 )
-from ._family import Family, Row, head_dim, layers, tokens
+from ._attributes import head_dim, layers, tokens
+from ._family import Family, Row
 
 RELATIVE = {"absolute": "none", "relative_key": "key", "relative_key_query": "key_query"}
 

@@ -71,7 +71,7 @@ ELECTRA = dataclasses.replace(
     architectures={"encoder": "ElectraModel", "decoder": "ElectraForCausalLM"},
     prefixes={"encoder": ("electra",), "decoder": ("electra",)},
     attributes=ATTRIBUTES,
-    ignored={**bert.IGNORED, **SUMMARY},
+    ignored={**bert.IGNORED, **SUMMARY, "generator_size": "how large the generator of its training was"},
     rows=ROWS,
     unused=(
         *bert.UNUSED,

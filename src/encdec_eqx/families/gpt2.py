@@ -15,7 +15,8 @@ from ..config import (
     PositionsConfig,
     StackConfig,
 )
-from ._family import Family, head_dim, layers, tokens
+from ._attributes import head_dim, layers, tokens
+from ._family import Family
 
 ATTRIBUTES = {
     "vocab_size": 50257,

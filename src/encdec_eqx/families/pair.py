@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ._family import COMMON, FIXED, IGNORED, unused_attributes
+from ._attributes import COMMON, FIXED, IGNORED, unused_attributes
 
 MODEL_TYPE = "encoder-decoder"
 TOKENS = tuple(name for name in COMMON if name.endswith("_token_id"))

@@ -74,7 +74,11 @@ REMBERT = dataclasses.replace(
     architectures={"encoder": "RemBertModel", "decoder": "RemBertForCausalLM"},
     prefixes={"encoder": ("rembert",), "decoder": ("rembert",)},
     attributes=ATTRIBUTES,
-    ignored={**bert.IGNORED, "classifier_dropout_prob": "of classification heads"},
+    ignored={
+        **bert.IGNORED,
+        "classifier_dropout_prob": "of classification heads",
+        "embedding_size": "of older versions; repeats input_embedding_size",
+    },
     fixed=bert.ABSOLUTE,
     rows=ROWS,
     duplicates={},

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import StackConfig
-from ._family import Family, Row, unused_attributes
+from ._attributes import unused_attributes
+from ._family import Family, Row
 from .pair import TOKENS, PairConfig
 
 _TABLE = "embeddings.tokens.weight"

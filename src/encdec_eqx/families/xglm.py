@@ -8,7 +8,8 @@ from typing import Any
 
 from ..config import StackConfig
 from . import bart
-from ._family import Family, layers
+from ._attributes import layers
+from ._family import Family
 
 STYLE = bart.Style(
     placement="pre",
