@@ -367,3 +367,16 @@ def test_a_pairs_config_comes_apart_and_together():
 def test_a_pairs_config_that_makes_no_sense_is_named(changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         read_pair({"model_type": "encoder-decoder", "encoder": _hf("bert"), "decoder": _hf("gpt2"), **changes})
+
+
+def test_a_fresh_big_bird_says_that_its_attention_is_full(tmp_path: Path):
+    """Without a word torch would take it for a sparse one; a loaded one keeps what its file said."""
+    config = StackConfig.from_hf(_hf("big_bird"))
+    encoder = Encoder.init(config, key=jax.random.key(0))
+    encoder.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    assert written["attention_type"] == "original_full"
+    path.write_text(json.dumps({**written, "attention_type": "block_sparse"}))
+    Encoder.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["attention_type"] == "block_sparse"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hf import VOCAB, as_torch, random_batch, randomise, saved
+from quick import quick_jit
 from safetensors.numpy import load_file
 from transformers import (
     BartConfig,
@@ -139,8 +140,8 @@ def test_incremental_decoding_equals_torchs_full_pass(both: tuple[Any, EncoderDe
     reference, model, _ = both
     arrays = random_batch(5)
     theirs = _torch_call(reference, arrays).logits
-    encode = eqx.filter_jit(lambda m, ids, mask: m.encode(ids, attention_mask=mask))
-    decode = eqx.filter_jit(lambda m, ids, mask, cache: m.decode(ids, decoder_attention_mask=mask, cache=cache))
+    encode = quick_jit(lambda m, ids, mask: m.encode(ids, attention_mask=mask))
+    decode = quick_jit(lambda m, ids, mask, cache: m.decode(ids, decoder_attention_mask=mask, cache=cache))
     cache = model.init_cache(
         encode(model, arrays["input_ids"], arrays["attention_mask"]),
         9,
@@ -155,7 +156,7 @@ def test_incremental_decoding_equals_torchs_full_pass(both: tuple[Any, EncoderDe
     _close(np.concatenate(logits, axis=1), theirs, PARITY_LOGITS, arrays["decoder_attention_mask"])
 
 
-@eqx.filter_jit
+@quick_jit
 @eqx.filter_value_and_grad
 def _loss_and_gradients(model: EncoderDecoder, arrays: dict[str, np.ndarray], labels: np.ndarray) -> jax.Array:
     total, weight = seq2seq_loss(model(**arrays).logits, labels)

@@ -46,6 +46,11 @@ class FamilyData(Protocol):
         """Torch's class for each role."""
         ...
 
+    @property
+    def fresh(self) -> Mapping[str, Any]:
+        """Attributes to write for a model that came from no file."""
+        ...
+
     def from_hf(self, hf: Mapping[str, Any]) -> StackConfig:
         """Read a config."""
         ...
@@ -168,6 +173,7 @@ def hf_config(module: Any, role: Role, families: Families) -> dict[str, Any]:
     """The Hugging Face config of a piece, with the attributes that it was loaded with and does not use."""
     family = _known(families, module.config, role)
     return {
+        **family.fresh,
         **json.loads(module.load_report.attributes),
         **family.to_hf(module.config, role),
         "architectures": [family.architectures[role]],

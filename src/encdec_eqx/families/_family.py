@@ -62,6 +62,7 @@ class Family:
         ignored: attributes of this family that are not used, and why.
         fixed: attributes of this family that are accepted only at the value given, and why.
         spellings: other names of handled attributes.
+        fresh: attributes to write for a model that came from no file, in which torch's defaults would mean another one.
         layer: the checkpoint's name of the n-th distinct layer, as a pattern with `{i}` or a function of n and the
             config.
         rows: groups of rows: `base`, `layer` (below one layer), `cross` (likewise), `pooler`, `head`. A row counts only
@@ -92,6 +93,7 @@ class Family:
     read: Callable[[Mapping[str, Any]], StackConfig]
     write: Callable[[StackConfig], dict[str, Any]]
     spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fresh: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
     optional: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     buffers: Callable[[StackConfig], Mapping[str, tuple[int, ...]]] = lambda config: {}

@@ -80,6 +80,7 @@ BIG_BIRD = dataclasses.replace(
     architectures={"encoder": "BigBirdModel", "decoder": "BigBirdForCausalLM"},
     attributes=ATTRIBUTES,
     ignored={**bert.IGNORED, **dict.fromkeys(_SPARSE, "attention is always full here")},
+    fresh={"attention_type": "original_full"},
     fixed=bert.ABSOLUTE,
     rows=bert.renamed(bert.ROWS, {"pooler.dense": "pooler"}),
     unused=(*BERT.unused, (r"qa_classifier\..*", "the head of another task")),
