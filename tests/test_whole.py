@@ -40,6 +40,8 @@ def test_the_pieces_share_one_table_and_come_apart_whole(family: str) -> None:
     model = EncoderDecoder.from_pretrained(GOLDENS / family)
     assert (model.model_type, model.ties) == (family, ("embeddings.tokens.weight",))
     assert model.encoder.embeddings.tokens.weight is None
+    with pytest.raises(ValueError, match=r"shares arrays with its decoder.* call `model\.encode"):
+        model.encoder(np.array([[5, 6]], np.int32))
     encoder, decoder = model.pieces()
     assert encoder.embeddings.tokens.weight is decoder.embeddings.tokens.weight
     assert eqx.tree_equal(Encoder.from_pretrained(GOLDENS / family), encoder)

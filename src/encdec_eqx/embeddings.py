@@ -134,8 +134,8 @@ def constant_positions(config: StackConfig) -> Float[np.ndarray, "positions size
     """The table of a stack whose positions are constants."""
     rule = config.positions
     size = config.attention.head_dim if rule.use == "rotated" else config.embedding_size
-    # fairseq's form leaves the row of padding empty; the others know no padding
-    zero_row = rule.padding_idx if rule.kind == "sinusoidal_tensor2tensor" else None
+    # fairseq's form leaves the row of the padding id empty, whichever position that row stands for
+    zero_row = config.embeddings.padding_idx if rule.kind == "sinusoidal_tensor2tensor" else None
     return sinusoids(rule.kind, rule.max_positions, size, zero_row=zero_row)
 
 

@@ -140,6 +140,11 @@ class Encoder(eqx.Module):
         if (input_ids is None) == (inputs_embeds is None):
             given = "both" if input_ids is not None else "neither"
             raise ValueError(f"an encoder takes `input_ids` or `inputs_embeds`; got {given}.")
+        if self.embeddings.tokens.weight is None:
+            raise ValueError(
+                "this encoder shares arrays with its decoder, which holds them: call `model.encode(...)`, or take the "
+                "whole encoder from `model.pieces()`."
+            )
         if input_ids is not None:
             ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the encoder's vocab_size")
             return ids, self.embeddings.look_up(ids)

@@ -111,6 +111,9 @@ DECODERS: dict[str, Tiny] = {
     "xglm": _tiny(
         XGLMConfig,
         vocab_size=VOCAB,
+        # at the place of the first position, whose row torch therefore leaves empty
+        pad_token_id=2,
+        eos_token_id=3,
         d_model=20,
         num_layers=2,
         attention_heads=4,
