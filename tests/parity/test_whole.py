@@ -264,6 +264,21 @@ def test_a_base_model_is_a_whole_model_without_a_bias(tmp_path: Path) -> None:
     _close(_call(model, arrays).logits, expected.detach(), PARITY_LOGITS, arrays["decoder_attention_mask"])
 
 
+def test_marian_may_have_two_vocabularies(tmp_path: Path) -> None:
+    reference = _torch_model("marian_two_tables")
+    reference.resize_decoder_token_embeddings(47)
+    model = EncoderDecoder.from_pretrained(saved(reference, tmp_path / "theirs"))
+    arrays = random_batch(1)
+    arrays["decoder_input_ids"] %= 47
+    expected = _torch_call(reference, arrays).logits
+    assert expected.shape[-1] == 47
+    _close(_call(model, arrays).logits, expected, PARITY_LOGITS, arrays["decoder_attention_mask"])
+    model.save_pretrained(tmp_path / "ours")
+    theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
+    assert theirs.keys() == ours.keys()
+    assert all(tensor.tobytes() == ours[name].tobytes() for name, tensor in theirs.items())
+
+
 def test_runs_of_the_source_are_forbidden_as_torch_forbids_them() -> None:
     from transformers.generation.logits_process import EncoderNoRepeatNGramLogitsProcessor
 
