@@ -119,9 +119,9 @@ def _plan(
     found = _match(table, tensors, plan)
     covered = dict.fromkeys(shapes, 0)
     for group, rows in table.groups.items():
-        absent = [row for row in rows if table.canonical(row[1]) not in found and row[0] not in table.computed]
         required = [row for row in rows if row[0] not in table.computed]
-        new = group in may_be_new and bool(required) and len(absent) == len(required)
+        present = any(table.canonical(row[1]) in found for row in required)
+        new = group in may_be_new and bool(required) and not present
         for ours, theirs, transform in rows:
             covered[ours] += 1
             expected = transforms.their_shape(transform, shapes[ours])
