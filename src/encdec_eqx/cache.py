@@ -35,6 +35,23 @@ class CrossKV(eqx.Module):
     v: Float[Array, "*layers batch heads source head_dim"]
 
 
+class Branches(eqx.Module):
+    """How new tokens lie in a cache that holds several continuations of a row at once, such as its beams.
+
+    A row's slots then are a tree: tokens that were generated at the same time stand side by side, and each attends to
+    its own ancestors. Nothing in the cache has to be moved when one continuation replaces another.
+
+    Attributes:
+        visible: which slots each new token may attend to, its own included.
+        depth: how many tokens each new token has before it, as relative positions count them.
+        slot_depth: the same of the token in each slot.
+    """
+
+    visible: Bool[Array, "rows new slots"]
+    depth: Int32[Array, " new"]
+    slot_depth: Int32[Array, " slots"]
+
+
 class DecoderCache(eqx.Module):
     """All that a decoder remembers between two calls. Using it makes a new one; the old one stays valid.
 

@@ -18,7 +18,7 @@ from . import _trees
 from ._entrance import as_ids, as_mask, check_length
 from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
 from .blocks.block import Block
-from .cache import DecoderCache
+from .cache import Branches, DecoderCache
 from .checkpoint.piece import HubOptions, load_piece, save_piece
 from .checkpoint.report import LoadReport
 from .config import StackConfig
@@ -183,6 +183,7 @@ class Decoder(eqx.Module):
         *,
         mask: Bool[Array, "rows new"] | None = None,
         positions: Int32[Array, "rows new"] | None = None,
+        branches: Branches | None = None,
     ) -> tuple[Float[Array, "rows new hidden"], DecoderCache]:
         """Hidden states of the next tokens, and the cache with them added. For loops: nothing is validated.
 
@@ -191,8 +192,11 @@ class Decoder(eqx.Module):
             cache: must have room for them.
             mask: False where a slot is padding that nothing may attend to.
             positions: rows of the position table; default by the family's rule, continued from the cache.
+            branches: what the tokens attend to where they do not follow one another; `mask` is then not read.
         """
         attending, positions, cache = self._continue(ids, cache, mask, positions)
+        if branches is not None:
+            attending = _branching(attending, branches)
         out = self._run(ids, positions, None, None, attending, self_kv=cache.self_kv, cross_kv=cache.cross_kv)
         return out.last_hidden_state, _advanced(cache, out, ids.shape[1])
 
@@ -420,6 +424,11 @@ def _with_room(cache: DecoderCache, shape: tuple[int, ...]) -> DecoderCache:
             f"with max_length of at least {int(needed)}."
         )
     return cache
+
+
+def _branching(attending: Attending, branches: Branches) -> Attending:
+    behind = branches.depth[:, None] - branches.slot_depth[None, :]
+    return dataclasses.replace(attending, self_mask=branches.visible[:, None], behind=behind)
 
 
 def _advanced(cache: DecoderCache, out: StackOutput, new: int) -> DecoderCache:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float, Int32, Integer
 
 from ._typing import Array, PRNGKey, PRNGKeys
 from .blocks.block import Block, BlockOutput, score_scale
@@ -20,7 +20,7 @@ from .cache import CrossKV, SelfKV
 from .config import LayerSpec, RelativeBiasConfig, StackConfig
 from .layers.linear import Embedding
 from .layers.norm import LayerNorm
-from .layers.positions import bucketed_bias
+from .layers.positions import bucketed_bias, slots_behind
 
 Layout = Literal["unrolled", "scanned"]
 
@@ -34,6 +34,7 @@ class Attending(eqx.Module):
         cross_mask: which source positions may be attended.
         encoder_states: the states to attend to, where their keys and values are not in a cache.
         angles: by which self-attention rotates the new tokens' queries and keys.
+        behind: how many slots each key lies behind each query; the stack fills it in where slots follow one another.
         self_bias: added to the scores of self-attention; the stack fills it in.
     """
 
@@ -42,6 +43,7 @@ class Attending(eqx.Module):
     cross_mask: Bool[Array, "batch 1 1 source"] | None = None
     encoder_states: Float[Array, "batch source cross"] | None = None
     angles: Float[Array, "rows queries head_dim"] | None = None
+    behind: Integer[Array, "queries keys"] | None = None
     self_bias: Float[Array, "1 heads queries keys"] | None = None
 
 
@@ -101,14 +103,12 @@ class Shared(eqx.Module):
     relative: RelativeBiasConfig | None = eqx.field(static=True)
     norm_in_hidden_states: bool = eqx.field(static=True)
 
-    def self_bias(
-        self, queries: int, keys: int, start: Int32[Array, ""] | int
-    ) -> Float[Array, "1 heads queries keys"] | None:
+    def self_bias(self, behind: Integer[Array, "queries keys"]) -> Float[Array, "1 heads queries keys"] | None:
         """What is added to all layers' scores."""
         if self.relative_bias is None or self.relative is None:
             return None
         buckets, longest = self.relative.buckets, self.relative.max_distance
-        return bucketed_bias(self.relative_bias, queries, keys, start, buckets=buckets, max_distance=longest)
+        return bucketed_bias(self.relative_bias, behind, buckets=buckets, max_distance=longest)
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Shared":
@@ -157,8 +157,8 @@ class AbstractStack(eqx.Module):
         keys = None if key is None else jax.random.split(key, len(self.layers))
         wanted = Wanted(output_hidden_states, output_attentions)
         slots = x.shape[1] if self_kv is None or attending.self_mask is None else attending.self_mask.shape[-1]
-        bias = self.shared.self_bias(x.shape[1], slots, attending.start)
-        attending = dataclasses.replace(attending, self_bias=bias)
+        behind = slots_behind(x.shape[1], slots, attending.start) if attending.behind is None else attending.behind
+        attending = dataclasses.replace(attending, behind=behind, self_bias=self.shared.self_bias(behind))
         last, results, self_kv = self._run(x, attending, self_kv, cross_kv, keys, wanted)
         normed = last if self.shared.final_norm is None else self.shared.final_norm(last)
         hidden = None
@@ -282,6 +282,7 @@ def run_block(
     key: PRNGKey | None,
 ) -> BlockOutput:
     """Run one block; without cached cross-attention keys and values they are made from the encoder states, if any."""
+    assert attending.behind is not None
     if cross_kv is None and attending.encoder_states is not None:
         cross_kv = block.cross_kv(attending.encoder_states)
     return block(
@@ -289,6 +290,7 @@ def run_block(
         scale=scale,
         self_mask=attending.self_mask,
         self_bias=attending.self_bias,
+        behind=attending.behind,
         angles=attending.angles,
         past=past,
         start=attending.start,

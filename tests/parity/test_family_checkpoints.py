@@ -21,7 +21,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.families import FAMILIES
 from encdec_eqx.layers.linear import Embedding
-from encdec_eqx.layers.positions import bucketed_bias
+from encdec_eqx.layers.positions import bucketed_bias, slots_behind
 from tolerances import EXACT, PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS
 
 RELATIVES = [name for name in ENCODERS if name not in (*BARTS, "bert", "roberta", "gpt2")]
@@ -269,7 +269,7 @@ def test_every_distance_has_torchs_bucket() -> None:
     """Rows that are their own numbers, so that a bias is the bucket's number."""
     numbers = np.arange(32, dtype=np.float32)[:, None]
     length = 600
-    ours = bucketed_bias(Embedding(jnp.asarray(numbers)), length, length, 0, buckets=32, max_distance=128)
+    ours = bucketed_bias(Embedding(jnp.asarray(numbers)), slots_behind(length, length, 0), buckets=32, max_distance=128)
     places = torch.arange(length)
     theirs = MPNetEncoder.relative_position_bucket(places[None, :] - places[:, None])
     np.testing.assert_array_equal(np.asarray(ours)[0, 0], theirs.numpy())

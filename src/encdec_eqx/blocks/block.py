@@ -8,7 +8,7 @@ from typing import Literal
 
 import equinox as eqx
 import jax
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float, Int32, Integer
 
 from .._typing import Array, PRNGKey
 from ..cache import CrossKV, SelfKV
@@ -57,6 +57,7 @@ class Block(eqx.Module):
         scale: Float[Array, ""] | float,
         self_mask: Bool[Array, "#rows 1 #queries #keys"] | None,
         self_bias: Float[Array, "1 heads queries keys"] | None,
+        behind: Integer[Array, "queries keys"],
         angles: Float[Array, "rows queries head_dim"] | None,
         past: SelfKV | None,
         start: Int32[Array, ""] | int,
@@ -71,6 +72,7 @@ class Block(eqx.Module):
             scale: factor on the attention scores.
             self_mask: which keys each query may attend to.
             self_bias: added to the scores of self-attention.
+            behind: how many slots each key lies behind each query.
             angles: by which self-attention rotates the new tokens' queries and keys.
             past: keys and values of earlier tokens, with room for the new ones.
             start: slot of the first new token.
@@ -91,7 +93,7 @@ class Block(eqx.Module):
                 kept["all"].v,
                 mask=self_mask,
                 scale=scale,
-                start=start,
+                behind=behind,
                 bias=self_bias,
                 key=keys[0],
             )

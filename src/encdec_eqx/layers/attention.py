@@ -105,15 +105,15 @@ class SelfAttention(eqx.Module):
         *,
         mask: Bool[Array, "#batch 1 #queries #keys"] | None,
         scale: Float[Array, ""] | float,
-        start: Integer[Array, ""] | int,
+        behind: Integer[Array, "queries keys"],
         bias: Float[Array, "1 heads queries keys"] | None,
         key: PRNGKey | None,
     ) -> tuple[Float[Array, "batch queries hidden"], Float[Array, "batch heads queries keys"]]:
-        """The output and the attention weights; query i sits in slot `start + i` of the keys."""
+        """The output and the attention weights; key k lies `behind[q, k]` slots behind query q."""
         relative = None
         if self.distances is not None:
             relative = relative_scores(
-                self.distances, q, k.reshape(*q.shape[:2], *k.shape[1:]), start=start, with_keys=self.relative_keys
+                self.distances, q, k.reshape(*q.shape[:2], *k.shape[1:]), behind=behind, with_keys=self.relative_keys
             )
         context, weights = attend(
             q, k, v, mask=mask, scale=scale, relative=relative, bias=bias, dropout=self.dropout, key=key

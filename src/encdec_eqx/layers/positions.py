@@ -33,12 +33,17 @@ def non_padding_positions(
     return running * real + padding_idx, counted + jnp.sum(real, axis=1, dtype=jnp.int32)
 
 
+def slots_behind(queries: int, keys: int, start: Integer[Array, ""] | int) -> Integer[Array, "queries keys"]:
+    """How many slots each key lies behind each query; queries sit in slots `start`, `start + 1`, …, keys in 0, 1, …"""
+    return start + jnp.arange(queries, dtype=jnp.int32)[:, None] - jnp.arange(keys, dtype=jnp.int32)[None, :]
+
+
 def relative_scores(
     distances: Embedding,
     q: Float[Array, "batch heads queries head_dim"],
     k: Float[Array, "batch heads keys head_dim"],
     *,
-    start: Integer[Array, ""] | int,
+    behind: Integer[Array, "queries keys"],
     with_keys: bool,
 ) -> Float[Array, "batch heads queries keys"]:
     """Products of queries (and keys) with an embedding of their distance, to be added to the scores.
@@ -48,15 +53,13 @@ def relative_scores(
 
     Args:
         distances: the table; row `longest - 1 + d` belongs to distance d.
-        q: the queries, in slots `start`, `start + 1`, …
-        k: the keys, in slots 0, 1, …
-        start: slot of the first query.
+        q: the queries.
+        k: the keys.
+        behind: how far each key lies behind each query.
         with_keys: whether keys are multiplied with the table too.
     """
     longest = (distances.weight.shape[0] + 1) // 2
-    query_slots = start + jnp.arange(q.shape[2])[:, None]
-    distance = query_slots - jnp.arange(k.shape[2])[None, :]
-    table = distances(distance + (longest - 1)).astype(q.dtype)
+    table = distances(behind + (longest - 1)).astype(q.dtype)
     scores = jnp.einsum("bhqe,qke->bhqk", q, table, preferred_element_type=jnp.float32)
     if with_keys:
         scores = scores + jnp.einsum("bhke,qke->bhqk", k, table, preferred_element_type=jnp.float32)
@@ -114,9 +117,7 @@ def rotated(
 
 def bucketed_bias(
     table: Embedding,
-    queries: int,
-    keys: int,
-    start: Integer[Array, ""] | int,
+    behind: Integer[Array, "queries keys"],
     *,
     buckets: int,
     max_distance: int,
@@ -125,13 +126,10 @@ def bucketed_bias(
 
     Args:
         table: a row a bucket, an entry a head.
-        queries: their number; they sit in slots `start`, `start + 1`, …
-        keys: their number; they sit in slots 0, 1, …
-        start: slot of the first query.
+        behind: how far each key lies behind each query.
         buckets: how many there are, half of them for keys ahead of the query.
         max_distance: distances from here on share the last bucket.
     """
-    behind = start + jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
     rows = table(_bucket(behind, buckets // 2, max_distance)).astype(jnp.float32)
     return jnp.moveaxis(rows, -1, 0)[None]
 
