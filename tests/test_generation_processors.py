@@ -104,7 +104,7 @@ def test_a_forced_token_leaves_nothing_else_at_its_place():
 
 def test_only_what_has_an_effect_is_built_and_in_torch_s_order():
     nothing = Settings(max_new_tokens=3, do_sample=True)
-    assert processors.build(nothing, min_length=0, eos_ids=(2,), prompt_width=1) == ()
+    assert processors.build(nothing, min_length=0, eos_ids=(2,), prompt_width=1, rows_per_sentence=1) == ()
     everything = Settings(
         max_new_tokens=9,
         min_new_tokens=2,
@@ -117,7 +117,7 @@ def test_only_what_has_an_effect_is_built_and_in_torch_s_order():
         forced_eos_token_ids=(2,),
     )
     source = (np.zeros((1, 8), np.int32), 8)
-    chain = processors.build(everything, min_length=2, eos_ids=(2,), prompt_width=1, source=source)
+    chain = processors.build(everything, min_length=2, eos_ids=(2,), prompt_width=1, rows_per_sentence=1, source=source)
     names = [type(processor).__name__ for processor in chain]
     forced = ["ForcedToken", "ForcedToken"]
     assert names == ["SourceNGrams", "MinLength", "MinNewTokens", *forced, "Temperature", "TopK", "TopP"]

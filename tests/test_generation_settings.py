@@ -8,7 +8,7 @@ import pytest
 from encdec_eqx import GenerationConfig
 from encdec_eqx.generation.resolve import Settings, resolve_settings, split_options
 
-DEFAULTS = {"prompt_width": 1, "never_ends": False, "has_key": True, "vocab_size": 99, "has_source_ids": True}
+DEFAULTS = {"prompt_width": 1, "eos_ids": (2,), "has_key": True, "vocab_size": 99, "has_source_ids": True}
 
 
 def resolve(arguments=None, passed=None, file=None, **facts) -> Settings:
@@ -179,8 +179,8 @@ def test_a_least_length_must_be_possible():
 
 def test_nothing_to_hold_back_without_an_end():
     with pytest.raises(ValueError, match="min_length=3"):
-        resolve({"min_length": 3, "max_new_tokens": 5}, never_ends=True)
-    settings = resolve({"max_new_tokens": 5}, file=config(min_new_tokens=3), never_ends=True)
+        resolve({"min_length": 3, "max_new_tokens": 5}, eos_ids=())
+    settings = resolve({"max_new_tokens": 5}, file=config(min_new_tokens=3), eos_ids=())
     assert settings.min_new_tokens == 0
     assert "dropped" in settings.notes[0]
 

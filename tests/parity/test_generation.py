@@ -251,7 +251,9 @@ def test_processed_logits(settings, ties):
         ends = [3, 17]
         expected = _processed_by_torch(settings, logits, prefix, 3, ends)
         chosen = Settings(max_new_tokens=9, do_sample=True, **settings)
-        chain = processors.build(chosen, min_length=chosen.min_length, eos_ids=ends, prompt_width=3)
+        chain = processors.build(
+            chosen, min_length=chosen.min_length, eos_ids=ends, prompt_width=3, rows_per_sentence=1
+        )
         # The buffer is wider than what is filled, as in the loop.
         wide = np.concatenate([prefix, np.zeros((4, 3), np.int32)], axis=1)
         got = np.asarray(processors.apply(chain, jnp.asarray(logits), jnp.asarray(wide), jnp.asarray(5, jnp.int32)))

@@ -70,7 +70,7 @@ def generate(
             generation_config,
             file_config,
             prompt_width=prompt.width,
-            never_ends=tokens.require("eos_token_id") == (),
+            eos_ids=tokens.require("eos_token_id"),
             has_key=key is not None,
             vocab_size=config.vocab_size,
             has_source_ids=source.ids is not None,
@@ -121,6 +121,7 @@ class _Run:
             min_length=least,
             eos_ids=eos_ids,
             prompt_width=self.width,
+            rows_per_sentence=self.samples,
             source=None if source_ids is None else (padded_ids(source_ids), source_ids.shape[1]),
         )
         words = None if key is None else key_data(key, batch=self.batch, sentences=self.sentences)

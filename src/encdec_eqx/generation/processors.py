@@ -71,20 +71,20 @@ class SourceNGrams(eqx.Module):
         ids: the source's ids, a row a sentence.
         width: how many columns of them count; padding within them does, as in torch.
         size: length of the runs.
-        samples: rows of the logits a sentence.
+        rows_per_sentence: rows of the logits a sentence.
     """
 
     ids: Int32[ArrayLike, "batch source"]
     width: Int32[ArrayLike, ""]
     size: int = eqx.field(static=True)
-    samples: int = eqx.field(static=True)
+    rows_per_sentence: int = eqx.field(static=True)
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
         """The processed logits."""
         windows = self.ids.shape[1] - self.size + 1
         if windows < 1:
             return logits
-        source = jnp.repeat(jnp.asarray(self.ids), self.samples, axis=0)
+        source = jnp.repeat(jnp.asarray(self.ids), self.rows_per_sentence, axis=0)
         repeated = jnp.broadcast_to((jnp.arange(windows) + self.size <= self.width)[None], (source.shape[0], windows))
         for at in range(self.size - 1):
             column = jnp.maximum(length - (self.size - 1) + at, 0)
@@ -181,6 +181,7 @@ def build(
     min_length: int,
     eos_ids: Sequence[int],
     prompt_width: int,
+    rows_per_sentence: int,
     source: tuple[np.ndarray, int] | None = None,
 ) -> tuple[Processor, ...]:
     """The processors of one run, in torch's order; those that would change nothing are left out.
@@ -190,14 +191,15 @@ def build(
         min_length: in columns of the prefix (the settings' also counts columns that the prefix lacks).
         eos_ids: ids that end a row.
         prompt_width: columns of the prompt.
+        rows_per_sentence: beams or samples.
         source: the source's ids and how many of their columns are not the bucket's padding.
     """
     ends = np.asarray(eos_ids, np.int32)
     chain: list[Processor] = []
     if settings.encoder_no_repeat_ngram_size > 0 and source is not None:
         ids, width = source
-        size, samples = settings.encoder_no_repeat_ngram_size, settings.num_return_sequences
-        chain.append(SourceNGrams(ids, np.asarray(width, np.int32), size, samples))
+        size = settings.encoder_no_repeat_ngram_size
+        chain.append(SourceNGrams(ids, np.asarray(width, np.int32), size, rows_per_sentence))
     if min_length > 0:
         chain.append(MinLength(np.asarray(min_length, np.int32), ends))
     if settings.min_new_tokens > 0:

@@ -121,7 +121,7 @@ def resolve_settings(
     file: GenerationConfig | None,
     *,
     prompt_width: int,
-    never_ends: bool,
+    eos_ids: tuple[int, ...],
     has_key: bool,
     vocab_size: int,
     has_source_ids: bool,
@@ -135,7 +135,7 @@ def resolve_settings(
         file: the model's own options. Values of a file that cannot apply are dropped and reported; of the others they
             are errors.
         prompt_width: tokens of the prompt, or 1 for the start token.
-        never_ends: whether there is no end-of-sequence id.
+        eos_ids: ids that end a row; empty for rows that never end.
         has_key: whether a PRNG key is at hand.
         vocab_size: of the decoder.
         has_source_ids: whether the source came as token ids.
@@ -150,7 +150,7 @@ def resolve_settings(
     asked.refuse_beams()
     sampling = _sampling(asked, has_key)
     longest = _max_new_tokens(asked, prompt_width)
-    min_length, min_new_tokens = _least(asked, prompt_width, longest, never_ends)
+    min_length, min_new_tokens = _least(asked, prompt_width, longest, not eos_ids)
     forced = _forced(asked, prompt_width, vocab_size)
     ngrams = _source_ngrams(asked, has_source_ids)
     notes += tuple(asked.notes)
