@@ -1,0 +1,184 @@
+"""The grammar of patterns: alternatives, groups and repetition. What a single symbol looks like, `Reader`s know."""
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar, NoReturn
+
+from .symbols import SymbolSet
+
+_DEEPEST = 100
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One symbol of a set; `text` is how the pattern writes it."""
+
+    symbols: SymbolSet
+    text: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Parts one after another; without any it is the empty string."""
+
+    parts: tuple["Node", ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several parts."""
+
+    parts: tuple["Node", ...]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A part `least` to `most` times; None is without limit."""
+
+    part: "Node"
+    least: int
+    most: int | None
+
+
+Node = Symbol | Chain | Choice | Repeat
+
+
+class Reader(abc.ABC):
+    """Reads a pattern from left to right, by recursive descent.
+
+    Attributes:
+        ignored: characters that mean nothing between symbols.
+        pattern: the whole pattern.
+        at: how much of it has been read.
+    """
+
+    ignored: ClassVar[str] = ""
+
+    def __init__(self, pattern: str):
+        if not isinstance(pattern, str):
+            raise TypeError(f"`pattern` must be a string, got {type(pattern).__name__}.")
+        self.pattern = pattern
+        self.at = 0
+        self._depth = 0
+
+    @abc.abstractmethod
+    def symbol(self) -> SymbolSet:
+        """Read one symbol, a class in brackets included; the next character is none of `( ) | * + ? { ^ $`."""
+
+    def skip(self) -> None:
+        """Pass over characters without meaning."""
+        while self.peek() and self.peek() in self.ignored:
+            self.at += 1
+
+    def read(self) -> Node:
+        """The whole pattern.
+
+        Raises:
+            ValueError: it is not one, or uses what is not supported; with the position.
+        """
+        node = self._choice()
+        if self.peek():
+            self.fail("this ) closes nothing. Write \\) for the character")
+        return node
+
+    def peek(self, size: int = 1) -> str:
+        """The next characters, as many as there are."""
+        return self.pattern[self.at : self.at + size]
+
+    def take(self, text: str) -> bool:
+        """Pass over `text` if it comes next."""
+        found = self.pattern.startswith(text, self.at)
+        self.at += len(text) if found else 0
+        return found
+
+    def number(self) -> int | None:
+        """Read decimal digits; None if there are none."""
+        begin = self.at
+        while self.peek() and self.peek() in "0123456789":
+            self.at += 1
+        return int(self.pattern[begin : self.at]) if self.at > begin else None
+
+    def fail(self, problem: str, *, at: int | None = None) -> NoReturn:
+        """Raise the error that shows the place."""
+        at = self.at if at is None else at
+        raise ValueError(
+            f"`pattern` at position {at}: {problem}.\n  {self.pattern!r}\n  from there: {self.pattern[at:]!r}"
+        )
+
+    def _choice(self) -> Node:
+        parts = [self._chain()]
+        while self.take("|"):
+            parts.append(self._chain())
+        return parts[0] if len(parts) == 1 else Choice(tuple(parts))
+
+    def _chain(self) -> Node:
+        parts = []
+        self.skip()
+        while self.peek() not in ("", "|", ")"):
+            parts.append(self._repeated())
+            self.skip()
+        return parts[0] if len(parts) == 1 else Chain(tuple(parts))
+
+    def _repeated(self) -> Node:
+        begin = self.at
+        if self.peek() in "*+?{":
+            self.fail(f"there is nothing before {self.peek()} to repeat. Write \\{self.peek()} for the character")
+        node = self._group() if self.peek() == "(" else self._single()
+        self.skip()
+        bounds = self._bounds()
+        if bounds is None:
+            return node
+        self.skip()
+        if self.peek() in ("?", "+"):
+            self.fail(
+                "lazy and possessive repetition (*? *+ and the like) is not supported; the match is always of the "
+                "whole output. Leave the second sign out"
+            )
+        if self.peek() in ("*", "{"):
+            self.fail("a repetition cannot be repeated again directly. Put the first in ( )", at=begin)
+        return Repeat(node, *bounds)
+
+    def _group(self) -> Node:
+        begin = self.at
+        self.at += 1
+        if not self.take("?:") and self.peek() == "?":
+            self.fail(
+                "of the groups that begin with (? only (?: ) is supported; lookaround, named groups and flags are not",
+                at=begin,
+            )
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            self.fail(f"more than {_DEEPEST} groups stand inside each other", at=begin)
+        node = self._choice()
+        self._depth -= 1
+        if not self.take(")"):
+            self.fail("this ( is never closed. Write \\( for the character", at=begin)
+        return node
+
+    def _single(self) -> Node:
+        if self.peek() in ("^", "$"):
+            anchor = self.peek()
+            self.fail(
+                "anchors are not supported; the match is always of the whole output. "
+                f"Leave {anchor} out, or write \\{anchor} for the character"
+            )
+        begin = self.at
+        symbols = self.symbol()
+        return Symbol(symbols, self.pattern[begin : self.at])
+
+    def _bounds(self) -> tuple[int, int | None] | None:
+        for mark, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
+            if self.take(mark):
+                return bounds
+        begin = self.at
+        if not self.take("{"):
+            return None
+        least = self.number()
+        most = self.number() if self.take(",") else least
+        if least is None or not self.take("}"):
+            self.fail(
+                "expected {m}, {m,} or {m,n} with numbers ({0,n} for at most n). Write \\{ for the character", at=begin
+            )
+        if most is not None and most < least:
+            self.fail(f"at least {least} and at most {most} times is impossible", at=begin)
+        return least, most

@@ -1,0 +1,224 @@
+"""From a regular expression over characters to a constraint over tokens. Knows a vocabulary as a list of strings."""
+
+import sys
+from collections.abc import Sequence
+from string import hexdigits
+
+import numpy as np
+
+from .dfa import TokenDFA, from_table
+from .ends import as_end_ids
+from .positions import automaton
+from .symbols import SymbolSet
+from .syntax import Chain, Choice, Node, Reader, Repeat, Symbol
+from .tables import MOST_ENTRIES, Table, merged_columns, minimised, trimmed
+
+_CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
+_HEXADECIMAL = {"x": 2, "u": 4, "U": 8}
+
+
+def from_regex(pattern: str, tokens: Sequence[str | None], *, eos_token_id: int | Sequence[int]) -> TokenDFA:
+    r"""A constraint to the outputs whose text, as a whole, matches a regular expression.
+
+    The text of an output is its tokens' strings, one after another. A token is allowed wherever the pattern can still
+    be completed behind its string, so all ways to cut a text into tokens are allowed.
+
+    Of Python's `re` these are understood, with the same meaning: characters, `.` (not a line's end), classes as
+    `[a-z_]` and `[^,]`, `\d \w \s \D \W \S`, `\n \t \r \f \v`, `\xhh \uhhhh \Uhhhhhhhh`, a backslash before
+    punctuation, groups `( )` and `(?: )`, `|`, and `* + ? {m} {m,} {m,n}`.
+
+    Args:
+        pattern: the regular expression.
+        tokens: the text of each id, as it appears within a text (leading spaces included), as many as the model has
+            logits. None or an empty string: never allowed, as becomes special tokens. That of an end token is not
+            looked at.
+        eos_token_id: the end token, or several.
+
+    Raises:
+        TypeError: an argument is not what it should be.
+        ValueError: the pattern cannot be read or is too large, or this vocabulary has no way to write what it matches.
+    """
+    texts = _as_texts(tokens)
+    end_ids = as_end_ids(eos_token_id, len(texts))
+    for id_ in end_ids:
+        texts[id_] = ""
+    tree = CharacterReader(pattern).read()
+    alphabet = np.asarray(sorted(set(map(ord, set().union(*texts)))), np.int64)
+    over_characters, columns = automaton(tree, alphabet)
+    over_characters = _useful(over_characters, tree, alphabet)
+    to_column = dict(zip(alphabet.tolist(), map(chr, columns.tolist()), strict=True))
+    over_tokens, token_columns = _lifted(over_characters, [text.translate(to_column) for text in texts])
+    merged, of_column = merged_columns(_useful(over_tokens, tree, alphabet))
+    return from_table(merged, of_column[token_columns], end_ids)
+
+
+def _as_texts(tokens: Sequence[str | None]) -> list[str]:
+    if isinstance(tokens, str | dict) or not hasattr(tokens, "__len__"):
+        raise TypeError(
+            f"`tokens` must be a list with the text of each id in turn, got {type(tokens).__name__}. From a tokenizer: "
+            "[tokenizer.decode([id]) for id in range(vocab_size)]."
+        )
+    for id_, text in enumerate(tokens):
+        if text is not None and not isinstance(text, str):
+            raise TypeError(
+                f"`tokens[{id_}]` must be a string, or None for a token that is never allowed; got {text!r}."
+            )
+    if not len(tokens):
+        raise ValueError("`tokens` is empty; expected the text of each id of the vocabulary.")
+    return [text or "" for text in tokens]
+
+
+def _useful(table: Table, tree: Node, alphabet: np.ndarray) -> Table:
+    """The smallest automaton of the same language, which must hold something."""
+    useful = trimmed(table)
+    if useful is None:
+        raise ValueError(
+            "No output can be valid: the tokens of this vocabulary cannot spell any text that matches `pattern`."
+            + _missing_characters(tree, alphabet)
+        )
+    return minimised(useful)
+
+
+def _lifted(table: Table, words: list[str]) -> tuple[Table, np.ndarray]:
+    """The same states, with a column for all tokens that lead to the same states.
+
+    Args:
+        table: the automaton over characters.
+        words: of each token, the columns of its characters, written as characters of those numbers.
+
+    Returns:
+        The automaton over tokens, and the column of each token.
+    """
+    by_column = np.column_stack([table.next_state.T, np.full(table.next_state.shape[1], -1, np.int32)])
+    nowhere = np.full(table.accepting.size, -1, np.int32)
+    lifted = {nowhere.tobytes(): 0}
+    column_of_word = {"": 0}
+    # In sorted order a word shares its beginning with the one before: `path` holds where that one's beginnings lead,
+    # up to the first that leads nowhere.
+    path, before = [np.arange(table.accepting.size, dtype=np.int32)], ""
+    for word in sorted(set(words) - {""}):
+        shared = _shared(before, word, len(path) - 1)
+        del path[shared + 1 :]
+        for character in word[shared:]:
+            if path[-1] is nowhere:
+                break
+            behind = by_column[ord(character)][path[-1]]
+            path.append(behind if behind.max() >= 0 else nowhere)
+        column_of_word[word] = lifted.setdefault(path[-1].tobytes(), len(lifted))
+        before = word
+        if len(lifted) * nowhere.size > MOST_ENTRIES:
+            raise ValueError(
+                f"`pattern` is too large for this vocabulary: its {nowhere.size:,} states tell more than "
+                f"{len(lifted) - 1:,} kinds of tokens apart. For a long list of fixed outputs use `from_sequences`."
+            )
+    next_state = np.stack([np.frombuffer(row, np.int32) for row in lifted], axis=1)
+    return Table(next_state, table.accepting, table.start), np.asarray([column_of_word[word] for word in words])
+
+
+def _shared(one: str, other: str, most: int) -> int:
+    """How many characters two words begin with in common, if at most `most`."""
+    for index in range(min(most, len(one), len(other))):
+        if one[index] != other[index]:
+            return index
+    return min(most, len(one), len(other))
+
+
+def _missing_characters(tree: Node, alphabet: np.ndarray) -> str:
+    """A hint, where the pattern has single characters that no token has."""
+    present = set(alphabet.tolist())
+    missing = sorted(
+        symbol.text
+        for symbol in set(_symbols(tree))
+        if not symbol.symbols.kinds
+        and not symbol.symbols.negated
+        and not any(low <= code <= high for low, high in symbol.symbols.intervals for code in present)
+    )
+    if not missing:
+        return ""
+    return (
+        f" No token has the characters {', '.join(missing[:10])} in its text; are the texts in `tokens` decoded ones?"
+    )
+
+
+def _symbols(node: Node) -> list[Symbol]:
+    match node:
+        case Symbol():
+            return [node]
+        case Repeat():
+            return _symbols(node.part)
+        case Chain() | Choice():
+            return [symbol for part in node.parts for symbol in _symbols(part)]
+
+
+class CharacterReader(Reader):
+    """Reads patterns whose symbols are characters."""
+
+    def symbol(self) -> SymbolSet:
+        """See `Reader`."""
+        if self.take("."):
+            return SymbolSet(((10, 10),), negated=True)
+        if self.peek() == "[":
+            return self._class()
+        return self._one()
+
+    def _class(self) -> SymbolSet:
+        begin = self.at
+        self.at += 1
+        negated = self.take("^")
+        if self.peek() == "]":
+            self.fail("a class must hold something. Write \\] for the character", at=begin)
+        intervals, kinds = [], ""
+        while not self.take("]"):
+            if not self.peek():
+                self.fail("this [ is never closed. Write \\[ for the character", at=begin)
+            item = self.at
+            one = self._one()
+            kinds += one.kinds
+            intervals += one.intervals
+            # a minus sign before the closing bracket is a character
+            if self.peek() == "-" and self.peek(2) not in ("-]", "-"):
+                self.at += 1
+                intervals[-1:] = [self._range(item, one, self._one())]
+        return SymbolSet(tuple(intervals), kinds, negated)
+
+    def _range(self, begin: int, low: SymbolSet, high: SymbolSet) -> tuple[int, int]:
+        if low.kinds or high.kinds:
+            self.fail("a range needs a character on both sides. Write \\- for the minus sign", at=begin)
+        if high.intervals[0] < low.intervals[0]:
+            self.fail("this range runs backwards", at=begin)
+        return low.intervals[0][0], high.intervals[0][1]
+
+    def _one(self) -> SymbolSet:
+        """A character, or what a backslash stands for."""
+        begin = self.at
+        character = self.peek()
+        self.at += 1
+        if character != "\\":
+            return _just(character)
+        escaped = self.peek()
+        self.at += 1
+        if escaped and escaped in "dDwWsS":
+            return SymbolSet(kinds=escaped)
+        if escaped in _CONTROLS:
+            return _just(_CONTROLS[escaped])
+        if escaped in _HEXADECIMAL:
+            return _just(self._hexadecimal(begin, _HEXADECIMAL[escaped]))
+        if not escaped or (escaped.isascii() and escaped.isalnum()):
+            self.fail(
+                f"\\{escaped} is not supported (no anchors, boundaries or references to groups). Write \\\\ for the "
+                "backslash",
+                at=begin,
+            )
+        return _just(escaped)
+
+    def _hexadecimal(self, begin: int, digits: int) -> str:
+        text = self.peek(digits)
+        self.at += digits
+        wrong = len(text) < digits or any(character not in hexdigits for character in text)
+        if wrong or int(text, 16) > sys.maxunicode:
+            self.fail(f"expected {digits} hexadecimal digits of a character's code", at=begin)
+        return chr(int(text, 16))
+
+
+def _just(character: str) -> SymbolSet:
+    return SymbolSet(((ord(character), ord(character)),))
