@@ -26,7 +26,7 @@ def _kept(processed) -> np.ndarray:
 def test_top_p_is_the_shortest_head_that_reaches_the_mass(mass):
     for seed in range(5):
         logits = _logits(seed)
-        got = processors.TopP(jnp.asarray(mass, jnp.float32))(logits, PREFIX, LENGTH)
+        got = processors.TopP(np.asarray(1 - mass, np.float32))(logits, PREFIX, LENGTH)
         for row, kept, new in zip(np.asarray(logits, np.float64), _kept(got), np.asarray(got), strict=True):
             shares = np.exp(row) / np.exp(row).sum()
             order = np.argsort(-row)
@@ -37,9 +37,9 @@ def test_top_p_is_the_shortest_head_that_reaches_the_mass(mass):
 
 def test_top_p_drops_the_smaller_ids_among_equals_and_keeps_one():
     logits = jnp.zeros((1, 8))
-    kept = _kept(processors.TopP(jnp.asarray(0.5, jnp.float32))(logits, PREFIX[:1], LENGTH))
+    kept = _kept(processors.TopP(np.asarray(0.5, np.float32))(logits, PREFIX[:1], LENGTH))
     np.testing.assert_array_equal(np.flatnonzero(kept), [4, 5, 6, 7])
-    kept = _kept(processors.TopP(jnp.asarray(0.0, jnp.float32))(logits, PREFIX[:1], LENGTH))
+    kept = _kept(processors.TopP(np.asarray(1.0, np.float32))(logits, PREFIX[:1], LENGTH))
     np.testing.assert_array_equal(np.flatnonzero(kept), [7])
 
 
@@ -47,10 +47,10 @@ def test_top_p_drops_the_smaller_ids_among_equals_and_keeps_one():
 def test_top_k_keeps_all_that_tie_with_the_kth(k):
     for seed in range(5):
         logits = _logits(seed, ties=True)
-        got = processors.TopK(k)(logits, PREFIX, LENGTH)
+        got = processors.TopK(np.asarray(k, np.int32))(logits, PREFIX, LENGTH)
         for row, kept in zip(np.asarray(logits), _kept(got), strict=True):
             np.testing.assert_array_equal(kept, row >= np.sort(row)[-min(k, 31)])
-    assert _kept(processors.TopK(4)(_logits(0, ties=True), PREFIX, LENGTH)).sum() > 12
+    assert _kept(processors.TopK(np.asarray(4, np.int32))(_logits(0, ties=True), PREFIX, LENGTH)).sum() > 12
 
 
 def test_least_lengths_forbid_every_end_and_nothing_else():

@@ -3,6 +3,8 @@
 import json
 import logging
 
+import equinox as eqx
+import numpy as np
 import pytest
 
 from encdec_eqx import GenerationConfig
@@ -109,14 +111,10 @@ def test_names_from_elsewhere_are_explained(name):
 @pytest.mark.parametrize(
     ("name", "value", "neutral"),
     [
-        ("repetition_penalty", 1.2, 1.0),
-        ("no_repeat_ngram_size", 3, 0),
-        ("min_p", 0.1, None),
-        ("typical_p", 0.5, 1.0),
-        ("bad_words_ids", [[3]], None),
-        ("suppress_tokens", [3], None),
-        ("num_beam_groups", 2, 1),
-        ("penalty_alpha", 0.6, 0.0),
+        ("guidance_scale", 1.5, 1.0),
+        ("token_healing", True, False),
+        ("max_time", 3.0, None),
+        ("stop_strings", ["x"], None),
     ],
 )
 def test_what_is_not_built_says_so_unless_it_would_do_nothing(name, value, neutral):
@@ -195,6 +193,10 @@ def test_nothing_to_hold_back_without_an_end():
         ("top_k", 5),
         ("top_p", 0.9),
         ("top_p", 1.0),
+        ("min_p", 0.1),
+        ("typical_p", 0.9),
+        ("epsilon_cutoff", 0.01),
+        ("eta_cutoff", 0.01),
         ("length_penalty", 2.0),
         ("early_stopping", True),
     ],
@@ -283,7 +285,7 @@ def test_a_config_json_says_only_what_differs_from_defaults():
     bert2bert = {**verbose, "max_length": 142, "min_length": 56, "no_repeat_ngram_size": 3, "num_beams": 4}
     read = GenerationConfig.from_hf(None, bert2bert)
     assert (read.max_length, read.min_length, read.num_beams) == (142, 56, 4)
-    assert dict(read.others) == {"no_repeat_ngram_size": 3}
+    assert (read.no_repeat_ngram_size, read.others) == (3, ())
     assert GenerationConfig.from_hf({"max_length": 20}, bert2bert) == GenerationConfig(max_length=20)
 
 
@@ -344,3 +346,212 @@ def test_runs_of_the_source_need_its_ids():
     with pytest.raises(ValueError, match=r"and there are none\. Pass input_ids"):
         resolve(asked, has_source_ids=False)
     assert resolve({**asked, "encoder_no_repeat_ngram_size": 0}, has_source_ids=False).notes == ()
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", -1.2),
+        ("encoder_repetition_penalty", 0),
+        ("encoder_repetition_penalty", float("inf")),
+        ("no_repeat_ngram_size", -1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("typical_p", 0.0),
+        ("typical_p", 1.1),
+        ("epsilon_cutoff", 1.0),
+        ("epsilon_cutoff", -0.1),
+        ("eta_cutoff", 1.0),
+        ("eta_cutoff", float("nan")),
+        ("bad_words_ids", [[]]),
+        ("bad_words_ids", [[3, -1]]),
+        ("sequence_bias", [[[], 1.0]]),
+        ("sequence_bias", {(): 1.0}),
+        ("sequence_bias", [[[3], float("nan")]]),
+        ("sequence_bias", {(-3,): 1.0}),
+        ("suppress_tokens", [-1]),
+        ("begin_suppress_tokens", [3, -1]),
+        ("exponential_decay_length_penalty", [-1, 1.1]),
+        ("exponential_decay_length_penalty", [3, 0.0]),
+    ],
+)
+def test_values_of_rules_out_of_range(name, value):
+    with pytest.raises(ValueError, match=name):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("repetition_penalty", "much"),
+        ("no_repeat_ngram_size", 2.0),
+        ("min_p", True),
+        ("bad_words_ids", [3]),
+        ("bad_words_ids", "no"),
+        ("bad_words_ids", 3),
+        ("bad_words_ids", [[3.0]]),
+        ("bad_words_ids", [["3"]]),
+        ("sequence_bias", 1.0),
+        ("sequence_bias", [[3], 1.0]),
+        ("sequence_bias", [[[3], 1.0, 2.0]]),
+        ("sequence_bias", [[[3], "1"]]),
+        ("sequence_bias", {3: 1.0}),
+        ("sequence_bias", {"three": 1.0}),
+        ("suppress_tokens", ["3"]),
+        ("suppress_tokens", 2.5),
+        ("exponential_decay_length_penalty", 1.1),
+        ("exponential_decay_length_penalty", [3]),
+        ("exponential_decay_length_penalty", [3.5, 1.1]),
+        ("remove_invalid_values", 1),
+        ("renormalize_logits", "yes"),
+    ],
+)
+def test_values_of_rules_of_the_wrong_type(name, value):
+    with pytest.raises(TypeError, match=name):
+        config(**{name: value})
+
+
+BIASES = (((3,), -1.5), ((4, 5), 2.0))
+RULES = {
+    "sequence_bias": ([[[3], -1.5], [[4, 5], 2.0]], BIASES),
+    "encoder_repetition_penalty": (1.5, 1.5),
+    "repetition_penalty": (1.2, 1.2),
+    "no_repeat_ngram_size": (3, 3),
+    "bad_words_ids": ([[3], [4, 5]], ((3,), (4, 5))),
+    "remove_invalid_values": (True, True),
+    "exponential_decay_length_penalty": ([5, 1.05], (5, 1.05)),
+    "suppress_tokens": ([7, 8], (7, 8)),
+    "begin_suppress_tokens": ([9], (9,)),
+    "renormalize_logits": (True, True),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_come_from_a_file_a_config_or_a_call_and_go_back_into_a_file(name):
+    written, kept = RULES[name]
+    for found in (
+        resolve({"max_new_tokens": 9, name: written}),
+        resolve(passed=config(max_new_tokens=9, **{name: written})),
+        resolve({"max_new_tokens": 9}, file=GenerationConfig.from_hf({name: written})),
+    ):
+        assert getattr(found, name) == kept
+    read = GenerationConfig.from_hf({name: written})
+    assert json.loads(json.dumps(read.to_hf())) == {name: written}
+    assert GenerationConfig.from_hf(read.to_hf()) == read
+    assert hash(read) == hash(config(**{name: kept}))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {(3,): -1.5, (4, 5): 2.0},
+        {"(3,)": -1.5, "(4, 5)": 2},
+        [[np.array([3]), np.float32(-1.5)], ((4, 5), 2)],
+        [[[3], 9.0], [[4, 5], 2.0], [[3], -1.5]],
+    ],
+)
+def test_biases_come_in_several_forms_and_the_last_of_equals_counts(value):
+    assert config(sequence_bias=value).sequence_bias == BIASES
+
+
+def test_lists_of_ids_come_in_several_forms():
+    assert config(bad_words_ids=np.array([[3, 4], [5, 6]])).bad_words_ids == ((3, 4), (5, 6))
+    assert config(suppress_tokens=3).suppress_tokens == (3,)
+    assert config(begin_suppress_tokens=np.array([3, 4])).begin_suppress_tokens == (3, 4)
+
+
+NEUTRAL = {
+    "sequence_bias": [],
+    "encoder_repetition_penalty": 1.0,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": (),
+    "remove_invalid_values": False,
+    "exponential_decay_length_penalty": [5, 1.0],
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    "renormalize_logits": False,
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_neutral_values_are_accepted_and_undo_those_of_a_file(name):
+    nothing = resolve({"max_new_tokens": 5})
+    assert resolve({"max_new_tokens": 5, name: NEUTRAL[name]}) == nothing
+    assert resolve({"max_new_tokens": 5}, file=GenerationConfig.from_hf({name: NEUTRAL[name]})) == nothing
+    file = GenerationConfig.from_hf({"max_new_tokens": 5, name: RULES[name][0]})
+    assert resolve({name: NEUTRAL[name]}, file=file) == nothing
+    assert resolve(file=file) != nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rest"),
+    [
+        ("sequence_bias", [[[3, 99], 1.0], [[4], 2.0]], (((4,), 2.0),)),
+        ("bad_words_ids", [[3, 99], [4]], ((4,),)),
+        ("suppress_tokens", [3, 99], (3,)),
+        ("begin_suppress_tokens", [99, 3], (3,)),
+    ],
+)
+def test_ids_of_rules_beyond_the_vocabulary_are_dropped_from_a_file_only(name, value, rest):
+    found = resolve({"max_new_tokens": 5}, file=GenerationConfig.from_hf({name: value}))
+    assert getattr(found, name) == rest
+    assert "goes beyond the decoder's vocabulary of 99: dropped" in found.notes[0]
+    with pytest.raises(ValueError, match=rf"{name}=.*beyond the decoder's vocabulary of 99\. Pass an id"):
+        resolve({"max_new_tokens": 5, name: value})
+
+
+def test_ends_among_bad_words_stay_allowed():
+    found = resolve({"max_new_tokens": 5, "bad_words_ids": [[2], [2, 3], [4]]})
+    assert found.bad_words_ids == ((2, 3), (4,))
+    assert "stays allowed, as in torch" in found.notes[0]
+    with pytest.raises(ValueError, match=r"bad_words_ids=.* would do nothing: an end-of-sequence id"):
+        resolve({"max_new_tokens": 5, "bad_words_ids": [[2]]})
+    assert resolve({"max_new_tokens": 5}, file=config(bad_words_ids=[[2]])).bad_words_ids == ()
+
+
+def test_no_end_to_favour():
+    with pytest.raises(ValueError, match="would do nothing: there is no end-of-sequence id to favour"):
+        resolve({"max_new_tokens": 5, "exponential_decay_length_penalty": (1, 1.1)}, eos_ids=())
+    file = config(exponential_decay_length_penalty=(1, 1.1))
+    assert resolve({"max_new_tokens": 5}, file=file, eos_ids=()).exponential_decay_length_penalty is None
+
+
+def test_a_penalty_of_the_source_needs_its_ids():
+    asked = {"max_new_tokens": 5, "encoder_repetition_penalty": 1.5}
+    with pytest.raises(ValueError, match=r"and there are none\. Pass input_ids .* or encoder_repetition_penalty=1\.0"):
+        resolve(asked, has_source_ids=False)
+    assert resolve({**asked, "encoder_repetition_penalty": 1.0}, has_source_ids=False).encoder_repetition_penalty == 1
+
+
+class Own(eqx.Module):
+    """A user's processor that changes nothing."""
+
+    def __call__(self, logits, prefix, length):
+        return logits
+
+
+class OfTorchsForm(eqx.Module):
+    """One that takes what torch's take."""
+
+    def __call__(self, input_ids, scores):
+        return scores
+
+
+def test_a_user_s_own_processors_are_modules_of_the_right_form():
+    own = Own()
+    assert resolve({"max_new_tokens": 5, "logits_processor": own}).logits_processors == (own,)
+    assert resolve({"max_new_tokens": 5, "logits_processor": [own, own]}).logits_processors == (own, own)
+    assert resolve({"max_new_tokens": 5, "logits_processor": []}).logits_processors == ()
+    for wrong in (Own, lambda logits, prefix, length: logits, [own, 3], OfTorchsForm(), eqx.nn.StateIndex(0)):
+        with pytest.raises(TypeError, match=r"logits_processor .*processor\(logits, prefix, length\)"):
+            resolve({"max_new_tokens": 5, "logits_processor": wrong})
+
+
+def test_a_user_s_own_processors_are_no_part_of_a_config():
+    with pytest.raises(TypeError, match="logits_processor"):
+        config(logits_processor=Own())

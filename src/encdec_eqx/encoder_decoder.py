@@ -474,11 +474,26 @@ class EncoderDecoder(eqx.Module):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        typical_p: float | None = None,
+        epsilon_cutoff: float | None = None,
+        eta_cutoff: float | None = None,
         num_beams: int | None = None,
         length_penalty: float | None = None,
         early_stopping: bool | str | None = None,
         num_return_sequences: int | None = None,
+        sequence_bias: Any = None,
+        encoder_repetition_penalty: float | None = None,
+        repetition_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
         encoder_no_repeat_ngram_size: int | None = None,
+        bad_words_ids: Any = None,
+        remove_invalid_values: bool | None = None,
+        exponential_decay_length_penalty: Any = None,
+        suppress_tokens: Any = None,
+        begin_suppress_tokens: Any = None,
+        renormalize_logits: bool | None = None,
+        logits_processor: Any = None,
         forced_bos_token_id: int | None = None,
         forced_eos_token_id: Any = None,
         bos_token_id: int | None = None,
@@ -513,11 +528,32 @@ class EncoderDecoder(eqx.Module):
             temperature: logits are divided by it before sampling.
             top_k: sample among the k most probable tokens and those tied with the last of them; 0 means all.
             top_p: sample among the fewest tokens whose probabilities add up to it, at least one.
+            min_p: sample among the tokens at least this many times as probable as the most probable one; 0 means all.
+            typical_p: sample among the tokens whose surprise is closest to the entropy, as many as add up to this mass;
+                1 means all.
+            epsilon_cutoff: sample among the tokens at least this probable; 0 means all.
+            eta_cutoff: the same, with a bound that is lower where the entropy is high; 0 means all.
             num_beams: 1; beam search is not built yet.
             length_penalty: of beam search.
             early_stopping: of beam search.
             num_return_sequences: samples per sentence, side by side in the result.
+            sequence_bias: pairs of ids and a number (`[[[3], -1.5], [[4, 5], 2.0]]`, or a dictionary from tuples of
+                ids): what is added to the logit of the last id where the others stand before it.
+            encoder_repetition_penalty: above 1, tokens of the source become likelier.
+            repetition_penalty: above 1, tokens that are in the sequence already, prompt included, become less likely.
+            no_repeat_ngram_size: no run of that many tokens may come twice.
             encoder_no_repeat_ngram_size: no run of that many tokens of the source may be generated.
+            bad_words_ids: sequences of ids that may not be generated; an end-of-sequence id alone stays allowed.
+            remove_invalid_values: processed logits that are NaN become 0, infinities the largest finite numbers.
+            exponential_decay_length_penalty: `(start, factor)`: after `start` new tokens ends become likelier, at the
+                k-th token from there by `factor ** k - 1` times the size of their logit.
+            suppress_tokens: ids that may not be generated.
+            begin_suppress_tokens: ids that the first generated token (or the one after `forced_bos_token_id`) may not
+                be.
+            renormalize_logits: processed logits become log-probabilities.
+            logits_processor: a rule of your own, or a sequence of them: each an `equinox.Module` that is called as
+                `processor(logits, prefix, length)` in the compiled loop: logits (rows, vocab), and ids (rows, width)
+                of which the first `length` columns count. They come after all rules but those of sampling.
             forced_bos_token_id: the first token after a start token that stands alone.
             forced_eos_token_id: an id or several, the only ones that the last token allowed by the maximum length may
                 be.
@@ -548,11 +584,26 @@ class EncoderDecoder(eqx.Module):
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "min_p": min_p,
+            "typical_p": typical_p,
+            "epsilon_cutoff": epsilon_cutoff,
+            "eta_cutoff": eta_cutoff,
             "num_beams": num_beams,
             "length_penalty": length_penalty,
             "early_stopping": early_stopping,
             "num_return_sequences": num_return_sequences,
+            "sequence_bias": sequence_bias,
+            "encoder_repetition_penalty": encoder_repetition_penalty,
+            "repetition_penalty": repetition_penalty,
+            "no_repeat_ngram_size": no_repeat_ngram_size,
             "encoder_no_repeat_ngram_size": encoder_no_repeat_ngram_size,
+            "bad_words_ids": bad_words_ids,
+            "remove_invalid_values": remove_invalid_values,
+            "exponential_decay_length_penalty": exponential_decay_length_penalty,
+            "suppress_tokens": suppress_tokens,
+            "begin_suppress_tokens": begin_suppress_tokens,
+            "renormalize_logits": renormalize_logits,
+            "logits_processor": logits_processor,
             "forced_bos_token_id": forced_bos_token_id,
             "forced_eos_token_id": forced_eos_token_id,
             "bos_token_id": bos_token_id,

@@ -10,20 +10,6 @@ from typing import Any
 # Options of transformers' GenerationConfig that are not built: name -> (values at which it does nothing, the nearest
 # option that is built). A neutral value is always accepted.
 NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
-    "repetition_penalty": ((1.0,), "temperature or top_p with do_sample=True"),
-    "encoder_repetition_penalty": ((1.0,), "temperature or top_p with do_sample=True"),
-    "no_repeat_ngram_size": ((0,), "do_sample=True, which rarely loops"),
-    "bad_words_ids": ((), "min_length, which forbids end-of-sequence ids only"),
-    "suppress_tokens": ((), "min_length, which forbids end-of-sequence ids only"),
-    "begin_suppress_tokens": ((), "min_new_tokens, which forbids end-of-sequence ids at the beginning"),
-    "sequence_bias": ((), "temperature"),
-    "exponential_decay_length_penalty": ((), "max_new_tokens"),
-    "min_p": ((0.0,), "top_p"),
-    "typical_p": ((1.0,), "top_p"),
-    "epsilon_cutoff": ((0.0,), "top_p"),
-    "eta_cutoff": ((0.0,), "top_p"),
-    "renormalize_logits": ((False,), ".scores, which are log-probabilities already"),
-    "remove_invalid_values": ((False,), "float32 weights, which do not overflow"),
     "guidance_scale": ((1, 1.0), "temperature"),
     "watermarking_config": ((), "nothing like it"),
     "num_beam_groups": ((1,), "do_sample=True with num_return_sequences"),
@@ -33,7 +19,6 @@ NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
     "constraints": ((), "decoder_input_ids, which may hold the first tokens"),
     "force_words_ids": ((), "decoder_input_ids, which may hold the first tokens"),
     "prefix_allowed_tokens_fn": ((), "decoder_input_ids, which may hold the first tokens"),
-    "logits_processor": ((), "temperature, top_k and top_p"),
     "stopping_criteria": ((), "eos_token_id (a list is accepted) and max_new_tokens"),
     "stop_strings": ((), "eos_token_id (a list is accepted)"),
     "max_time": ((), "max_new_tokens"),
@@ -48,6 +33,9 @@ NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
     "decoder_inputs_embeds": ((), "decoder_input_ids"),
     "past_key_values": ((), "decoder_input_ids"),
 }
+
+# Options that stand in no file.
+ONLY_ARGUMENTS = ("logits_processor",)
 
 # Arguments people bring along from transformers whose job is done another way here.
 REPLACED: dict[str, str] = {

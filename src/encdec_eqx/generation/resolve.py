@@ -1,6 +1,6 @@
 """From everything that asks for something (arguments, a `GenerationConfig`, a file) to the settings of one run.
 
-All rules about how options combine are here. Must not know: models, arrays, loops.
+How lengths and sampling are settled is here, how the other rules are in `rules`. Must not know: models, arrays, loops.
 """
 
 import logging
@@ -9,15 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import options
+from .asked import ARGUMENT, FILE, PASSED, Asked
+from .rules import rule_settings
 from .settings import GenerationConfig, option_names, refuse_both
 from .special_tokens import BY_USER, TOKEN_NAMES, SpecialTokens
 
 _logger = logging.getLogger("encdec_eqx")
 
-_FILE = "the model's generation_config"
-_PASSED = "generation_config="
-_ARGUMENT = "argument"
-_SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+_SAMPLING = {
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
 _BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 
 
@@ -33,8 +40,23 @@ class Settings:
         temperature: logits are divided by it; 1 means as they are.
         top_k: 0 means all.
         top_p: 1 means all.
+        min_p: 0 means all.
+        typical_p: 1 means all.
+        epsilon_cutoff: 0 means none.
+        eta_cutoff: 0 means none.
         num_return_sequences: rows per sentence.
+        sequence_bias: pairs of ids and what is added to the last one's logit behind the others.
+        encoder_repetition_penalty: of the tokens that are not in the source; 1 means none.
+        repetition_penalty: of the tokens that are in the sequence; 1 means none.
+        no_repeat_ngram_size: length of the sequence's runs that may not be repeated; 0 means none.
         encoder_no_repeat_ngram_size: length of the source's runs that may not be repeated; 0 means none.
+        bad_words_ids: sequences of ids that may not be generated.
+        remove_invalid_values: make infinities and NaN finite.
+        exponential_decay_length_penalty: after how many new tokens ends become likelier, and by what factor a token.
+        suppress_tokens: ids that may not be generated.
+        begin_suppress_tokens: ids that the first generated token may not be.
+        logits_processors: the user's own.
+        renormalize_logits: turn processed logits into log-probabilities.
         forced_bos_token_id: the first generated token, where only a start token precedes it.
         forced_eos_token_ids: what the last possible token may be; empty means anything.
         notes: what was dropped from a file because it could not apply, one sentence each.
@@ -47,8 +69,23 @@ class Settings:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
     num_return_sequences: int = 1
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    encoder_repetition_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    remove_invalid_values: bool = False
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    logits_processors: tuple[Any, ...] = ()
+    renormalize_logits: bool = False
     forced_bos_token_id: int | None = None
     forced_eos_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
@@ -63,7 +100,7 @@ def split_options(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     """
     chosen: dict[str, Any] = {}
     tokens: dict[str, Any] = {}
-    known = option_names()
+    known = (*option_names(), *options.ONLY_ARGUMENTS)
     for name, value in arguments.items():
         if name in TOKEN_NAMES:
             tokens[name] = value
@@ -90,13 +127,13 @@ def resolve_tokens(
         ValueError: for ids that are missing, or beyond the vocabulary and not dropped.
     """
     if passed is not None:
-        model = model.override(_PASSED, **{name: getattr(passed, name) for name in TOKEN_NAMES})
-    tokens, notes = model.override(_ARGUMENT, **arguments), ()
+        model = model.override(PASSED, **{name: getattr(passed, name) for name in TOKEN_NAMES})
+    tokens, notes = model.override(ARGUMENT, **arguments), ()
     _within(vocab_size, "decoder_start_token_id", (tokens.require("decoder_start_token_id"),), tokens)
     ends = tokens.require("eos_token_id")
     reachable = tuple(end for end in ends if end < vocab_size)
     source = dict(tokens.sources).get("eos_token_id", "")
-    if reachable != ends and source not in (_ARGUMENT, _PASSED, BY_USER):
+    if reachable != ends and source not in (ARGUMENT, PASSED, BY_USER):
         notes = (f"eos_token_id={ends} ({source}) goes beyond the decoder's vocabulary of {vocab_size}: dropped.",)
         tokens = tokens.override(source, eos_token_id=reachable)
     _within(vocab_size, "eos_token_id", tokens.require("eos_token_id"), tokens)
@@ -145,14 +182,15 @@ def resolve_settings(
         NotImplementedError: for options that are not built.
         ValueError: for combinations that contradict each other or would do nothing.
     """
-    asked = _Asked(arguments, passed, file)
+    asked = Asked(arguments, passed, file)
     asked.refuse_not_built()
-    asked.refuse_beams()
+    _refuse_beams(asked)
     sampling = _sampling(asked, has_key)
     longest = _max_new_tokens(asked, prompt_width)
     min_length, min_new_tokens = _least(asked, prompt_width, longest, not eos_ids)
-    forced = _forced(asked, prompt_width, vocab_size)
-    ngrams = _source_ngrams(asked, has_source_ids)
+    rules = rule_settings(
+        asked, prompt_width=prompt_width, eos_ids=eos_ids, vocab_size=vocab_size, has_source_ids=has_source_ids
+    )
     notes += tuple(asked.notes)
     for note in notes:
         _report_once(note)
@@ -161,64 +199,24 @@ def resolve_settings(
         min_length=min_length,
         min_new_tokens=min_new_tokens,
         notes=notes,
-        encoder_no_repeat_ngram_size=ngrams,
-        **forced,
+        **rules,
         **sampling,
     )
 
 
-class _Asked:
-    """All that was asked for, with who asked: a file is forgiven what a caller is not."""
-
-    def __init__(self, arguments: Mapping[str, Any], passed: GenerationConfig | None, file: GenerationConfig | None):
-        base = passed if passed is not None else file if file is not None else GenerationConfig()
-        self.arguments = dict(arguments)
-        self.base_origin = _FILE if passed is None else _PASSED
-        self.others = dict(base.others)
-        # Validates the types and ranges of the arguments, with the same words as a config's.
-        own: dict[str, Any] = {name: value for name, value in self.arguments.items() if name in option_names()}
-        self.arguments.update(_validated(own))
-        self.base = {name: getattr(base, name) for name in option_names() if getattr(base, name) is not None}
-        self.notes: list[str] = []
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.arguments.get(name, self.base.get(name, default))
-
-    def origin(self, name: str) -> str:
-        return _ARGUMENT if name in self.arguments else self.base_origin
-
-    def refuse_or_drop(self, name: str, neutral: Any, why: str) -> None:
-        """An option that does nothing: an error from a caller, a note from a file (if it was meant to do something)."""
-        if name not in self.arguments and name not in self.base:
-            return
-        if self.origin(name) != _FILE:
-            raise ValueError(f"{name}={self.get(name)!r} ({self.origin(name)}) would do nothing: {why}.")
-        if self.base[name] != neutral:
-            self.notes.append(f"{name}={self.base[name]!r} of {_FILE} is dropped: {why}.")
-
-    def refuse_not_built(self) -> None:
-        for name, value in {**self.others, **self.arguments}.items():
-            if name in options.NOT_BUILT and not options.does_nothing(name, value):
-                raise options.not_built(name, value, self.origin(name))
-
-    def refuse_beams(self) -> None:
-        if (beams := self.get("num_beams", 1)) > 1:
-            instead = "do_sample=True with num_return_sequences, ranked by .scores"
-            how = "" if self.origin("num_beams") == _ARGUMENT else " Pass num_beams=1 for greedy search."
-            raise NotImplementedError(
-                f"num_beams={beams} ({self.origin('num_beams')}): beam search is not built yet. The nearest options "
-                f"that are: greedy search, or {instead}.{how}"
-            )
-        for name, neutral in _BEAMS.items():
-            self.refuse_or_drop(name, neutral, "it belongs to beam search, and num_beams is 1")
+def _refuse_beams(asked: Asked) -> None:
+    if (beams := asked.get("num_beams", 1)) > 1:
+        instead = "do_sample=True with num_return_sequences, ranked by .scores"
+        how = "" if asked.origin("num_beams") == ARGUMENT else " Pass num_beams=1 for greedy search."
+        raise NotImplementedError(
+            f"num_beams={beams} ({asked.origin('num_beams')}): beam search is not built yet. The nearest options "
+            f"that are: greedy search, or {instead}.{how}"
+        )
+    for name, neutral in _BEAMS.items():
+        asked.refuse_or_drop(name, neutral, "it belongs to beam search, and num_beams is 1")
 
 
-def _validated(given: Mapping[str, Any]) -> dict[str, Any]:
-    checked = GenerationConfig(**given)
-    return {name: getattr(checked, name) for name in given}
-
-
-def _sampling(asked: _Asked, has_key: bool) -> dict[str, Any]:
+def _sampling(asked: Asked, has_key: bool) -> dict[str, Any]:
     if not asked.get("do_sample", False):
         for name, neutral in _SAMPLING.items():
             asked.refuse_or_drop(name, neutral, "it shapes sampling, and do_sample is not True")
@@ -231,9 +229,9 @@ def _sampling(asked: _Asked, has_key: bool) -> dict[str, Any]:
             f"do_sample=True ({asked.origin('do_sample')}) draws random numbers: pass key=jax.random.key(seed), "
             "another seed for other samples."
         )
-    if "do_sample" not in asked.arguments and asked.base_origin == _FILE and asked.get("top_k") is None:
+    if "do_sample" not in asked.arguments and asked.base_origin == FILE and asked.get("top_k") is None:
         asked.notes.append(
-            f"do_sample=True of {_FILE} names no top_k: all tokens are sampled from. (transformers would silently "
+            f"do_sample=True of {FILE} names no top_k: all tokens are sampled from. (transformers would silently "
             "apply its default; pass top_k=50 for that.)"
         )
     return {
@@ -243,7 +241,7 @@ def _sampling(asked: _Asked, has_key: bool) -> dict[str, Any]:
     }
 
 
-def _one_of_two(asked: _Asked, first: str, second: str) -> None:
+def _one_of_two(asked: Asked, first: str, second: str) -> None:
     """An argument for one of the pair beats whatever a config says about either."""
     refuse_both(asked.arguments.get(first), asked.arguments.get(second), first, second)
     if first in asked.arguments or second in asked.arguments:
@@ -251,7 +249,7 @@ def _one_of_two(asked: _Asked, first: str, second: str) -> None:
         asked.base.pop(second, None)
 
 
-def _max_new_tokens(asked: _Asked, prompt_width: int) -> int:
+def _max_new_tokens(asked: Asked, prompt_width: int) -> int:
     _one_of_two(asked, "max_length", "max_new_tokens")
     if (new := asked.get("max_new_tokens")) is not None:
         return new
@@ -270,7 +268,7 @@ def _max_new_tokens(asked: _Asked, prompt_width: int) -> int:
     return length - prompt_width
 
 
-def _least(asked: _Asked, prompt_width: int, longest: int, never_ends: bool) -> tuple[int, int]:
+def _least(asked: Asked, prompt_width: int, longest: int, never_ends: bool) -> tuple[int, int]:
     _one_of_two(asked, "min_length", "min_new_tokens")
     limits = {"min_length": longest + prompt_width, "min_new_tokens": longest}
     if never_ends:
@@ -283,43 +281,10 @@ def _least(asked: _Asked, prompt_width: int, longest: int, never_ends: bool) -> 
         if value <= limit:
             continue
         beyond = f"{name}={value} ({asked.origin(name)}) is more than can be generated ({limit})"
-        if asked.origin(name) != _FILE:
+        if asked.origin(name) != FILE:
             raise ValueError(f"{beyond}. Lower it, or raise max_length or max_new_tokens.")
         asked.notes.append(f"{beyond}: no row will end early.")
     return asked.get("min_length", 0), asked.get("min_new_tokens", 0)
-
-
-def _forced(asked: _Asked, prompt_width: int, vocab_size: int) -> dict[str, Any]:
-    """The forced ids, each of which must be one of the decoder's."""
-    first, last = asked.get("forced_bos_token_id"), asked.get("forced_eos_token_id", ())
-    if first is not None and prompt_width > 1:
-        why = f"it takes the place of the first token after a lone start token, and the prompt has {prompt_width}"
-        asked.refuse_or_drop("forced_bos_token_id", None, why)
-        first = None
-    first = None if first is None else (_reachable(asked, "forced_bos_token_id", (first,), vocab_size) or (None,))[0]
-    last = _reachable(asked, "forced_eos_token_id", last, vocab_size)
-    return {"forced_bos_token_id": first, "forced_eos_token_ids": last}
-
-
-def _reachable(asked: _Asked, name: str, ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
-    if all(value < vocab_size for value in ids):
-        return ids
-    beyond = f"{name}={ids} ({asked.origin(name)}) goes beyond the decoder's vocabulary of {vocab_size}"
-    if asked.origin(name) != _FILE:
-        raise ValueError(f"{beyond}. Pass an id of the decoder's own tokenizer, or resize its token table.")
-    asked.notes.append(f"{beyond}: dropped.")
-    return tuple(value for value in ids if value < vocab_size)
-
-
-def _source_ngrams(asked: _Asked, has_source_ids: bool) -> int:
-    size = asked.get("encoder_no_repeat_ngram_size", 0)
-    if size and not has_source_ids:
-        raise ValueError(
-            f"encoder_no_repeat_ngram_size={size} ({asked.origin('encoder_no_repeat_ngram_size')}) compares with the "
-            "source's token ids, and there are none. Pass input_ids (they may stand beside encoder_outputs), or "
-            "encoder_no_repeat_ngram_size=0."
-        )
-    return size
 
 
 _reported: set[str] = set()

@@ -4,13 +4,12 @@ Must not know: models, arrays, loops, and how options combine with each other an
 """
 
 import logging
-import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from . import options
+from .settings_checks import CHECKS
 from .special_tokens import TOKEN_NAMES, SpecialTokens
 
 _logger = logging.getLogger("encdec_eqx")
@@ -27,97 +26,15 @@ _HF_DEFAULTS: dict[str, Any] = {
     "num_return_sequences": 1,
     "length_penalty": 1.0,
     "early_stopping": False,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
-}
-
-_WHOLE_NUMBERS = {
-    "max_length": 1,
-    "max_new_tokens": 1,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "top_k": 0,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "encoder_no_repeat_ngram_size": 0,
-    "forced_bos_token_id": 0,
-}
-
-
-def _whole(name: str, value: Any) -> int:
-    least = _WHOLE_NUMBERS[name]
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}.")
-    return number
-
-
-def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool | str):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {number}.")
-    return number
-
-
-def _temperature(name: str, value: Any) -> float:
-    number = _real(name, value)
-    if number <= 0:
-        raise ValueError(f"{name} must be above 0, got {number}; for the most probable token pass do_sample=False.")
-    return number
-
-
-def _top_p(name: str, value: Any) -> float:
-    number = _real(name, value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name} is a probability mass and must lie in [0, 1], got {number}.")
-    return number
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}.")
-    return value
-
-
-def _early_stopping(name: str, value: Any) -> bool | str:
-    if isinstance(value, bool) or value == "never":
-        return value
-    raise ValueError(f'{name} must be True, False or "never", got {value!r}.')
-
-
-def _ids(name: str, value: Any) -> tuple[int, ...]:
-    """One id or several, as a tuple."""
-    several = isinstance(value, Sequence) or (hasattr(value, "ndim") and value.ndim == 1)
-    found = tuple(_id(name, item) for item in (value if several and not isinstance(value, str) else (value,)))
-    if not found:
-        raise ValueError(f"{name} is empty; pass an id, several, or leave it out.")
-    return found
-
-
-def _id(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer id or several, got {value!r}.")
-    if (number := operator.index(value)) < 0:
-        raise ValueError(f"{name} must be at least 0, got {number}.")
-    return number
-
-
-_CHECKS = dict.fromkeys(_WHOLE_NUMBERS, _whole) | {
-    "do_sample": _flag,
-    "temperature": _temperature,
-    "top_p": _top_p,
-    "length_penalty": _real,
-    "early_stopping": _early_stopping,
-    "forced_eos_token_id": _ids,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "remove_invalid_values": False,
+    "renormalize_logits": False,
 }
 
 
@@ -137,11 +54,31 @@ class GenerationConfig:
         temperature: logits are divided by it before sampling; above 0.
         top_k: sample among the k most probable tokens and those tied with the last of them; 0 means all.
         top_p: sample among the fewest tokens whose probabilities add up to this mass, at least one.
+        min_p: sample among the tokens that are at least this many times as probable as the most probable one; 0 means
+            all.
+        typical_p: sample among the tokens whose surprise is closest to the entropy, as many as add up to this mass; 1
+            means all.
+        epsilon_cutoff: sample among the tokens at least this probable; 0 means all.
+        eta_cutoff: the same, with a bound that is lower where the entropy is high; 0 means all.
         num_beams: 1; beam search is not built yet.
         num_return_sequences: samples per sentence.
         length_penalty: of beam search.
         early_stopping: of beam search: True, False or "never".
+        sequence_bias: pairs of ids and a number, or a dictionary from tuples of ids: the number is added to the logit
+            of the last id where the others stand before it. Stored as a tuple of pairs.
+        encoder_repetition_penalty: above 1, logits of tokens of the source are raised: divided by it if negative,
+            multiplied if not; 1 for no such rule.
+        repetition_penalty: above 1, logits of tokens of the sequence, prompt included, are lowered: multiplied by it if
+            negative, divided if not; 1 for no such rule.
+        no_repeat_ngram_size: no run of that many tokens may come twice; 0 for no such rule.
         encoder_no_repeat_ngram_size: no run of that many tokens of the source may be generated; 0 for no such rule.
+        bad_words_ids: sequences of ids that may not be generated; an end-of-sequence id alone stays allowed.
+        remove_invalid_values: NaN becomes 0, infinities the largest finite numbers.
+        exponential_decay_length_penalty: (start, factor): after `start` new tokens ends become likelier, at the k-th
+            token from there by `factor ** k - 1` times the size of their logit.
+        suppress_tokens: ids that may not be generated.
+        begin_suppress_tokens: ids that the first generated token (or the one after `forced_bos_token_id`) may not be.
+        renormalize_logits: processed logits become log-probabilities.
         forced_bos_token_id: the first token after a start token that stands alone (mBART's target language).
         forced_eos_token_id: the only id, or ids, that the last token allowed by the maximum length may be.
         bos_token_id: see `SpecialTokens`, as for the three below.
@@ -165,11 +102,25 @@ class GenerationConfig:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+    eta_cutoff: float | None = None
     num_beams: int | None = None
     num_return_sequences: int | None = None
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
+    sequence_bias: Mapping[Sequence[int], float] | Sequence[Any] | None = None
+    encoder_repetition_penalty: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
     encoder_no_repeat_ngram_size: int | None = None
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    remove_invalid_values: bool | None = None
+    exponential_decay_length_penalty: Sequence[float] | None = None
+    suppress_tokens: int | Sequence[int] | None = None
+    begin_suppress_tokens: int | Sequence[int] | None = None
+    renormalize_logits: bool | None = None
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | Sequence[int] | None = None
     bos_token_id: int | None = None
@@ -179,7 +130,7 @@ class GenerationConfig:
     others: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
-        for name, check in _CHECKS.items():
+        for name, check in CHECKS.items():
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check(name, value))
@@ -217,7 +168,8 @@ class GenerationConfig:
         unknown = sorted(set(found) - {*option_names(), *options.NOT_BUILT, *options.BOOKKEEPING})
         if unknown:
             _logger.warning("%s: not known and not acted on: %s.", place, ", ".join(unknown))
-        ours = {k: found.pop(k) for k in option_names() if k in found}
+        # An empty list asks for nothing.
+        ours = {k: v for k in option_names() if k in found and (v := found.pop(k)) not in ([], {})}
         return cls(**ours, others=tuple(sorted((k, _hashable(v)) for k, v in found.items())))
 
     def to_hf(self) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""The processors of one run, in the order of transformers 4.57.6, and how they are applied.
+
+Must not know: models, caches, loops, and what any rule does.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..buckets import LEAST_SLOTS, bucket
+from ..resolve import Settings
+from . import lengths, numbers, repetition, shares, words
+from ._base import Length, Logits, Prefix, Processor
+
+
+def build(
+    settings: Settings,
+    *,
+    min_length: int,
+    eos_ids: Sequence[int],
+    prompt_width: int,
+    rows_per_sentence: int,
+    source: tuple[np.ndarray, int] | None = None,
+    min_tokens_to_keep: int = 1,
+) -> tuple[Processor, ...]:
+    """The processors of one run, in torch's order; those that would change nothing are left out.
+
+    Args:
+        settings: what was asked for.
+        min_length: in columns of the prefix (the settings' also counts columns that the prefix lacks).
+        eos_ids: ids that end a row.
+        prompt_width: columns of the prompt.
+        rows_per_sentence: beams or samples.
+        source: the source's ids and how many of their columns are not the bucket's padding.
+        min_tokens_to_keep: the least number of tokens that rules of sampling leave.
+    """
+    ends = np.asarray(eos_ids, np.int32)
+    return (
+        *_about_repetition(settings, rows_per_sentence, source),
+        *_about_ends(settings, min_length, prompt_width, ends),
+        *_about_places(settings, prompt_width, ends),
+        *settings.logits_processors,
+        *(_about_shares(settings, min_tokens_to_keep) if settings.do_sample else ()),
+        *((numbers.Normalised(),) if settings.renormalize_logits else ()),
+    )
+
+
+def apply(processors: Sequence[Processor], logits: Logits, prefix: Prefix, length: Length) -> Logits:
+    """All processors, one after another.
+
+    Raises:
+        TypeError: if one, a user's own, does not return logits of the same shape and dtype.
+    """
+    for processor in processors:
+        processed = processor(logits, prefix, length)
+        got, expected = (_form(array) for array in (processed, logits))
+        if got != expected:
+            raise TypeError(
+                f"the processor {type(processor).__name__} returned {got}; expected {expected}, as it was given."
+            )
+        logits = processed
+    return logits
+
+
+def _form(array: Any) -> str:
+    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        return type(array).__name__
+    return f"{np.dtype(array.dtype).name}{list(array.shape)}"
+
+
+def _about_repetition(
+    settings: Settings, rows_per_sentence: int, source: tuple[np.ndarray, int] | None
+) -> list[Processor]:
+    chain: list[Processor] = []
+    if settings.sequence_bias:
+        chain.append(words.SequenceBias.of_sequences(settings.sequence_bias))
+    if settings.encoder_repetition_penalty != 1.0 and source is not None:
+        ids, width = source
+        penalty = np.asarray(1 / settings.encoder_repetition_penalty, np.float32)
+        chain.append(repetition.SourcePenalty(ids, np.asarray(width, np.int32), penalty, rows_per_sentence))
+    if settings.repetition_penalty != 1.0:
+        chain.append(repetition.RepetitionPenalty(np.asarray(settings.repetition_penalty, np.float32)))
+    if settings.no_repeat_ngram_size > 0:
+        chain.append(repetition.NGrams(settings.no_repeat_ngram_size))
+    if settings.encoder_no_repeat_ngram_size > 0 and source is not None:
+        ids, width = source
+        size = settings.encoder_no_repeat_ngram_size
+        chain.append(repetition.SourceNGrams(ids, np.asarray(width, np.int32), size, rows_per_sentence))
+    if settings.bad_words_ids:
+        forbidden = [(word, -np.inf) for word in dict.fromkeys(settings.bad_words_ids)]
+        chain.append(words.SequenceBias.of_sequences(forbidden))
+    return chain
+
+
+def _about_ends(settings: Settings, min_length: int, prompt_width: int, ends: np.ndarray) -> list[Processor]:
+    chain: list[Processor] = []
+    if min_length > 0:
+        chain.append(lengths.MinLength(np.asarray(min_length, np.int32), ends))
+    if settings.min_new_tokens > 0:
+        least, width = (np.asarray(value, np.int32) for value in (settings.min_new_tokens, prompt_width))
+        chain.append(lengths.MinNewTokens(least, width, ends))
+    return chain
+
+
+def _about_places(settings: Settings, prompt_width: int, ends: np.ndarray) -> list[Processor]:
+    chain: list[Processor] = []
+    first_is_forced = settings.forced_bos_token_id is not None
+    if settings.forced_bos_token_id is not None:
+        chain.append(words.ForcedToken(np.asarray(1, np.int32), np.asarray([settings.forced_bos_token_id], np.int32)))
+    if settings.forced_eos_token_ids:
+        last = np.asarray(prompt_width + settings.max_new_tokens - 1, np.int32)
+        chain.append(words.ForcedToken(last, np.asarray(settings.forced_eos_token_ids, np.int32)))
+    if settings.remove_invalid_values:
+        chain.append(numbers.Finite())
+    if settings.exponential_decay_length_penalty is not None:
+        chain.append(_decaying(settings.exponential_decay_length_penalty, settings.max_new_tokens, prompt_width, ends))
+    if settings.suppress_tokens:
+        chain.append(words.Suppressed(words.listed(settings.suppress_tokens)))
+    if settings.begin_suppress_tokens:
+        first = np.asarray(prompt_width + first_is_forced, np.int32)
+        chain.append(words.SuppressedAt(first, words.listed(settings.begin_suppress_tokens)))
+    return chain
+
+
+def _decaying(decay: tuple[int, float], new: int, prompt_width: int, ends: np.ndarray) -> lengths.DecayingLength:
+    start, factor = decay
+    with np.errstate(over="ignore"):
+        growth = np.power(factor, np.arange(bucket(new, least=LEAST_SLOTS), dtype=np.float64)) - 1
+    growth = np.minimum(growth, np.finfo(np.float32).max).astype(np.float32)
+    return lengths.DecayingLength(np.asarray(prompt_width + start, np.int32), growth, ends)
+
+
+def _about_shares(settings: Settings, keep: int) -> list[Processor]:
+    if not settings.do_sample:
+        return []
+    chain: list[Processor] = []
+    if settings.temperature != 1.0:
+        chain.append(shares.Temperature(np.asarray(settings.temperature, np.float32)))
+    if settings.top_k > 0:
+        chain.append(shares.TopK(np.asarray(max(settings.top_k, keep), np.int32)))
+    bounds = (
+        (shares.TopP, 1 - settings.top_p, settings.top_p < 1),
+        (shares.MinP, settings.min_p, settings.min_p > 0),
+        (shares.Typical, settings.typical_p, settings.typical_p < 1),
+        (shares.Epsilon, settings.epsilon_cutoff, settings.epsilon_cutoff > 0),
+        (shares.Eta, settings.eta_cutoff, settings.eta_cutoff > 0),
+    )
+    chain += [rule(np.asarray(bound, np.float32), keep) for rule, bound, has_effect in bounds if has_effect]
+    return chain
