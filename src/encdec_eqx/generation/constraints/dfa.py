@@ -1,6 +1,6 @@
 """A constraint as a dense table, whose columns are classes of tokens. Knows no pattern and no text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int32, Integer
 from ..._typing import Array, ArrayLike
 from ..buckets import bucket
 from .ends import as_end_ids
-from .interface import DEAD, END, NEVER, START, AbstractConstraint, Remaining, States
+from .interface import DEAD, END, NEVER, START, AbstractConstraint, Ids, Remaining, States
 from .tables import Table, merged_columns, without_dead_ends
 
 _LEAST_STATES = 64
@@ -114,16 +114,16 @@ class TokenDFA(AbstractConstraint):
         """See `AbstractConstraint`."""
         return int(np.asarray(self.needs)[START].min())
 
-    def accepts(self, ids: Iterable[int]) -> bool:
+    def accepts(self, ids: Ids) -> bool:
         """See `AbstractConstraint`."""
         transitions, classes = np.asarray(self.transitions), np.asarray(self.token_classes)
         state = START
-        for id_ in ids:
+        for id_ in np.asarray(ids).tolist():
             if state == END:
                 break
             if not 0 <= id_ < classes.size or (state := transitions[state, classes[id_]]) < 0:
                 return False
-        return state == END
+        return bool(state == END)
 
     def describe(self) -> str:
         """See `AbstractConstraint`."""

@@ -4,12 +4,12 @@ States are numbers. Three of them mean the same in every constraint of this fold
 """
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 from jax.core import Tracer
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Integer
 
 from ..._typing import Array, ArrayLike
 
@@ -27,6 +27,7 @@ NEVER = 2**30
 
 States = Int32[Array, " rows"]
 Remaining = Int32[Array, ""]
+Ids = Sequence[int] | Integer[ArrayLike, " generated"]
 
 
 class AbstractConstraint(eqx.Module):
@@ -85,7 +86,7 @@ class AbstractConstraint(eqx.Module):
         """Tokens of the shortest valid output, its end token included. A host property."""
 
     @abc.abstractmethod
-    def accepts(self, ids: Iterable[int]) -> bool:
+    def accepts(self, ids: Ids) -> bool:
         """Whether generated ids are a valid output. A host method.
 
         Args:

@@ -10,7 +10,7 @@ from .trie import TokenTrie, from_edges
 
 
 def from_sequences(
-    sequences: Iterable[Sequence[int]], *, eos_token_id: int | Sequence[int], vocab_size: int
+    sequences: Iterable[Sequence[int] | np.ndarray], *, eos_token_id: int | Sequence[int], vocab_size: int
 ) -> TokenTrie:
     """A constraint to exactly these outputs, each followed by an end token.
 
@@ -57,7 +57,7 @@ def from_sequences(
     )
 
 
-def _flattened(sequences: Iterable[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def _flattened(sequences: Iterable[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """All ids one after another, and the length of each sequence."""
     sequences = list(sequences)
     if not sequences:

@@ -6,7 +6,7 @@ from typing import ClassVar, NoReturn
 
 from .symbols import SymbolSet
 
-_DEEPEST = 100
+_DEEPEST = 50
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """A constraint as lists of edges, for automata with many states of which most have few ways on. Knows no strings."""
 
-from collections.abc import Iterable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ from jaxtyping import Bool, Int32
 from ..._typing import Array, ArrayLike
 from ..buckets import bucket
 from .graph import least_to_end, ranges
-from .interface import DEAD, END, NEVER, START, AbstractConstraint, Remaining, States
+from .interface import DEAD, END, NEVER, START, AbstractConstraint, Ids, Remaining, States
 
 _LEAST_SIZE = 64
 _LEAST_WINDOW = 16
@@ -39,7 +37,7 @@ class TokenTrie(AbstractConstraint):
         window: at least the number of edges of any narrow state.
     """
 
-    first_edge: Int32[ArrayLike, " states+1"]
+    first_edge: Int32[ArrayLike, " states_and_one"]
     edge_tokens: Int32[ArrayLike, " edges"]
     edge_targets: Int32[ArrayLike, " edges"]
     edge_needs: Int32[ArrayLike, " edges"]
@@ -104,12 +102,12 @@ class TokenTrie(AbstractConstraint):
         """See `AbstractConstraint`."""
         return int(np.asarray(self.edge_needs)[slice(*np.asarray(self.first_edge)[START : START + 2])].min())
 
-    def accepts(self, ids: Iterable[int]) -> bool:
+    def accepts(self, ids: Ids) -> bool:
         """See `AbstractConstraint`."""
         first_edge, tokens = np.asarray(self.first_edge), np.asarray(self.edge_tokens)
         targets = np.asarray(self.edge_targets)
         state = START
-        for id_ in ids:
+        for id_ in np.asarray(ids).tolist():
             if state == END:
                 break
             first, last = first_edge[state : state + 2]
