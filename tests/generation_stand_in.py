@@ -21,12 +21,15 @@ SIZE = 6
 
 
 class StandInCache(eqx.Module):
-    """Sum of the embeddings so far, the source's means, and the number of slots used and there."""
+    """The embeddings so far by slot, the source's means, and the number of slots used."""
 
-    total: jax.Array
+    kept: jax.Array
     source: jax.Array
     length: jax.Array
-    slots: int = eqx.field(static=True)
+
+    @property
+    def slots(self) -> int:
+        return self.kept.shape[1]
 
 
 class StandInDecoder(eqx.Module):
@@ -40,15 +43,23 @@ class StandInDecoder(eqx.Module):
         weights = jnp.asarray(encoder_mask, jnp.float32)[..., None]
         mean = jnp.sum(encoder_states * weights, axis=1) / jnp.sum(weights, axis=1)
         per_row = jnp.repeat(mean, rows // mean.shape[0], axis=0)
-        return StandInCache(jnp.zeros((rows, SIZE)), per_row, jnp.zeros((), jnp.int32), slots)
+        return StandInCache(jnp.zeros((rows, slots, SIZE)), per_row, jnp.zeros((), jnp.int32))
 
-    def advance(self, ids: Any, cache: StandInCache, *, mask: Any = None, positions: Any = None) -> Any:
+    def advance(
+        self, ids: Any, cache: StandInCache, *, mask: Any = None, positions: Any = None, branches: Any = None
+    ) -> Any:
         embedded = self.tokens[ids]
         if mask is not None:
             embedded = embedded * jnp.asarray(mask, jnp.float32)[..., None]
-        totals = cache.total[:, None] + jnp.cumsum(embedded, axis=1)
+        kept = jax.lax.dynamic_update_slice_in_dim(cache.kept, embedded, cache.length, axis=1)
+        if branches is None:
+            earlier = jnp.arange(cache.slots)[None, :] <= cache.length + jnp.arange(ids.shape[1])[:, None]
+            seen = jnp.broadcast_to(earlier[None], (ids.shape[0], *earlier.shape))
+        else:
+            seen = branches.visible
+        totals = jnp.einsum("rns,rsz->rnz", seen.astype(jnp.float32), kept, precision="highest")
         hidden = jnp.sin(totals + cache.source[:, None] + self.positions[positions])
-        return hidden, StandInCache(totals[:, -1], cache.source, cache.length + ids.shape[1], cache.slots)
+        return hidden, StandInCache(kept, cache.source, cache.length + ids.shape[1])
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         return hidden @ self.head

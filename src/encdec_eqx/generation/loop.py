@@ -1,17 +1,19 @@
 """The loop every strategy runs in, compiled once a bucket. Must not know: strategies, encoders, options.
 
-A strategy is a module with `step(decoder, state) -> state`. Its state has `length`, the columns of `tokens` filled so
-far, and `finished`. `advance_until` runs it up to a given length or until all have finished, whichever comes first, so
-that the same program serves a whole generation and a piece of one.
+A strategy is a module with `step(decoder, state) -> state`. Its state has `length`, the columns filled so far, and
+`finished`. `advance_until` runs it up to a given length or until all have finished, whichever comes first, so that the
+same program serves a whole generation and a piece of one. What else a strategy has serves the host before and after.
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int32
+import numpy as np
+from jaxtyping import Bool, Float, Int32, Shaped
 
 from .._typing import Array, ArrayLike
 
@@ -24,7 +26,9 @@ class DecoderStep(Protocol):
         """An empty cache. It holds nothing of its arguments as they are: a run donates its buffers."""
         ...
 
-    def advance(self, ids: Any, cache: Any, *, mask: Any = None, positions: Any = None) -> tuple[Array, Any]:
+    def advance(
+        self, ids: Any, cache: Any, *, mask: Any = None, positions: Any = None, branches: Any = None
+    ) -> tuple[Array, Any]:
         """Hidden states of the next tokens, and the cache with them added."""
         ...
 
@@ -34,9 +38,13 @@ class DecoderStep(Protocol):
 
 
 class AbstractState(eqx.Module):
-    """What changes from token to token."""
+    """What changes from token to token.
 
-    tokens: eqx.AbstractVar[Int32[Array, "rows width"]]
+    Attributes:
+        length: columns filled, the prompt's included. The last of them has not been fed to the decoder yet.
+        finished: what needs no more steps: rows, or sentences where their rows end together.
+    """
+
     length: eqx.AbstractVar[Int32[Array, ""]]
     finished: eqx.AbstractVar[Bool[Array, " rows"]]
 
@@ -44,12 +52,71 @@ class AbstractState(eqx.Module):
 State = TypeVar("State", bound=AbstractState)
 
 
+class Opening(eqx.Module):
+    """Where a run starts: the prompt, of which all but the last token has been fed.
+
+    Attributes:
+        columns: the prompt, then room for the tokens to come; a row of each that the cache has.
+        positions: of the prompt's last token.
+        real: which of the cache's slots before that token hold real tokens.
+        alive: False for rows that only fill the bucket.
+        cache: filled with the prompt but for its last token.
+    """
+
+    columns: Int32[np.ndarray, "rows width"]
+    positions: Int32[np.ndarray, " rows"]
+    real: Bool[np.ndarray, "rows prefix"]
+    alive: Bool[np.ndarray, " rows"]
+    cache: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What a strategy has to say at its end, on the host: `GenerationResult` has the same fields.
+
+    `log_probs` and the two after it have as many columns as `sequences`, the prompt's filled with zeros.
+    """
+
+    sequences: np.ndarray
+    lengths: np.ndarray
+    truncated: np.ndarray
+    scores: np.ndarray
+    normalized_scores: np.ndarray
+    log_probs: np.ndarray
+    processed_log_probs: np.ndarray
+    beam_indices: np.ndarray | None = None
+
+
 class AbstractStrategy(eqx.Module):
-    """How the next tokens are chosen. Its arrays are constants of a run; its static fields decide the program."""
+    """How the next tokens are chosen. Its arrays are constants of a run; its static fields decide the program.
+
+    Attributes:
+        pad_id: what follows an end.
+    """
+
+    pad_id: eqx.AbstractVar[Int32[ArrayLike, ""]]
+
+    @property
+    @abstractmethod
+    def cache_rows(self) -> int:
+        """Rows of the cache a sentence."""
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens that a step feeds for each row of the cache, each of which takes a slot."""
+        return 1
+
+    @abstractmethod
+    def start(self, opening: Opening) -> Any:
+        """The state before the first token."""
 
     @abstractmethod
     def step(self, decoder: DecoderStep, state: Any) -> Any:
         """The state after one more token in every row."""
+
+    @abstractmethod
+    def record(self, state: Any, batch: int) -> Record:
+        """The state's results for the first `batch` sentences."""
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -72,14 +139,22 @@ def advance_until(fixed: tuple[Any, AbstractStrategy, Int32[ArrayLike, ""]], sta
     return jax.lax.while_loop(unfinished, lambda now: strategy.step(decoder, now), state)
 
 
-def last_column(state: AbstractState) -> Int32[Array, "rows 1"]:
-    """The tokens to be fed next."""
-    return jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=1)
+def column_at(table: Shaped[Array, "*rows width"], at: Int32[Array, ""]) -> Shaped[Array, "*rows"]:
+    """One column."""
+    return jax.lax.dynamic_index_in_dim(table, at, axis=table.ndim - 1, keepdims=False)
 
 
-def with_column(tokens: Int32[Array, "rows width"], column: Int32[Array, " rows"], at: Int32[Array, ""]) -> Array:
-    """The tokens with one more column."""
-    return jax.lax.dynamic_update_slice_in_dim(tokens, column[:, None], at, axis=1)
+def with_column(
+    table: Shaped[Array, "*rows width"], column: Shaped[Array, "*rows"], at: Int32[Array, ""]
+) -> Shaped[Array, "*rows width"]:
+    """The table with one column replaced."""
+    return jax.lax.dynamic_update_slice_in_dim(table, column[..., None], at, axis=table.ndim - 1)
+
+
+def is_end(tokens: Int32[Array, "*rows"], eos_ids: Int32[ArrayLike, " ends"]) -> Bool[Array, "*rows"]:
+    """Which tokens end a sequence."""
+    ends = jnp.asarray(eos_ids).reshape((1,) * tokens.ndim + (-1,))
+    return jnp.any(tokens[..., None] == ends, axis=-1)
 
 
 def log_probability(logits: Float[Array, "rows vocab"], ids: Int32[Array, " rows"]) -> Float[Array, " rows"]:

@@ -1,9 +1,15 @@
-"""The decoder's prompt on the host: start token, mask, positions, padding. NumPy; knows no models or loops."""
+"""The decoder's prompt on the host: start token, mask, positions, padding. Knows no models or loops.
+
+All of it is NumPy, but for the position of a token that the loop has just chosen.
+"""
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32
 
+from .._typing import Array
 from . import checks
 
 
@@ -28,6 +34,15 @@ class PositionRule:
         positions = np.cumsum(counted, axis=1) - 1 + self.first
         filler = self.first if self.padding_idx is None else self.padding_idx
         return np.where(counted, positions, filler).astype(np.int32)
+
+    def of_next(
+        self, tokens: Int32[Array, "*rows"], tokens_before: Int32[Array, "*rows"]
+    ) -> Int32[Array, "*rows"]:
+        """As torch numbers a single token behind a cache: by the number of tokens before it, whatever they are."""
+        counted = tokens_before + self.first
+        if self.padding_idx is None:
+            return counted
+        return jnp.where(tokens == self.padding_idx, self.padding_idx, counted)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,15 @@ class GenerationResult:
         sequences: prompt or start token, generated tokens, then `pad_token_id`; as wide as the longest row.
         lengths: generated tokens, up to and including the first end-of-sequence id, without the prompt.
         truncated: whether a row reached the maximum length without an end-of-sequence id.
-        scores: sum of the natural log-probabilities of the generated tokens, end included, under the model itself:
-            before `min_length`, `temperature`, `top_k` and the like.
+        scores: of greedy search and sampling the sum of `log_probs`; of beam search the sum of `processed_log_probs`
+            over `lengths ** length_penalty`, by which it ranks (-inf for a place that nothing was found for).
+        normalized_scores: of beam search the same; otherwise the mean of `log_probs`.
+        log_probs: natural log-probability of each generated token, end included, under the model itself: before
+            `min_length`, `temperature`, `top_k` and the like. 0 after the end.
+        processed_log_probs: the same under the distribution that the token was chosen from. In beam search, which adds
+            them up as they are, they need not be normalised (`renormalize_logits`).
+        beam_indices: of beam search, the row (sentence times `num_beams` plus beam) that each token continued, in the
+            step before it; -1 after the end. None for other searches.
         compilations: programs compiled (or fetched from jax's persistent cache) during this call; 0 for a bucket that
             was used before.
         notes: options of the model's generation_config that could not apply and were dropped, one sentence each.
@@ -25,5 +32,9 @@ class GenerationResult:
     lengths: Int32[np.ndarray, " rows"]
     truncated: Bool[np.ndarray, " rows"]
     scores: Float32[np.ndarray, " rows"]
+    normalized_scores: Float32[np.ndarray, " rows"]
+    log_probs: Float32[np.ndarray, "rows new"]
+    processed_log_probs: Float32[np.ndarray, "rows new"]
+    beam_indices: Int32[np.ndarray, "rows new"] | None
     compilations: int
     notes: tuple[str, ...] = ()

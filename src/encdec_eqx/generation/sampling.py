@@ -14,7 +14,17 @@ from jaxtyping import Bool, Float, Int32, UInt32
 from .._typing import Array, ArrayLike
 from . import processors
 from .keys import row_keys, token_keys
-from .loop import AbstractState, AbstractStrategy, DecoderStep, last_column, log_probability, with_column
+from .loop import (
+    AbstractState,
+    AbstractStrategy,
+    DecoderStep,
+    Opening,
+    Record,
+    column_at,
+    is_end,
+    log_probability,
+    with_column,
+)
 from .prompt import PositionRule
 
 
@@ -23,20 +33,22 @@ class SamplingState(AbstractState):
 
     Attributes:
         tokens: the sequences so far in the first `length` columns, exactly as they will be returned; then filler.
+        log_probs: of each generated token under the unprocessed model, in the token's column.
+        processed_log_probs: the same under the distribution that was chosen from; None where nothing processes it.
         length: columns filled, the prompt's included. The last of them has not been fed to the decoder yet.
         positions: the position of that last token in each row.
         lengths: tokens generated in each row, up to and including its end.
         finished: rows that have ended; their further tokens are padding.
-        scores: sum of the log-probabilities of the generated tokens under the unprocessed model.
         cache: the decoder's cache, filled with all columns but the last (and with the bucket's padding before them).
     """
 
     tokens: Int32[Array, "rows width"]
+    log_probs: Float[Array, "rows width"]
+    processed_log_probs: Float[Array, "rows width"] | None
     length: Int32[Array, ""]
     positions: Int32[Array, " rows"]
     lengths: Int32[Array, " rows"]
     finished: Bool[Array, " rows"]
-    scores: Float[Array, " rows"]
     cache: Any
 
 
@@ -63,48 +75,47 @@ class Sampling(AbstractStrategy):
     samples: int = eqx.field(static=True)
     positions: PositionRule = eqx.field(static=True)
 
-    def start(
-        self,
-        tokens: Int32[np.ndarray, "rows width"],
-        positions: Int32[np.ndarray, " rows"],
-        alive: Bool[np.ndarray, " rows"],
-        cache: Any,
-    ) -> SamplingState:
-        """The state before the first token.
+    @property
+    def cache_rows(self) -> int:
+        return self.samples
 
-        Args:
-            tokens: (rows, width) with the prompt in front.
-            positions: position of the prompt's last token.
-            alive: False for rows that only fill the bucket.
-            cache: filled with the prompt but for its last token.
-        """
+    def start(self, opening: Opening) -> SamplingState:
         # Put, not converted: an eager jax operation would be one more program a shape.
-        rows = tokens.shape[0]
+        rows, width = opening.columns.shape
         return SamplingState(
-            tokens=jax.device_put(tokens),
+            tokens=jax.device_put(opening.columns),
+            log_probs=jax.device_put(np.zeros((rows, width), np.float32)),
+            processed_log_probs=jax.device_put(np.zeros((rows, width), np.float32)) if self.processors else None,
             length=jax.device_put(self.prompt_width),
-            positions=jax.device_put(positions),
+            positions=jax.device_put(opening.positions),
             lengths=jax.device_put(np.zeros(rows, np.int32)),
-            finished=jax.device_put(~alive),
-            scores=jax.device_put(np.zeros(rows, np.float32)),
-            cache=cache,
+            finished=jax.device_put(~opening.alive),
+            cache=opening.cache,
         )
 
     def step(self, decoder: DecoderStep, state: SamplingState) -> SamplingState:
         """Feed the last token, choose the next."""
         generated = state.length - self.prompt_width
-        hidden, cache = decoder.advance(last_column(state), state.cache, positions=state.positions[:, None])
+        last = column_at(state.tokens, state.length - 1)
+        hidden, cache = decoder.advance(last[:, None], state.cache, positions=state.positions[:, None])
         logits = decoder.logits(hidden)[:, -1]
-        chosen = self._choose(processors.apply(self.processors, logits, state.tokens, state.length), generated)
+        processed = processors.apply(self.processors, logits, state.tokens, state.length)
+        chosen = self._choose(processed, generated)
         column = jnp.where(state.finished, self.pad_id, chosen)
-        ended = jnp.any(column[:, None] == jnp.asarray(self.eos_ids)[None, :], axis=1)
+
+        def noted(table: Float[Array, "rows width"], distribution: Float[Array, "rows vocab"]) -> Array:
+            shares = jnp.where(state.finished, 0.0, log_probability(distribution, chosen))
+            return with_column(table, shares, state.length)
+
+        with_processed = state.processed_log_probs
         return SamplingState(
             tokens=with_column(state.tokens, column, state.length),
+            log_probs=noted(state.log_probs, logits),
+            processed_log_probs=None if with_processed is None else noted(with_processed, processed),
             length=state.length + 1,
-            positions=self._next_positions(column, generated),
+            positions=self.positions.of_next(column, jnp.asarray(self.prompt_tokens) + generated),
             lengths=jnp.where(state.finished, state.lengths, state.lengths + 1),
-            finished=state.finished | ended,
-            scores=jnp.where(state.finished, state.scores, state.scores + log_probability(logits, chosen)),
+            finished=state.finished | is_end(column, self.eos_ids),
             cache=cache,
         )
 
@@ -114,12 +125,21 @@ class Sampling(AbstractStrategy):
         keys = token_keys(row_keys(self.key_data, logits.shape[0], self.samples), generated)
         return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
-    def _next_positions(self, column: Int32[Array, " rows"], generated: Int32[Array, ""]) -> Int32[Array, " rows"]:
-        """As torch numbers a single token behind a cache: by the number of tokens before it, whatever they are."""
-        counted = jnp.asarray(self.prompt_tokens) + generated + self.positions.first
-        if self.positions.padding_idx is None:
-            return counted
-        return jnp.where(column == self.positions.padding_idx, self.positions.padding_idx, counted)
+    def record(self, state: SamplingState, batch: int) -> Record:
+        rows = batch * self.samples
+        log_probs = np.asarray(state.log_probs)[:rows]
+        processed = log_probs if state.processed_log_probs is None else np.asarray(state.processed_log_probs)[:rows]
+        lengths = np.asarray(state.lengths)[:rows]
+        scores = log_probs.sum(axis=1, dtype=np.float32)
+        return Record(
+            sequences=np.asarray(state.tokens)[:rows],
+            lengths=lengths,
+            truncated=~np.asarray(state.finished)[:rows],
+            scores=scores,
+            normalized_scores=scores / lengths.astype(np.float32),
+            log_probs=log_probs,
+            processed_log_probs=processed,
+        )
 
 
 def _first_largest(logits: Float[Array, "rows vocab"]) -> Int32[Array, " rows"]:

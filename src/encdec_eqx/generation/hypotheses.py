@@ -1,0 +1,161 @@
+"""Beams and finished hypotheses of beam search, as arrays; when a sentence needs no more of them.
+
+Knows nothing of decoders and logits. Scores of a finished hypothesis are normalised: the sum of its log-probabilities
+over its length to the power of `length_penalty`.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int32
+
+from .._typing import Array, ArrayLike
+from .candidates import Candidates
+from .loop import with_column
+
+NEVER_CHOSEN = -1e9
+"""The score of what must lose against everything real. Finite, as torch's is: its own order must not depend on NaN."""
+
+
+class Hypotheses(eqx.Module):
+    """Several continuations of each sentence. Tables have a column a token, where the token itself stands.
+
+    Attributes:
+        tokens: prompt, generated tokens, then padding.
+        scores: a running beam's sum of log-probabilities, or a finished one's normalised score.
+        lengths: generated tokens, an end included.
+        log_probs: of each generated token under the model.
+        processed_log_probs: what each token added to the sum.
+        parents: which beam of the step before each token continued; -1 where there is no token.
+        automaton: state of the constraint, if there is one.
+    """
+
+    tokens: Int32[Array, "batch beams width"]
+    scores: Float[Array, "batch beams"]
+    lengths: Int32[Array, "batch beams"]
+    log_probs: Float[Array, "batch beams width"]
+    processed_log_probs: Float[Array, "batch beams width"]
+    parents: Int32[Array, "batch beams width"]
+    automaton: Int32[Array, "batch beams"] | None
+
+    @classmethod
+    def first(cls, columns: np.ndarray, beams: int, automaton: np.ndarray | None) -> "Hypotheses":
+        """Copies of the prompt, of which only the first may be continued: the others would only repeat it."""
+        batch, width = columns.shape
+        scores = np.full((batch, beams), NEVER_CHOSEN, np.float32)
+        scores[:, 0] = 0
+        return cls._blank(columns, scores, automaton)
+
+    @classmethod
+    def _blank(cls, columns: np.ndarray, scores: np.ndarray, automaton: np.ndarray | None) -> "Hypotheses":
+        (batch, beams), width = scores.shape, columns.shape[1]
+        # A buffer each: the loop is given them to write into, and two of them must not be one.
+        return cls(
+            tokens=jax.device_put(np.repeat(columns[:, None], beams, axis=1)),
+            scores=jax.device_put(scores),
+            lengths=jax.device_put(np.zeros((batch, beams), np.int32)),
+            log_probs=jax.device_put(np.zeros((batch, beams, width), np.float32)),
+            processed_log_probs=jax.device_put(np.zeros((batch, beams, width), np.float32)),
+            parents=jax.device_put(np.full((batch, beams, width), -1, np.int32)),
+            automaton=None if automaton is None else jax.device_put(automaton.copy()),
+        )
+
+    @classmethod
+    def none(cls, columns: np.ndarray, beams: int, automaton: np.ndarray | None) -> "Hypotheses":
+        """Places of a pool in which nothing is yet."""
+        return cls._blank(columns, np.full((columns.shape[0], beams), NEVER_CHOSEN, np.float32), automaton)
+
+    def picked(self, index: Int32[Array, "batch some"]) -> "Hypotheses":
+        """Some of them, in the order of `index`."""
+        return jax.tree.map(lambda leaf: jax.vmap(lambda rows, at: rows[at])(leaf, index), self)
+
+    def extended(
+        self, by: Candidates, at: Int32[Array, ""], processed: Array, log_probs: Array, automaton: Array | None
+    ) -> "Hypotheses":
+        """Those that `by` continues, each with its next token.
+
+        Args:
+            by: the continuations.
+            at: the token's column.
+            processed: what each token adds to the sum.
+            log_probs: each token's log-probability under the model.
+            automaton: the states of the constraint after the tokens.
+        """
+        old = self.picked(by.beams)
+        return Hypotheses(
+            tokens=with_column(old.tokens, by.tokens, at),
+            scores=by.scores,
+            lengths=old.lengths + 1,
+            log_probs=with_column(old.log_probs, log_probs, at),
+            processed_log_probs=with_column(old.processed_log_probs, processed, at),
+            parents=with_column(old.parents, by.beams, at),
+            automaton=automaton,
+        )
+
+
+class Pool(eqx.Module):
+    """The best finished hypotheses of each sentence, the best first; earlier ones first among equals.
+
+    Attributes:
+        best: as many as there are beams.
+        filled: which places hold one.
+    """
+
+    best: Hypotheses
+    filled: Bool[Array, "batch beams"]
+
+    def with_(self, finished: Hypotheses, which: Bool[Array, "batch more"]) -> "Pool":
+        """With those of `finished`, whose scores are normalised, that `which` says."""
+        merged = jax.tree.map(lambda ours, new: jnp.concatenate([ours, new], axis=1), self.best, finished)
+        offered = jnp.where(which, finished.scores, -jnp.inf)
+        index = jax.lax.top_k(jnp.concatenate([self.best.scores, offered], axis=1), self.filled.shape[1])[1]
+        filled = jnp.concatenate([self.filled, which], axis=1)
+        return Pool(merged.picked(index), jnp.take_along_axis(filled, index, axis=1))
+
+    @property
+    def full(self) -> Bool[Array, " batch"]:
+        """Whether every place holds one."""
+        return jnp.all(self.filled, axis=1)
+
+    def may_improve(self, attainable: Float[Array, " batch"]) -> Bool[Array, " batch"]:
+        """Whether a hypothesis of that score would enter."""
+        worst = jnp.where(self.full, jnp.min(self.best.scores, axis=1), NEVER_CHOSEN)
+        return attainable > worst
+
+
+class Lengths(eqx.Module):
+    """What scores are divided by, as tables over the number of generated tokens minus 1, and when to stop.
+
+    Computed on the host in double precision, as torch does.
+
+    Attributes:
+        norms: a finished hypothesis is divided by these.
+        bounds: a running one is, to guess the best that can become of it (`early_stopping`).
+        when_full: whether a sentence is done as soon as its pool is full (`early_stopping=True`).
+    """
+
+    norms: Float[ArrayLike, " tokens"]
+    bounds: Float[ArrayLike, " tokens"]
+    when_full: Bool[ArrayLike, ""]
+
+    @classmethod
+    def of(cls, length_penalty: float, early_stopping: bool | str, *, longest: int, columns: int) -> "Lengths":
+        """The tables for at most `longest` generated tokens, `columns` long."""
+        lengths = np.arange(1, columns + 1, dtype=np.float64)
+        # The sums are negative: with a positive penalty the longest sequence is the one that divides most.
+        hopeful = np.full_like(lengths, longest) if early_stopping == "never" and length_penalty > 0 else lengths
+        norms, bounds = ((table**length_penalty).astype(np.float32) for table in (lengths, hopeful))
+        return cls(norms, bounds, np.asarray(early_stopping is True))
+
+
+def normalized(hypotheses: Hypotheses, norm: Float[Array, ""]) -> Hypotheses:
+    """The same, their scores divided by `norm`."""
+    return eqx.tree_at(lambda h: h.scores, hypotheses, hypotheses.scores / norm)
+
+
+def hosted(tree: Any) -> Any:
+    """Its arrays as NumPy arrays."""
+    return jax.tree.map(np.asarray, tree)

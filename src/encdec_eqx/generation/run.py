@@ -1,0 +1,142 @@
+"""The host's side of one run: sizes, what starts the loop, the loop piece by piece, and what comes out.
+
+Must not know: options and how they combine, encoders, and how a strategy chooses.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from .._typing import ArrayLike
+from ..config import StackConfig
+from ..embeddings import longest
+from . import checks, loop
+from .buckets import TargetBucket, bucket
+from .loop import Opening
+from .prompt import PositionRule, Prompt
+from .resolve import Settings
+from .result import GenerationResult
+from .special_tokens import SpecialTokens
+from .strategies import Context, choose
+
+TOKENS_A_CALL = 64
+"""Tokens between two looks at the host: how long an interrupt may take to be noticed, and nothing else."""
+
+
+class Run:
+    """One run; its sizes and its strategy are settled when it is made."""
+
+    def __init__(
+        self,
+        config: StackConfig,
+        prompt: Prompt,
+        settings: Settings,
+        tokens: SpecialTokens,
+        key: Any,
+        source_ids: np.ndarray | None,
+    ):
+        self.batch, self.settings = prompt.ids.shape[0], settings
+        self.sentences = bucket(self.batch)
+        seen = prompt.trimmed()
+        self.unseen = prompt.ids[:, : prompt.width - seen.width]
+        self.width, self.last = seen.width, seen.width + settings.max_new_tokens
+        most = longest(config, None)
+        checks.length(
+            f"the prompt ({seen.width}) and {settings.max_new_tokens} new tokens, of which the last needs no position,",
+            self.last - 1,
+            longest=most,
+            how="Lower max_new_tokens or max_length, or shorten the prompt.",
+        )
+        self.bucket = TargetBucket.of(seen.width - 1, settings.max_new_tokens, most=most)
+        self.rule = PositionRule(config.positions.first, _uncounted(config))
+        self.prompt = seen.padded(self.sentences, self.bucket.prefix + 1)
+        context = Context(
+            tokens=tokens,
+            batch=self.batch,
+            sentences=self.sentences,
+            width=self.width,
+            unseen=self.unseen.shape[1],
+            prompt_tokens=self.prompt.real.sum(axis=1, dtype=np.int32),
+            target=self.bucket,
+            rule=self.rule,
+            source_ids=source_ids,
+            key=key,
+        )
+        self.strategy = choose(settings, context)
+
+    def start(self, decoder: loop.DecoderStep, project: Any, states: ArrayLike, mask: np.ndarray) -> Any:
+        """The state in front of the first token; only the last token of the prompt is still to be fed."""
+        each, at_once = self.strategy.cache_rows, self.strategy.tokens_at_once
+        ids, real = (np.repeat(table, each, axis=0) for table in (self.prompt.ids, self.prompt.real))
+        positions = self.rule.of_prompt(ids, real)
+        prefix = (ids[:, :-1], real[:, :-1], positions[:, :-1]) if self.bucket.prefix else None
+        slots = self.bucket.prefix + at_once * (self.bucket.slots - self.bucket.prefix)
+        cache = _open_cache(decoder, project, states, mask, prefix, rows=ids.shape[0], slots=slots)
+        columns = np.full((ids.shape[0], self.bucket.slots + 1), self.strategy.pad_id, np.int32)
+        columns[:, : self.width] = ids[:, self.bucket.prefix + 1 - self.width :]
+        alive = np.repeat(np.arange(self.sentences) < self.batch, each)
+        return self.strategy.start(Opening(columns, positions[:, -1], real[:, :-1], alive, cache))
+
+    def pieces(self, decoder: loop.DecoderStep, state: Any, tokens_a_call: int) -> Iterator[Any]:
+        """The states after every so many tokens, until all rows have finished or the maximum length is reached."""
+        length = self.width
+        while True:
+            length = min(length + tokens_a_call, self.last)
+            state = loop.advance_until((decoder, self.strategy, np.asarray(length, np.int32)), state)
+            yield state
+            if length == self.last or np.asarray(state.finished).all():
+                return
+
+    def to_the_end(self, decoder: loop.DecoderStep, state: Any) -> Any:
+        """The last state."""
+        for last in self.pieces(decoder, state, TOKENS_A_CALL):
+            state = last
+        return state
+
+    def result(self, state: Any, programs: Callable[[], int]) -> GenerationResult:
+        """Trim dummy rows and unused columns."""
+        record = self.strategy.record(state, self.batch)
+        end = self.width + int(record.lengths.max())
+        each = record.sequences.shape[0] // self.batch
+
+        def generated(table: np.ndarray) -> np.ndarray:
+            return table[:, self.width : end]
+
+        return GenerationResult(
+            sequences=np.concatenate([np.repeat(self.unseen, each, axis=0), record.sequences[:, :end]], axis=1),
+            lengths=record.lengths,
+            truncated=record.truncated,
+            scores=record.scores,
+            normalized_scores=record.normalized_scores,
+            log_probs=generated(record.log_probs),
+            processed_log_probs=generated(record.processed_log_probs),
+            beam_indices=None if record.beam_indices is None else generated(record.beam_indices),
+            compilations=programs(),
+            notes=self.settings.notes,
+        )
+
+
+@eqx.filter_jit
+def _open_cache(
+    decoder: loop.DecoderStep,
+    project: Callable | None,
+    states: ArrayLike,
+    mask: Bool[ArrayLike, "batch source"],
+    prefix: tuple[Int32[ArrayLike, "rows p"], Bool[ArrayLike, "rows p"], Int32[ArrayLike, "rows p"]] | None,
+    *,
+    rows: int,
+    slots: int,
+) -> Any:
+    """Cross-attention's keys and values, and the prompt but for its last token, in one pass."""
+    cache = decoder.init_cache(states if project is None else project(states), mask, rows=rows, slots=slots)
+    if prefix is None:
+        return cache
+    ids, real, positions = prefix
+    return decoder.advance(ids, cache, mask=real, positions=positions)[1]
+
+
+def _uncounted(config: StackConfig) -> int | None:
+    return config.positions.padding_idx if config.positions.counting == "non_padding" else None
