@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from encdec_eqx.generation.constraints import (
     trie,
 )
 from encdec_eqx.generation.constraints.interface import DEAD, END, START
+from encdec_eqx.generation.constraints.minimise import minimised
+from encdec_eqx.generation.constraints.tables import Table, trimmed
 
 CHARACTERS = "ab0 _\n-"
 SPELLED: list[str | None] = [None, *CHARACTERS]  # the end token, then a token a character
@@ -35,6 +38,10 @@ def allowed(constraint: AbstractConstraint, states: jax.Array, remaining: jax.Ar
 @jax.jit
 def advance(constraint: AbstractConstraint, states: jax.Array, tokens: jax.Array) -> jax.Array:
     return constraint.advance(states, tokens)
+
+
+def programs(jitted: Any) -> int:
+    return jitted._cache_size()
 
 
 def padded(values: np.ndarray) -> jax.Array:
@@ -147,6 +154,39 @@ def test_the_automaton_of_a_pattern_is_the_smallest():
     assert repr(few) == "TokenDFA: 4 states, 4 classes of 8 tokens, shortest output 3 with its end token"
     same = from_regex("(ab|aab|aaab)|(a{1,3})b", SPELLED, eos_token_id=0)
     assert "5 states" in same.describe()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_minimised_is_as_small_as_states_told_apart_pair_by_pair(seed: int):
+    rng = np.random.default_rng(seed)
+    states = int(rng.integers(1, 30))
+    next_state = np.where(rng.random((states, 2)) < 0.7, rng.integers(0, states, (states, 2)), -1).astype(np.int32)
+    if seed % 2:  # a chain, which splits one state at a time
+        next_state[:, 0] = np.append(np.arange(1, states), -1)
+    accepting = rng.random(states) < 0.4 + seed % 2
+    accepting[-1 if seed % 2 else 0] = True  # some way to an end
+    table = trimmed(Table(next_state, accepting))
+    assert table is not None
+    apart = table.accepting[:, None] != table.accepting[None, :]
+    while True:
+        behind = np.pad(apart, (0, 1), constant_values=True)
+        behind[-1, -1] = False
+        further = apart | behind[table.next_state[:, None], table.next_state[None, :]].any(axis=-1)
+        if (further == apart).all():
+            break
+        apart = further
+    small = minimised(table)
+    assert small.accepting.size == len({row.tobytes() for row in apart})
+    # the same language: both are followed side by side
+    pairs, seen = [(table.start, small.start)], set()
+    while pairs:
+        one, other = pair = pairs.pop()
+        if pair in seen:
+            continue
+        seen.add(pair)
+        assert table.accepting[one] == small.accepting[other]
+        assert ((table.next_state[one] < 0) == (small.next_state[other] < 0)).all()
+        pairs += [(a, b) for a, b in zip(table.next_state[one], small.next_state[other], strict=True) if a >= 0]
 
 
 TOKEN_PATTERNS = {
@@ -280,7 +320,7 @@ def test_random_walks_end_in_time_in_one_program(name: str):
         assert (np.asarray(states) == END).all()
         for ids in np.asarray(tokens)[:, :new].tolist():
             assert constraint.accepts(ids)
-    assert walk._cache_size() == 1
+    assert programs(walk) == 1
 
 
 @pytest.mark.parametrize("name", ["trie", "pattern", "ids"])
@@ -351,15 +391,15 @@ def test_padding_to_a_bucket_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     assert (repr(large), repr(large_dfa)) == (repr(small), repr(small_dfa))
 
 
-def test_constraints_of_one_bucket_share_programs():
+def test_constraints_of_one_bucket_shareprograms():
     step = jax.jit(lambda constraint, states: constraint.allowed(states, jnp.int32(5)))
     step(from_regex("a+b", SPELLED, eos_token_id=0), jnp.full(3, START, jnp.int32))
     step(from_regex(r"(\w{2}-){1,9}", SPELLED, eos_token_id=0), jnp.full(3, START, jnp.int32))
     step(from_token_regex(".<4>?", eos_token_id=2, vocab_size=8), jnp.full(3, START, jnp.int32))
-    assert step._cache_size() == 1
+    assert programs(step) == 1
     step(from_sequences([[1, 2], [1, 3]], eos_token_id=0, vocab_size=8), jnp.full(3, START, jnp.int32))
     step(from_sequences([[4], [4, 4, 4], [5, 6, 5], [7]], eos_token_id=2, vocab_size=8), jnp.full(3, START, jnp.int32))
-    assert step._cache_size() == 2
+    assert programs(step) == 2
 
 
 def test_leaves_are_arrays_and_repr_survives_tracing():
@@ -509,7 +549,7 @@ def test_wrong_tables_are_refused():
     table = np.asarray([[1, -1, -1], [1, 0, -1]])
 
     def build(table: np.ndarray = table, **changes: object) -> TokenDFA:
-        return TokenDFA.from_dense(table, **{"accepting": [1], "eos_token_id": 2, **changes})  # pyright: ignore
+        return TokenDFA.from_dense(table, **{"accepting": [1], "eos_token_id": 2, **changes})
 
     assert build().least_new_tokens == 2
     with pytest.raises(TypeError, match=r"integer array \(states, vocab\), got float64 of shape \(2, 3\)"):

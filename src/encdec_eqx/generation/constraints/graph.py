@@ -13,18 +13,22 @@ def least_to_end(sources: np.ndarray, targets: np.ndarray, accepting: np.ndarray
         targets: the state that each edge leads to.
         accepting: bool, for each state, whether an end token may follow it.
     """
-    by_target = np.argsort(targets, kind="stable")
-    sources = sources[by_target]
-    first = np.searchsorted(targets[by_target], np.arange(accepting.size + 1))
+    before, first = incoming(sources, targets, accepting.size)
     least = np.where(accepting, 1, NEVER)
     frontier = np.flatnonzero(accepting)
     tokens = 1
     while frontier.size:
         tokens += 1
-        before = sources[ranges(first[frontier], first[frontier + 1])]
-        frontier = np.unique(before[least[before] == NEVER])
+        reaching = before[ranges(first[frontier], first[frontier + 1])]
+        frontier = np.unique(reaching[least[reaching] == NEVER])
         least[frontier] = tokens
     return least
+
+
+def incoming(sources: np.ndarray, targets: np.ndarray, states: int) -> tuple[np.ndarray, np.ndarray]:
+    """The edges by target: where they come from, and where those of each state begin in that (one entry more)."""
+    by_target = np.argsort(targets, kind="stable")
+    return sources[by_target], np.searchsorted(targets[by_target], np.arange(states + 1))
 
 
 def ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:

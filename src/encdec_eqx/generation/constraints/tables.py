@@ -25,12 +25,16 @@ class Table:
     accepting: np.ndarray
     start: int = 0
 
-    def least_to_end(self) -> np.ndarray:
-        """See `graph.least_to_end`."""
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """The states that edges leave, and those that they lead to, each pair once."""
         sources, columns = np.nonzero(self.next_state >= 0)
         states = self.accepting.size
         pairs = np.unique(sources * states + self.next_state[sources, columns])
-        return least_to_end(pairs // states, pairs % states, self.accepting)
+        return pairs // states, pairs % states
+
+    def least_to_end(self) -> np.ndarray:
+        """See `graph.least_to_end`."""
+        return least_to_end(*self.edges(), self.accepting)
 
 
 def equal_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,20 +62,7 @@ def trimmed(table: Table) -> Table | None:
         seen = np.unique(next_state[frontier])
         seen = seen[seen >= 0]
         frontier = seen[~reached[seen]]
-    return _relabelled(Table(next_state, table.accepting, table.start), np.cumsum(reached) - 1, np.flatnonzero(reached))
-
-
-def minimised(table: Table) -> Table:
-    """The smallest automaton of the same language, given one without useless states (Moore 1956)."""
-    blocks = table.accepting.astype(np.int32)
-    count = 1
-    while True:
-        # -1, for nowhere, takes the entry that is put at the end
-        behind = np.append(blocks, -1)[table.next_state]
-        blocks, first = equal_rows(np.column_stack([blocks, behind]))
-        if first.size == count:
-            return _relabelled(table, blocks, first)
-        count = first.size
+    return relabelled(Table(next_state, table.accepting, table.start), np.cumsum(reached) - 1, np.flatnonzero(reached))
 
 
 def merged_columns(table: Table) -> tuple[Table, np.ndarray]:
@@ -89,10 +80,11 @@ def without_dead_ends(table: Table) -> Table:
     return Table(_where_useful(table.next_state, table.least_to_end() < NEVER), table.accepting, table.start)
 
 
-def _where_useful(next_state: np.ndarray, useful: np.ndarray) -> np.ndarray:
-    return np.where(np.append(useful, False)[next_state], next_state, -1).astype(np.int32)
-
-
-def _relabelled(table: Table, labels: np.ndarray, kept: np.ndarray) -> Table:
+def relabelled(table: Table, labels: np.ndarray, kept: np.ndarray) -> Table:
+    """Only the states `kept`, numbered in that order; `labels` has the new number of every state that is still used."""
     next_state = np.append(labels, -1)[table.next_state[kept]].astype(np.int32)
     return Table(next_state, table.accepting[kept], int(labels[table.start]))
+
+
+def _where_useful(next_state: np.ndarray, useful: np.ndarray) -> np.ndarray:
+    return np.where(np.append(useful, False)[next_state], next_state, -1).astype(np.int32)

@@ -8,10 +8,11 @@ import numpy as np
 
 from .dfa import TokenDFA, from_table
 from .ends import as_end_ids
+from .minimise import minimised
 from .positions import automaton
 from .symbols import SymbolSet
 from .syntax import Chain, Choice, Node, Reader, Repeat, Symbol
-from .tables import MOST_ENTRIES, Table, merged_columns, minimised, trimmed
+from .tables import MOST_ENTRIES, Table, merged_columns, trimmed
 
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
 _HEXADECIMAL = {"x": 2, "u": 4, "U": 8}

@@ -8,10 +8,11 @@ import numpy as np
 
 from .dfa import TokenDFA, from_table
 from .ends import as_end_ids, as_vocab_size
+from .minimise import minimised
 from .positions import automaton
 from .symbols import SymbolSet
 from .syntax import Reader
-from .tables import merged_columns, minimised, trimmed
+from .tables import merged_columns, trimmed
 
 
 def from_token_regex(pattern: str, *, eos_token_id: int | Sequence[int], vocab_size: int) -> TokenDFA:
