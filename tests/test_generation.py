@@ -176,7 +176,7 @@ _IDS = np.full((2, 5), 4)
         ({"input_ids": _IDS, "do_sample": True, "key": 3}, TypeError, "PRNG key"),
         ({"input_ids": _IDS, "do_sample": True, "key": np.zeros(2, np.float32)}, TypeError, "PRNG key"),
         ({"input_ids": _IDS, "do_sample": True, "key": np.zeros((3, 2), np.uint32)}, ValueError, "2 keys"),
-        ({"input_ids": _IDS, "num_beams": 2}, NotImplementedError, "num_beams"),
+        ({"input_ids": _IDS, "num_beams": 2, "num_return_sequences": 3}, ValueError, "more than num_beams=2"),
         ({"input_ids": _IDS, "max_lenght": 9}, TypeError, "max_length"),
     ],
     ids=lambda value: None if not isinstance(value, dict) else ",".join(value),

@@ -129,13 +129,61 @@ def test_what_is_not_built_says_so_unless_it_would_do_nothing(name, value, neutr
     assert resolve(passed=config(max_new_tokens=4), file=file).max_new_tokens == 4
 
 
-def test_beam_search_is_not_built():
-    with pytest.raises(NotImplementedError, match=r"num_beams=4 \(argument\)"):
-        resolve({"max_new_tokens": 5, "num_beams": 4})
+# --- searches --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_s_beams_are_used_and_dropped_with_a_note_where_there_are_none():
     file = config(max_new_tokens=5, num_beams=4, length_penalty=2.0, early_stopping=True)
-    with pytest.raises(NotImplementedError, match="Pass num_beams=1"):
-        resolve(file=file)
+    settings = resolve(file=file)
+    assert (settings.search, settings.num_beams, settings.length_penalty) == ("beams", 4, 2.0)
+    assert settings.early_stopping is True
     assert len(resolve({"num_beams": 1}, file=file).notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "search"),
+    [
+        ({}, "greedy"),
+        ({"do_sample": True}, "sample"),
+        ({"num_beams": 3}, "beams"),
+        ({"num_beams": 3, "do_sample": True}, "beams"),
+        ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}, "beams"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive"),
+        ({"num_beams": 2, "force_words_ids": [[5]]}, "constrained"),
+    ],
+    ids=str,
+)
+def test_options_choose_the_search(options, search):
+    assert resolve({"max_new_tokens": 5, **options}).search == search
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"length_penalty": 2.0}, "num_beams is 1"),
+        ({"early_stopping": True}, "num_beams is 1"),
+        ({"num_beam_groups": 2, "diversity_penalty": 0.5}, "num_beams is 1"),
+        ({"diversity_penalty": 0.5}, "num_beams is 1"),
+        ({"num_beams": 4, "diversity_penalty": 0.5}, "num_beam_groups is 1"),
+        ({"num_beams": 4, "num_beam_groups": 2}, "diversity_penalty above 0"),
+        ({"num_beams": 4, "num_beam_groups": 3, "diversity_penalty": 0.5}, "num_beams=6"),
+        ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "do_sample": True}, "contradict"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "more than num_beams=2"),
+        ({"num_return_sequences": 3}, "one result per sentence"),
+        ({"num_beams": 2, "temperature": 2.0}, "do_sample is not True"),
+        ({"penalty_alpha": 0.6}, "pass top_k=4"),
+        ({"penalty_alpha": 0.6, "top_k": 4, "num_beams": 2}, "contrastive search takes"),
+        ({"penalty_alpha": 0.6, "top_k": 4, "do_sample": True}, "contrastive search takes"),
+        ({"penalty_alpha": 0.6, "top_k": 4, "length_penalty": 2.0}, "contrastive search"),
+        ({"force_words_ids": [[5]]}, "num_beams is 1"),
+        ({"num_beams": 2, "force_words_ids": [[5]], "do_sample": True}, "contradict"),
+        ({"num_beams": 2, "force_words_ids": [[5]], "num_beam_groups": 2, "diversity_penalty": 1.0}, "contradict"),
+    ],
+    ids=str,
+)
+def test_searches_that_contradict_themselves(options, words):
+    with pytest.raises(ValueError, match=words):
+        resolve({"max_new_tokens": 5, **options})
 
 
 # --- lengths ---------------------------------------------------------------------------------------------------------
@@ -240,7 +288,9 @@ def test_a_file_s_sampling_is_used_and_its_hidden_top_k_mentioned():
     settings = resolve(file=file)
     assert (settings.do_sample, settings.temperature, settings.top_k) == (True, 0.6, 0)
     assert "top_k=50" in settings.notes[0]
-    assert resolve({"top_k": 9}, file=file) == Settings(max_new_tokens=5, do_sample=True, temperature=0.6, top_k=9)
+    assert resolve({"top_k": 9}, file=file) == Settings(
+        max_new_tokens=5, search="sample", do_sample=True, temperature=0.6, top_k=9
+    )
     assert not resolve({"do_sample": False}, file=file).do_sample
 
 

@@ -6,7 +6,7 @@ Knows nothing of what the pieces are made of, nor of any family.
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import equinox as eqx
 import jax
@@ -26,6 +26,7 @@ from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .families import FAMILIES, WHOLES, PairConfig, read_pair, write_pair
 from .generation import source
+from .generation.call import GenerationOptions
 from .generation.checks import host_level
 from .generation.generate import generate
 from .generation.result import GenerationResult
@@ -466,44 +467,10 @@ class EncoderDecoder(eqx.Module):
         decoder_input_ids: Any = None,
         decoder_attention_mask: Any = None,
         generation_config: GenerationConfig | None = None,
-        max_length: int | None = None,
-        max_new_tokens: int | None = None,
-        min_length: int | None = None,
-        min_new_tokens: int | None = None,
-        do_sample: bool | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        typical_p: float | None = None,
-        epsilon_cutoff: float | None = None,
-        eta_cutoff: float | None = None,
-        num_beams: int | None = None,
-        length_penalty: float | None = None,
-        early_stopping: bool | str | None = None,
-        num_return_sequences: int | None = None,
-        sequence_bias: Any = None,
-        encoder_repetition_penalty: float | None = None,
-        repetition_penalty: float | None = None,
-        no_repeat_ngram_size: int | None = None,
-        encoder_no_repeat_ngram_size: int | None = None,
-        bad_words_ids: Any = None,
-        remove_invalid_values: bool | None = None,
-        exponential_decay_length_penalty: Any = None,
-        suppress_tokens: Any = None,
-        begin_suppress_tokens: Any = None,
-        renormalize_logits: bool | None = None,
-        logits_processor: Any = None,
-        forced_bos_token_id: int | None = None,
-        forced_eos_token_id: Any = None,
-        bos_token_id: int | None = None,
-        eos_token_id: Any = None,
-        pad_token_id: int | None = None,
-        decoder_start_token_id: int | None = None,
         key: Any = None,
-        **others: Any,
+        **options: Unpack[GenerationOptions],
     ) -> GenerationResult:
-        """Generate target sequences, greedily or by sampling.
+        """Generate target sequences: greedily, by sampling, beam search or contrastive search.
 
         Runs on the host: it pads to buckets, loops and trims, and calls programs that are compiled once a bucket. The
         result does not depend on the padding, nor a row's on the other rows.
@@ -519,51 +486,11 @@ class EncoderDecoder(eqx.Module):
             decoder_attention_mask: (batch, target), 0 at left padding of prompts. Positions then count real tokens, so
                 that a row's continuation is that of the row alone.
             generation_config: options, in place of the model's own; the arguments here win over both.
-            max_length: longest sequence, counting the prompt or start token. This or `max_new_tokens` is required, here
-                or in a config.
-            max_new_tokens: most tokens to generate.
-            min_length: no end-of-sequence id while the sequence, counted as by `max_length`, is shorter.
-            min_new_tokens: no end-of-sequence id while fewer tokens are generated.
-            do_sample: draw tokens (needs `key`); default: take the most probable one, the first of equals.
-            temperature: logits are divided by it before sampling.
-            top_k: sample among the k most probable tokens and those tied with the last of them; 0 means all.
-            top_p: sample among the fewest tokens whose probabilities add up to it, at least one.
-            min_p: sample among the tokens at least this many times as probable as the most probable one; 0 means all.
-            typical_p: sample among the tokens whose surprise is closest to the entropy, as many as add up to this mass;
-                1 means all.
-            epsilon_cutoff: sample among the tokens at least this probable; 0 means all.
-            eta_cutoff: the same, with a bound that is lower where the entropy is high; 0 means all.
-            num_beams: 1; beam search is not built yet.
-            length_penalty: of beam search.
-            early_stopping: of beam search.
-            num_return_sequences: samples per sentence, side by side in the result.
-            sequence_bias: pairs of ids and a number (`[[[3], -1.5], [[4, 5], 2.0]]`, or a dictionary from tuples of
-                ids): what is added to the logit of the last id where the others stand before it.
-            encoder_repetition_penalty: above 1, tokens of the source become likelier.
-            repetition_penalty: above 1, tokens that are in the sequence already, prompt included, become less likely.
-            no_repeat_ngram_size: no run of that many tokens may come twice.
-            encoder_no_repeat_ngram_size: no run of that many tokens of the source may be generated.
-            bad_words_ids: sequences of ids that may not be generated; an end-of-sequence id alone stays allowed.
-            remove_invalid_values: processed logits that are NaN become 0, infinities the largest finite numbers.
-            exponential_decay_length_penalty: `(start, factor)`: after `start` new tokens ends become likelier, at the
-                k-th token from there by `factor ** k - 1` times the size of their logit.
-            suppress_tokens: ids that may not be generated.
-            begin_suppress_tokens: ids that the first generated token (or the one after `forced_bos_token_id`) may not
-                be.
-            renormalize_logits: processed logits become log-probabilities.
-            logits_processor: a rule of your own, or a sequence of them: each an `equinox.Module` that is called as
-                `processor(logits, prefix, length)` in the compiled loop: logits (rows, vocab), and ids (rows, width)
-                of which the first `length` columns count. They come after all rules but those of sampling.
-            forced_bos_token_id: the first token after a start token that stands alone.
-            forced_eos_token_id: an id or several, the only ones that the last token allowed by the maximum length may
-                be.
-            bos_token_id: stands in for a missing `decoder_start_token_id`.
-            eos_token_id: an id or several that end a row; `()` for none.
-            pad_token_id: fills rows after their end; default the first end-of-sequence id.
-            decoder_start_token_id: first token of every row.
             key: a PRNG key, or an array of one key a sentence. Token t of sample s of sentence r is drawn with
                 `fold_in(fold_in(fold_in(key, r), s), t)`; a sentence's own key takes the place of the inner one.
-            **others: none. Other names that Hugging Face knows are errors that name the nearest option here.
+            **options: any option of `GenerationConfig`, and `logits_processor` and `constraint` (`GenerationOptions`).
+                One of `max_length` and `max_new_tokens` is required, here or in a config. Other names that Hugging
+                Face knows are errors that name the nearest option here.
 
         Returns:
             Sequences (prompt included), lengths, scores, and what was compiled; see `GenerationResult`.
@@ -575,42 +502,6 @@ class EncoderDecoder(eqx.Module):
             ValueError: for values out of range, options that contradict each other or would do nothing, missing
                 special tokens, a missing maximum length, right-padded prompts, sequences longer than the tables.
         """
-        options = {
-            "max_length": max_length,
-            "max_new_tokens": max_new_tokens,
-            "min_length": min_length,
-            "min_new_tokens": min_new_tokens,
-            "do_sample": do_sample,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "typical_p": typical_p,
-            "epsilon_cutoff": epsilon_cutoff,
-            "eta_cutoff": eta_cutoff,
-            "num_beams": num_beams,
-            "length_penalty": length_penalty,
-            "early_stopping": early_stopping,
-            "num_return_sequences": num_return_sequences,
-            "sequence_bias": sequence_bias,
-            "encoder_repetition_penalty": encoder_repetition_penalty,
-            "repetition_penalty": repetition_penalty,
-            "no_repeat_ngram_size": no_repeat_ngram_size,
-            "encoder_no_repeat_ngram_size": encoder_no_repeat_ngram_size,
-            "bad_words_ids": bad_words_ids,
-            "remove_invalid_values": remove_invalid_values,
-            "exponential_decay_length_penalty": exponential_decay_length_penalty,
-            "suppress_tokens": suppress_tokens,
-            "begin_suppress_tokens": begin_suppress_tokens,
-            "renormalize_logits": renormalize_logits,
-            "logits_processor": logits_processor,
-            "forced_bos_token_id": forced_bos_token_id,
-            "forced_eos_token_id": forced_eos_token_id,
-            "bos_token_id": bos_token_id,
-            "eos_token_id": eos_token_id,
-            "pad_token_id": pad_token_id,
-            "decoder_start_token_id": decoder_start_token_id,
-        }
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         return generate(
             self.decoder,
@@ -622,7 +513,7 @@ class EncoderDecoder(eqx.Module):
             generation_config=generation_config,
             file_config=self.generation_config,
             special_tokens=self.special_tokens,
-            arguments={**options, **others},
+            arguments=options,
             key=key,
         )
 

@@ -18,10 +18,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt32
 
 from .._typing import Array, ArrayLike
-from ..cache import Branches
 from . import processors
+from .best import best_hypotheses, with_first_end
+from .branching import side_by_side
 from .candidates import Candidates, best, drawn
-from .hypotheses import NEVER_CHOSEN, Hypotheses, Lengths, Pool, hosted, normalized
+from .constraints.interface import AbstractConstraint
+from .constraints.obey import obeying, only_allowed
+from .hypotheses import NEVER_CHOSEN, Hypotheses, Lengths, Pool, normalized
 from .keys import row_keys, token_keys
 from .loop import AbstractState, AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end, with_column
 from .prompt import PositionRule
@@ -72,6 +75,7 @@ class BeamSearch(AbstractStrategy):
         prompt_width: columns of the prompt.
         prompt_tokens: tokens of each sentence's prompt that are not left padding.
         limit: columns at the maximum length.
+        constraint: what the generated tokens have to obey, or None.
         diversity: taken from a token's log-probability for each earlier group's beam that has just chosen it; None for
             one group.
         key_data: the words of one key, or of one key a sentence; None to take the best.
@@ -90,6 +94,7 @@ class BeamSearch(AbstractStrategy):
     prompt_width: Int32[ArrayLike, ""]
     prompt_tokens: Int32[ArrayLike, " batch"]
     limit: Int32[ArrayLike, ""]
+    constraint: AbstractConstraint | None
     diversity: Float[ArrayLike, ""] | None
     key_data: UInt32[ArrayLike, "*sentences 2"] | None
     beams: int = eqx.field(static=True)
@@ -101,10 +106,12 @@ class BeamSearch(AbstractStrategy):
 
     @property
     def cache_rows(self) -> int:
+        """One: the beams are its branches."""
         return 1
 
     @property
     def tokens_at_once(self) -> int:
+        """One for each beam."""
         return self.beams
 
     @property
@@ -113,14 +120,18 @@ class BeamSearch(AbstractStrategy):
         return self.num_groups > 1 or self.key_data is not None
 
     def start(self, opening: Opening) -> BeamState:
+        """Every beam at the prompt, of which one counts."""
         batch, size = opening.columns.shape[0], self.beams // self.num_groups
         new_slots = (opening.columns.shape[1] - 1 - self.prefix) * self.beams
         visible = np.concatenate([opening.real, np.zeros((batch, new_slots), bool)], axis=1)
+        automaton = None
+        if self.constraint is not None:
+            automaton = np.asarray(self.constraint.start(batch * size)).reshape(batch, size)
         groups = tuple(
             Group(
-                running=Hypotheses.first(opening.columns, size, None),
+                running=Hypotheses.first(opening.columns, size, automaton),
                 pool=Pool(
-                    Hypotheses.none(opening.columns, size, None), jax.device_put(np.zeros((batch, size), np.bool_))
+                    Hypotheses.none(opening.columns, size, automaton), jax.device_put(np.zeros((batch, size), np.bool_))
                 ),
                 closed=jax.device_put(~opening.alive),
             )
@@ -138,38 +149,39 @@ class BeamSearch(AbstractStrategy):
     def step(self, decoder: DecoderStep, state: BeamState) -> BeamState:
         """Feed every beam's last token, choose the best continuations."""
         generated = state.length - self.prompt_width
-        last = jnp.concatenate([column_at(g.running.tokens, state.length - 1) for g in state.groups], axis=1)
-        branches = self._branches(state, generated)
-        hidden, cache = decoder.advance(last, state.cache, positions=state.positions, branches=branches)
-        logits = decoder.logits(hidden)
+        logits, visible, cache = self.fed(decoder, state)
         groups: list[Group] = []
         for at, group in enumerate(state.groups):
             size = group.running.scores.shape[1]
             own = logits[:, at * size : (at + 1) * size]
             groups.append(self._next(group, own, state.length, generated, tuple(groups)))
+        return self.moved(state, tuple(groups), visible, cache)
+
+    def fed(
+        self, decoder: DecoderStep, state: BeamState
+    ) -> tuple[Float[Array, "batch beams vocab"], Bool[Array, "batch beams slots"], Any]:
+        """Logits behind every beam's last token, which slots each beam has attended to now, and the cache."""
+        last = jnp.concatenate([column_at(g.running.tokens, state.length - 1) for g in state.groups], axis=1)
+        branches = side_by_side(state.visible, self.prefix, state.length - self.prompt_width)
+        hidden, cache = decoder.advance(last, state.cache, positions=state.positions, branches=branches)
+        return decoder.logits(hidden), branches.visible, cache
+
+    def moved(
+        self, state: BeamState, groups: tuple[Group, ...], visible: Bool[Array, "batch beams slots"], cache: Any
+    ) -> BeamState:
+        """The state behind a step that has chosen the continuations in `groups`."""
+        generated = state.length - self.prompt_width
         tokens = jnp.concatenate([column_at(g.running.tokens, state.length) for g in groups], axis=1)
         parents = [column_at(g.running.parents, state.length) for g in groups]
         offsets = [at * parents[0].shape[1] + which for at, which in enumerate(parents)]
         before = jnp.broadcast_to(jnp.asarray(self.prompt_tokens)[:, None] + generated, tokens.shape)
         return BeamState(
-            groups=tuple(groups),
-            visible=_picked(branches.visible, jnp.concatenate(offsets, axis=1)),
+            groups=groups,
+            visible=_picked(visible, jnp.concatenate(offsets, axis=1)),
             positions=self.positions.of_next(tokens, before),
             length=state.length + 1,
             finished=jnp.all(jnp.stack([g.closed for g in groups]), axis=0),
             cache=cache,
-        )
-
-    def _branches(self, state: BeamState, generated: Int32[Array, ""]) -> Branches:
-        """Each beam's token has a slot of its own, beside those of the other beams."""
-        batch, beams, slots = state.visible.shape
-        prefix = self.prefix
-        every = jnp.arange(slots, dtype=jnp.int32)
-        own = every[None, :] == prefix + generated * beams + jnp.arange(beams, dtype=jnp.int32)[:, None]
-        return Branches(
-            visible=state.visible | jnp.broadcast_to(own[None], (batch, beams, slots)),
-            depth=jnp.full((beams,), prefix + generated, jnp.int32),
-            slot_depth=jnp.where(every < prefix, every, prefix + (every - prefix) // beams),
         )
 
     def _next(
@@ -181,26 +193,58 @@ class BeamSearch(AbstractStrategy):
         earlier: tuple[Group, ...],
     ) -> Group:
         """One step of one group, after those of the earlier ones."""
-        batch, size, vocab = logits.shape
-        log_probs = jax.nn.log_softmax(logits, axis=-1)
-        processed = self._processed(log_probs, group.running.tokens, length, earlier)
-        totals = processed + group.running.scores[..., None]
-        found = self._candidates(totals, generated)
-        flat = found.beams * vocab + found.tokens
-        added, under_model = (
-            jnp.take_along_axis(table.reshape(batch, -1), flat, axis=1) for table in (processed, log_probs)
-        )
+        processed, log_probs = self.scored(group.running, logits, length, earlier)
+        found = self.candidates(processed + group.running.scores[..., None], generated)
 
-        def extended(which: Int32[Array, "batch some"] | None) -> Hypotheses:
-            by, shares = found, (added, under_model)
-            if which is not None:
-                by, shares = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, which, axis=1), (found, shares))
-            return group.running.extended(by, length, *shares, None)
+        def extended(which: Int32[Array, "batch some"]) -> Hypotheses:
+            return self.continued(group.running, found.picked(which), length, processed, log_probs)
 
         ends = is_end(found.tokens, self.eos_ids)
         last = length + 1 == self.limit
         rule = self._close_as_4_46 if self._as_before else self._close_as_4_57
         return rule(group, found, ends, last, generated, extended)
+
+    def scored(
+        self,
+        running: Hypotheses,
+        logits: Float[Array, "batch beams vocab"],
+        length: Int32[Array, ""],
+        earlier: tuple[Group, ...] = (),
+    ) -> tuple[Float[Array, "batch beams vocab"], Float[Array, "batch beams vocab"]]:
+        """What each token would add to a beam's sum, and its log-probability under the model."""
+        vocab = logits.shape[-1]
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        allowed = self._allowed(running, length)
+        plain = only_allowed(log_probs.reshape(-1, vocab), allowed).reshape(log_probs.shape)
+        processed = self._processed(plain, running.tokens, length, earlier)
+        processed = obeying(processed.reshape(-1, vocab), log_probs.reshape(-1, vocab), allowed).reshape(plain.shape)
+        return processed, log_probs
+
+    def continued(
+        self,
+        running: Hypotheses,
+        by: Candidates,
+        length: Int32[Array, ""],
+        processed: Float[Array, "batch beams vocab"],
+        log_probs: Float[Array, "batch beams vocab"],
+    ) -> Hypotheses:
+        """The beams that `by` continues, each with its next token; the tables are those of `scored`."""
+        flat = by.beams * processed.shape[2] + by.tokens
+        added, under_model = (
+            jnp.take_along_axis(table.reshape(table.shape[0], -1), flat, axis=1) for table in (processed, log_probs)
+        )
+        return running.extended(by, length, added, under_model, self._advanced(running, by))
+
+    def _allowed(self, running: Hypotheses, length: Int32[Array, ""]) -> Bool[Array, "rows vocab"] | None:
+        if self.constraint is None or running.automaton is None:
+            return None
+        return self.constraint.allowed(running.automaton.reshape(-1), jnp.asarray(self.limit) - length)
+
+    def _advanced(self, running: Hypotheses, by: Candidates) -> Int32[Array, "batch some"] | None:
+        if self.constraint is None or running.automaton is None:
+            return None
+        states = jnp.take_along_axis(running.automaton, by.beams, axis=1)
+        return self.constraint.advance(states.reshape(-1), by.tokens.reshape(-1)).reshape(states.shape)
 
     def _processed(
         self,
@@ -219,7 +263,7 @@ class BeamSearch(AbstractStrategy):
             rows = rows - jnp.repeat(_counts(chosen, rows.shape[1]) * self.diversity, tokens.shape[1], axis=0)
         return processors.apply(self.processors[before:], rows, prefix, length).reshape(log_probs.shape)
 
-    def _candidates(self, totals: Float[Array, "batch beams vocab"], generated: Int32[Array, ""]) -> Candidates:
+    def candidates(self, totals: Float[Array, "batch beams vocab"], generated: Int32[Array, ""]) -> Candidates:
         """Enough that one continuation for each beam is left when all others end."""
         batch, size, vocab = totals.shape
         count = min((1 + self.ends) * size, size * vocab)
@@ -275,60 +319,24 @@ class BeamSearch(AbstractStrategy):
 
     def _padded(self, running: Hypotheses, closed: Bool[Array, " batch"], generated: Int32[Array, ""]) -> Hypotheses:
         """Padding in place of what sentences that were done have chosen."""
-        at = self.prompt_width + generated
+        at = jnp.asarray(self.prompt_width) + generated
         column = jnp.where(closed[:, None], self.pad_id, column_at(running.tokens, at))
         scores = jnp.where(closed[:, None], 0.0, running.scores)
-        return eqx.tree_at(
-            lambda h: (h.tokens, h.scores), running, (with_column(running.tokens, column, at), scores)
-        )
+        return eqx.tree_at(lambda h: (h.tokens, h.scores), running, (with_column(running.tokens, column, at), scores))
 
     def record(self, state: BeamState, batch: int) -> Record:
-        pools: list[Pool] = [hosted(group.pool) for group in state.groups]
-        best = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:batch], *[pool.best for pool in pools])
-        filled = np.concatenate([pool.filled for pool in pools], axis=1)[:batch]
-        best = _in_rows(best, filled, self._ranking(best.scores)[:, : self.returned], self._names(batch))
-        found = best.lengths > 0
-        at_end = np.take_along_axis(best.tokens, (self.prompt_width + best.lengths - 1)[:, None], axis=1)[:, 0]
-        ended = found & np.isin(at_end, self.eos_ids)
-        if self.num_groups > 1:
-            # as 4.46.3, which keeps hypotheses without their end and appends the first of the ids
-            where = (np.flatnonzero(ended), (self.prompt_width + best.lengths - 1)[ended])
-            best.tokens[where] = np.asarray(self.eos_ids)[0]
-        scores = np.where(found, best.scores, -np.inf).astype(np.float32)
-        return Record(
-            sequences=best.tokens,
-            lengths=best.lengths,
-            truncated=~ended,
-            scores=scores,
-            normalized_scores=scores,
-            log_probs=best.log_probs,
-            processed_log_probs=best.processed_log_probs,
-            beam_indices=best.parents,
+        """The best hypotheses of each sentence."""
+        record = best_hypotheses(
+            [group.pool for group in state.groups],
+            batch=batch,
+            returned=self.returned,
+            prompt_width=int(self.prompt_width),
+            eos_ids=np.asarray(self.eos_ids),
+            last_first=self._as_before,
         )
-
-    def _ranking(self, scores: Float[np.ndarray, "batch hypotheses"]) -> np.ndarray:
-        """The order of a sentence's hypotheses. 4.46.3 takes the last of equals first."""
-        if not self._as_before:
-            return np.argsort(-scores, axis=1, kind="stable")
-        return np.argsort(scores, axis=1, kind="stable")[:, ::-1]
-
-    def _names(self, batch: int) -> np.ndarray:
-        """The first of the rows that each hypothesis's parents are counted from."""
-        size = self.beams // self.num_groups
-        groups = np.repeat(np.arange(self.num_groups, dtype=np.int32) * size, size)
-        return np.arange(batch, dtype=np.int32)[:, None] * self.beams + groups[None]
-
-
-def _in_rows(best: Hypotheses, filled: np.ndarray, order: np.ndarray, first: np.ndarray) -> Hypotheses:
-    """The hypotheses in order, a row each; what was never found has length 0."""
-    parents = np.where(best.parents < 0, -1, best.parents + first[..., None])
-    whole = eqx.tree_at(lambda h: (h.parents, h.lengths), best, (parents, np.where(filled, best.lengths, 0)))
-
-    def ordered(leaf: np.ndarray) -> np.ndarray:
-        index = order.reshape(*order.shape, *(1,) * (leaf.ndim - 2))
-        return np.take_along_axis(leaf, index, axis=1).reshape(-1, *leaf.shape[2:])
-
-    return jax.tree.map(ordered, whole)
+        return (
+            with_first_end(record, int(self.prompt_width), np.asarray(self.eos_ids)) if self.num_groups > 1 else record
+        )
 
 
 def _first(count: int, batch: int) -> Int32[Array, "batch count"]:

@@ -1,6 +1,6 @@
 """Generation from a call's arguments to its result, on the host. Knows a decoder step and a cache, no encoder.
 
-The compiled programs are `source._encode`, `run._open_cache` and `loop.advance_until`; everything between them is NumPy.
+The compiled programs are `source._encode`, `run._open_cache` and `loop.advance_until`; between them all is NumPy.
 """
 
 from collections.abc import Callable, Mapping

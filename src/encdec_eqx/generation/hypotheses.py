@@ -4,8 +4,6 @@ Knows nothing of decoders and logits. Scores of a finished hypothesis are normal
 over its length to the power of `length_penalty`.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -44,8 +42,7 @@ class Hypotheses(eqx.Module):
     @classmethod
     def first(cls, columns: np.ndarray, beams: int, automaton: np.ndarray | None) -> "Hypotheses":
         """Copies of the prompt, of which only the first may be continued: the others would only repeat it."""
-        batch, width = columns.shape
-        scores = np.full((batch, beams), NEVER_CHOSEN, np.float32)
+        scores = np.full((columns.shape[0], beams), NEVER_CHOSEN, np.float32)
         scores[:, 0] = 0
         return cls._blank(columns, scores, automaton)
 
@@ -154,8 +151,3 @@ class Lengths(eqx.Module):
 def normalized(hypotheses: Hypotheses, norm: Float[Array, ""]) -> Hypotheses:
     """The same, their scores divided by `norm`."""
     return eqx.tree_at(lambda h: h.scores, hypotheses, hypotheses.scores / norm)
-
-
-def hosted(tree: Any) -> Any:
-    """Its arrays as NumPy arrays."""
-    return jax.tree.map(np.asarray, tree)

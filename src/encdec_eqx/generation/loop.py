@@ -6,6 +6,7 @@ same program serves a whole generation and a piece of one. What else a strategy 
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -53,14 +54,15 @@ State = TypeVar("State", bound=AbstractState)
 
 
 class Opening(eqx.Module):
-    """Where a run starts: the prompt, of which all but the last token has been fed.
+    """Where a run starts: the prompt, of which all but the last token has been fed, or all of it.
 
     Attributes:
         columns: the prompt, then room for the tokens to come; a row of each that the cache has.
         positions: of the prompt's last token.
-        real: which of the cache's slots before that token hold real tokens.
+        real: which of the cache's slots that are filled hold real tokens.
         alive: False for rows that only fill the bucket.
-        cache: filled with the prompt but for its last token.
+        cache: filled with what has been fed.
+        memory: what the strategy's `memory` made of the prompt's hidden states; None if it has none.
     """
 
     columns: Int32[np.ndarray, "rows width"]
@@ -68,6 +70,7 @@ class Opening(eqx.Module):
     real: Bool[np.ndarray, "rows prefix"]
     alive: Bool[np.ndarray, " rows"]
     cache: Any
+    memory: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +108,14 @@ class AbstractStrategy(eqx.Module):
     def tokens_at_once(self) -> int:
         """Tokens that a step feeds for each row of the cache, each of which takes a slot."""
         return 1
+
+    @property
+    def memory(self) -> Callable[[Array], Any] | None:
+        """What to make of the hidden states of a prompt that is fed as a whole before the first step.
+
+        It runs in the program that feeds the prompt. None where the first step feeds the prompt's last token.
+        """
+        return None
 
     @abstractmethod
     def start(self, opening: Opening) -> Any:

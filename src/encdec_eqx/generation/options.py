@@ -12,13 +12,9 @@ from typing import Any
 NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
     "guidance_scale": ((1, 1.0), "temperature"),
     "watermarking_config": ((), "nothing like it"),
-    "num_beam_groups": ((1,), "do_sample=True with num_return_sequences"),
-    "diversity_penalty": ((0.0,), "do_sample=True with num_return_sequences"),
-    "penalty_alpha": ((0.0,), "do_sample=True with top_k"),
     "dola_layers": ((), "greedy search"),
-    "constraints": ((), "decoder_input_ids, which may hold the first tokens"),
-    "force_words_ids": ((), "decoder_input_ids, which may hold the first tokens"),
-    "prefix_allowed_tokens_fn": ((), "decoder_input_ids, which may hold the first tokens"),
+    "constraints": ((), "force_words_ids"),
+    "prefix_allowed_tokens_fn": ((), "constraint, an automaton made from texts, a regular expression or a table"),
     "stopping_criteria": ((), "eos_token_id (a list is accepted) and max_new_tokens"),
     "stop_strings": ((), "eos_token_id (a list is accepted)"),
     "max_time": ((), "max_new_tokens"),
@@ -35,7 +31,7 @@ NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 # Options that stand in no file.
-ONLY_ARGUMENTS = ("logits_processor",)
+ONLY_ARGUMENTS = ("logits_processor", "constraint")
 
 # Arguments people bring along from transformers whose job is done another way here.
 REPLACED: dict[str, str] = {

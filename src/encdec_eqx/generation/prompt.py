@@ -35,9 +35,7 @@ class PositionRule:
         filler = self.first if self.padding_idx is None else self.padding_idx
         return np.where(counted, positions, filler).astype(np.int32)
 
-    def of_next(
-        self, tokens: Int32[Array, "*rows"], tokens_before: Int32[Array, "*rows"]
-    ) -> Int32[Array, "*rows"]:
+    def of_next(self, tokens: Int32[Array, "*rows"], tokens_before: Int32[Array, "*rows"]) -> Int32[Array, "*rows"]:
         """As torch numbers a single token behind a cache: by the number of tokens before it, whatever they are."""
         counted = tokens_before + self.first
         if self.padding_idx is None:

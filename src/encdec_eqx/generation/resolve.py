@@ -1,6 +1,7 @@
 """From everything that asks for something (arguments, a `GenerationConfig`, a file) to the settings of one run.
 
-How lengths and sampling are settled is here, how the other rules are in `rules`. Must not know: models, arrays, loops.
+How lengths are settled is here, how the search is in `searches`, the other rules in `rules`. Must not know: models,
+arrays, loops.
 """
 
 import logging
@@ -9,23 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import options
+from .agreed import agreed_constraint
 from .asked import ARGUMENT, FILE, PASSED, Asked
+from .constraints.interface import AbstractConstraint
 from .rules import rule_settings
+from .searches import Search, search_settings
 from .settings import GenerationConfig, option_names, refuse_both
 from .special_tokens import BY_USER, TOKEN_NAMES, SpecialTokens
 
 _logger = logging.getLogger("encdec_eqx")
-
-_SAMPLING = {
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-}
-_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +29,7 @@ class Settings:
         max_new_tokens: most tokens to generate for a row.
         min_length: least length, counting `prompt_width`; 0 means none.
         min_new_tokens: least number of generated tokens; 0 means none.
+        search: how tokens are chosen.
         do_sample: draw tokens, or take the most probable one.
         temperature: logits are divided by it; 1 means as they are.
         top_k: 0 means all.
@@ -44,7 +38,14 @@ class Settings:
         typical_p: 1 means all.
         epsilon_cutoff: 0 means none.
         eta_cutoff: 0 means none.
-        num_return_sequences: rows per sentence.
+        num_return_sequences: results per sentence.
+        num_beams: beams per sentence, over all groups.
+        num_beam_groups: groups of beams.
+        diversity_penalty: taken from a token's log-probability for each earlier group's beam that has just chosen it.
+        length_penalty: the power of the length that scores are divided by.
+        early_stopping: whether a sentence is done when it has as many hypotheses as beams, or what it may hope for.
+        penalty_alpha: weight of the similarity to earlier tokens in contrastive search.
+        force_words_ids: what has to be generated: phrases, or alternatives of phrases.
         sequence_bias: pairs of ids and what is added to the last one's logit behind the others.
         encoder_repetition_penalty: of the tokens that are not in the source; 1 means none.
         repetition_penalty: of the tokens that are in the sequence; 1 means none.
@@ -56,6 +57,7 @@ class Settings:
         suppress_tokens: ids that may not be generated.
         begin_suppress_tokens: ids that the first generated token may not be.
         logits_processors: the user's own.
+        constraint: the automaton that the generated tokens have to obey, or None.
         renormalize_logits: turn processed logits into log-probabilities.
         forced_bos_token_id: the first generated token, where only a start token precedes it.
         forced_eos_token_ids: what the last possible token may be; empty means anything.
@@ -65,6 +67,7 @@ class Settings:
     max_new_tokens: int
     min_length: int = 0
     min_new_tokens: int = 0
+    search: Search = "greedy"
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 0
@@ -74,6 +77,13 @@ class Settings:
     epsilon_cutoff: float = 0.0
     eta_cutoff: float = 0.0
     num_return_sequences: int = 1
+    num_beams: int = 1
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    penalty_alpha: float = 0.0
+    force_words_ids: tuple[tuple[tuple[int, ...], ...], ...] = ()
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     encoder_repetition_penalty: float = 1.0
     repetition_penalty: float = 1.0
@@ -85,6 +95,7 @@ class Settings:
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
     logits_processors: tuple[Any, ...] = ()
+    constraint: AbstractConstraint | None = None
     renormalize_logits: bool = False
     forced_bos_token_id: int | None = None
     forced_eos_token_ids: tuple[int, ...] = ()
@@ -184,12 +195,14 @@ def resolve_settings(
     """
     asked = Asked(arguments, passed, file)
     asked.refuse_not_built()
-    _refuse_beams(asked)
-    sampling = _sampling(asked, has_key)
+    search = search_settings(asked, has_key)
     longest = _max_new_tokens(asked, prompt_width)
     min_length, min_new_tokens = _least(asked, prompt_width, longest, not eos_ids)
     rules = rule_settings(
         asked, prompt_width=prompt_width, eos_ids=eos_ids, vocab_size=vocab_size, has_source_ids=has_source_ids
+    )
+    constraint = agreed_constraint(
+        asked.get("constraint"), search["search"], vocab_size=vocab_size, eos_ids=eos_ids, longest=longest
     )
     notes += tuple(asked.notes)
     for note in notes:
@@ -198,47 +211,11 @@ def resolve_settings(
         max_new_tokens=longest,
         min_length=min_length,
         min_new_tokens=min_new_tokens,
+        constraint=constraint,
         notes=notes,
         **rules,
-        **sampling,
+        **search,
     )
-
-
-def _refuse_beams(asked: Asked) -> None:
-    if (beams := asked.get("num_beams", 1)) > 1:
-        instead = "do_sample=True with num_return_sequences, ranked by .scores"
-        how = "" if asked.origin("num_beams") == ARGUMENT else " Pass num_beams=1 for greedy search."
-        raise NotImplementedError(
-            f"num_beams={beams} ({asked.origin('num_beams')}): beam search is not built yet. The nearest options "
-            f"that are: greedy search, or {instead}.{how}"
-        )
-    for name, neutral in _BEAMS.items():
-        asked.refuse_or_drop(name, neutral, "it belongs to beam search, and num_beams is 1")
-
-
-def _sampling(asked: Asked, has_key: bool) -> dict[str, Any]:
-    if not asked.get("do_sample", False):
-        for name, neutral in _SAMPLING.items():
-            asked.refuse_or_drop(name, neutral, "it shapes sampling, and do_sample is not True")
-        if asked.get("num_return_sequences", 1) > 1:
-            why = "greedy search has one result per sentence; pass do_sample=True and a key for several"
-            asked.refuse_or_drop("num_return_sequences", 1, why)
-        return {}
-    if not has_key:
-        raise ValueError(
-            f"do_sample=True ({asked.origin('do_sample')}) draws random numbers: pass key=jax.random.key(seed), "
-            "another seed for other samples."
-        )
-    if "do_sample" not in asked.arguments and asked.base_origin == FILE and asked.get("top_k") is None:
-        asked.notes.append(
-            f"do_sample=True of {FILE} names no top_k: all tokens are sampled from. (transformers would silently "
-            "apply its default; pass top_k=50 for that.)"
-        )
-    return {
-        "do_sample": True,
-        "num_return_sequences": asked.get("num_return_sequences", 1),
-        **{name: asked.get(name, neutral) for name, neutral in _SAMPLING.items()},
-    }
 
 
 def _one_of_two(asked: Asked, first: str, second: str) -> None:

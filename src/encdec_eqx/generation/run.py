@@ -10,7 +10,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from .._typing import ArrayLike
+from .._typing import Array, ArrayLike
 from ..config import StackConfig
 from ..embeddings import longest
 from . import checks, loop
@@ -20,7 +20,7 @@ from .prompt import PositionRule, Prompt
 from .resolve import Settings
 from .result import GenerationResult
 from .special_tokens import SpecialTokens
-from .strategies import Context, choose
+from .strategies import Context, choose, reads_whole_prompt
 
 TOKENS_A_CALL = 64
 """Tokens between two looks at the host: how long an interrupt may take to be noticed, and nothing else."""
@@ -43,16 +43,18 @@ class Run:
         seen = prompt.trimmed()
         self.unseen = prompt.ids[:, : prompt.width - seen.width]
         self.width, self.last = seen.width, seen.width + settings.max_new_tokens
-        most = longest(config, None)
+        most, whole = longest(config, None), reads_whole_prompt(settings)
+        needed = self.last if whole else self.last - 1
         checks.length(
-            f"the prompt ({seen.width}) and {settings.max_new_tokens} new tokens, of which the last needs no position,",
-            self.last - 1,
+            f"the prompt ({seen.width}) and {settings.max_new_tokens} new tokens"
+            + (", all of which the decoder reads," if whole else ", of which the last needs no position,"),
+            needed,
             longest=most,
             how="Lower max_new_tokens or max_length, or shorten the prompt.",
         )
-        self.bucket = TargetBucket.of(seen.width - 1, settings.max_new_tokens, most=most)
+        self.bucket = TargetBucket.of(needed - settings.max_new_tokens, settings.max_new_tokens, most=most)
         self.rule = PositionRule(config.positions.first, _uncounted(config))
-        self.prompt = seen.padded(self.sentences, self.bucket.prefix + 1)
+        self.prompt = seen.padded(self.sentences, self.bucket.prefix + (0 if whole else 1))
         context = Context(
             tokens=tokens,
             batch=self.batch,
@@ -72,13 +74,15 @@ class Run:
         each, at_once = self.strategy.cache_rows, self.strategy.tokens_at_once
         ids, real = (np.repeat(table, each, axis=0) for table in (self.prompt.ids, self.prompt.real))
         positions = self.rule.of_prompt(ids, real)
-        prefix = (ids[:, :-1], real[:, :-1], positions[:, :-1]) if self.bucket.prefix else None
-        slots = self.bucket.prefix + at_once * (self.bucket.slots - self.bucket.prefix)
-        cache = _open_cache(decoder, project, states, mask, prefix, rows=ids.shape[0], slots=slots)
+        fed = self.bucket.prefix
+        prefix = (ids[:, :fed], real[:, :fed], positions[:, :fed]) if fed else None
+        slots = fed + at_once * (self.bucket.slots - fed)
+        memory = self.strategy.memory
+        cache, kept = _open_cache(decoder, project, states, mask, prefix, memory, rows=ids.shape[0], slots=slots)
         columns = np.full((ids.shape[0], self.bucket.slots + 1), self.strategy.pad_id, np.int32)
-        columns[:, : self.width] = ids[:, self.bucket.prefix + 1 - self.width :]
+        columns[:, : self.width] = ids[:, ids.shape[1] - self.width :]
         alive = np.repeat(np.arange(self.sentences) < self.batch, each)
-        return self.strategy.start(Opening(columns, positions[:, -1], real[:, :-1], alive, cache))
+        return self.strategy.start(Opening(columns, positions[:, -1], real[:, :fed], alive, cache, kept))
 
     def pieces(self, decoder: loop.DecoderStep, state: Any, tokens_a_call: int) -> Iterator[Any]:
         """The states after every so many tokens, until all rows have finished or the maximum length is reached."""
@@ -115,8 +119,15 @@ class Run:
             processed_log_probs=generated(record.processed_log_probs),
             beam_indices=None if record.beam_indices is None else generated(record.beam_indices),
             compilations=programs(),
-            notes=self.settings.notes,
+            notes=(*self.settings.notes, *self._missing(record.lengths)),
         )
+
+    def _missing(self, lengths: np.ndarray) -> tuple[str, ...]:
+        """A note on places that beam search found nothing for: not enough outputs are possible."""
+        missing = int((lengths == 0).sum())
+        if not missing:
+            return ()
+        return (f"{missing} of {lengths.size} results are empty (score -inf): not that many outputs are possible.",)
 
 
 @eqx.filter_jit
@@ -126,16 +137,22 @@ def _open_cache(
     states: ArrayLike,
     mask: Bool[ArrayLike, "batch source"],
     prefix: tuple[Int32[ArrayLike, "rows p"], Bool[ArrayLike, "rows p"], Int32[ArrayLike, "rows p"]] | None,
+    memory: Callable[[Array], Any] | None,
     *,
     rows: int,
     slots: int,
-) -> Any:
-    """Cross-attention's keys and values, and the prompt but for its last token, in one pass."""
+) -> tuple[Any, Any]:
+    """Cross-attention's keys and values, and the prompt (but for its last token), in one pass.
+
+    Returns:
+        The cache, and what `memory` makes of the prompt's hidden states.
+    """
     cache = decoder.init_cache(states if project is None else project(states), mask, rows=rows, slots=slots)
     if prefix is None:
-        return cache
+        return cache, None
     ids, real, positions = prefix
-    return decoder.advance(ids, cache, mask=real, positions=positions)[1]
+    hidden, cache = decoder.advance(ids, cache, mask=real, positions=positions)
+    return cache, None if memory is None else memory(hidden)
 
 
 def _uncounted(config: StackConfig) -> int | None:

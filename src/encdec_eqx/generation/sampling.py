@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int32, UInt32
 
 from .._typing import Array, ArrayLike
 from . import processors
+from .constraints.interface import AbstractConstraint
+from .constraints.obey import obeying, only_allowed
 from .keys import row_keys, token_keys
 from .loop import (
     AbstractState,
@@ -38,6 +40,7 @@ class SamplingState(AbstractState):
         length: columns filled, the prompt's included. The last of them has not been fed to the decoder yet.
         positions: the position of that last token in each row.
         lengths: tokens generated in each row, up to and including its end.
+        automaton: state of the constraint in each row, if there is one.
         finished: rows that have ended; their further tokens are padding.
         cache: the decoder's cache, filled with all columns but the last (and with the bucket's padding before them).
     """
@@ -48,6 +51,7 @@ class SamplingState(AbstractState):
     length: Int32[Array, ""]
     positions: Int32[Array, " rows"]
     lengths: Int32[Array, " rows"]
+    automaton: Int32[Array, " rows"] | None
     finished: Bool[Array, " rows"]
     cache: Any
 
@@ -61,6 +65,8 @@ class Sampling(AbstractStrategy):
         pad_id: what follows an end.
         prompt_width: columns of the prompt.
         prompt_tokens: tokens of each row's prompt that are not left padding.
+        limit: columns at the maximum length.
+        constraint: what the generated tokens have to obey, or None.
         key_data: the words of one key, or of one key a sentence; None for greedy search.
         samples: rows a sentence.
         positions: how the family numbers tokens.
@@ -71,24 +77,33 @@ class Sampling(AbstractStrategy):
     pad_id: Int32[ArrayLike, ""]
     prompt_width: Int32[ArrayLike, ""]
     prompt_tokens: Int32[ArrayLike, " rows"]
+    limit: Int32[ArrayLike, ""]
+    constraint: AbstractConstraint | None
     key_data: UInt32[ArrayLike, "*sentences 2"] | None
     samples: int = eqx.field(static=True)
     positions: PositionRule = eqx.field(static=True)
 
     @property
     def cache_rows(self) -> int:
+        """One for each sample."""
         return self.samples
 
+    @property
+    def _processes(self) -> bool:
+        return bool(self.processors) or self.constraint is not None
+
     def start(self, opening: Opening) -> SamplingState:
+        """The prompt, and nothing generated."""
         # Put, not converted: an eager jax operation would be one more program a shape.
         rows, width = opening.columns.shape
         return SamplingState(
             tokens=jax.device_put(opening.columns),
             log_probs=jax.device_put(np.zeros((rows, width), np.float32)),
-            processed_log_probs=jax.device_put(np.zeros((rows, width), np.float32)) if self.processors else None,
+            processed_log_probs=jax.device_put(np.zeros((rows, width), np.float32)) if self._processes else None,
             length=jax.device_put(self.prompt_width),
             positions=jax.device_put(opening.positions),
             lengths=jax.device_put(np.zeros(rows, np.int32)),
+            automaton=None if self.constraint is None else self.constraint.start(rows),
             finished=jax.device_put(~opening.alive),
             cache=opening.cache,
         )
@@ -99,7 +114,10 @@ class Sampling(AbstractStrategy):
         last = column_at(state.tokens, state.length - 1)
         hidden, cache = decoder.advance(last[:, None], state.cache, positions=state.positions[:, None])
         logits = decoder.logits(hidden)[:, -1]
-        processed = processors.apply(self.processors, logits, state.tokens, state.length)
+        allowed = self._allowed(state)
+        plain = only_allowed(logits, allowed)
+        processed = processors.apply(self.processors, plain, state.tokens, state.length)
+        processed = obeying(processed, logits, allowed)
         chosen = self._choose(processed, generated)
         column = jnp.where(state.finished, self.pad_id, chosen)
 
@@ -115,9 +133,21 @@ class Sampling(AbstractStrategy):
             length=state.length + 1,
             positions=self.positions.of_next(column, jnp.asarray(self.prompt_tokens) + generated),
             lengths=jnp.where(state.finished, state.lengths, state.lengths + 1),
+            automaton=self._advanced(state.automaton, column),
             finished=state.finished | is_end(column, self.eos_ids),
             cache=cache,
         )
+
+    def _allowed(self, state: SamplingState) -> Bool[Array, "rows vocab"] | None:
+        if self.constraint is None or state.automaton is None:
+            return None
+        # a row that has ended is allowed nothing, which would make its logits NaN; it gets padding all the same
+        return (
+            self.constraint.allowed(state.automaton, jnp.asarray(self.limit) - state.length) | state.finished[:, None]
+        )
+
+    def _advanced(self, states: Int32[Array, " rows"] | None, tokens: Int32[Array, " rows"]) -> Array | None:
+        return None if self.constraint is None or states is None else self.constraint.advance(states, tokens)
 
     def _choose(self, logits: Float[Array, "rows vocab"], generated: Int32[Array, ""]) -> Int32[Array, " rows"]:
         if self.key_data is None:
@@ -126,20 +156,30 @@ class Sampling(AbstractStrategy):
         return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
     def record(self, state: SamplingState, batch: int) -> Record:
-        rows = batch * self.samples
-        log_probs = np.asarray(state.log_probs)[:rows]
-        processed = log_probs if state.processed_log_probs is None else np.asarray(state.processed_log_probs)[:rows]
-        lengths = np.asarray(state.lengths)[:rows]
-        scores = log_probs.sum(axis=1, dtype=np.float32)
-        return Record(
-            sequences=np.asarray(state.tokens)[:rows],
-            lengths=lengths,
-            truncated=~np.asarray(state.finished)[:rows],
-            scores=scores,
-            normalized_scores=scores / lengths.astype(np.float32),
-            log_probs=log_probs,
-            processed_log_probs=processed,
-        )
+        """All rows, in their order."""
+        return record_of_rows(state, batch * self.samples)
+
+
+def record_of_rows(state: Any, rows: int) -> Record:
+    """What there is to say where a row is a result: scores are the sums of the log-probabilities under the model.
+
+    Args:
+        state: has the fields of `SamplingState` that hold results.
+        rows: how many of its rows are results.
+    """
+    log_probs = np.asarray(state.log_probs)[:rows]
+    processed = log_probs if state.processed_log_probs is None else np.asarray(state.processed_log_probs)[:rows]
+    lengths = np.asarray(state.lengths)[:rows]
+    scores = log_probs.sum(axis=1, dtype=np.float32)
+    return Record(
+        sequences=np.asarray(state.tokens)[:rows],
+        lengths=lengths,
+        truncated=~np.asarray(state.finished)[:rows],
+        scores=scores,
+        normalized_scores=scores / lengths.astype(np.float32),
+        log_probs=log_probs,
+        processed_log_probs=processed,
+    )
 
 
 def _first_largest(logits: Float[Array, "rows vocab"]) -> Int32[Array, " rows"]:

@@ -23,6 +23,8 @@ _HF_DEFAULTS: dict[str, Any] = {
     "top_k": 50,
     "top_p": 1.0,
     "num_beams": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
     "num_return_sequences": 1,
     "length_penalty": 1.0,
     "early_stopping": False,
@@ -60,10 +62,16 @@ class GenerationConfig:
             means all.
         epsilon_cutoff: sample among the tokens at least this probable; 0 means all.
         eta_cutoff: the same, with a bound that is lower where the entropy is high; 0 means all.
-        num_beams: 1; beam search is not built yet.
-        num_return_sequences: samples per sentence.
-        length_penalty: of beam search.
-        early_stopping: of beam search: True, False or "never".
+        num_beams: beams of beam search; 1 means no beam search.
+        num_beam_groups: groups of beams that are kept apart by `diversity_penalty`; 1 means one.
+        diversity_penalty: taken from a token's log-probability for each beam of an earlier group that has chosen it.
+        num_return_sequences: results per sentence: samples, or the best hypotheses of beam search.
+        length_penalty: beam search divides a hypothesis's sum of log-probabilities by its length to this power; above
+            0 it favours long ones.
+        early_stopping: of beam search: True ends a sentence with as many hypotheses as beams; False (what `None` means)
+            also when the best beam, as long as it is, could not enter; "never" when it could not at any length.
+        penalty_alpha: contrastive search with this weight of the similarity to earlier tokens; 0 means none.
+        force_words_ids: what beam search has to generate: phrases (lists of ids), or lists of alternative phrases.
         sequence_bias: pairs of ids and a number, or a dictionary from tuples of ids: the number is added to the logit
             of the last id where the others stand before it. Stored as a tuple of pairs.
         encoder_repetition_penalty: above 1, logits of tokens of the source are raised: divided by it if negative,
@@ -107,9 +115,13 @@ class GenerationConfig:
     epsilon_cutoff: float | None = None
     eta_cutoff: float | None = None
     num_beams: int | None = None
+    num_beam_groups: int | None = None
+    diversity_penalty: float | None = None
     num_return_sequences: int | None = None
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
+    penalty_alpha: float | None = None
+    force_words_ids: Sequence[Any] | None = None
     sequence_bias: Mapping[Sequence[int], float] | Sequence[Any] | None = None
     encoder_repetition_penalty: float | None = None
     repetition_penalty: float | None = None

@@ -12,6 +12,7 @@ from typing import Any
 
 _WORDS = "a list of lists of ids, such as [[3], [4, 5]]"
 _BIASES = "pairs of ids and a bias, such as [[[3], -1.5], [[4, 5], 2.0]] or {(3,): -1.5, (4, 5): 2.0}"
+_FORCED = "phrases as lists of ids, or lists of alternative phrases, such as [[4, 5], [[6], [7, 8]]]"
 _DECAY = "two numbers, [start, factor], such as [20, 1.05]"
 
 
@@ -54,6 +55,14 @@ def positive(name: str, value: Any, *, instead: str) -> float:
     result = finite(name, value)
     if result <= 0:
         raise ValueError(f"{name} must be above 0, got {result}; {instead}.")
+    return result
+
+
+def not_negative(name: str, value: Any, *, instead: str) -> float:
+    """A finite number from 0 on."""
+    result = finite(name, value)
+    if result < 0:
+        raise ValueError(f"{name} must be at least 0, got {result}; {instead}.")
     return result
 
 
@@ -100,6 +109,18 @@ def tokens(name: str, value: Any, *, may_be_empty: bool) -> tuple[int, ...]:
 def words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     """Several sequences of ids."""
     return tuple(_word(name, item, _WORDS) for item in _items(name, value, _WORDS))
+
+
+def forced_words(name: str, value: Any) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Phrases (sequences of ids), each of which may be several alternatives; one alternative where it is one phrase."""
+    found = []
+    for item in _items(name, value, _FORCED):
+        alternatives = _items(name, item, _FORCED)
+        nested = bool(alternatives) and not hasattr(alternatives[0], "__index__")
+        found.append(words(name, alternatives) if nested else (_word(name, alternatives, _FORCED),))
+    if not found:
+        raise ValueError(f"{name} is empty; pass {_FORCED}, or leave it out.")
+    return tuple(found)
 
 
 def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
@@ -158,6 +179,7 @@ _LEAST = {
     "min_new_tokens": 0,
     "top_k": 0,
     "num_beams": 1,
+    "num_beam_groups": 1,
     "num_return_sequences": 1,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
@@ -177,6 +199,9 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "eta_cutoff": partial(share, what="a probability", below_1=True),
     "length_penalty": finite,
     "early_stopping": early_stopping,
+    "diversity_penalty": partial(not_negative, instead="0 sets nothing apart"),
+    "penalty_alpha": partial(share, what="a weight"),
+    "force_words_ids": forced_words,
     "repetition_penalty": partial(positive, instead=_NO_PENALTY),
     "encoder_repetition_penalty": partial(positive, instead=_NO_PENALTY),
     "sequence_bias": biases,

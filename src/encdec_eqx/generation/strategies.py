@@ -11,6 +11,7 @@ import numpy as np
 from . import processors
 from .beams import BeamSearch
 from .buckets import TargetBucket, bucket
+from .contrastive import ContrastiveSearch
 from .hypotheses import Lengths
 from .keys import key_data
 from .loop import AbstractStrategy
@@ -54,7 +55,14 @@ def choose(settings: Settings, context: Context) -> AbstractStrategy:
     """The strategy that the settings ask for."""
     if settings.search == "beams":
         return _beams(settings, context)
+    if settings.search == "contrastive":
+        return _contrastive(settings, context)
     return _sampling(settings, context)
+
+
+def reads_whole_prompt(settings: Settings) -> bool:
+    """Whether all of the prompt is read before the first step, which otherwise starts with the last of its tokens."""
+    return settings.search == "contrastive"
 
 
 def _sampling(settings: Settings, context: Context) -> Sampling:
@@ -66,6 +74,8 @@ def _sampling(settings: Settings, context: Context) -> Sampling:
         pad_id=np.asarray(pad_id, np.int32),
         prompt_width=np.asarray(context.width, np.int32),
         prompt_tokens=np.repeat(context.prompt_tokens, samples),
+        limit=np.asarray(context.width + settings.max_new_tokens, np.int32),
+        constraint=settings.constraint,
         key_data=_key_data(settings, context),
         samples=samples,
         positions=context.rule,
@@ -86,6 +96,7 @@ def _beams(settings: Settings, context: Context) -> BeamSearch:
         prompt_width=np.asarray(context.width, np.int32),
         prompt_tokens=context.prompt_tokens,
         limit=np.asarray(context.width + new, np.int32),
+        constraint=settings.constraint,
         diversity=np.asarray(settings.diversity_penalty, np.float32) if groups > 1 else None,
         key_data=_key_data(settings, context),
         beams=settings.num_beams,
@@ -94,6 +105,25 @@ def _beams(settings: Settings, context: Context) -> BeamSearch:
         returned=settings.num_return_sequences,
         num_groups=groups,
         prefix=context.target.prefix,
+        positions=context.rule,
+    )
+
+
+def _contrastive(settings: Settings, context: Context) -> ContrastiveSearch:
+    eos_ids, pad_id = _ends(context.tokens)
+    prefix = context.target.prefix
+    return ContrastiveSearch(
+        processors=_chain(settings, context, rows=1),
+        eos_ids=np.asarray(eos_ids, np.int32),
+        pad_id=np.asarray(pad_id, np.int32),
+        prompt_width=np.asarray(context.width, np.int32),
+        prompt_tokens=context.prompt_tokens,
+        # in double precision first, as torch does
+        confidence=np.asarray(1.0 - settings.penalty_alpha, np.float32),
+        penalty=np.asarray(settings.penalty_alpha, np.float32),
+        top_k=settings.top_k,
+        prefix=prefix,
+        room=context.target.slots - prefix,
         positions=context.rule,
     )
 

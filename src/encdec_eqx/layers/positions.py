@@ -34,7 +34,7 @@ def non_padding_positions(
 
 
 def slots_behind(queries: int, keys: int, start: Integer[Array, ""] | int) -> Integer[Array, "queries keys"]:
-    """How many slots each key lies behind each query; queries sit in slots `start`, `start + 1`, …, keys in 0, 1, …"""
+    """How many slots each key lies behind each query; queries sit in slots from `start` on, keys in those from 0 on."""
     return start + jnp.arange(queries, dtype=jnp.int32)[:, None] - jnp.arange(keys, dtype=jnp.int32)[None, :]
 
 

@@ -1,0 +1,63 @@
+"""The types of a generation call's options, for editors and type checkers. Knows nothing of what they do.
+
+`GenerationConfig` says what each one means, `settings_checks` what it may be.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from .constraints.interface import AbstractConstraint
+from .processors import Processor
+
+
+class GenerationOptions(TypedDict, total=False):
+    """What `generate` and its kin take besides their inputs. None is as good as leaving an option out.
+
+    Those of `GenerationConfig` have the same meaning. Two can be given in a call only:
+
+    Attributes:
+        logits_processor: a rule of your own, or a sequence of them: each an `equinox.Module` that is called as
+            `processor(logits, prefix, length)` in the compiled loop: logits (rows, vocab), and ids (rows, width) of
+            which the first `length` columns count. They come after all rules but those of sampling.
+        constraint: an automaton that the generated tokens have to obey, from `encdec_eqx.generation.constraints`.
+    """
+
+    max_length: int | None
+    max_new_tokens: int | None
+    min_length: int | None
+    min_new_tokens: int | None
+    do_sample: bool | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    epsilon_cutoff: float | None
+    eta_cutoff: float | None
+    num_beams: int | None
+    num_beam_groups: int | None
+    diversity_penalty: float | None
+    num_return_sequences: int | None
+    length_penalty: float | None
+    early_stopping: bool | Literal["never"] | None
+    penalty_alpha: float | None
+    force_words_ids: Sequence[Any] | None
+    sequence_bias: Mapping[Sequence[int], float] | Sequence[Any] | None
+    encoder_repetition_penalty: float | None
+    repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+    encoder_no_repeat_ngram_size: int | None
+    bad_words_ids: Sequence[Sequence[int]] | None
+    remove_invalid_values: bool | None
+    exponential_decay_length_penalty: Sequence[float] | None
+    suppress_tokens: int | Sequence[int] | None
+    begin_suppress_tokens: int | Sequence[int] | None
+    renormalize_logits: bool | None
+    forced_bos_token_id: int | None
+    forced_eos_token_id: int | Sequence[int] | None
+    bos_token_id: int | None
+    eos_token_id: int | Sequence[int] | None
+    pad_token_id: int | None
+    decoder_start_token_id: int | None
+    logits_processor: Processor | Sequence[Processor] | None
+    constraint: AbstractConstraint | None
