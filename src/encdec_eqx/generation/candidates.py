@@ -26,6 +26,10 @@ class Candidates(eqx.Module):
     beams: Int32[Array, "batch candidates"]
     tokens: Int32[Array, "batch candidates"]
 
+    def picked(self, which: Int32[Array, "batch some"]) -> "Candidates":
+        """Some of them, in the order of `which`."""
+        return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, which, axis=1), self)
+
 
 def best(scores: Float[Array, "batch beams vocab"], count: int) -> Candidates:
     """The `count` largest scores.
