@@ -1,4 +1,4 @@
-"""`generate` against torch's `EncoderDecoderModel.generate`: token for token, and processor for processor.
+"""`generate` against torch's `EncoderDecoderModel.generate`: token for token.
 
 Every model has all parameters randomised; end-of-sequence ids are chosen among the tokens that torch really generates,
 so that rows end at different lengths.
@@ -7,18 +7,13 @@ so that rows end at different lengths.
 import functools
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
-from transformers import LogitsProcessorList
-from transformers.generation import logits_process
 
 from encdec_eqx import EncoderDecoder
-from encdec_eqx.generation import processors
-from encdec_eqx.generation.resolve import Settings
-from tolerances import PROCESSED_LOGITS, SEQUENCE_SCORES
+from tolerances import SEQUENCE_SCORES
 
 PAIRS = {
     "bert-gpt2": (tiny_bert, tiny_gpt2),
@@ -201,65 +196,3 @@ def test_special_tokens_and_lengths_come_from_the_files(models, tmp_path):
     finally:
         config.update(**{name: before[name] for name in ("eos_token_id", "max_new_tokens", "min_length")})
     np.testing.assert_array_equal(ours.generate(**source).sequences, expected)
-
-
-# --- processors ------------------------------------------------------------------------------------------------------
-
-
-def _processed_by_torch(settings: dict, logits: np.ndarray, prefix: np.ndarray, prompt_width: int, ends: list[int]):
-    chain = LogitsProcessorList()
-    if (least := settings.get("min_length", 0)) > 0:
-        chain.append(logits_process.MinLengthLogitsProcessor(least, ends))
-    if (least := settings.get("min_new_tokens", 0)) > 0:
-        chain.append(logits_process.MinNewTokensLengthLogitsProcessor(prompt_width, least, ends))
-    if "temperature" in settings:
-        chain.append(logits_process.TemperatureLogitsWarper(settings["temperature"]))
-    if "top_k" in settings:
-        chain.append(logits_process.TopKLogitsWarper(settings["top_k"]))
-    if "top_p" in settings:
-        chain.append(logits_process.TopPLogitsWarper(settings["top_p"]))
-    return chain(torch.from_numpy(prefix.astype(np.int64)), torch.from_numpy(logits)).numpy()
-
-
-SETTINGS = [
-    {"min_length": 6},
-    {"min_length": 5},
-    {"min_new_tokens": 3},
-    {"min_new_tokens": 2},
-    {"temperature": 0.37},
-    {"temperature": 11.0},
-    {"top_k": 1},
-    {"top_k": 7},
-    {"top_k": 1000},
-    {"top_p": 0.0},
-    {"top_p": 0.3},
-    {"top_p": 0.95},
-    {"min_length": 6, "temperature": 0.7, "top_k": 9, "top_p": 0.8},
-    {"min_new_tokens": 3, "temperature": 1.6, "top_k": 40, "top_p": 0.5},
-]
-
-
-@pytest.mark.parametrize("ties", [False, True], ids=["", "ties"])
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_processed_logits(settings, ties):
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        logits = (3 * rng.standard_normal((4, 50))).astype(np.float32)
-        if ties:
-            logits = np.round(logits)
-        prefix = rng.integers(0, 50, (4, 5), dtype=np.int32)
-        ends = [3, 17]
-        expected = _processed_by_torch(settings, logits, prefix, 3, ends)
-        chosen = Settings(max_new_tokens=9, do_sample=True, **settings)
-        chain = processors.build(
-            chosen, min_length=chosen.min_length, eos_ids=ends, prompt_width=3, rows_per_sentence=1
-        )
-        # The buffer is wider than what is filled, as in the loop.
-        wide = np.concatenate([prefix, np.zeros((4, 3), np.int32)], axis=1)
-        got = np.asarray(processors.apply(chain, jnp.asarray(logits), jnp.asarray(wide), jnp.asarray(5, jnp.int32)))
-        if ties and "top_p" in settings:
-            # Of equal logits torch's sort, which is not stable, keeps arbitrary ones.
-            got, expected = np.sort(got, axis=1), np.sort(expected, axis=1)
-        np.testing.assert_array_equal(np.isinf(got), np.isinf(expected))
-        finite = np.isfinite(expected)
-        np.testing.assert_allclose(got[finite], expected[finite], rtol=PROCESSED_LOGITS, atol=0)

@@ -86,7 +86,7 @@ def _penalised(logits: Logits, text: Int32[Array, "rows text"], width: Length, p
     """Each token of the first `width` columns of a text penalised once, however often it is there."""
     before = jnp.take_along_axis(logits, text, axis=1, mode="clip")
     after = jnp.where(before < 0, before * penalty, before / penalty)
-    counts = jnp.arange(text.shape[1])[None] < width
+    counts = jnp.broadcast_to(jnp.arange(text.shape[1]) < width, text.shape)
     return _written(logits, text, counts, after)
 
 
@@ -97,7 +97,7 @@ def _without_runs(
     windows = text.shape[1] - size + 1
     if windows < 1:
         return logits
-    repeated = jnp.broadcast_to((jnp.arange(windows) + size <= width)[None], (text.shape[0], windows))
+    repeated = jnp.broadcast_to(jnp.arange(windows) + size <= width, (text.shape[0], windows))
     for at in range(size - 1):
         column = jnp.maximum(length - (size - 1) + at, 0)
         token = jax.lax.dynamic_slice_in_dim(prefix, column, 1, axis=1)

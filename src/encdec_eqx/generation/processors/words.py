@@ -115,5 +115,5 @@ def listed(ids: Sequence[int]) -> Int32[np.ndarray, " ids"]:
     return _padded(ids, bucket(len(ids), least=LEAST_LIST), np.int32, ids[0])
 
 
-def _padded(values: Sequence[float], size: int, dtype: type, filler: float) -> np.ndarray:
+def _padded(values: Sequence[int] | Sequence[float], size: int, dtype: type, filler: int | float) -> np.ndarray:
     return np.asarray([*values, *[filler] * (size - len(values))], dtype)
