@@ -18,6 +18,9 @@ NEVER_CHOSEN = -1e9
 """The score of what must lose against everything real. Finite, as torch's is: its own order must not depend on NaN."""
 
 
+_LOWEST = float(np.finfo(np.float32).min)
+
+
 class Hypotheses(eqx.Module):
     """Several continuations of each sentence. Tables have a column a token, where the token itself stands.
 
@@ -108,8 +111,10 @@ class Pool(eqx.Module):
         """With those of `finished`, whose scores are normalised, that `which` says."""
         merged = jax.tree.map(lambda ours, new: jnp.concatenate([ours, new], axis=1), self.best, finished)
         offered = jnp.where(which, finished.scores, -jnp.inf)
-        index = jax.lax.top_k(jnp.concatenate([self.best.scores, offered], axis=1), self.filled.shape[1])[1]
         filled = jnp.concatenate([self.filled, which], axis=1)
+        scores = jnp.concatenate([self.best.scores, offered], axis=1)
+        # A hypothesis of -inf is still more than none.
+        index = jax.lax.top_k(jnp.where(filled, jnp.maximum(scores, _LOWEST), scores), self.filled.shape[1])[1]
         return Pool(merged.picked(index), jnp.take_along_axis(filled, index, axis=1))
 
     @property

@@ -11,7 +11,9 @@ import numpy as np
 from . import processors
 from .beams import BeamSearch
 from .buckets import TargetBucket, bucket
+from .constrained_beams import ConstrainedBeamSearch
 from .contrastive import ContrastiveSearch
+from .forced_words import ForcedWords
 from .hypotheses import Lengths
 from .keys import key_data
 from .loop import AbstractStrategy
@@ -55,6 +57,8 @@ def choose(settings: Settings, context: Context) -> AbstractStrategy:
     """The strategy that the settings ask for."""
     if settings.search == "beams":
         return _beams(settings, context)
+    if settings.search == "constrained":
+        return ConstrainedBeamSearch(_beams(settings, context), ForcedWords.of(settings.force_words_ids))
     if settings.search == "contrastive":
         return _contrastive(settings, context)
     return _sampling(settings, context)
