@@ -13,6 +13,7 @@ from . import options
 from .agreed import agreed_constraint
 from .asked import ARGUMENT, FILE, PASSED, Asked
 from .constraints.interface import AbstractConstraint
+from .forced_checks import check_room, refuse_impossible_words
 from .rules import rule_settings
 from .searches import Search, search_settings
 from .settings import GenerationConfig, option_names, refuse_both
@@ -195,8 +196,10 @@ def resolve_settings(
     """
     asked = Asked(arguments, passed, file)
     asked.refuse_not_built()
+    refuse_impossible_words(asked, vocab_size=vocab_size, eos_ids=eos_ids)
     search = search_settings(asked, has_key)
     longest = _max_new_tokens(asked, prompt_width)
+    check_room(asked, search.get("force_words_ids", ()), prompt_width=prompt_width, longest=longest)
     min_length, min_new_tokens = _least(asked, prompt_width, longest, not eos_ids)
     rules = rule_settings(
         asked, prompt_width=prompt_width, eos_ids=eos_ids, vocab_size=vocab_size, has_source_ids=has_source_ids

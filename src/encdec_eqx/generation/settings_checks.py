@@ -117,10 +117,22 @@ def forced_words(name: str, value: Any) -> tuple[tuple[tuple[int, ...], ...], ..
     for item in _items(name, value, _FORCED):
         alternatives = _items(name, item, _FORCED)
         nested = bool(alternatives) and not hasattr(alternatives[0], "__index__")
-        found.append(words(name, alternatives) if nested else (_word(name, alternatives, _FORCED),))
+        found.append(_alternatives(name, alternatives) if nested else (_word(name, alternatives, _FORCED),))
     if not found:
         raise ValueError(f"{name} is empty; pass {_FORCED}, or leave it out.")
     return tuple(found)
+
+
+def _alternatives(name: str, value: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    found = tuple(_word(name, item, _FORCED) for item in value)
+    for at, phrase in enumerate(found):
+        for other in found[:at] + found[at + 1 :]:
+            if other[: len(phrase)] == phrase:
+                raise ValueError(
+                    f"{name}: of the alternatives {[list(one) for one in found]}, {list(phrase)} is the beginning of "
+                    f"{list(other)}, or the same: the longer one can never be what is met. Leave one of them out."
+                )
+    return found
 
 
 def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
