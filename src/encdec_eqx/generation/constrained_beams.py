@@ -1,7 +1,8 @@
-"""Beam search for sequences that contain given words (Hokamp and Liu 2017, Post and Vilar 2018), as transformers 4.46.3.
+"""Beam search for sequences that contain given words, by the rules of transformers 4.46.3.
 
-To the best continuations of a sentence's beams come those that take a beam further with its words, however improbable.
-The next beams are taken in turn from those that are equally far, so that some of each are left.
+After Hokamp and Liu (2017) and Post and Vilar (2018). To the best continuations of a sentence's beams come those that
+take a beam further with its words, however improbable. The next beams are taken in turn from those that are equally
+far, so that some of each are left. A beam that has all its words then has to hold its own: it may be lost again.
 """
 
 from typing import Any
@@ -106,7 +107,8 @@ class ConstrainedBeamSearch(AbstractStrategy):
         hope = pool.may_improve(found.scores[:, 0] / self.plain.lengths.bounds[generated])
         closed = group.closed | (pool.full & (self.plain.lengths.when_full | ~hope))
         last = length + 1 == self.plain.limit
-        pool = pool.with_(continued(chosen), (last & ~closed)[:, None] & self._kept_at_the_limit(after))
+        order, kept = self._kept_at_the_limit(after)
+        pool = pool.with_(continued(chosen.picked(order)), (last & ~closed)[:, None] & kept)
         following = self.plain.continued(running, chosen, length, *tables)
         return Group(following, pool, closed | last), after
 
@@ -114,18 +116,17 @@ class ConstrainedBeamSearch(AbstractStrategy):
         self, progress: Progress, found: Candidates, ends: Bool[Array, "batch candidates"]
     ) -> tuple[Candidates, Bool[Array, "batch beams"]]:
         """Those that may end a hypothesis: an end among the best, behind a beam that has all words."""
-        which = jnp.broadcast_to(
-            jnp.arange(self.plain.beams, dtype=jnp.int32)[None], (ends.shape[0], self.plain.beams)
-        )
+        which = jnp.broadcast_to(jnp.arange(self.plain.beams, dtype=jnp.int32)[None], (ends.shape[0], self.plain.beams))
         first = found.picked(which)
         met = jnp.take_along_axis(_each(self.words.satisfied)(progress), first.beams, axis=1)
         return first, met & ends[:, : self.plain.beams]
 
-    def _kept_at_the_limit(self, after: Progress) -> Bool[Array, "batch beams"]:
-        """The open beams that have all words; all of them if those are too few."""
+    def _kept_at_the_limit(self, after: Progress) -> tuple[Int32[Array, "batch beams"], Bool[Array, "batch beams"]]:
+        """The open beams that have all words, and the others behind them if those are too few: an order, and which."""
         met = _each(self.words.satisfied)(after)
+        order = jnp.argsort(~met, axis=1, stable=True).astype(jnp.int32)
         few = jnp.sum(met, axis=1, dtype=jnp.int32, keepdims=True) < self.plain.returned
-        return met | few
+        return order, jnp.take_along_axis(met, order, axis=1) | few
 
     def _chosen(
         self, running: Hypotheses, progress: Progress, totals: Float[Array, "batch beams vocab"], open_: Candidates
@@ -163,7 +164,7 @@ class ConstrainedBeamSearch(AbstractStrategy):
         width, eos_ids = int(self.plain.prompt_width), np.asarray(self.plain.eos_ids)
         pools: list[Pool] = [state.beams.groups[0].pool]
         record = best_hypotheses(
-            pools, batch=batch, returned=self.plain.returned, prompt_width=width, eos_ids=eos_ids, last_first=True
+            pools, batch=batch, returned=int(self.plain.returned), prompt_width=width, eos_ids=eos_ids, last_first=True
         )
         return with_first_end(record, width, eos_ids)
 
@@ -189,9 +190,7 @@ def _seen(
     """Which continuations make the same sequence as an open one or as an earlier one."""
     same = jnp.all(prefixes[:, :, None] == prefixes[:, None], axis=-1)
     first = jnp.argmax(same, axis=2).astype(jnp.int32)
-    ours, theirs = (
-        jnp.take_along_axis(first, by.beams, axis=1) * vocab + by.tokens for by in (further, open_)
-    )
+    ours, theirs = (jnp.take_along_axis(first, by.beams, axis=1) * vocab + by.tokens for by in (further, open_))
     earlier = jnp.tri(ours.shape[1], k=-1, dtype=bool)[None] & real[:, None]
     among_ours = jnp.any((ours[:, :, None] == ours[:, None]) & earlier, axis=2)
     return among_ours | jnp.any(ours[:, :, None] == theirs[:, None], axis=2)
