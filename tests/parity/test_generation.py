@@ -4,58 +4,16 @@ Every model has all parameters randomised; end-of-sequence ids are chosen among 
 so that rows end at different lengths.
 """
 
-import functools
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
+from generation_pairs import FIRST_FREE, PAD, PAIRS, START, sentences
+from hf import VOCAB, as_torch, random_pair, saved, tiny_roberta
 
 from encdec_eqx import EncoderDecoder
 from tolerances import SEQUENCE_SCORES
 
-PAIRS = {
-    "bert-gpt2": (tiny_bert, tiny_gpt2),
-    "bert-bert": (tiny_bert, tiny_bert),
-    "roberta-roberta": (tiny_roberta, tiny_roberta),
-    "gpt2-gpt2": (tiny_gpt2, tiny_gpt2),
-    "bert-relative": (tiny_bert, functools.partial(tiny_bert, position_embedding_type="relative_key_query")),
-}
-START, PAD = 5, 7
 NEW = 14
-FIRST_FREE = 8
-
-
-@functools.cache
-def _torch_model(pair: str, seed: int, **ids: int):
-    encoder, decoder = PAIRS[pair]
-    ids = {"decoder_start_token_id": START, "pad_token_id": PAD, "eos_token_id": VOCAB - 1, **ids}
-    model = random_pair(encoder(), decoder(), seed=seed, **ids)
-    with torch.no_grad():
-        # Logits far enough apart that a different order of summation cannot change the largest.
-        for parameter in model.parameters():
-            parameter *= 2 if parameter.ndim > 1 else 1
-    return model
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folders: dict[tuple, Path] = {}
-
-    def both(pair: str, seed: int = 0, **ids: int):
-        theirs = _torch_model(pair, seed, **ids)
-        name = (pair, seed, *ids.items())
-        if name not in folders:
-            folders[name] = saved(theirs, tmp_path_factory.mktemp(pair))
-        return theirs, EncoderDecoder.from_pretrained(folders[name])
-
-    return both
-
-
-def _source(seed: int) -> dict[str, np.ndarray]:
-    batch = random_batch(seed, low=FIRST_FREE)
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
 def _theirs(model, arrays: dict[str, np.ndarray], **options):
@@ -74,7 +32,7 @@ def _ends(model, arrays: dict[str, np.ndarray], **options) -> list[int]:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_greedy_ids_and_ends(models, pair, seed):
     theirs, ours = models(pair, seed)
-    source = _source(seed)
+    source = sentences(seed)
     ends = _ends(theirs, source)
     expected = _theirs(theirs, source, max_new_tokens=NEW, eos_token_id=ends)
     result = ours.generate(**source, max_new_tokens=NEW, eos_token_id=ends)
@@ -90,7 +48,7 @@ def test_greedy_ids_and_ends(models, pair, seed):
 @pytest.mark.parametrize("pair", ["bert-gpt2", "roberta-roberta"])
 def test_least_lengths(models, pair, limits):
     theirs, ours = models(pair)
-    source = _source(0)
+    source = sentences(0)
     ends = _ends(theirs, source)
     expected = _theirs(theirs, source, max_length=NEW + 1, eos_token_id=ends, **limits)
     result = ours.generate(**source, max_length=NEW + 1, eos_token_id=ends, **limits)
@@ -105,7 +63,7 @@ def test_prompts(models, pair, begins):
     prompt = np.random.default_rng(3).integers(FIRST_FREE, VOCAB - 1, (3, 5), dtype=np.int32)
     if begins != "without it":
         prompt[slice(None) if begins == "with the start" else slice(1, 2), 0] = START
-    arrays = {**_source(1), "decoder_input_ids": prompt}
+    arrays = {**sentences(1), "decoder_input_ids": prompt}
     ends = _ends(theirs, arrays)
     for limit in ({"max_new_tokens": NEW}, {"max_length": 15}):
         expected = _theirs(theirs, arrays, eos_token_id=ends, **limit)
@@ -118,7 +76,7 @@ def test_prompts(models, pair, begins):
 def test_left_padded_prompts_are_as_rows_alone(models, pair, begins):
     """Torch keeps positions at arange behind left padding; each row is therefore compared with that row alone."""
     theirs, ours = models(pair, 2)
-    source = _source(2)
+    source = sentences(2)
     prompt = np.random.default_rng(4).integers(FIRST_FREE, VOCAB - 1, (3, 6), dtype=np.int32)
     first = np.array([0, 4, 2])
     mask = (np.arange(6)[None] >= first[:, None]).astype(np.int32)
@@ -143,7 +101,7 @@ def test_one_id_for_pad_end_and_start(models, pair, prompted):
     """The usual GPT-2 recipe. With RoBERTa (whose padding_idx is 1) the start token then sits at position 1."""
     one = 1
     theirs, ours = models(pair, 3, decoder_start_token_id=one, pad_token_id=one, eos_token_id=one)
-    arrays = _source(3)
+    arrays = sentences(3)
     if prompted:
         arrays["decoder_input_ids"] = np.array([[1, 9, 1, 11], [1, 30, 31, 1], [1, 1, 12, 13]], np.int32)
     expected = _theirs(theirs, arrays, max_new_tokens=NEW)
@@ -158,7 +116,7 @@ def test_a_generated_padding_id_has_a_position_of_its_own(tmp_path):
     with torch.no_grad():
         theirs.decoder.lm_head.bias[1] += 1.5
     ours = EncoderDecoder.from_pretrained(saved(theirs, tmp_path))
-    arrays = {**_source(4), "decoder_input_ids": np.array([[5, 1, 9], [5, 20, 1], [5, 1, 1]], np.int32)}
+    arrays = {**sentences(4), "decoder_input_ids": np.array([[5, 1, 9], [5, 20, 1], [5, 1, 1]], np.int32)}
     expected = _theirs(theirs, arrays, max_new_tokens=NEW)
     assert (expected[:, 3:] == 1).any()
     assert (expected[:, 3:] != 1).any()
@@ -168,7 +126,7 @@ def test_a_generated_padding_id_has_a_position_of_its_own(tmp_path):
 @pytest.mark.parametrize("pair", ["bert-gpt2", "roberta-roberta"])
 def test_scores_are_the_log_probabilities_that_torch_reports(models, pair):
     theirs, ours = models(pair, 1)
-    source = _source(1)
+    source = sentences(1)
     ends = _ends(theirs, source)
     options = {"max_new_tokens": NEW, "eos_token_id": ends, "min_new_tokens": 3}
     with torch.no_grad():
@@ -185,7 +143,7 @@ def test_scores_are_the_log_probabilities_that_torch_reports(models, pair):
 
 def test_special_tokens_and_lengths_come_from_the_files(models, tmp_path):
     theirs, _ = models("bert-gpt2", 0)
-    source = _source(0)
+    source = sentences(0)
     ends = _ends(theirs, source)
     config = theirs.generation_config
     before = config.to_dict()
