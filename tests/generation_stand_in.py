@@ -61,6 +61,9 @@ class StandInDecoder(eqx.Module):
         hidden = jnp.sin(totals + cache.source[:, None] + self.positions[positions])
         return hidden, StandInCache(kept, cache.source, cache.length + ids.shape[1])
 
+    def rewound(self, cache: StandInCache, length: Any) -> StandInCache:
+        return StandInCache(cache.kept, cache.source, length)
+
     def logits(self, hidden: jax.Array) -> jax.Array:
         return hidden @ self.head
 

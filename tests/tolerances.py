@@ -35,6 +35,12 @@ ORACLE = 2e-6
 SEQUENCE_SCORES = 5e-5
 """Sums of some 14 log-probabilities, down to -26, against torch or one full pass, in float32 (measured: 4e-6)."""
 
+TOKEN_LOG_PROBS = 2e-5
+"""A token's log-probability, down to -20, against torch in float32 (measured: TBD)."""
+
+GROUP_SCORES_RELATIVE = 5e-6
+"""Scores of groups of beams against transformers 4.46.3, relative (measured: TBD)."""
+
 PROCESSED_LOGITS = 3e-7
 """Logits after any rule but a normalisation against torch, relative (measured: 1.2e-7)."""
 

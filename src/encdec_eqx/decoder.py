@@ -200,6 +200,13 @@ class Decoder(eqx.Module):
         out = self._run(ids, positions, None, None, attending, self_kv=cache.self_kv, cross_kv=cache.cross_kv)
         return out.last_hidden_state, _advanced(cache, out, ids.shape[1])
 
+    def rewound(self, cache: DecoderCache, length: Int32[Array, ""]) -> DecoderCache:
+        """The cache as it was when only its first `length` slots were filled. For loops that give positions themselves.
+
+        What is in the other slots stays, unseen, until it is written over.
+        """
+        return eqx.tree_at(lambda c: c.length, cache, length)
+
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
         """Scores of the next token, in float32."""
         return self.head(hidden, self.embeddings)

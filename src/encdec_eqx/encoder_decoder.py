@@ -26,6 +26,7 @@ from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .families import FAMILIES, WHOLES, PairConfig, read_pair, write_pair
 from .generation import source
+from .generation.assistants import Assistant
 from .generation.call import GenerationOptions
 from .generation.checks import host_level
 from .generation.generate import generate
@@ -513,9 +514,27 @@ class EncoderDecoder(eqx.Module):
             generation_config=generation_config,
             file_config=self.generation_config,
             special_tokens=self.special_tokens,
-            arguments=options,
+            arguments=self._with_assistant(options),
             key=key,
         )
+
+    def _with_assistant(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, the assistant among them as generation knows it."""
+        assistant = options.get("assistant_model")
+        if isinstance(assistant, EncoderDecoder):
+            decoder, project = assistant.decoder, assistant.enc_to_dec_proj
+        elif isinstance(assistant, Decoder):
+            decoder, project = assistant, self.enc_to_dec_proj
+            if not decoder.config.cross_attention or decoder.config.cross_width != self.decoder.config.cross_width:
+                reads = decoder.config.cross_width if decoder.config.cross_attention else "no encoder states"
+                raise ValueError(
+                    f"assistant_model reads {reads}; this model's decoder reads states of width "
+                    f"{self.decoder.config.cross_width}. EncoderDecoder.from_pieces(model.encoder, decoder) gives it a "
+                    "projection of its own: pass that pair."
+                )
+        else:
+            return dict(options)
+        return {**options, "assistant_model": Assistant(decoder, project, decoder.config)}
 
     def _source(self, input_ids: Any, encoder_outputs: EncoderOutput | None, **inputs: Any) -> source.Source:
         host_level(self.encoder, input_ids, encoder_outputs, inputs)

@@ -78,10 +78,10 @@ class BeamSearch(AbstractStrategy):
         constraint: what the generated tokens have to obey, or None.
         diversity: taken from a token's log-probability for each earlier group's beam that has just chosen it; None for
             one group.
+        returned: hypotheses returned for each sentence; an array, so that it may change without a new program.
         key_data: the words of one key, or of one key a sentence; None to take the best.
         beams: beams a sentence, over all groups.
         ends: how many different ids end a hypothesis, at least 1.
-        returned: hypotheses returned for each sentence.
         num_groups: groups of beams.
         prefix: slots of the cache in front of those of the beams.
         positions: how the family numbers tokens.
@@ -96,10 +96,10 @@ class BeamSearch(AbstractStrategy):
     limit: Int32[ArrayLike, ""]
     constraint: AbstractConstraint | None
     diversity: Float[ArrayLike, ""] | None
+    returned: Int32[ArrayLike, ""]
     key_data: UInt32[ArrayLike, "*sentences 2"] | None
     beams: int = eqx.field(static=True)
     ends: int = eqx.field(static=True)
-    returned: int = eqx.field(static=True)
     num_groups: int = eqx.field(static=True)
     prefix: int = eqx.field(static=True)
     positions: PositionRule = eqx.field(static=True)
@@ -329,7 +329,7 @@ class BeamSearch(AbstractStrategy):
         record = best_hypotheses(
             [group.pool for group in state.groups],
             batch=batch,
-            returned=self.returned,
+            returned=int(self.returned),
             prompt_width=int(self.prompt_width),
             eos_ids=np.asarray(self.eos_ids),
             last_first=self._as_before,

@@ -13,13 +13,15 @@ from .processors import Processor
 class GenerationOptions(TypedDict, total=False):
     """What `generate` and its kin take besides their inputs. None is as good as leaving an option out.
 
-    Those of `GenerationConfig` have the same meaning. Two can be given in a call only:
+    Those of `GenerationConfig` have the same meaning. Three can be given in a call only:
 
     Attributes:
         logits_processor: a rule of your own, or a sequence of them: each an `equinox.Module` that is called as
             `processor(logits, prefix, length)` in the compiled loop: logits (rows, vocab), and ids (rows, width) of
             which the first `length` columns count. They come after all rules but those of sampling.
         constraint: an automaton that the generated tokens have to obey, from `encdec_eqx.generation.constraints`.
+        assistant_model: a small `Decoder` (or an `EncoderDecoder`, whose decoder and projection are used) that attends
+            to this model's encoder states and proposes tokens: the same result in fewer passes of the large decoder.
     """
 
     max_length: int | None
@@ -42,6 +44,9 @@ class GenerationOptions(TypedDict, total=False):
     early_stopping: bool | Literal["never"] | None
     penalty_alpha: float | None
     force_words_ids: Sequence[Any] | None
+    num_assistant_tokens: int | None
+    prompt_lookup_num_tokens: int | None
+    max_matching_ngram_size: int | None
     sequence_bias: Mapping[Sequence[int], float] | Sequence[Any] | None
     encoder_repetition_penalty: float | None
     repetition_penalty: float | None
@@ -61,3 +66,4 @@ class GenerationOptions(TypedDict, total=False):
     decoder_start_token_id: int | None
     logits_processor: Processor | Sequence[Processor] | None
     constraint: AbstractConstraint | None
+    assistant_model: Any

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Shaped
 
 from .._typing import Array, ArrayLike
+from .prompt import PositionRule
 
 
 @runtime_checkable
@@ -31,6 +32,10 @@ class DecoderStep(Protocol):
         self, ids: Any, cache: Any, *, mask: Any = None, positions: Any = None, branches: Any = None
     ) -> tuple[Array, Any]:
         """Hidden states of the next tokens, and the cache with them added."""
+        ...
+
+    def rewound(self, cache: Any, length: Any) -> Any:
+        """The cache as it was when only its first `length` slots were filled."""
         ...
 
     def logits(self, hidden: Any) -> Array:
@@ -63,6 +68,8 @@ class Opening(eqx.Module):
         alive: False for rows that only fill the bucket.
         cache: filled with what has been fed.
         memory: what the strategy's `memory` made of the prompt's hidden states; None if it has none.
+        draft_cache: the cache of the strategy's `draft_decoder`, filled in the same way; None if it has none.
+        draft_positions: of the prompt's last token, as that decoder numbers them.
     """
 
     columns: Int32[np.ndarray, "rows width"]
@@ -71,13 +78,16 @@ class Opening(eqx.Module):
     alive: Bool[np.ndarray, " rows"]
     cache: Any
     memory: Any
+    draft_cache: Any
+    draft_positions: Int32[np.ndarray, " rows"] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
     """What a strategy has to say at its end, on the host: `GenerationResult` has the same fields.
 
-    `log_probs` and the two after it have as many columns as `sequences`, the prompt's filled with zeros.
+    `log_probs` and the two after it have as many columns as `sequences`, the prompt's filled with zeros. `passes` is None
+    where each pass of the decoder has yielded one token a row.
     """
 
     sequences: np.ndarray
@@ -88,6 +98,7 @@ class Record:
     log_probs: np.ndarray
     processed_log_probs: np.ndarray
     beam_indices: np.ndarray | None = None
+    passes: int | None = None
 
 
 class AbstractStrategy(eqx.Module):
@@ -115,6 +126,16 @@ class AbstractStrategy(eqx.Module):
 
         It runs in the program that feeds the prompt. None where the first step feeds the prompt's last token.
         """
+        return None
+
+    @property
+    def spare_slots(self) -> int:
+        """Slots of the cache beyond those of the tokens that count."""
+        return 0
+
+    @property
+    def draft_decoder(self) -> tuple[DecoderStep, Callable | None, PositionRule] | None:
+        """A second decoder that reads the source and the prompt, its projection and its positions."""
         return None
 
     @abstractmethod

@@ -18,8 +18,6 @@ NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
     "stopping_criteria": ((), "eos_token_id (a list is accepted) and max_new_tokens"),
     "stop_strings": ((), "eos_token_id (a list is accepted)"),
     "max_time": ((), "max_new_tokens"),
-    "prompt_lookup_num_tokens": ((), "greedy search"),
-    "assistant_model": ((), "greedy search"),
     "assistant_early_exit": ((), "greedy search"),
     "streamer": ((), "max_new_tokens, calling generate again with the result as decoder_input_ids"),
     "token_healing": ((False,), "nothing like it"),
@@ -31,7 +29,7 @@ NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 # Options that stand in no file.
-ONLY_ARGUMENTS = ("logits_processor", "constraint")
+ONLY_ARGUMENTS = ("logits_processor", "constraint", "assistant_model")
 
 # Arguments people bring along from transformers whose job is done another way here.
 REPLACED: dict[str, str] = {
@@ -66,8 +64,6 @@ BOOKKEEPING = frozenset(
         "generation_kwargs",
         "is_assistant",
         "low_memory",
-        "max_matching_ngram_size",
-        "num_assistant_tokens",
         "num_assistant_tokens_schedule",
         "output_attentions",
         "output_hidden_states",

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from .._typing import Array
+from ..config import StackConfig
 from . import checks
 
 
@@ -24,6 +25,12 @@ class PositionRule:
 
     first: int = 0
     padding_idx: int | None = None
+
+    @classmethod
+    def of(cls, config: StackConfig) -> "PositionRule":
+        """The rule of a decoder."""
+        counted = config.positions.counting != "non_padding"
+        return cls(config.positions.first, None if counted else config.positions.padding_idx)
 
     def of_prompt(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
         """Positions (rows, length) of a prompt whose masked tokens (`real` False) are not counted.

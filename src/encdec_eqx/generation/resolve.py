@@ -12,6 +12,7 @@ from typing import Any
 from . import options
 from .agreed import agreed_constraint
 from .asked import ARGUMENT, FILE, PASSED, Asked
+from .assistants import Assistant, drafting_settings
 from .constraints.interface import AbstractConstraint
 from .forced_checks import check_room, refuse_impossible_words
 from .rules import rule_settings
@@ -58,6 +59,9 @@ class Settings:
         suppress_tokens: ids that may not be generated.
         begin_suppress_tokens: ids that the first generated token may not be.
         logits_processors: the user's own.
+        assistant: who proposes tokens, or None.
+        ahead: how many are proposed at a time; 0 means none.
+        lookup_longest: how many of the last tokens are looked for in the source, if that proposes; 0 means it does not.
         constraint: the automaton that the generated tokens have to obey, or None.
         renormalize_logits: turn processed logits into log-probabilities.
         forced_bos_token_id: the first generated token, where only a start token precedes it.
@@ -96,6 +100,9 @@ class Settings:
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
     logits_processors: tuple[Any, ...] = ()
+    assistant: Assistant | None = None
+    ahead: int = 0
+    lookup_longest: int = 0
     constraint: AbstractConstraint | None = None
     renormalize_logits: bool = False
     forced_bos_token_id: int | None = None
@@ -204,6 +211,7 @@ def resolve_settings(
     rules = rule_settings(
         asked, prompt_width=prompt_width, eos_ids=eos_ids, vocab_size=vocab_size, has_source_ids=has_source_ids
     )
+    drafting = drafting_settings(asked, search["search"], vocab_size=vocab_size, has_source_ids=has_source_ids)
     constraint = agreed_constraint(
         asked.get("constraint"), search["search"], vocab_size=vocab_size, eos_ids=eos_ids, longest=longest
     )
@@ -218,6 +226,7 @@ def resolve_settings(
         notes=notes,
         **rules,
         **search,
+        **drafting,
     )
 
 

@@ -23,6 +23,8 @@ class GenerationResult:
             them up as they are, they need not be normalised (`renormalize_logits`).
         beam_indices: of beam search, the row (sentence times `num_beams` plus beam) that each token continued, in the
             step before it; -1 after the end. None for other searches.
+        passes: passes of the decoder, the prompt's apart: as many as the longest row has tokens, or fewer where a draft
+            or a lookup proposed some.
         compilations: programs compiled (or fetched from jax's persistent cache) during this call; 0 for a bucket that
             was used before.
         notes: options of the model's generation_config that could not apply and were dropped, one sentence each.
@@ -36,5 +38,6 @@ class GenerationResult:
     log_probs: Float32[np.ndarray, "rows new"]
     processed_log_probs: Float32[np.ndarray, "rows new"]
     beam_indices: Int32[np.ndarray, "rows new"] | None
+    passes: int
     compilations: int
     notes: tuple[str, ...] = ()

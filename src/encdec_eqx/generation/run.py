@@ -52,8 +52,15 @@ class Run:
             longest=most,
             how="Lower max_new_tokens or max_length, or shorten the prompt.",
         )
+        if settings.assistant is not None:
+            checks.length(
+                f"the prompt ({seen.width}) and {settings.max_new_tokens} new tokens that assistant_model reads",
+                needed,
+                longest=longest(settings.assistant.config, None),
+                how="Lower max_new_tokens or max_length, or leave assistant_model out.",
+            )
         self.bucket = TargetBucket.of(needed - settings.max_new_tokens, settings.max_new_tokens, most=most)
-        self.rule = PositionRule(config.positions.first, _uncounted(config))
+        self.rule = PositionRule.of(config)
         self.prompt = seen.padded(self.sentences, self.bucket.prefix + (0 if whole else 1))
         context = Context(
             tokens=tokens,
@@ -64,6 +71,7 @@ class Run:
             prompt_tokens=self.prompt.real.sum(axis=1, dtype=np.int32),
             target=self.bucket,
             rule=self.rule,
+            vocab_size=config.vocab_size,
             source_ids=source_ids,
             key=key,
         )
@@ -73,16 +81,24 @@ class Run:
         """The state in front of the first token; only the last token of the prompt is still to be fed."""
         each, at_once = self.strategy.cache_rows, self.strategy.tokens_at_once
         ids, real = (np.repeat(table, each, axis=0) for table in (self.prompt.ids, self.prompt.real))
-        positions = self.rule.of_prompt(ids, real)
         fed = self.bucket.prefix
-        prefix = (ids[:, :fed], real[:, :fed], positions[:, :fed]) if fed else None
-        slots = fed + at_once * (self.bucket.slots - fed)
-        memory = self.strategy.memory
-        cache, kept = _open_cache(decoder, project, states, mask, prefix, memory, rows=ids.shape[0], slots=slots)
+        slots = fed + at_once * (self.bucket.slots - fed) + self.strategy.spare_slots
+
+        def opened(decoder: loop.DecoderStep, project: Any, rule: PositionRule, memory: Any) -> tuple[Any, Any, Any]:
+            positions = rule.of_prompt(ids, real)
+            prefix = (ids[:, :fed], real[:, :fed], positions[:, :fed]) if fed else None
+            made = _open_cache(decoder, project, states, mask, prefix, memory, rows=ids.shape[0], slots=slots)
+            return *made, positions[:, -1]
+
+        cache, kept, positions = opened(decoder, project, self.rule, self.strategy.memory)
+        draft = self.strategy.draft_decoder
+        draft_cache, _, draft_positions = (None, None, None) if draft is None else opened(*draft, None)
         columns = np.full((ids.shape[0], self.bucket.slots + 1), self.strategy.pad_id, np.int32)
         columns[:, : self.width] = ids[:, ids.shape[1] - self.width :]
         alive = np.repeat(np.arange(self.sentences) < self.batch, each)
-        return self.strategy.start(Opening(columns, positions[:, -1], real[:, :fed], alive, cache, kept))
+        return self.strategy.start(
+            Opening(columns, positions, real[:, :fed], alive, cache, kept, draft_cache, draft_positions)
+        )
 
     def pieces(self, decoder: loop.DecoderStep, state: Any, tokens_a_call: int) -> Iterator[Any]:
         """The states after every so many tokens, until all rows have finished or the maximum length is reached."""
@@ -118,6 +134,7 @@ class Run:
             log_probs=generated(record.log_probs),
             processed_log_probs=generated(record.processed_log_probs),
             beam_indices=None if record.beam_indices is None else generated(record.beam_indices),
+            passes=int(state.length) - self.width if record.passes is None else record.passes,
             compilations=programs(),
             notes=(*self.settings.notes, *self._missing(record.lengths)),
         )
@@ -153,7 +170,3 @@ def _open_cache(
     ids, real, positions = prefix
     hidden, cache = decoder.advance(ids, cache, mask=real, positions=positions)
     return cache, None if memory is None else memory(hidden)
-
-
-def _uncounted(config: StackConfig) -> int | None:
-    return config.positions.padding_idx if config.positions.counting == "non_padding" else None

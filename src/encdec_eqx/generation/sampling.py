@@ -110,15 +110,23 @@ class Sampling(AbstractStrategy):
 
     def step(self, decoder: DecoderStep, state: SamplingState) -> SamplingState:
         """Feed the last token, choose the next."""
-        generated = state.length - self.prompt_width
         last = column_at(state.tokens, state.length - 1)
         hidden, cache = decoder.advance(last[:, None], state.cache, positions=state.positions[:, None])
-        logits = decoder.logits(hidden)[:, -1]
+        return eqx.tree_at(lambda s: s.cache, self.taken(state, decoder.logits(hidden)[:, -1]), cache)
+
+    def taken(self, state: SamplingState, logits: Float[Array, "rows vocab"]) -> SamplingState:
+        """The state with one more token in every row, its cache as it was.
+
+        Args:
+            state: the state so far.
+            logits: behind each row's last token.
+        """
+        generated = state.length - jnp.asarray(self.prompt_width)
         allowed = self._allowed(state)
         plain = only_allowed(logits, allowed)
         processed = processors.apply(self.processors, plain, state.tokens, state.length)
         processed = obeying(processed, logits, allowed)
-        chosen = self._choose(processed, generated)
+        chosen = self.choose(processed, generated)
         column = jnp.where(state.finished, self.pad_id, chosen)
 
         def noted(table: Float[Array, "rows width"], distribution: Float[Array, "rows vocab"]) -> Array:
@@ -131,12 +139,21 @@ class Sampling(AbstractStrategy):
             log_probs=noted(state.log_probs, logits),
             processed_log_probs=None if with_processed is None else noted(with_processed, processed),
             length=state.length + 1,
-            positions=self.positions.of_next(column, jnp.asarray(self.prompt_tokens) + generated),
+            positions=self.positions.of_next(column, self.tokens_before(state)),
             lengths=jnp.where(state.finished, state.lengths, state.lengths + 1),
             automaton=self._advanced(state.automaton, column),
             finished=state.finished | is_end(column, self.eos_ids),
-            cache=cache,
+            cache=state.cache,
         )
+
+    def tokens_before(self, state: SamplingState) -> Int32[Array, " rows"]:
+        """How many tokens come before the next one, padding of prompts not counted."""
+        return jnp.asarray(self.prompt_tokens) + (state.length - jnp.asarray(self.prompt_width))
+
+    def furthest(self, rule: PositionRule) -> Int32[Array, " rows"]:
+        """The position of the last token that the decoder has to read, if no row ends before."""
+        new = jnp.asarray(self.limit) - jnp.asarray(self.prompt_width)
+        return jnp.asarray(self.prompt_tokens) + (new + (rule.first - 2))
 
     def _allowed(self, state: SamplingState) -> Bool[Array, "rows vocab"] | None:
         if self.constraint is None or state.automaton is None:
@@ -149,7 +166,13 @@ class Sampling(AbstractStrategy):
     def _advanced(self, states: Int32[Array, " rows"] | None, tokens: Int32[Array, " rows"]) -> Array | None:
         return None if self.constraint is None or states is None else self.constraint.advance(states, tokens)
 
-    def _choose(self, logits: Float[Array, "rows vocab"], generated: Int32[Array, ""]) -> Int32[Array, " rows"]:
+    def choose(self, logits: Float[Array, "rows vocab"], generated: Int32[Array, ""]) -> Int32[Array, " rows"]:
+        """The next token of every row: the most probable one, or the one that its key draws.
+
+        Args:
+            logits: processed.
+            generated: tokens before it that are not the prompt's.
+        """
         if self.key_data is None:
             return _first_largest(logits)
         keys = token_keys(row_keys(self.key_data, logits.shape[0], self.samples), generated)

@@ -71,6 +71,9 @@ class GenerationConfig:
         early_stopping: of beam search: True ends a sentence with as many hypotheses as beams; False (what `None` means)
             also when the best beam, as long as it is, could not enter; "never" when it could not at any length.
         penalty_alpha: contrastive search with this weight of the similarity to earlier tokens; 0 means none.
+        num_assistant_tokens: tokens that `assistant_model` proposes at a time; None means 5.
+        prompt_lookup_num_tokens: propose that many tokens at a time, copied from the source.
+        max_matching_ngram_size: how many of the last tokens are looked for in the source; None means 2.
         force_words_ids: what beam search has to generate: phrases (lists of ids), or lists of alternative phrases.
         sequence_bias: pairs of ids and a number, or a dictionary from tuples of ids: the number is added to the logit
             of the last id where the others stand before it. Stored as a tuple of pairs.
@@ -122,6 +125,9 @@ class GenerationConfig:
     early_stopping: bool | Literal["never"] | None = None
     penalty_alpha: float | None = None
     force_words_ids: Sequence[Any] | None = None
+    num_assistant_tokens: int | None = None
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int | None = None
     sequence_bias: Mapping[Sequence[int], float] | Sequence[Any] | None = None
     encoder_repetition_penalty: float | None = None
     repetition_penalty: float | None = None

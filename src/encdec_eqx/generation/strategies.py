@@ -13,6 +13,7 @@ from .beams import BeamSearch
 from .buckets import TargetBucket, bucket
 from .constrained_beams import ConstrainedBeamSearch
 from .contrastive import ContrastiveSearch
+from .drafting import AbstractDrafter, DraftDecoder, SourceLookup
 from .forced_words import ForcedWords
 from .hypotheses import Lengths
 from .keys import key_data
@@ -22,6 +23,7 @@ from .resolve import Settings
 from .sampling import Sampling
 from .source import padded_ids
 from .special_tokens import SpecialTokens
+from .speculative import Speculative
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Context:
         prompt_tokens: tokens of each sentence's prompt that are not padding.
         target: sizes of the cache.
         rule: how the family numbers tokens.
+        vocab_size: of the decoder.
         source_ids: the source's ids, if it came as ids.
         key: the user's PRNG key.
     """
@@ -49,6 +52,7 @@ class Context:
     prompt_tokens: np.ndarray
     target: TargetBucket
     rule: PositionRule
+    vocab_size: int
     source_ids: np.ndarray | None
     key: Any
 
@@ -61,7 +65,11 @@ def choose(settings: Settings, context: Context) -> AbstractStrategy:
         return ConstrainedBeamSearch(_beams(settings, context), ForcedWords.of(settings.force_words_ids))
     if settings.search == "contrastive":
         return _contrastive(settings, context)
-    return _sampling(settings, context)
+    plain = _sampling(settings, context)
+    drafter = _drafter(settings, context)
+    if drafter is None:
+        return plain
+    return Speculative(plain, drafter, plain.pad_id, ahead=settings.ahead, prefix=context.target.prefix)
 
 
 def reads_whole_prompt(settings: Settings) -> bool:
@@ -86,6 +94,17 @@ def _sampling(settings: Settings, context: Context) -> Sampling:
     )
 
 
+def _drafter(settings: Settings, context: Context) -> AbstractDrafter | None:
+    if settings.assistant is not None:
+        assistant = settings.assistant
+        return DraftDecoder(assistant.decoder, assistant.project, PositionRule.of(assistant.config))
+    if settings.lookup_longest and context.source_ids is not None:
+        ids = context.source_ids
+        width, samples = np.asarray(ids.shape[1], np.int32), settings.num_return_sequences
+        return SourceLookup(padded_ids(ids), width, settings.lookup_longest, samples, context.vocab_size)
+    return None
+
+
 def _beams(settings: Settings, context: Context) -> BeamSearch:
     eos_ids, pad_id = _ends(context.tokens)
     ends = max(1, len(context.tokens.require("eos_token_id")))
@@ -106,7 +125,7 @@ def _beams(settings: Settings, context: Context) -> BeamSearch:
         beams=settings.num_beams,
         # only a draw depends on how many candidates there are
         ends=ends if sample or ends == 1 else bucket(ends, least=4),
-        returned=settings.num_return_sequences,
+        returned=np.asarray(settings.num_return_sequences, np.int32),
         num_groups=groups,
         prefix=context.target.prefix,
         positions=context.rule,

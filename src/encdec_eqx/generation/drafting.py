@@ -1,0 +1,173 @@
+"""Who proposes tokens for speculative decoding: a small decoder, or the source itself. Knows nothing of checking them.
+
+A proposal costs no correctness, whatever it is; a good one saves a pass of the decoder.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32
+
+from .._typing import Array, ArrayLike
+from . import processors
+from .loop import DecoderStep, column_at, with_column
+from .prompt import PositionRule
+from .sampling import Sampling, SamplingState
+
+
+class AbstractDrafter(eqx.Module):
+    """Proposes the next tokens of every row."""
+
+    @property
+    def decoder(self) -> tuple[DecoderStep, Callable | None, PositionRule] | None:
+        """A decoder that reads the source and the prompt first, its projection, and its positions; or None."""
+        return None
+
+    @abstractmethod
+    def start(self, cache: Any, positions: np.ndarray | None) -> Any:
+        """What it remembers before the first token.
+
+        Args:
+            cache: of its decoder, filled like that of the run; None without one.
+            positions: of the prompt's last token, as its decoder numbers them; None without one.
+        """
+
+    @abstractmethod
+    def drafts(self, plain: Sampling, state: SamplingState, memory: Any, count: int) -> tuple[Array, Any]:
+        """`count` proposals (rows, count), and its memory with the last token and all of them read.
+
+        Args:
+            plain: how tokens are chosen.
+            state: the run so far; its cache is not at hand.
+            memory: what it remembers.
+            count: how many.
+        """
+
+    @abstractmethod
+    def kept(self, plain: Sampling, state: SamplingState, memory: Any, slots: Int32[Array, ""]) -> Any:
+        """The memory after the tokens were checked: of what it has read, only the first `slots` slots are kept."""
+
+
+class DraftMemory(eqx.Module):
+    """What a drafting decoder remembers: its cache, and the position of the last token."""
+
+    cache: Any
+    positions: Int32[Array, " rows"]
+
+
+class DraftDecoder(AbstractDrafter):
+    """A small decoder that attends to the same encoder states.
+
+    It chooses by the rules of the run and, where tokens are drawn, with the same keys: the noise that picks the run's
+    token picks the draft's, so that the two are equal as often as their distributions are close.
+
+    Attributes:
+        step: the decoder.
+        project: from the encoder's states to the width that its cross-attention reads, or None.
+        rule: how it numbers tokens.
+    """
+
+    step: Any
+    project: Any
+    rule: PositionRule = eqx.field(static=True)
+
+    @property
+    def decoder(self) -> tuple[DecoderStep, Callable | None, PositionRule]:
+        """It, with its own projection and positions."""
+        return self.step, self.project, self.rule
+
+    def start(self, cache: Any, positions: np.ndarray | None) -> DraftMemory:
+        """Its cache, opened with the prompt."""
+        return DraftMemory(cache, jax.device_put(positions))
+
+    def drafts(self, plain: Sampling, state: SamplingState, memory: DraftMemory, count: int) -> tuple[Array, Any]:
+        """One after another. One token more is read than proposed: the cache then holds whatever is accepted."""
+        before = plain.tokens_before(state)
+
+        def one(carry: tuple[DraftMemory, Array], at: Int32[Array, ""]) -> tuple[tuple[DraftMemory, Array], Array]:
+            memory, tokens = carry
+            last = column_at(tokens, state.length - 1 + at)
+            hidden, cache = self.step.advance(last[:, None], memory.cache, positions=memory.positions[:, None])
+            logits = self.step.logits(hidden)[:, -1]
+            processed = processors.apply(plain.processors, logits, tokens, state.length + at)
+            chosen = plain.choose(processed, state.length - jnp.asarray(plain.prompt_width) + at)
+            positions = jnp.minimum(self.rule.of_next(chosen, before + at), plain.furthest(self.rule))
+            return (DraftMemory(cache, positions), with_column(tokens, chosen, state.length + at)), chosen
+
+        steps = jnp.arange(count + 1, dtype=jnp.int32)
+        (memory, _), chosen = jax.lax.scan(one, (memory, state.tokens), steps)
+        return chosen[:count].T, memory
+
+    def kept(self, plain: Sampling, state: SamplingState, memory: DraftMemory, slots: Int32[Array, ""]) -> DraftMemory:
+        """The cache cut back to what was accepted."""
+        last = column_at(state.tokens, state.length - 1)
+        positions = self.rule.of_next(last, plain.tokens_before(state) - 1)
+        return DraftMemory(self.step.rewound(memory.cache, slots), positions)
+
+
+class SourceLookup(AbstractDrafter):
+    """Copies from the source: what follows there on the last tokens that were generated (Saxena 2023).
+
+    The longest run of last tokens that the source has, up to `longest`, decides; of several places the first.
+
+    Attributes:
+        ids: the source's ids, a row a sentence.
+        width: how many columns of them count.
+        longest: of the runs that are looked for.
+        samples: rows a sentence.
+        vocab: ids of the decoder; the source may have others.
+    """
+
+    ids: Int32[ArrayLike, "batch source"]
+    width: Int32[ArrayLike, ""]
+    longest: int = eqx.field(static=True)
+    samples: int = eqx.field(static=True)
+    vocab: int = eqx.field(static=True)
+
+    def start(self, cache: Any, positions: np.ndarray | None) -> None:
+        """Nothing."""
+
+    def drafts(self, plain: Sampling, state: SamplingState, memory: None, count: int) -> tuple[Array, None]:
+        """The tokens behind the place; from the source's second token on where there is none."""
+        source = jnp.repeat(jnp.asarray(self.ids), self.samples, axis=0)
+        place = place_behind(source, jnp.asarray(self.width), state.tokens, state.length, longest=self.longest)
+        index = jnp.minimum(place[:, None] + jnp.arange(count, dtype=jnp.int32)[None], source.shape[1] - 1)
+        return jnp.clip(jnp.take_along_axis(source, index, axis=1), 0, self.vocab - 1), None
+
+    def kept(self, plain: Sampling, state: SamplingState, memory: None, slots: Int32[Array, ""]) -> None:
+        """Nothing."""
+
+
+def place_behind(
+    source: Int32[Array, "rows source"],
+    width: Int32[Array, ""],
+    tokens: Int32[Array, "rows width"],
+    length: Int32[Array, ""],
+    *,
+    longest: int,
+) -> Int32[Array, " rows"]:
+    """The column of each row's source behind the longest run of its last tokens, the first of several; 1 if none.
+
+    Args:
+        source: ids.
+        width: how many of its columns count.
+        tokens: the last of which are looked for.
+        length: how many of their columns are filled.
+        longest: of the runs.
+    """
+    columns = jnp.arange(source.shape[1], dtype=jnp.int32)
+    matched = jnp.zeros(source.shape, jnp.int32)
+    unbroken = jnp.broadcast_to((columns < width)[None], source.shape)
+    for back in range(longest):
+        token = column_at(tokens, jnp.maximum(length - 1 - back, 0))
+        in_front = jnp.roll(source, back + 1, axis=1)
+        unbroken = unbroken & (in_front == token[:, None]) & (columns > back)[None] & (length > back)
+        matched = matched + unbroken.astype(jnp.int32)
+    best = jnp.max(matched, axis=1)
+    first = jnp.argmax(matched == best[:, None], axis=1).astype(jnp.int32)
+    return jnp.where(best > 0, first, 1)
