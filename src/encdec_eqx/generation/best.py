@@ -31,7 +31,9 @@ def best_hypotheses(
     size = pools[0].filled.shape[1]
     beams = size * len(pools)
     filled, scores = (_joined(pools, get, batch) for get in (lambda p: p.filled, lambda p: p.best.scores))
-    order = np.argsort(scores if last_first else -scores, axis=1, kind="stable")
+    # A hypothesis of -inf still comes before a place that nothing was found for.
+    ranks = np.where(filled, np.maximum(scores, np.finfo(np.float32).min), -np.inf)
+    order = np.argsort(ranks if last_first else -ranks, axis=1, kind="stable")
     order = (order[:, ::-1] if last_first else order)[:, :returned]
 
     def in_rows(table: np.ndarray) -> np.ndarray:
