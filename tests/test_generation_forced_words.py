@@ -109,14 +109,15 @@ def test_it_is_the_search_written_out(beams, early):
     for penalty, ends in [(1.0, [2]), (0.0, [2, 8]), (-1.0, [7, 2, 8]), (2.0, [])] * 2:
         words = _words(rng, [3, 4, 5, 6])
         forbidden = [int(rng.integers(3, 7))] if rng.random() < 0.3 else []
-        options = {"beams": beams, "new": NEW, "ends": ends, "penalty": penalty, "early": early, "returned": beams}
+        returned = int(rng.integers(1, beams + 1))
+        options = {"beams": beams, "new": NEW, "ends": ends, "penalty": penalty, "early": early, "returned": returned}
         result = generate(
             decoder,
             source,
             max_new_tokens=NEW,
             eos_token_id=ends,
             num_beams=beams,
-            num_return_sequences=beams,
+            num_return_sequences=returned,
             length_penalty=penalty,
             early_stopping=early,
             force_words_ids=words,
@@ -124,7 +125,7 @@ def test_it_is_the_search_written_out(beams, early):
         )
         for at, sentence in enumerate(source):
             expected = search(Model(decoder, sentence, forbidden), [1], _items(words), **options)
-            for row, (score, tokens, parents) in enumerate(expected, start=at * beams):
+            for row, (score, tokens, parents) in enumerate(expected, start=at * returned):
                 length = len(tokens) - 1
                 # as 4.46.3, which keeps no end but the first of the ids
                 shown = [*tokens[1:-1], ends[0] if tokens[-1] in ends else tokens[-1]]

@@ -18,7 +18,7 @@ from .._typing import Array, ArrayLike
 from .buckets import bucket
 
 _NOT_WAITING = np.int32(2**30)
-_LEAST_TOKENS, _LEAST_CONSTRAINTS = 8, 4
+_LEAST_TOKENS, _LEAST_CONSTRAINTS, _LEAST_OFFERS, _LEAST_CHOICES = 16, 4, 8, 4
 
 
 class Progress(eqx.Module):
@@ -98,8 +98,8 @@ class ForcedWords(eqx.Module):
             longest=np.asarray(max(len(phrase) for alternatives in items for phrase in alternatives), np.int32),
             count=np.asarray(len(items), np.int32),
             constraints=bucket(len(items), least=_LEAST_CONSTRAINTS),
-            offers=bucket(max(parents.count(-1), most), least=_LEAST_CONSTRAINTS),
-            choices=bucket(max(most, 1)),
+            offers=bucket(max(parents.count(-1), most), least=_LEAST_OFFERS),
+            choices=bucket(most, least=_LEAST_CHOICES) if most > 1 else 1,
         )
 
     def untouched(self) -> Progress:
