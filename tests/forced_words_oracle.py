@@ -91,7 +91,7 @@ def search(model, prompt, items, *, beams, new, ends, penalty=1.0, early=False, 
     running = [(0.0 if at == 0 else -1e9, tuple(prompt), ()) for at in range(beams)]
     pool, done = [], False
     for length in range(1, new + 1):
-        table = [np.float32(model(row) + score) for score, row, _ in running]
+        table = [(model(row) + score).astype(np.float32) for score, row, _ in running]
         found = [
             (s, (*running[at][1], t), (*running[at][2], at)) for at in range(beams) for t, s in enumerate(table[at])
         ]

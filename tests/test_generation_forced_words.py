@@ -132,6 +132,7 @@ def test_it_is_the_search_written_out(beams, early):
                 assert result.sequences[row, 1 : length + 1].tolist() == shown
                 assert (result.sequences[row, length + 1 :] == 0).all()
                 assert result.lengths[row] == length
+                assert result.beam_indices is not None
                 assert result.truncated[row] == (tokens[-1] not in ends)
                 np.testing.assert_allclose(result.scores[row], score, rtol=SEQUENCE_SCORES, atol=SEQUENCE_SCORES)
                 assert result.beam_indices[row, :length].tolist() == [at * beams + parent for parent in parents]

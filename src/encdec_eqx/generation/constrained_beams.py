@@ -52,15 +52,12 @@ class ConstrainedBeamSearch(AbstractStrategy):
     Attributes:
         plain: beam search without them; its one group holds the beams.
         words: what has to come.
+        pad_id: what follows an end.
     """
 
     plain: BeamSearch
     words: ForcedWords
-
-    @property
-    def pad_id(self) -> Int32[ArrayLike, ""]:
-        """What follows an end."""
-        return self.plain.pad_id
+    pad_id: Int32[ArrayLike, ""]
 
     @property
     def cache_rows(self) -> int:

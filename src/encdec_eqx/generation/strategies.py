@@ -62,7 +62,7 @@ def choose(settings: Settings, context: Context) -> AbstractStrategy:
     if settings.search == "beams":
         return _beams(settings, context)
     if settings.search == "constrained":
-        return ConstrainedBeamSearch(_beams(settings, context), ForcedWords.of(settings.force_words_ids))
+        return _constrained(settings, context)
     if settings.search == "contrastive":
         return _contrastive(settings, context)
     plain = _sampling(settings, context)
@@ -130,6 +130,11 @@ def _beams(settings: Settings, context: Context) -> BeamSearch:
         prefix=context.target.prefix,
         positions=context.rule,
     )
+
+
+def _constrained(settings: Settings, context: Context) -> ConstrainedBeamSearch:
+    plain = _beams(settings, context)
+    return ConstrainedBeamSearch(plain=plain, words=ForcedWords.of(settings.force_words_ids), pad_id=plain.pad_id)
 
 
 def _contrastive(settings: Settings, context: Context) -> ContrastiveSearch:
