@@ -12,7 +12,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "parity"))
 
-from generation_pairs import models as models  # noqa: E402  (the folder has only now become known)
+from generation_pairs import models as models
 
 VERSION = "4.46.3"
 

@@ -5,11 +5,13 @@ Their logits are far enough apart that another order of summation does not chang
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hf import VOCAB, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
+from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
+from transformers import PreTrainedModel
 
 from encdec_eqx import EncoderDecoder
 
@@ -55,6 +57,14 @@ def sentences(seed: int) -> dict[str, np.ndarray]:
     """Ids and mask of three sentences."""
     batch = random_batch(seed, low=FIRST_FREE)
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+def likely_ends(model: PreTrainedModel, arrays: dict[str, np.ndarray], most: int, **options: Any) -> list[int]:
+    """A few tokens from the middle of what torch generates, so that its rows end there."""
+    with torch.no_grad():
+        free = model.generate(**as_torch(arrays), min_new_tokens=12, max_new_tokens=12, do_sample=False, **options)
+    found = np.unique(free[:, -9:-3].numpy())
+    return [int(end) for end in np.random.default_rng(0).permutation(found)[:most]]
 
 
 def prompts(seed: int, width: int = 4) -> np.ndarray:
