@@ -118,17 +118,21 @@ class ContrastiveSearch(AbstractStrategy):
 
     @property
     def cache_rows(self) -> int:
+        """One: the candidates are its branches."""
         return 1
 
     @property
     def tokens_at_once(self) -> int:
+        """The candidates."""
         return self.top_k
 
     @property
     def memory(self) -> Callable[[Array], Past]:
+        """What there is to compare with."""
         return Memory(self.room)
 
     def start(self, opening: Opening) -> ContrastiveState:
+        """The prompt has been read."""
         rows, width = opening.columns.shape
         visible = np.concatenate([opening.real, np.zeros((rows, self.room * self.top_k), bool)], axis=1)
         return ContrastiveState(
@@ -207,6 +211,7 @@ class ContrastiveSearch(AbstractStrategy):
         return Past(last, jax.lax.dynamic_update_slice_in_dim(past.directions, direction[:, None], at, axis=1))
 
     def record(self, state: ContrastiveState, batch: int) -> Record:
+        """A row a sentence."""
         return record_of_rows(state, batch)
 
 

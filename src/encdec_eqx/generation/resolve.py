@@ -204,7 +204,7 @@ def resolve_settings(
     asked = Asked(arguments, passed, file)
     asked.refuse_not_built()
     refuse_impossible_words(asked, vocab_size=vocab_size, eos_ids=eos_ids)
-    search = search_settings(asked, has_key)
+    search = search_settings(asked, has_key, vocab_size)
     longest = _max_new_tokens(asked, prompt_width)
     check_room(asked, search.get("force_words_ids", ()), prompt_width=prompt_width, longest=longest)
     min_length, min_new_tokens = _least(asked, prompt_width, longest, not eos_ids)

@@ -23,12 +23,13 @@ SAMPLING: dict[str, Any] = {
 _BEAMS: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": False, "num_beam_groups": 1, "force_words_ids": ()}
 
 
-def search_settings(asked: Asked, has_key: bool) -> dict[str, Any]:
+def search_settings(asked: Asked, has_key: bool, vocab_size: int) -> dict[str, Any]:
     """The fields of `Settings` that stand for the search.
 
     Args:
         asked: what was asked for; what is dropped from a file is added to its notes.
         has_key: whether a PRNG key is at hand.
+        vocab_size: of the decoder.
 
     Raises:
         ValueError: for options that contradict each other or would do nothing, and for drawing without a key.
@@ -39,7 +40,7 @@ def search_settings(asked: Asked, has_key: bool) -> dict[str, Any]:
             f"do_sample=True ({asked.origin('do_sample')}) draws random numbers: pass key=jax.random.key(seed), "
             "another seed for other samples."
         )
-    search = _search(asked, sample, beams)
+    search = _search(asked, sample, beams, vocab_size)
     return {
         "search": search,
         "do_sample": sample,
@@ -49,11 +50,11 @@ def search_settings(asked: Asked, has_key: bool) -> dict[str, Any]:
     }
 
 
-def _search(asked: Asked, sample: bool, beams: int) -> Search:
+def _search(asked: Asked, sample: bool, beams: int, vocab_size: int) -> Search:
     """Which search it is; options that choose another one and cannot apply are refused or dropped."""
     if asked.get("penalty_alpha", 0.0) > 0:
         if not sample and beams == 1:
-            return _contrastive(asked)
+            return _contrastive(asked, vocab_size)
         why = "contrastive search takes the best of top_k tokens, without do_sample and with num_beams=1"
         asked.refuse_or_drop("penalty_alpha", 0.0, why)
     if beams == 1:
@@ -64,11 +65,17 @@ def _search(asked: Asked, sample: bool, beams: int) -> Search:
     return "constrained" if asked.get("force_words_ids", ()) else "beams"
 
 
-def _contrastive(asked: Asked) -> Search:
-    if asked.get("top_k", 0) < 2:
+def _contrastive(asked: Asked, vocab_size: int) -> Search:
+    top_k = asked.get("top_k", 0)
+    if top_k < 2:
         raise ValueError(
             f"penalty_alpha={asked.get('penalty_alpha')} ({asked.origin('penalty_alpha')}) asks for contrastive search,"
             " which needs top_k, the number of tokens to compare: pass top_k=4, or any number from 2 on."
+        )
+    if top_k > vocab_size:
+        raise ValueError(
+            f"top_k={top_k} ({asked.origin('top_k')}) asks contrastive search to compare more tokens than the decoder's"
+            f" vocabulary has ({vocab_size}). Pass top_k=4, or any number from 2 on that is not larger."
         )
     for name, neutral in {**_BEAMS, "diversity_penalty": 0.0}.items():
         asked.refuse_or_drop(name, neutral, "it belongs to beam search, and penalty_alpha asks for contrastive search")
