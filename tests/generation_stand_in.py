@@ -101,7 +101,7 @@ def generate(
     """`EncoderDecoder.generate` with a stand-in for a decoder and states for a source."""
     config = decoder_config(vocab_size=decoder.tokens.shape[0], **(config_changes or {}))
     outputs = EncoderOutput(encoder_states)
-    return engine.generate(
+    return engine.request(
         decoder,
         config,
         lambda: source.from_outputs(outputs, hidden_size=SIZE, attention_mask=mask),
@@ -113,4 +113,4 @@ def generate(
         special_tokens=tokens,
         arguments=options,
         key=key,
-    )
+    ).generate()

@@ -179,7 +179,10 @@ def test_copies_change_nothing_but_the_number_of_passes(model, options):
     free = model.generate(**SOURCE, max_new_tokens=NEW, eos_token_id=(), **options)
     # a source that holds what will be generated from it is out of reach; from given states it is not
     states = model.encode(**SOURCE)
-    given = {"encoder_outputs": states, "input_ids": np.concatenate([SOURCE["input_ids"][:, :3], free.sequences[:, 1:]], axis=1)}
+    given = {
+        "encoder_outputs": states,
+        "input_ids": np.concatenate([SOURCE["input_ids"][:, :3], free.sequences[:, 1:]], axis=1),
+    }
     alone = model.generate(encoder_outputs=states, max_new_tokens=NEW, eos_token_id=(), **options)
     copied = model.generate(**given, max_new_tokens=NEW, eos_token_id=(), prompt_lookup_num_tokens=4, **options)
     _same(alone, copied)

@@ -200,6 +200,29 @@ class Decoder(eqx.Module):
         out = self._run(ids, positions, None, None, attending, self_kv=cache.self_kv, cross_kv=cache.cross_kv)
         return out.last_hidden_state, _advanced(cache, out, ids.shape[1])
 
+    def cross_attentions(
+        self,
+        ids: Int32[ArrayLike, "rows new"],
+        cache: DecoderCache,
+        *,
+        mask: Bool[ArrayLike, "rows new"],
+        positions: Int32[ArrayLike, "rows new"],
+    ) -> tuple[Float[Array, "rows heads new source"] | None, ...]:
+        """What the next tokens attend to in the source, by layer; `None` for layers that have no cross-attention."""
+        attending, places, cache = self._continue(jnp.asarray(ids), cache, jnp.asarray(mask), jnp.asarray(positions))
+        out = self._run(
+            jnp.asarray(ids),
+            places,
+            None,
+            None,
+            attending,
+            self_kv=cache.self_kv,
+            cross_kv=cache.cross_kv,
+            output_attentions=True,
+        )
+        assert out.cross_attentions is not None
+        return out.cross_attentions
+
     def rewound(self, cache: DecoderCache, length: Int32[Array, ""]) -> DecoderCache:
         """The cache as it was when only its first `length` slots were filled. For loops that give positions themselves.
 

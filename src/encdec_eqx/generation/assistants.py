@@ -58,8 +58,8 @@ def drafting_settings(asked: Asked, search: str, *, vocab_size: int, has_source_
         return {"assistant": _agreed(assistant, vocab_size), "ahead": asked.get("num_assistant_tokens", _AHEAD)}
     if not has_source_ids:
         raise ValueError(
-            f"prompt_lookup_num_tokens={lookup} ({asked.origin(name)}) copies from the source's token ids, and there are"
-            " none. Pass input_ids (they may stand beside encoder_outputs), or leave it out."
+            f"prompt_lookup_num_tokens={lookup} ({asked.origin(name)}) copies from the source's token ids, and there "
+            "are none. Pass input_ids (they may stand beside encoder_outputs), or leave it out."
         )
     return {"ahead": lookup, "lookup_longest": asked.get("max_matching_ngram_size", _LONGEST)}
 

@@ -26,7 +26,7 @@ from .constraints.interface import AbstractConstraint
 from .constraints.obey import obeying, only_allowed
 from .hypotheses import NEVER_CHOSEN, Hypotheses, Lengths, Pool, normalized
 from .keys import row_keys, token_keys
-from .loop import AbstractState, AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end, with_column
+from .loop import AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end, with_column
 from .prompt import PositionRule
 
 
@@ -44,7 +44,7 @@ class Group(eqx.Module):
     closed: Bool[Array, " batch"]
 
 
-class BeamState(AbstractState):
+class BeamState(eqx.Module):
     """The state of beam search.
 
     Attributes:
@@ -108,6 +108,11 @@ class BeamSearch(AbstractStrategy):
     def cache_rows(self) -> int:
         """One: the beams are its branches."""
         return 1
+
+    @property
+    def in_order(self) -> bool:
+        """No: beams replace each other."""
+        return False
 
     @property
     def tokens_at_once(self) -> int:

@@ -10,10 +10,10 @@ from .constraints.interface import AbstractConstraint
 from .processors import Processor
 
 
-class GenerationOptions(TypedDict, total=False):
-    """What `generate` and its kin take besides their inputs. None is as good as leaving an option out.
+class WarmupOptions(TypedDict, total=False):
+    """What `generate` and its kin take besides their inputs and `max_new_tokens`. None is as good as leaving it out.
 
-    Those of `GenerationConfig` have the same meaning. Three can be given in a call only:
+    Those of `GenerationConfig` have the same meaning. Four can be given in a call only:
 
     Attributes:
         logits_processor: a rule of your own, or a sequence of them: each an `equinox.Module` that is called as
@@ -22,10 +22,9 @@ class GenerationOptions(TypedDict, total=False):
         constraint: an automaton that the generated tokens have to obey, from `encdec_eqx.generation.constraints`.
         assistant_model: a small `Decoder` (or an `EncoderDecoder`, whose decoder and projection are used) that attends
             to this model's encoder states and proposes tokens: the same result in fewer passes of the large decoder.
+        output_cross_attentions: whether the result has `cross_attentions`; one pass more over the finished sequences.
     """
 
-    max_length: int | None
-    max_new_tokens: int | None
     min_length: int | None
     min_new_tokens: int | None
     do_sample: bool | None
@@ -67,3 +66,11 @@ class GenerationOptions(TypedDict, total=False):
     logits_processor: Processor | Sequence[Processor] | None
     constraint: AbstractConstraint | None
     assistant_model: Any
+    output_cross_attentions: bool | None
+
+
+class GenerationOptions(WarmupOptions, total=False):
+    """The options of `generate`. One of these two is needed, here or in a config."""
+
+    max_length: int | None
+    max_new_tokens: int | None

@@ -21,11 +21,15 @@ class Count:
 
 
 @contextlib.contextmanager
-def counted() -> Iterator[Count]:
-    """Count the compilations of the block; blocks may be nested."""
+def counted(count: Count | None = None) -> Iterator[Count]:
+    """Count the compilations of the block; blocks may be nested.
+
+    Args:
+        count: where to go on counting; default a new one.
+    """
     _listen()
     counts = _counting.__dict__.setdefault("counts", [])
-    count = Count()
+    count = Count() if count is None else count
     counts.append(count)
     try:
         yield count

@@ -19,12 +19,12 @@ from .best import best_hypotheses, with_first_end
 from .candidates import Candidates
 from .forced_words import ForcedWords, Progress, read
 from .hypotheses import Hypotheses, Pool, normalized
-from .loop import AbstractState, AbstractStrategy, DecoderStep, Opening, Record, is_end
+from .loop import AbstractStrategy, DecoderStep, Opening, Record, is_end
 
 _LAST = np.int32(2**30)
 
 
-class ConstrainedState(AbstractState):
+class ConstrainedState(eqx.Module):
     """The state of constrained beam search.
 
     Attributes:

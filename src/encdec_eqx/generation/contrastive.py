@@ -22,7 +22,6 @@ from . import processors
 from .branching import side_by_side
 from .candidates import Candidates, best
 from .loop import (
-    AbstractState,
     AbstractStrategy,
     DecoderStep,
     Opening,
@@ -61,7 +60,7 @@ class Memory(eqx.Module):
         return Past(hidden[:, -1], jnp.pad(_directions(hidden), ((0, 0), (0, self.room), (0, 0))))
 
 
-class ContrastiveState(AbstractState):
+class ContrastiveState(eqx.Module):
     """The state of contrastive search.
 
     Attributes:

@@ -43,19 +43,21 @@ class DecoderStep(Protocol):
         ...
 
 
-class AbstractState(eqx.Module):
-    """What changes from token to token.
+class LoopState(Protocol):
+    """What changes from token to token, as far as the loop looks at it; a module of arrays."""
 
-    Attributes:
-        length: columns filled, the prompt's included. The last of them has not been fed to the decoder yet.
-        finished: what needs no more steps: rows, or sentences where their rows end together.
-    """
+    @property
+    def length(self) -> Int32[Array, ""]:
+        """Columns filled, the prompt's included. The last of them has not been fed to the decoder yet."""
+        ...
 
-    length: eqx.AbstractVar[Int32[Array, ""]]
-    finished: eqx.AbstractVar[Bool[Array, " rows"]]
+    @property
+    def finished(self) -> Bool[Array, " rows"]:
+        """What needs no more steps: rows, or sentences where their rows end together."""
+        ...
 
 
-State = TypeVar("State", bound=AbstractState)
+State = TypeVar("State", bound=LoopState)
 
 
 class Opening(eqx.Module):
@@ -86,8 +88,8 @@ class Opening(eqx.Module):
 class Record:
     """What a strategy has to say at its end, on the host: `GenerationResult` has the same fields.
 
-    `log_probs` and the two after it have as many columns as `sequences`, the prompt's filled with zeros. `passes` is None
-    where each pass of the decoder has yielded one token a row.
+    `log_probs` and the two after it have as many columns as `sequences`, the prompt's filled with zeros. `passes` is
+    None where each pass of the decoder has yielded one token a row.
     """
 
     sequences: np.ndarray
@@ -119,6 +121,11 @@ class AbstractStrategy(eqx.Module):
     def tokens_at_once(self) -> int:
         """Tokens that a step feeds for each row of the cache, each of which takes a slot."""
         return 1
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a token that has been chosen stays chosen."""
+        return True
 
     @property
     def memory(self) -> Callable[[Array], Any] | None:

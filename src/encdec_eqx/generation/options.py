@@ -29,7 +29,7 @@ NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 # Options that stand in no file.
-ONLY_ARGUMENTS = ("logits_processor", "constraint", "assistant_model")
+ONLY_ARGUMENTS = ("logits_processor", "constraint", "assistant_model", "output_cross_attentions")
 
 # Arguments people bring along from transformers whose job is done another way here.
 REPLACED: dict[str, str] = {
@@ -41,8 +41,9 @@ REPLACED: dict[str, str] = {
     "trace": "generate always compiles, once a bucket",
     "output_scores": "the result always has .scores",
     "return_dict_in_generate": "the result always is a record with .sequences and .scores",
-    "output_logits": "call the model on the result's .sequences",
-    "output_attentions": "call the model on the result's .sequences with output_attentions=True",
+    "output_logits": "the result has .log_probs; for all logits call the model on the result's .sequences",
+    "output_attentions": "pass output_cross_attentions=True for those to the source; for self-attentions call the "
+    "model on the result's .sequences with output_attentions=True",
     "output_hidden_states": "call the model on the result's .sequences with output_hidden_states=True",
     "use_cache": "the key/value cache is always used",
     "encoder_attention_mask": "the source's mask is called attention_mask",

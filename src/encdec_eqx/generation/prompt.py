@@ -42,6 +42,14 @@ class PositionRule:
         filler = self.first if self.padding_idx is None else self.padding_idx
         return np.where(counted, positions, filler).astype(np.int32)
 
+    def of_sequences(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
+        """Positions (rows, width) of whole sequences; `real` (rows, prompt) says where the prompt is padded."""
+        prompt = real.shape[1]
+        counted = real.sum(axis=1)[:, None] + np.arange(ids.shape[1] - prompt)[None] + self.first
+        if self.padding_idx is not None:
+            counted = np.where(ids[:, prompt:] == self.padding_idx, self.padding_idx, counted)
+        return np.concatenate([self.of_prompt(ids[:, :prompt], real), counted.astype(np.int32)], axis=1)
+
     def of_next(self, tokens: Int32[Array, "*rows"], tokens_before: Int32[Array, "*rows"]) -> Int32[Array, "*rows"]:
         """As torch numbers a single token behind a cache: by the number of tokens before it, whatever they are."""
         counted = tokens_before + self.first

@@ -18,6 +18,7 @@ from .forced_checks import check_room, refuse_impossible_words
 from .rules import rule_settings
 from .searches import Search, search_settings
 from .settings import GenerationConfig, option_names, refuse_both
+from .settings_checks import flag
 from .special_tokens import BY_USER, TOKEN_NAMES, SpecialTokens
 
 _logger = logging.getLogger("encdec_eqx")
@@ -62,6 +63,7 @@ class Settings:
         assistant: who proposes tokens, or None.
         ahead: how many are proposed at a time; 0 means none.
         lookup_longest: how many of the last tokens are looked for in the source, if that proposes; 0 means it does not.
+        output_cross_attentions: whether the result has them.
         constraint: the automaton that the generated tokens have to obey, or None.
         renormalize_logits: turn processed logits into log-probabilities.
         forced_bos_token_id: the first generated token, where only a start token precedes it.
@@ -103,6 +105,7 @@ class Settings:
     assistant: Assistant | None = None
     ahead: int = 0
     lookup_longest: int = 0
+    output_cross_attentions: bool = False
     constraint: AbstractConstraint | None = None
     renormalize_logits: bool = False
     forced_bos_token_id: int | None = None
@@ -222,6 +225,7 @@ def resolve_settings(
         max_new_tokens=longest,
         min_length=min_length,
         min_new_tokens=min_new_tokens,
+        output_cross_attentions=flag("output_cross_attentions", asked.get("output_cross_attentions", False)),
         constraint=constraint,
         notes=notes,
         **rules,

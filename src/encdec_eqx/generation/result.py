@@ -27,6 +27,8 @@ class GenerationResult:
             or a lookup proposed some.
         compilations: programs compiled (or fetched from jax's persistent cache) during this call; 0 for a bucket that
             was used before.
+        cross_attentions: with `output_cross_attentions=True`, for each layer what was attended to in the source when
+            each token was chosen, along the returned sequence (None for a layer without cross-attention).
         notes: options of the model's generation_config that could not apply and were dropped, one sentence each.
     """
 
@@ -41,3 +43,9 @@ class GenerationResult:
     passes: int
     compilations: int
     notes: tuple[str, ...] = ()
+    cross_attentions: tuple[Float32[np.ndarray, "rows heads new source"] | None, ...] | None = None
+
+    @property
+    def finished(self) -> Bool[np.ndarray, " rows"]:
+        """Whether a row met an end-of-sequence id: the opposite of `truncated`."""
+        return ~self.truncated

@@ -3,7 +3,7 @@
 Must not know: options and how they combine, encoders, and how a strategy chooses.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +19,7 @@ from .loop import Opening
 from .prompt import PositionRule, Prompt
 from .resolve import Settings
 from .result import GenerationResult
+from .retrace import Sequences
 from .special_tokens import SpecialTokens
 from .strategies import Context, choose, reads_whole_prompt
 
@@ -100,23 +101,20 @@ class Run:
             Opening(columns, positions, real[:, :fed], alive, cache, kept, draft_cache, draft_positions)
         )
 
-    def pieces(self, decoder: loop.DecoderStep, state: Any, tokens_a_call: int) -> Iterator[Any]:
-        """The states after every so many tokens, until all rows have finished or the maximum length is reached."""
-        length = self.width
-        while True:
-            length = min(length + tokens_a_call, self.last)
-            state = loop.advance_until((decoder, self.strategy, np.asarray(length, np.int32)), state)
-            yield state
-            if length == self.last or np.asarray(state.finished).all():
-                return
+    def piece(self, decoder: loop.DecoderStep, state: Any, tokens: int) -> tuple[Any, bool]:
+        """The state after so many more tokens, or at its end, and whether that is the end."""
+        until = np.asarray(min(int(state.length) + tokens, self.last), np.int32)
+        state = loop.advance_until((decoder, self.strategy, until), state)
+        return state, bool(np.asarray(state.finished).all()) or int(state.length) >= self.last
 
     def to_the_end(self, decoder: loop.DecoderStep, state: Any) -> Any:
         """The last state."""
-        for last in self.pieces(decoder, state, TOKENS_A_CALL):
-            state = last
+        over = False
+        while not over:
+            state, over = self.piece(decoder, state, TOKENS_A_CALL)
         return state
 
-    def result(self, state: Any, programs: Callable[[], int]) -> GenerationResult:
+    def result(self, state: Any) -> GenerationResult:
         """Trim dummy rows and unused columns."""
         record = self.strategy.record(state, self.batch)
         end = self.width + int(record.lengths.max())
@@ -135,9 +133,15 @@ class Run:
             processed_log_probs=generated(record.processed_log_probs),
             beam_indices=None if record.beam_indices is None else generated(record.beam_indices),
             passes=int(state.length) - self.width if record.passes is None else record.passes,
-            compilations=programs(),
+            compilations=0,
             notes=(*self.settings.notes, *self._missing(record.lengths)),
         )
+
+    def sequences(self, result: GenerationResult) -> Sequences:
+        """The result's sequences, for a second pass over them."""
+        each = result.sequences.shape[0] // self.batch
+        real = np.repeat(self.prompt.real[: self.batch, -self.width :], each, axis=0)
+        return Sequences(result.sequences[:, self.unseen.shape[1] :], real, self.width, each, self.sentences)
 
     def _missing(self, lengths: np.ndarray) -> tuple[str, ...]:
         """A note on places that beam search found nothing for: not enough outputs are possible."""

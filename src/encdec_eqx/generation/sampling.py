@@ -17,7 +17,6 @@ from .constraints.interface import AbstractConstraint
 from .constraints.obey import obeying, only_allowed
 from .keys import row_keys, token_keys
 from .loop import (
-    AbstractState,
     AbstractStrategy,
     DecoderStep,
     Opening,
@@ -30,7 +29,7 @@ from .loop import (
 from .prompt import PositionRule
 
 
-class SamplingState(AbstractState):
+class SamplingState(eqx.Module):
     """The state of greedy search and sampling.
 
     Attributes:

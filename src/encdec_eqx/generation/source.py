@@ -5,7 +5,7 @@ Must not know: decoders, options, loops. The ids of a library encoder are padded
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,18 +19,32 @@ from . import checks
 from .buckets import LEAST_SOURCE, bucket
 
 
+class Encoded(NamedTuple):
+    """A source as the decoder reads it.
+
+    Attributes:
+        states: the encoder's states (padded batch, padded source, hidden).
+        mask: which of them may be attended.
+        width: how many columns are not the bucket's padding.
+    """
+
+    states: ArrayLike
+    mask: np.ndarray
+    width: int
+
+
 @dataclass(frozen=True)
 class Source:
     """A checked source, not encoded yet.
 
     Attributes:
         batch: number of sentences.
-        encode: returns the encoder's states (padded batch, padded source, hidden) and their mask.
+        encode: runs the encoder, if it has to run.
         ids: (batch, source) the token ids, if that is what the source came as.
     """
 
     batch: int
-    encode: Callable[[], tuple[ArrayLike, np.ndarray]]
+    encode: Callable[[], Encoded]
     ids: np.ndarray | None = None
 
 
@@ -72,7 +86,9 @@ def from_ids(
         options["token_type_ids"] = _padded(types, rows, width)
     return Source(
         ids.shape[0],
-        lambda: (_encode(encoder, (inputs,), options).last_hidden_state, options["attention_mask"]),
+        lambda: Encoded(
+            _encode(encoder, (inputs,), options).last_hidden_state, options["attention_mask"], ids.shape[1]
+        ),
         ids,
     )
 
@@ -88,7 +104,7 @@ def from_any(
     if not leaves or not leaves[0].ndim:
         raise TypeError(f"the source must hold an array with the batch as its first axis, got {type(inputs).__name__}.")
 
-    def encode() -> tuple[ArrayLike, np.ndarray]:
+    def encode() -> Encoded:
         out = _encode(encoder, (inputs,), options)
         mask = attention_mask if out.attention_mask is None else out.attention_mask
         return _padded_states(out.last_hidden_state, mask)
@@ -150,13 +166,13 @@ def _token_ids(inputs: Any) -> np.ndarray | None:
     return np.asarray(inputs).astype(np.int32) if is_ids else None
 
 
-def _padded_states(states: ArrayLike, mask: Any) -> tuple[ArrayLike, np.ndarray]:
+def _padded_states(states: ArrayLike, mask: Any) -> Encoded:
     batch, length = states.shape[:2]
     rows, width = bucket(batch), bucket(length, least=LEAST_SOURCE)
     allowed = _mask_or_ones(mask, (batch, length), "the encoder's states")
     if (batch, length) != (rows, width):
         states = _padded(np.asarray(states), rows, width)
-    return states, _padded(allowed, rows, width)
+    return Encoded(states, _padded(allowed, rows, width), length)
 
 
 def _mask_or_ones(mask: Any, shape: tuple[int, ...], of: str) -> np.ndarray:

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Int32
 
 from .._typing import Array, ArrayLike
 from .drafting import AbstractDrafter
-from .loop import AbstractState, AbstractStrategy, DecoderStep, Opening, Record, column_at
+from .loop import AbstractStrategy, DecoderStep, Opening, Record, column_at
 from .sampling import Sampling, SamplingState
 
 
-class SpeculativeState(AbstractState):
+class SpeculativeState(eqx.Module):
     """The state of speculative decoding.
 
     Attributes:

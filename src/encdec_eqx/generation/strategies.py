@@ -69,7 +69,9 @@ def choose(settings: Settings, context: Context) -> AbstractStrategy:
     drafter = _drafter(settings, context)
     if drafter is None:
         return plain
-    return Speculative(plain, drafter, plain.pad_id, ahead=settings.ahead, prefix=context.target.prefix)
+    return Speculative(
+        plain=plain, drafter=drafter, pad_id=plain.pad_id, ahead=settings.ahead, prefix=context.target.prefix
+    )
 
 
 def reads_whole_prompt(settings: Settings) -> bool:
