@@ -43,6 +43,7 @@ class DecoderStep(Protocol):
         ...
 
 
+@runtime_checkable
 class LoopState(Protocol):
     """What changes from token to token, as far as the loop looks at it; a module of arrays."""
 
