@@ -226,3 +226,11 @@ def test_candidates_of_a_real_decoder_see_the_chosen_path_alone(prompted):
         expected = _by_hand(_whole_pass_reader(model, row), prompt, top_k=4, alpha=0.9, new=6, ends=())
         for result in results:
             _check(result, row, len(prompt), expected)
+
+
+def test_streamed_it_is_the_same():
+    model = tiny_pair(seed=3).with_special_tokens(decoder_start_token_id=1, eos_token_id=2, pad_token_id=0)
+    whole = model.generate(**SOURCE, **SEARCH)
+    chunks = list(model.stream(**SOURCE, **SEARCH))
+    assert len(chunks) > 1
+    np.testing.assert_array_equal(np.concatenate([chunk.tokens for chunk in chunks], axis=1), whole.sequences[:, 1:])
