@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import EncoderDecoder, EncoderOutput, GenerationConfig, SpecialTokens
-from models import VOCAB, decoder_config, encoder_config, randomised, tiny_pair
+from models import VOCAB, AttentionConfig, decoder_config, encoder_config, randomised, tiny_pair
 from tolerances import SEQUENCE_SCORES
 
 NEW = 8
@@ -58,13 +58,37 @@ def test_prompts_continue_a_full_pass(model):
     _check_against_full_pass(model, source, result, prompt_width=3)
 
 
-def test_both_layouts_generate_the_same(model):
+@pytest.mark.parametrize(
+    "search",
+    [{}, {"num_beams": 3, "num_return_sequences": 2}, {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}],
+    ids=["greedy", "beams", "groups"],
+)
+def test_both_layouts_generate_the_same(model, search):
     source = _source()
-    options = {"decoder_input_ids": np.array([[1, 5], [1, 6], [1, 7]]), "max_new_tokens": NEW}
+    options = {"decoder_input_ids": np.array([[1, 5], [1, 6], [1, 7]]), "max_new_tokens": NEW, **search}
     unrolled = model.generate(**source, **options)
     scanned = model.with_layout("scanned").generate(**source, **options)
     np.testing.assert_array_equal(scanned.sequences, unrolled.sequences)
     np.testing.assert_allclose(scanned.scores, unrolled.scores, rtol=0, atol=SEQUENCE_SCORES)
+
+
+def test_beams_of_relative_positions_are_those_of_a_full_pass(key):
+    """Distances are counted along each beam's own tokens, though beams lie side by side in the cache."""
+    attention = AttentionConfig(num_heads=3, head_dim=4, relative_positions="key_query")
+    pair = randomised(
+        tiny_pair(encoder_config(depth=1), decoder_config(depth=2, attention=attention)), seed=4, spread=0.4
+    )
+    source = _source()
+    prompt = np.array([[1, 5, 6, 9], [1, 6, 7, 7], [1, 7, 8, 3]])
+    result = pair.generate(**source, decoder_input_ids=prompt, max_new_tokens=NEW, num_beams=4, num_return_sequences=2)
+    again = pair.rescore(result.sequences, **source, prompt_length=4, length_penalty=1.0)
+    np.testing.assert_allclose(again.scores, result.scores, atol=SEQUENCE_SCORES)
+    every = {name: np.repeat(array, 2, axis=0) for name, array in source.items()}
+    logits = np.asarray(pair(every["input_ids"], result.sequences, attention_mask=every["attention_mask"]).logits)
+    shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(shares[:, 3:-1], result.sequences[:, 4:, None], 2)[..., 0]
+    real = np.arange(chosen.shape[1])[None] < result.lengths[:, None]
+    np.testing.assert_allclose(result.log_probs, chosen * real, atol=SEQUENCE_SCORES)
 
 
 def test_encoded_before_is_the_same(model):
