@@ -74,7 +74,7 @@ class ForcedWords(eqx.Module):
         for owner, alternatives in enumerate(items):
             height = max(len(phrase) for phrase in alternatives)
             index: dict[tuple[int, ...], int] = {}
-            for phrase in alternatives:
+            for phrase in map(tuple, alternatives):
                 for end in range(1, len(phrase) + 1):
                     if phrase[:end] in index:
                         continue
