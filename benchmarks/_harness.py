@@ -41,7 +41,6 @@ def parser(description: str, *, sizes: str = "tiny,small,base", repeats: int = 5
     options.add_argument("--sizes", default=sizes, type=_names(SIZES), help=f"comma-separated, of {', '.join(SIZES)}")
     options.add_argument("--sides", default="jax,torch", type=_names(SIDES), help="comma-separated, of jax, torch")
     options.add_argument("--repeats", default=repeats, type=int, help="timed runs of each side, taken in turn")
-    options.add_argument("--source", default=128, type=int, help="source positions of each sentence")
     options.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where both sides run")
     options.add_argument(
         "--precision",
@@ -264,14 +263,20 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def finish(name: str, settings: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """Prints the table, writes `<out>/<name>.json` where `--out` is given, and returns the result."""
-    from benchmarks import report
-
+def save(name: str, settings: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """Writes `<out>/<name>.json` where `--out` is given, and returns the result."""
     options = {key: value for key, value in vars(settings).items() if key not in ("cache", "out")}
     result = {"benchmark": name, "machine": machine(settings), "settings": options, **more, "rows": rows}
     if settings.out:
         settings.out.mkdir(parents=True, exist_ok=True)
         (settings.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def finish(name: str, settings: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """Saves the result, prints the table, and returns the result."""
+    from benchmarks import report
+
+    result = save(name, settings, rows, **more)
     print(report.table(result), flush=True)
     return result

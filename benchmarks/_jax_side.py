@@ -1,6 +1,6 @@
 """The JAX side: encdec_eqx by its public names, as a user would call it.
 
-A worker of `_harness`; it must not know torch, nor anything private to the library.
+A worker of `_harness`; it must not know torch, nor anything private to the library (`_programs` does).
 """
 
 import os
@@ -16,6 +16,7 @@ import optax
 
 from benchmarks import _harness, _inputs
 from benchmarks._memory import AnonymousPeak, memory
+from benchmarks._programs import memory_of_programs
 from encdec_eqx import EncoderDecoder
 from encdec_eqx.training import init_train_state, make_train_step
 
@@ -74,17 +75,40 @@ def convert(*, layout: str) -> dict[str, Any]:
     return {}
 
 
-def generate(*, batch: int, source: int, new_tokens: int) -> dict[str, Any]:
-    """Greedy decoding with the KV cache, from host ids to host tokens."""
-    ids, mask = _inputs.sources(batch=batch, source=source)
+def generate(*, batch: int, source: int, new_tokens: int, beams: int = 1) -> dict[str, Any]:
+    """Greedy or beam search with the KV cache, from host ids to host tokens."""
+    ids, options = _asked(batch, source, new_tokens, beams)
 
     def run() -> list[list[int]]:
-        result = _state["model"].generate(ids, attention_mask=mask, max_new_tokens=new_tokens)
-        return np.asarray(result.sequences).tolist()
+        return np.asarray(_state["model"].generate(ids, **options).sequences).tolist()
 
     begin = time.perf_counter()
     tokens = run()
     return {"seconds": time.perf_counter() - begin, "tokens": tokens}
+
+
+def _asked(batch: int, source: int, new_tokens: int, beams: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """What `generate` is called with. Beams are kept from ending early, as on the other side."""
+    ids, mask = _inputs.sources(batch=batch, source=source)
+    options: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": new_tokens}
+    return ids, options if beams == 1 else {**options, "num_beams": beams, "min_new_tokens": new_tokens}
+
+
+def first_token(*, batch: int, source: int, new_tokens: int) -> dict[str, Any]:
+    """Until the first token of every row is on the host, of a greedy call that could go on."""
+    ids, options = _asked(batch, source, new_tokens, 1)
+    begin = time.perf_counter()
+    stream = _state["model"].stream(ids, tokens_at_a_time=1, **options)
+    tokens = next(stream).tokens.tolist()
+    seconds = time.perf_counter() - begin
+    stream.close()
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def programs(*, batch: int, source: int, new_tokens: int, beams: int) -> dict[str, Any]:
+    """Memory of the programs that `generate` runs; compiles them again, so nothing is to be timed after it."""
+    ids, options = _asked(batch, source, new_tokens, beams)
+    return memory_of_programs(_state["model"], ids, **options)
 
 
 @eqx.filter_jit
@@ -169,6 +193,8 @@ if __name__ == "__main__":
         load,
         convert,
         generate,
+        first_token,
+        programs,
         encode,
         prepare_training,
         train_step,

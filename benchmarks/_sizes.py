@@ -37,31 +37,33 @@ SIZES = {
 }
 
 
-def decode_step_bytes(size: Size, *, batch: int, source: int, length: int) -> int:
-    """Bytes that one decoding step has to read: weights once, and every row's keys and values.
+def decode_step_bytes(size: Size, *, batch: int, source: int, length: int, beams: int = 1) -> int:
+    """Bytes that one decoding step has to read: weights once, and keys and values.
 
-    The cross-attention weights that make keys and values are left out: they are used once per sentence. The tied
-    head is read in full; of the input embeddings only `batch` rows are, which is neglected, like norms and biases.
+    Those of the source are read once a sentence, however many beams it has; those of self-attention once a beam. The
+    cross-attention weights that make keys and values are left out: they are used once per sentence. The tied head is
+    read in full; of the input embeddings only `batch * beams` rows are, which is neglected, like norms and biases.
 
     Args:
         size: the model.
-        batch: rows decoded at once.
+        batch: sentences decoded at once.
         source: source positions that cross-attention reads.
         length: target positions that self-attention reads.
+        beams: rows decoded for each sentence.
     """
     width = size.hidden
     per_layer = 4 * width**2 + 2 * width**2 + 8 * width**2  # self-attention, cross-attention's q and out, feed-forward
     weights = size.layers * per_layer + DECODER_VOCAB * width
-    keys_and_values = size.layers * 2 * width * (source + length) * batch
+    keys_and_values = size.layers * 2 * width * (source + beams * length) * batch
     return FLOAT_BYTES * (weights + keys_and_values)
 
 
-def decode_step_flops(size: Size, *, batch: int, source: int, length: int) -> int:
-    """Floating-point operations of the matrix products of one decoding step of `batch` rows."""
+def decode_step_flops(size: Size, *, batch: int, source: int, length: int, beams: int = 1) -> int:
+    """Floating-point operations of the matrix products of one decoding step of `batch * beams` rows."""
     width = size.hidden
     weights = size.layers * 14 * width**2 + DECODER_VOCAB * width
     attention = size.layers * 2 * width * (source + length)
-    return 2 * batch * (weights + attention)
+    return 2 * batch * beams * (weights + attention)
 
 
 def encode_flops(size: Size, *, batch: int, source: int) -> int:
@@ -80,7 +82,9 @@ def train_step_flops(size: Size, *, batch: int, source: int, target: int) -> int
     return 3 * forward
 
 
-def generate_floor(size: Size, *, batch: int, source: int, new_tokens: int, bandwidth: float, peak: float) -> float:
+def generate_floor(
+    size: Size, *, batch: int, source: int, new_tokens: int, bandwidth: float, peak: float, beams: int = 1
+) -> float:
     """Seconds that `generate` cannot go below: the encoder at peak, then each step at bandwidth or peak.
 
     Args:
@@ -90,11 +94,12 @@ def generate_floor(size: Size, *, batch: int, source: int, new_tokens: int, band
         new_tokens: tokens generated for each.
         bandwidth: measured bytes per second.
         peak: measured FLOPs per second.
+        beams: rows decoded for each sentence.
     """
     length = (new_tokens + 1) // 2  # the mean number of cached target positions
-    read = decode_step_bytes(size, batch=batch, source=source, length=length) / bandwidth
-    work = decode_step_flops(size, batch=batch, source=source, length=length) / peak
-    return encode_flops(size, batch=batch, source=source) / peak + new_tokens * max(read, work)
+    shape = {"batch": batch, "source": source, "length": length, "beams": beams}
+    step = max(decode_step_bytes(size, **shape) / bandwidth, decode_step_flops(size, **shape) / peak)
+    return encode_flops(size, batch=batch, source=source) / peak + new_tokens * step
 
 
 def train_floor(size: Size, *, batch: int, source: int, target: int, peak: float) -> float:

@@ -61,20 +61,26 @@ def load(*, folder: str, touch: bool = False) -> dict[str, Any]:
     return {"seconds": seconds, "grown": watch.grown, "bytes": size, "attention": model.config._attn_implementation}
 
 
-def generate(*, batch: int, source: int, new_tokens: int) -> dict[str, Any]:
-    """Greedy decoding with the KV cache, from host ids to host tokens."""
+def generate(*, batch: int, source: int, new_tokens: int, beams: int = 1) -> dict[str, Any]:
+    """Greedy or beam search with the KV cache, from host ids to host tokens. Beams are kept from ending early."""
     ids, mask = _inputs.sources(batch=batch, source=source)
+    options = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": beams}
+    if beams > 1:
+        options["min_new_tokens"] = new_tokens
 
     def run() -> list[list[int]]:
         with torch.inference_mode():
-            return (
-                _state["model"]
-                .generate(_tensor(ids), attention_mask=_tensor(mask), max_new_tokens=new_tokens, do_sample=False)
-                .tolist()
-            )
+            return _state["model"].generate(_tensor(ids), attention_mask=_tensor(mask), **options).tolist()
 
     seconds, tokens = _timed(run)
     return {"seconds": seconds, "tokens": tokens}
+
+
+def first_token(*, batch: int, source: int, new_tokens: int) -> dict[str, Any]:
+    """A greedy call that asks for one token: what an endless one does until its first."""
+    del new_tokens
+    answer = generate(batch=batch, source=source, new_tokens=1)
+    return answer | {"tokens": [row[1:] for row in answer["tokens"]]}
 
 
 def encode(*, batch: int, source: int) -> dict[str, Any]:
@@ -162,5 +168,6 @@ def matmul(*, width: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    handlers = (start, load, generate, encode, prepare_training, train_step, peak, compilation, copy, read, matmul)
+    handlers = (start, load, generate, first_token, encode, prepare_training, train_step, peak, compilation)
+    handlers += (copy, read, matmul)
     _harness.serve({handler.__name__: handler for handler in handlers})

@@ -19,6 +19,7 @@ def options() -> argparse.ArgumentParser:
     parser.set_defaults(sides=("jax",))
     parser.add_argument("--batches", default=(1, 8), type=_harness.integers, help="sentences at once in generation")
     parser.add_argument("--new-tokens", default=64, type=int, help="tokens generated for each sentence")
+    parser.add_argument("--source", default=128, type=int, help="source positions of each sentence")
     parser.add_argument("--target", default=64, type=int, help="target positions of a training step")
     return parser
 

@@ -12,6 +12,7 @@ from typing import Any
 README = pathlib.Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 Row = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]  # heads, lines
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -24,6 +25,10 @@ def _seconds(seconds: float | None) -> str:
 
 def _gigabytes(amount: float | None) -> str:
     return "-" if amount is None else f"{amount / 1e9:.2f}"
+
+
+def _megabytes(amount: float | None) -> str:
+    return "-" if amount is None else f"{amount / 1e6:.1f}"
 
 
 def _at(row: Row, side: str, *path: str) -> Any:
@@ -49,8 +54,8 @@ def _peak(row: Row, side: str) -> str:
     return _gigabytes(device if device is not None else _at(row, side, "memory", "peak"))
 
 
-def _timing(row: Row) -> list[str]:
-    """The columns that generation and training share: both medians, their ratio, the floor, compilation, memory."""
+def _speed(row: Row) -> list[str]:
+    """The columns that generation and training share: both medians, their ratio, the floor."""
     ours, theirs = _at(row, "jax", "seconds", "median"), _at(row, "torch", "seconds", "median")
     return [
         _seconds(ours),
@@ -58,43 +63,61 @@ def _timing(row: Row) -> list[str]:
         _ratio(theirs, ours),
         _seconds(row["floor_seconds"]),
         _ratio(row["floor_seconds"], ours, "{:.0%}"),
-        _seconds(_programs(row)),
-        _peak(row, "jax"),
-        _peak(row, "torch"),
     ]
 
 
-_TIMING = ["ours, s", "torch, s", "ratio", "floor, s", "floor/ours", "compile, s", "our peak, GB", "torch peak, GB"]
+_SPEED = ["ours, s", "torch, s", "ratio", "floor, s", "floor/ours"]
 
 
-def _generate(result: Row) -> tuple[list[str], list[list[str]]]:
+def _generate(result: Row) -> Table:
+    """How fast."""
     tokens = result["settings"]["new_tokens"]
-    heads = [
-        "size",
-        "batch",
-        *_TIMING,
-        "ours, ms/token",
-        "torch, ms/token",
-        "encoder: ours, ms",
-        "torch, ms",
-        "same ids",
-    ]
+    heads = [*_CELL, *_SPEED, "ours, tokens/s", "torch, tokens/s", "ours, ms/token", "torch, ms/token"]
+    heads += ["encoder: ours, ms", "torch, ms", "same ids"]
     lines = []
     for row in result["rows"]:
         medians = [_at(row, side, "seconds", "median") for side in ("jax", "torch")]
+        rates = [_ratio(tokens * row["batch"], median, "{:.0f}") for median in medians]
         each = [_milliseconds(None if median is None else median / tokens) for median in medians]
         encoders = [_milliseconds(_at(row, side, "encode_seconds", "median")) for side in ("jax", "torch")]
-        same = "yes" if row["same_tokens"] else "no"
-        lines.append([row["size"], str(row["batch"]), *_timing(row), *each, *encoders, same])
+        lines.append([*_cell(row), *_speed(row), *rates, *each, *encoders, "yes" if row["same_tokens"] else "no"])
     return heads, lines
 
 
-def _train_step(result: Row) -> tuple[list[str], list[list[str]]]:
-    heads = ["size", "batch", "layout", *_TIMING]
-    return heads, [[row["size"], str(row["batch"]), row["layout"], *_timing(row)] for row in result["rows"]]
+def _generate_starts_and_memory(result: Row) -> Table:
+    """How soon, and in how much memory."""
+    heads = [*_CELL, "compile, s"]
+    heads += ["first token cold: ours, s", "torch, s", "first token warm: ours, ms", "torch, ms"]
+    heads += ["temporary: encoder, MB", "cache, MB", "loop, MB", "our peak, GB", "torch peak, GB"]
+    lines = []
+    for row in result["rows"]:
+        cold = [_seconds(_at(row, side, "first_token_cold")) for side in ("jax", "torch")]
+        warm = [_milliseconds(_at(row, side, "first_token_warm", "median")) for side in ("jax", "torch")]
+        temporary = [
+            _megabytes(_at(row, "jax", "programs", name, "temporary")) for name in ("encoder", "cache", "loop")
+        ]
+        peaks = [_peak(row, side) for side in ("jax", "torch")]
+        lines.append([*_cell(row), _seconds(_programs(row)), *cold, *warm, *temporary, *peaks])
+    return heads, lines
 
 
-def _load(result: Row) -> tuple[list[str], list[list[str]]]:
+_CELL = ["size", "batch", "beams", "source"]
+
+
+def _cell(row: Row) -> list[str]:
+    return [row["size"], *(str(row[name]) for name in _CELL[1:])]
+
+
+def _train_step(result: Row) -> Table:
+    heads = ["size", "batch", "layout", *_SPEED, "compile, s", "our peak, GB", "torch peak, GB"]
+    lines = []
+    for row in result["rows"]:
+        memory = [_seconds(_programs(row)), _peak(row, "jax"), _peak(row, "torch")]
+        lines.append([row["size"], str(row["batch"]), row["layout"], *_speed(row), *memory])
+    return heads, lines
+
+
+def _load(result: Row) -> Table:
     heads = ["size", "GB"]
     for side in ("ours", "torch"):
         heads += [f"{side}, s", f"{side} and read, s", f"{side}: grown/bytes"]
@@ -108,7 +131,7 @@ def _load(result: Row) -> tuple[list[str], list[list[str]]]:
     return [*heads, "floor, s"], lines
 
 
-def _compile(result: Row) -> tuple[list[str], list[list[str]]]:
+def _compile(result: Row) -> Table:
     heads = ["size", "what", "batch", "layout", "compile, s", "first call, s", "second call, s", "compiled again"]
     lines = [
         [
@@ -120,17 +143,16 @@ def _compile(result: Row) -> tuple[list[str], list[list[str]]]:
     return heads, lines
 
 
-_TABLES: dict[str, Callable[[Row], tuple[list[str], list[list[str]]]]] = {
-    "generate": _generate,
-    "train_step": _train_step,
-    "load": _load,
-    "compile": _compile,
+_TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
+    "generate": (_generate, _generate_starts_and_memory),
+    "train_step": (_train_step,),
+    "load": (_load,),
+    "compile": (_compile,),
 }
 
 
 def table(result: Row) -> str:
-    """A result as a markdown table under a line that says where it was measured."""
-    heads, lines = _TABLES[result["benchmark"]](result)
+    """A result as markdown tables under a line that says where it was measured."""
     where = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     about = f"{where['processor']}, {where['threads']} threads, {where['device']}, {where['precision']}"
@@ -139,8 +161,12 @@ def table(result: Row) -> str:
         floor = result["floor"]
         about += f" Best copy {floor['copy'] / 1e9:.1f} GB/s, read {floor['read'] / 1e9:.1f} GB/s, "
         about += f"matrix product {floor['matmul'] / 1e9:.0f} GFLOP/s."
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join([f"**{result['benchmark']}**: {about}", "", *("| " + " | ".join(row) + " |" for row in rows)])
+    tables = [_markdown(*made(result)) for made in _TABLES[result["benchmark"]]]
+    return "\n\n".join([f"**{result['benchmark']}**: {about}", *tables])
+
+
+def _markdown(heads: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *lines])
 
 
 def rewrite(readme: pathlib.Path, folder: pathlib.Path) -> None:

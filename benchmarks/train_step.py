@@ -16,6 +16,7 @@ def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = _harness.parser("A training step, side by side with torch.", repeats=3)
     parser.add_argument("--batch", default=8, type=int, help="sentence pairs a step")
+    parser.add_argument("--source", default=128, type=int, help="source positions of each sentence")
     parser.add_argument("--target", default=64, type=int, help="target positions of each")
     parser.add_argument("--layouts", default=("scanned",), type=_layouts, help="of the JAX model: scanned, unrolled")
     parser.add_argument("--torch-compile", action="store_true", help="torch.compile the torch model")

@@ -4,17 +4,20 @@ import argparse
 import json
 import sys
 
+import numpy as np
 import pytest
-from benchmarks import _harness, _sizes, generate, load, report, train_step
+from benchmarks import _harness, _programs, _sizes, generate, load, report, train_step
 from benchmarks import compile as compile_times
+
+from models import decoder_config, encoder_config, tiny_pair
 
 SCRIPTS = {"generate": generate, "train_step": train_step, "load": load, "compile": compile_times}
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_options_are_read_and_nonsense_is_refused(script, capsys):
-    parsed = script.options().parse_args(["--sizes", "tiny,base", "--repeats", "2", "--source", "16"])
-    assert (parsed.sizes, parsed.repeats, parsed.source) == (("tiny", "base"), 2, 16)
+    parsed = script.options().parse_args(["--sizes", "tiny,base", "--repeats", "2"])
+    assert (parsed.sizes, parsed.repeats) == (("tiny", "base"), 2)
     with pytest.raises(SystemExit):
         script.options().parse_args(["--sizes", "huge"])
     assert "huge" in capsys.readouterr().err
@@ -22,9 +25,27 @@ def test_options_are_read_and_nonsense_is_refused(script, capsys):
 
 def test_layouts_and_batches_are_checked():
     assert train_step.options().parse_args(["--layouts", "scanned,unrolled"]).layouts == ("scanned", "unrolled")
-    for script, arguments in ((train_step, ["--layouts", "rolled"]), (generate, ["--batches", "0"])):
+    for script, arguments in ((train_step, ["--layouts", "rolled"]), (compile_times, ["--batches", "0"])):
         with pytest.raises(SystemExit):
             script.options().parse_args(arguments)
+
+
+def test_cells_are_read_and_nonsense_is_refused(capsys):
+    read = generate.options().parse_args(["--cells", "base:4x4:128,tiny:1x1:512"]).cells
+    assert read == (("base", 4, 4, 128), ("tiny", 1, 1, 512))
+    assert [str(cell) for cell in read] == ["base:4x4:128", "tiny:1x1:512"]
+    for wrong in ("base:4:128", "huge:1x1:1", "base:0x4:128", "base:axb:128"):
+        with pytest.raises(SystemExit):
+            generate.options().parse_args(["--cells", wrong])
+        assert repr(wrong) in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        generate.main(["--cells", "base:4x4:128", "--sizes", "tiny"])
+    assert "none of --cells" in capsys.readouterr().err
+
+
+def test_the_default_cells_cover_both_searches_and_both_sources():
+    of_issue = {cell[1:] for cell in generate.cells(generate.DEFAULT_CELLS) if cell.size != "tiny"}
+    assert of_issue == {(1, 1, 128), (8, 1, 128), (1, 1, 512), (4, 4, 128), (8, 4, 128), (1, 4, 512)}
 
 
 def test_weights_of_a_step_are_those_of_gpt2():
@@ -35,6 +56,17 @@ def test_weights_of_a_step_are_those_of_gpt2():
     one_row = _sizes.decode_step_bytes(size, batch=1, source=128, length=32) - 4 * weights
     assert one_row == 4 * 12 * 2 * 160 * 768
     assert _sizes.decode_step_flops(size, batch=8, source=0, length=0) == 2 * 8 * weights
+
+
+def test_beams_share_the_source_but_not_their_own_tokens():
+    size, shape = _sizes.SIZES["small"], {"batch": 2, "source": 128, "length": 32}
+    more = _sizes.decode_step_bytes(size, **shape, beams=4) - _sizes.decode_step_bytes(size, **shape)
+    assert more == 4 * 6 * 2 * 384 * 32 * 2 * 3
+    assert _sizes.decode_step_flops(size, **shape, beams=4) == 4 * _sizes.decode_step_flops(size, **shape)
+    quick = {"batch": 2, "source": 128, "new_tokens": 64, "bandwidth": 1e15, "peak": 1e9}
+    encoder = _sizes.encode_flops(size, batch=2, source=128) / 1e9
+    one, four = (_sizes.generate_floor(size, **quick, beams=beams) - encoder for beams in (1, 4))
+    assert four == pytest.approx(4 * one)
 
 
 def test_training_costs_three_forward_passes():
@@ -105,6 +137,9 @@ def _side(seconds):
         "seconds": {"median": seconds},
         "touched_seconds": {"median": seconds},
         "encode_seconds": {"median": seconds},
+        "first_token_cold": seconds,
+        "first_token_warm": {"median": seconds},
+        "programs": {name: {"temporary": 3_000_000} for name in ("encoder", "cache", "loop")},
         "compilation": {"backend_compile_duration": {"count": 2, "seconds": 1.5}},
         "memory": {"peak": 2_000_000_000},
         "anonymous_growth": 110,
@@ -120,8 +155,9 @@ def _result(benchmark, row):
 
 
 def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
-    pair = {"size": "tiny", "batch": 1, "floor_seconds": 0.16, "sides": {"jax": _side(0.32), "torch": _side(0.64)}}
-    (tmp_path / "generate.json").write_text(json.dumps(_result("generate", pair | {"same_tokens": True})))
+    pair = {"size": "tiny", "batch": 2, "floor_seconds": 0.16, "sides": {"jax": _side(0.32), "torch": _side(0.64)}}
+    cell = pair | {"beams": 4, "source": 128, "same_tokens": True}
+    (tmp_path / "generate.json").write_text(json.dumps(_result("generate", cell)))
     alone = pair | {"layout": "scanned", "sides": {"jax": _side(0.32)}}
     (tmp_path / "train_step.json").write_text(json.dumps(_result("train_step", alone)))
     (tmp_path / "load.json").write_text(json.dumps(_result("load", pair)))
@@ -133,9 +169,10 @@ def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
     report.rewrite(readme, tmp_path)
     text = readme.read_text()
     assert text.startswith("before ") and text.endswith(" after") and " old " not in text
-    numbers = "| 0.32 | 0.64 | 2.00x | 0.16 | 50% | 1.50 | 2.00 | 2.00 |"
-    assert f"| tiny | 1 {numbers} 5.0 | 10.0 | 320 | 640 | yes |" in text
-    assert "| tiny | 1 | scanned | 0.32 | - | - | 0.16 | 50% | 1.50 | 2.00 | - |" in text
+    numbers = "| 0.32 | 0.64 | 2.00x | 0.16 | 50% |"
+    assert f"| tiny | 2 | 4 | 128 {numbers} 400 | 200 | 5.0 | 10.0 | 320 | 640 | yes |" in text
+    assert "| tiny | 2 | 4 | 128 | 1.50 | 0.32 | 0.64 | 320 | 640 | 3.0 | 3.0 | 3.0 | 2.00 | 2.00 |" in text
+    assert "| tiny | 2 | scanned | 0.32 | - | - | 0.16 | 50% | 1.50 | 2.00 | - |" in text
     assert "| tiny | 0.00 | 0.32 | 0.32 | 1.10x | 0.64 | 0.64 | 1.10x | 0.16 |" in text
     assert "| tiny | generate | 1 | unrolled | 1.50 | 2.00 | 1.00 | 0 |" in text
 
@@ -148,6 +185,21 @@ def test_a_readme_without_markers_or_a_folder_without_results_is_an_error(tmp_pa
     readme.write_text(f"{report.BEGIN}{report.END}")
     with pytest.raises(ValueError, match="run the benchmarks"):
         report.rewrite(readme, tmp_path)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_three_programs_are_caught_with_their_memory(beams):
+    model = tiny_pair(encoder_config(depth=1), decoder_config(depth=1))
+    ids, options = np.full((2, 9), 5), {"max_new_tokens": 6, "num_beams": beams}
+    before = model.generate(ids, **options)
+    found = _programs.memory_of_programs(model, ids, **options)
+    assert set(found) == {"encoder", "cache", "loop"}
+    assert all(program["temporary"] > 0 and program["arguments"] > 0 for program in found.values())
+    # the state is donated, so that the loop's results lie where its arguments were
+    assert found["loop"]["aliased"] > 0.9 * found["loop"]["results"]
+    after = model.generate(ids, **options)
+    assert after.compilations == 0, "what was caught must be as it was"
+    np.testing.assert_array_equal(after.sequences, before.sequences)
 
 
 def test_no_script_imports_a_framework():
