@@ -49,7 +49,7 @@ def test_ids_and_ends(models, pair):
             ends = likely_ends(theirs, arrays, 2, **search)
             got = _check(theirs, ours, arrays, max_new_tokens=NEW, eos_token_id=ends, **search)
             padded += (got == PAD).any()
-            greedy = ours.generate(**arrays, max_new_tokens=NEW, eos_token_id=ends).sequences
+            greedy = _theirs(theirs, arrays, max_new_tokens=NEW, eos_token_id=ends).sequences
             greedy_too += np.array_equal(greedy, got)
     assert padded
     assert greedy_too < 5 * len(SIZES[pair])
