@@ -37,8 +37,8 @@ def rescore(
     rows, width = ids.shape
     if rows % source.batch:
         raise ValueError(
-            f"sequences have {rows} rows for {source.batch} sentences; expected a multiple, the rows of a sentence side "
-            "by side."
+            f"sequences have {rows} rows for {source.batch} sentences; expected a multiple, a sentence's rows side by "
+            "side."
         )
     if not 1 <= prompt_length < width:
         raise ValueError(
