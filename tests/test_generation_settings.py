@@ -240,7 +240,6 @@ def test_nothing_to_hold_back_without_an_end():
         ("temperature", 0.7),
         ("top_k", 5),
         ("top_p", 0.9),
-        ("top_p", 1.0),
         ("min_p", 0.1),
         ("typical_p", 0.9),
         ("epsilon_cutoff", 0.01),
@@ -259,7 +258,29 @@ def test_what_would_do_nothing_is_an_error_from_a_caller_and_a_note_from_a_file(
     with caplog.at_level(logging.WARNING, "encdec_eqx"):
         settings = resolve({"max_new_tokens": 5}, file=config(**{name: value}))
     assert settings == Settings(max_new_tokens=5, notes=settings.notes)
-    assert len(settings.notes) == (0 if (name, value) == ("top_p", 1.0) else 1)
+    assert len(settings.notes) == 1
+
+
+def test_neutral_values_are_fine_wherever_they_come_from():
+    """Callers hand on what they were given; a value that asks for nothing misleads nobody."""
+    neutral = {
+        "do_sample": False,
+        "num_beams": 1,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "length_penalty": 1.0,
+        "early_stopping": False,
+        "num_return_sequences": 1,
+        "num_beam_groups": 1,
+        "diversity_penalty": 0.0,
+        "penalty_alpha": 0.0,
+        "repetition_penalty": 1.0,
+        "num_assistant_tokens": 20,
+    }
+    for asked in ({"arguments": neutral}, {"passed": config(**neutral)}, {"file": config(**neutral)}):
+        arguments = {"max_new_tokens": 5, **asked.pop("arguments", {})}
+        assert resolve(arguments, **asked) == Settings(max_new_tokens=5)
 
 
 def test_notes_are_logged_once(caplog):

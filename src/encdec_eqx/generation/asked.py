@@ -37,13 +37,13 @@ class Asked:
         return ARGUMENT if name in self.arguments else self.base_origin
 
     def refuse_or_drop(self, name: str, neutral: Any, why: str) -> None:
-        """An option that does nothing: an error from a caller, a note from a file (if it was meant to do something)."""
-        if name not in self.arguments and name not in self.base:
+        """An option that cannot apply: an error from a caller, a note from a file. Its neutral value is always fine."""
+        value = self.get(name)
+        if value is None or value == neutral:
             return
         if self.origin(name) != FILE:
-            raise ValueError(f"{name}={self.get(name)!r} ({self.origin(name)}) would do nothing: {why}.")
-        if self.base[name] != neutral:
-            self.notes.append(f"{name}={self.base[name]!r} of {FILE} is dropped: {why}.")
+            raise ValueError(f"{name}={value!r} ({self.origin(name)}) would do nothing: {why}.")
+        self.notes.append(f"{name}={value!r} of {FILE} is dropped: {why}.")
 
     def refuse_not_built(self) -> None:
         """An error for an option that is not built and would have an effect."""

@@ -11,6 +11,8 @@ from ..config import StackConfig
 from .asked import Asked
 
 _AHEAD, _LONGEST = 5, 2
+_THEIR_AHEAD = 20
+"""transformers' default, which its configs spell out whether there is an assistant or not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,12 @@ def drafting_settings(asked: Asked, search: str, *, vocab_size: int, has_source_
         ValueError: for proposals that nobody checks, two who propose, another vocabulary, or no source to copy from.
     """
     assistant, lookup = asked.get("assistant_model"), asked.get("prompt_lookup_num_tokens")
-    for name, needs in (("num_assistant_tokens", assistant), ("max_matching_ngram_size", lookup)):
-        if needs is None:
-            other = "assistant_model" if name.startswith("num") else "prompt_lookup_num_tokens"
-            asked.refuse_or_drop(name, None, f"it belongs to {other}, which is not given")
+    if assistant is None:
+        why = "it belongs to assistant_model, which is not given"
+        asked.refuse_or_drop("num_assistant_tokens", _THEIR_AHEAD, why)
+    if lookup is None:
+        why = "it belongs to prompt_lookup_num_tokens, which is not given"
+        asked.refuse_or_drop("max_matching_ngram_size", None, why)
     if assistant is None and lookup is None:
         return {}
     if assistant is not None and lookup is not None:
