@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks._sizes import SIZES
@@ -29,18 +29,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def parser(description: str, *, sizes: str = "tiny,small,base", repeats: int = 5) -> argparse.ArgumentParser:
+def parser(
+    description: str, *, sizes: str = "tiny,small,base", repeats: int = 5, torch: bool = True
+) -> argparse.ArgumentParser:
     """The options every benchmark shares.
 
     Args:
         description: the script's first line of help.
         sizes: default of `--sizes`.
         repeats: default of `--repeats`.
+        torch: whether torch takes part, or at least makes a checkpoint.
     """
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--sizes", default=sizes, type=_names(SIZES), help=f"comma-separated, of {', '.join(SIZES)}")
-    options.add_argument("--sides", default="jax,torch", type=_names(SIDES), help="comma-separated, of jax, torch")
-    options.add_argument("--repeats", default=repeats, type=int, help="timed runs of each side, taken in turn")
+    options.add_argument("--repeats", default=repeats, type=int, help="timed runs of each, taken in turn")
+    if torch:
+        options.add_argument("--sides", default="jax,torch", type=_names(SIDES), help="comma-separated, of jax, torch")
+        options.add_argument("--cache", type=pathlib.Path, help="folder that keeps the random checkpoints between runs")
     options.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where both sides run")
     options.add_argument(
         "--precision",
@@ -52,7 +57,6 @@ def parser(description: str, *, sizes: str = "tiny,small,base", repeats: int = 5
     options.add_argument(
         "--huge-pages", action="store_true", help="both sides with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (Linux)"
     )
-    options.add_argument("--cache", type=pathlib.Path, help="folder that keeps the random checkpoints between runs")
     options.add_argument("--out", type=pathlib.Path, help="folder for the JSON result; printed only if absent")
     return options
 
@@ -177,7 +181,24 @@ def workers(settings: argparse.Namespace) -> Iterator[dict[str, Worker]]:
             worker.close()
 
 
-def take_turns(sides: dict[str, Worker], repeats: int, question: str, **arguments: Any) -> dict[str, dict[str, Any]]:
+class Fixed:
+    """A worker that is always asked with these arguments: several of them take turns within one process."""
+
+    def __init__(self, worker: Worker, **arguments: Any):
+        self._worker, self._arguments = worker, arguments
+
+    def ask(self, question: str, **arguments: Any) -> dict[str, Any]:
+        """As of the worker."""
+        return self._worker.ask(question, **self._arguments, **arguments)
+
+    def cpu_seconds(self) -> float | None:
+        """As of the worker."""
+        return self._worker.cpu_seconds()
+
+
+def take_turns(
+    sides: Mapping[str, Worker | Fixed], repeats: int, question: str, **arguments: Any
+) -> dict[str, dict[str, Any]]:
     """Asks A, B, A, B, … and reports each side's seconds: median, least, all of them, and processor time.
 
     Args:

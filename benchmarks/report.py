@@ -143,11 +143,28 @@ def _compile(result: Row) -> Table:
     return heads, lines
 
 
+def _cache_moves(result: Row) -> Table:
+    heads = ["size", "batch", "beams", "slots", "way", "ms a step", "to gather", "moved, MB a step"]
+    heads += ["XLA's count, MB a step", "attention, MFLOP", "temporary, MB"]
+    steps = result["settings"]["steps"]
+    lines = []
+    for row in result["rows"]:
+        where = [row["size"], *(str(row[name]) for name in heads[1:4])]
+        usual = row["ways"]["gather"]["seconds"]["median"]
+        for name, way in row["ways"].items():
+            median = way["seconds"]["median"]
+            speed = [_milliseconds(median / steps), _ratio(median, usual)]
+            amounts = [_megabytes(way[what]) for what in ("moved_bytes", "xla_bytes", "attention_flops", "temporary")]
+            lines.append([*where, name, *speed, *amounts])
+    return heads, lines
+
+
 _TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
     "generate": (_generate, _generate_starts_and_memory),
     "train_step": (_train_step,),
     "load": (_load,),
     "compile": (_compile,),
+    "cache_moves": (_cache_moves,),
 }
 
 

@@ -4,14 +4,22 @@ import argparse
 import json
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks import _harness, _programs, _sizes, generate, load, report, train_step
+from benchmarks import _cache_ways, _harness, _programs, _sizes, cache_moves, generate, load, report, train_step
 from benchmarks import compile as compile_times
 
-from models import decoder_config, encoder_config, tiny_pair
+from models import VOCAB, decoder_config, encoder_config, randomised, tiny_pair
+from tolerances import BEAM_WAYS
 
-SCRIPTS = {"generate": generate, "train_step": train_step, "load": load, "compile": compile_times}
+SCRIPTS = {
+    "generate": generate,
+    "train_step": train_step,
+    "load": load,
+    "compile": compile_times,
+    "cache_moves": cache_moves,
+}
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
@@ -151,7 +159,13 @@ def _result(benchmark, row):
     machine = {"processor": "P", "threads": 2, "device": "cpu", "precision": "float32"}
     machine |= {"huge_pages": False, "versions": {"jax": "1"}}
     floor = {"copy": 1e9, "read": 2e9, "matmul": 3e9}
-    return {"benchmark": benchmark, "machine": machine, "settings": {"new_tokens": 64}, "floor": floor, "rows": [row]}
+    return {
+        "benchmark": benchmark,
+        "machine": machine,
+        "settings": {"new_tokens": 64, "steps": 64},
+        "floor": floor,
+        "rows": [row],
+    }
 
 
 def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
@@ -164,6 +178,10 @@ def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
     compiled = {"size": "tiny", "batch": 1, "what": "generate", "layout": "unrolled", "first_seconds": 2.0}
     compiled |= {"second_seconds": 1.0, "second": 0, "compilation": _side(1.0)["compilation"]}
     (tmp_path / "compile.json").write_text(json.dumps(_result("compile", compiled)))
+    way = {"moved_bytes": 2_000_000, "xla_bytes": None, "attention_flops": 3_000_000, "temporary": 4_000_000}
+    ways = {"gather": way | {"seconds": {"median": 0.4}}, "ancestry": way | {"seconds": {"median": 0.1}}}
+    moves = _result("cache_moves", {"size": "tiny", "batch": 2, "beams": 4, "slots": 64, "ways": ways})
+    (tmp_path / "cache_moves.json").write_text(json.dumps(moves))
     readme = tmp_path / "README.md"
     readme.write_text(f"before {report.BEGIN} old {report.END} after")
     report.rewrite(readme, tmp_path)
@@ -173,6 +191,8 @@ def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
     assert f"| tiny | 2 | 4 | 128 {numbers} 400 | 200 | 5.0 | 10.0 | 320 | 640 | yes |" in text
     assert "| tiny | 2 | 4 | 128 | 1.50 | 0.32 | 0.64 | 320 | 640 | 3.0 | 3.0 | 3.0 | 2.00 | 2.00 |" in text
     assert "| tiny | 2 | scanned | 0.32 | - | - | 0.16 | 50% | 1.50 | 2.00 | - |" in text
+    assert "| tiny | 2 | 4 | 64 | gather | 6.2 | 1.00x | 2.0 | - | 3.0 | 4.0 |" in text
+    assert "| tiny | 2 | 4 | 64 | ancestry | 1.6 | 0.25x | 2.0 | - | 3.0 | 4.0 |" in text
     assert "| tiny | 0.00 | 0.32 | 0.32 | 1.10x | 0.64 | 0.64 | 1.10x | 0.16 |" in text
     assert "| tiny | generate | 1 | unrolled | 1.50 | 2.00 | 1.00 | 0 |" in text
 
@@ -200,6 +220,58 @@ def test_the_three_programs_are_caught_with_their_memory(beams):
     after = model.generate(ids, **options)
     assert after.compilations == 0, "what was caught must be as it was"
     np.testing.assert_array_equal(after.sequences, before.sequences)
+
+
+# --- ways to move beams ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scores_of():
+    """The highest logits of some steps, by any way and with any replacements."""
+    decoder = randomised(tiny_pair(encoder_config(), decoder_config(depth=1)).decoder, seed=3, spread=0.4)
+    draw = np.random.default_rng(0)
+    states = jnp.asarray(draw.standard_normal((2, 5, 12)), jnp.float32)
+    tokens = jnp.asarray(draw.integers(0, VOCAB, (20, 2, 3)), jnp.int32)  # more than a block of slots
+
+    def run(way, parents):
+        opened = _cache_ways.WAYS[way].open(decoder, states, jnp.ones((2, 5), jnp.bool_), beams=3, slots=32)
+        return np.asarray(
+            _cache_ways.compiled_steps((way, decoder, tokens, jnp.asarray(parents, jnp.int32)), opened)[1]
+        )
+
+    return run
+
+
+def test_all_ways_to_move_beams_compute_the_same(scores_of):
+    parents = np.random.default_rng(1).integers(0, 3, (20, 2, 3))
+    usual = scores_of("gather", parents)
+    for way in set(cache_moves.WAYS) - {"gather"}:
+        np.testing.assert_allclose(scores_of(way, parents), usual, rtol=0, atol=BEAM_WAYS)
+    stay = np.broadcast_to(np.arange(3), parents.shape)
+    assert np.abs(scores_of("gather", stay) - usual).max() > 1000 * BEAM_WAYS, "replacements must be felt"
+
+
+def test_bytes_moved_are_counted_by_hand():
+    size, shape = _sizes.Size(name="one", layers=3, hidden=5, heads=1), {"batch": 2, "beams": 4, "slots": 32}
+    whole = 2 * (2 * 4) * 32 * (3 * 2 * 5 * 4)
+    moved = {way: cache_moves.moved_bytes(size, way, **shape) for way in cache_moves.WAYS}
+    assert moved == {
+        "gather": whole,
+        "ancestry": 2 * 8 * (4 * 32),
+        "table": whole + 2 * 8 * 32 * 4,
+        "blocks": whole + whole // 2 + 2 * 8 * 2 * 4,
+    }
+    work = {way: cache_moves.attention_flops(size, way, **shape) for way in cache_moves.WAYS}
+    assert work["ancestry"] == 4 * work["gather"] == 4 * (2 * 2 * 8 * 32 * 5 * 3)
+    assert {_cache_ways.WAYS[way].block for way in cache_moves.BLOCKS} == set(cache_moves.BLOCKS.values())
+    assert set(_cache_ways.WAYS) == set(cache_moves.WAYS)
+
+
+def test_steps_and_blocks_have_to_fit(capsys):
+    for wrong, words in ((["--slots", "24"], "multiples of 16"), (["--slots", "16", "--steps", "17"], "do not fit")):
+        with pytest.raises(SystemExit):
+            cache_moves.main(wrong)
+        assert words in capsys.readouterr().err
 
 
 def test_no_script_imports_a_framework():
