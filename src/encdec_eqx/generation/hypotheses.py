@@ -44,8 +44,13 @@ class Hypotheses(eqx.Module):
 
     @classmethod
     def first(cls, columns: np.ndarray, beams: int, automaton: np.ndarray | None) -> "Hypotheses":
-        """Copies of the prompt, of which only the first may be continued: the others would only repeat it."""
-        scores = np.full((columns.shape[0], beams), NEVER_CHOSEN, np.float32)
+        """Copies of the prompt, of which only the first should be continued: the others would only repeat it.
+
+        With a constraint they never are, even if fewer outputs are possible than there are beams. Without one a tiny
+        vocabulary may bring them back, as in torch.
+        """
+        others = NEVER_CHOSEN if automaton is None else -np.inf
+        scores = np.full((columns.shape[0], beams), others, np.float32)
         scores[:, 0] = 0
         return cls._blank(columns, scores, automaton)
 
