@@ -3,10 +3,6 @@
 A sentence's beams are the branches of one row of the decoder's cache: each step adds a slot a beam, a beam attends to
 the slots of its own ancestors, and when beams are replaced only the table of who attends to what is reordered. Keys and
 values never move, neither those of the source, which a sentence's beams share, nor their own.
-
-Two sets of rules say when a hypothesis is finished and when a sentence is done. Plain beam search follows transformers
-4.57.6; groups and drawn beams follow 4.46.3, the last version that had them in its own code. They differ in what a
-sentence may still hope for, and in what becomes of open beams at the maximum length.
 """
 
 from typing import Any
@@ -22,26 +18,13 @@ from . import processors
 from .best import best_hypotheses, with_first_end
 from .branching import side_by_side
 from .candidates import Candidates, best, drawn
+from .closing import Group, Step, as_4_46, as_4_57
 from .constraints.interface import AbstractConstraint
 from .constraints.obey import obeying, only_allowed
-from .hypotheses import NEVER_CHOSEN, Hypotheses, Lengths, Pool, normalized
+from .hypotheses import Hypotheses, Lengths, Pool
 from .keys import row_keys, token_keys
-from .loop import AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end, with_column
+from .loop import AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end
 from .prompt import PositionRule
-
-
-class Group(eqx.Module):
-    """The beams of a sentence that compete with each other, all of them or one of several groups.
-
-    Attributes:
-        running: the beams.
-        pool: the finished hypotheses.
-        closed: sentences whose pool will not change any more.
-    """
-
-    running: Hypotheses
-    pool: Pool
-    closed: Bool[Array, " batch"]
 
 
 class BeamState(eqx.Module):
@@ -204,10 +187,18 @@ class BeamSearch(AbstractStrategy):
         def extended(which: Int32[Array, "batch some"]) -> Hypotheses:
             return self.continued(group.running, found.picked(which), length, processed, log_probs)
 
-        ends = is_end(found.tokens, self.eos_ids)
-        last = length + 1 == self.limit
-        rule = self._close_as_4_46 if self._as_before else self._close_as_4_57
-        return rule(group, found, ends, last, generated, extended)
+        step = Step(
+            found=found,
+            ends=is_end(found.tokens, self.eos_ids),
+            last=length + 1 == self.limit,
+            norm=self.lengths.norms[generated],
+            bound=self.lengths.bounds[generated],
+            when_full=self.lengths.when_full,
+            extended=extended,
+        )
+        if not self._as_before:
+            return as_4_57(group, step)
+        return as_4_46(group, step, column=length, pad_id=self.pad_id)
 
     def scored(
         self,
@@ -276,59 +267,6 @@ class BeamSearch(AbstractStrategy):
             return best(totals, count)
         return drawn(totals, count, token_keys(row_keys(self.key_data, batch, 1), generated))
 
-    def _close_as_4_57(
-        self,
-        group: Group,
-        found: Candidates,
-        ends: Bool[Array, "batch candidates"],
-        last: Bool[Array, ""],
-        generated: Int32[Array, ""],
-        extended: Any,
-    ) -> Group:
-        """Whatever ranks among the first as many as there are beams may finish: by an end, or at the maximum length."""
-        size = group.running.scores.shape[1]
-        stops = ends | last
-        open_scores, order = jax.lax.top_k(jnp.where(stops, found.scores + NEVER_CHOSEN, found.scores), size)
-        running = eqx.tree_at(lambda h: h.scores, extended(order), open_scores)
-        first = _first(size, found.scores.shape[0])
-        finished = normalized(extended(first), self.lengths.norms[generated])
-        pool = group.pool.with_(finished, stops[:, :size] & ~group.closed[:, None])
-        hope = pool.may_improve(running.scores[:, 0] / self.lengths.bounds[generated])
-        return Group(running, pool, group.closed | ~hope | (pool.full & self.lengths.when_full))
-
-    def _close_as_4_46(
-        self,
-        group: Group,
-        found: Candidates,
-        ends: Bool[Array, "batch candidates"],
-        last: Bool[Array, ""],
-        generated: Int32[Array, ""],
-        extended: Any,
-    ) -> Group:
-        """Only an end finishes; at the maximum length the open beams of sentences that are not done do as well.
-
-        What a sentence may hope for includes hypotheses that have just finished. The beams of one that is done are
-        padding, which later groups see as chosen tokens.
-        """
-        size = group.running.scores.shape[1]
-        open_scores, order = jax.lax.top_k(jnp.where(ends, -jnp.inf, found.scores), size)
-        running = eqx.tree_at(lambda h: h.scores, extended(order), open_scores)
-        norm = self.lengths.norms[generated]
-        finished = normalized(extended(_first(size, found.scores.shape[0])), norm)
-        pool = group.pool.with_(finished, ends[:, :size] & ~group.closed[:, None])
-        hope = pool.may_improve(jnp.max(found.scores, axis=1) / self.lengths.bounds[generated])
-        closed = group.closed | (pool.full & (self.lengths.when_full | ~hope))
-        leftover = jnp.broadcast_to((last & ~closed)[:, None], (closed.shape[0], size))
-        pool = pool.with_(normalized(running, norm), leftover)
-        return Group(self._padded(running, group.closed, generated), pool, closed | last)
-
-    def _padded(self, running: Hypotheses, closed: Bool[Array, " batch"], generated: Int32[Array, ""]) -> Hypotheses:
-        """Padding in place of what sentences that were done have chosen."""
-        at = jnp.asarray(self.prompt_width) + generated
-        column = jnp.where(closed[:, None], self.pad_id, column_at(running.tokens, at))
-        scores = jnp.where(closed[:, None], 0.0, running.scores)
-        return eqx.tree_at(lambda h: (h.tokens, h.scores), running, (with_column(running.tokens, column, at), scores))
-
     def record(self, state: BeamState, batch: int) -> Record:
         """The best hypotheses of each sentence."""
         record = best_hypotheses(
@@ -342,10 +280,6 @@ class BeamSearch(AbstractStrategy):
         return (
             with_first_end(record, int(self.prompt_width), np.asarray(self.eos_ids)) if self.num_groups > 1 else record
         )
-
-
-def _first(count: int, batch: int) -> Int32[Array, "batch count"]:
-    return jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[None], (batch, count))
 
 
 def _picked(rows: Bool[Array, "batch beams slots"], index: Int32[Array, "batch beams"]) -> Array:

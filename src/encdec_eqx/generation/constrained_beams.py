@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from .._typing import Array, ArrayLike
-from .beams import BeamSearch, BeamState, Group
+from .beams import BeamSearch, BeamState
 from .best import best_hypotheses, with_first_end
 from .candidates import Candidates
+from .closing import Group
 from .forced_words import ForcedWords, Progress, read
 from .hypotheses import Hypotheses, Pool, normalized
 from .loop import AbstractStrategy, DecoderStep, Opening, Record, is_end

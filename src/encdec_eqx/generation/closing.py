@@ -1,0 +1,104 @@
+"""When hypotheses of a beam search are finished, and when a sentence is done, by the rules of two versions.
+
+Plain beam search follows transformers 4.57.6; groups and drawn beams follow 4.46.3, the last version that had them in
+its own code. They differ in what a sentence may still hope for, and in what becomes of open beams at the maximum
+length.
+Knows no decoder and no logits: it is handed the continuations that were found.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int32
+
+from .._typing import Array, ArrayLike
+from .candidates import Candidates
+from .hypotheses import NEVER_CHOSEN, Hypotheses, Pool, normalized
+from .loop import column_at, with_column
+
+
+class Group(eqx.Module):
+    """The beams of a sentence that compete with each other, all of them or one of several groups.
+
+    Attributes:
+        running: the beams.
+        pool: the finished hypotheses.
+        closed: sentences whose pool will not change any more.
+    """
+
+    running: Hypotheses
+    pool: Pool
+    closed: Bool[Array, " batch"]
+
+
+class Step(NamedTuple):
+    """What a step has found for a group.
+
+    Attributes:
+        found: the best continuations, the best first.
+        ends: which of them end.
+        last: whether this is the last token that the maximum length allows.
+        norm: by what a hypothesis of this length is divided.
+        bound: by what the best beam is, to guess what can become of it.
+        when_full: whether a sentence is done as soon as its pool is full.
+        extended: the hypotheses of some continuations, by their places in `found`.
+    """
+
+    found: Candidates
+    ends: Bool[Array, "batch candidates"]
+    last: Bool[Array, ""]
+    norm: Float[Array, ""]
+    bound: Float[Array, ""]
+    when_full: Bool[ArrayLike, ""]
+    extended: Callable[[Array], Hypotheses]
+
+
+def as_4_57(group: Group, step: Step) -> Group:
+    """Whatever ranks among the first as many as there are beams may finish: by an end, or at the maximum length."""
+    size = group.running.scores.shape[1]
+    stops, scores = step.ends | step.last, step.found.scores
+    running = _best(step, jnp.where(stops, scores + NEVER_CHOSEN, scores), size)
+    pool = group.pool.with_(_first(step, size), stops[:, :size] & ~group.closed[:, None])
+    hope = pool.may_improve(running.scores[:, 0] / step.bound)
+    return Group(running, pool, group.closed | ~hope | (pool.full & step.when_full))
+
+
+def as_4_46(group: Group, step: Step, *, column: Int32[Array, ""], pad_id: Int32[ArrayLike, ""]) -> Group:
+    """Only an end finishes; at the maximum length the open beams of sentences that are not done do as well.
+
+    What a sentence may hope for includes hypotheses that have just finished. The beams of one that is done are padding,
+    which later groups see as chosen tokens.
+    """
+    size = group.running.scores.shape[1]
+    running = _best(step, jnp.where(step.ends, -jnp.inf, step.found.scores), size)
+    pool = group.pool.with_(_first(step, size), step.ends[:, :size] & ~group.closed[:, None])
+    hope = pool.may_improve(jnp.max(step.found.scores, axis=1) / step.bound)
+    closed = group.closed | (pool.full & (step.when_full | ~hope))
+    leftover = jnp.broadcast_to((step.last & ~closed)[:, None], (closed.shape[0], size))
+    pool = pool.with_(normalized(running, step.norm), leftover)
+    return Group(_padded(running, group.closed, column, pad_id), pool, closed | step.last)
+
+
+def _best(step: Step, scores: Float[Array, "batch candidates"], size: int) -> Hypotheses:
+    """The beams of the next step."""
+    open_scores, order = jax.lax.top_k(scores, size)
+    return eqx.tree_at(lambda h: h.scores, step.extended(order), open_scores)
+
+
+def _first(step: Step, size: int) -> Hypotheses:
+    """The continuations that may finish, whether they do or not, with normalised scores."""
+    batch = step.found.scores.shape[0]
+    places = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32)[None], (batch, size))
+    return normalized(step.extended(places), step.norm)
+
+
+def _padded(
+    running: Hypotheses, closed: Bool[Array, " batch"], column: Int32[Array, ""], pad_id: Int32[ArrayLike, ""]
+) -> Hypotheses:
+    """Padding in place of what sentences that were done have chosen."""
+    tokens = jnp.where(closed[:, None], pad_id, column_at(running.tokens, column))
+    scores = jnp.where(closed[:, None], 0.0, running.scores)
+    return eqx.tree_at(lambda h: (h.tokens, h.scores), running, (with_column(running.tokens, tokens, column), scores))
