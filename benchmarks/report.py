@@ -159,12 +159,27 @@ def _cache_moves(result: Row) -> Table:
     return heads, lines
 
 
-_TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
+def _speculative(result: Row) -> Table:
+    heads = ["size", "batch", "proposer", "ahead", "passes", "tokens a pass", "plain, s", "with proposals, s", "ratio"]
+    heads += ["a pass in plain steps", "same ids"]
+    lines = []
+    for row in result["rows"]:
+        plain, proposed = (row["seconds"][name]["median"] for name in ("plain", "proposed"))
+        before, after = (row["passes"][name] for name in ("plain", "proposed"))
+        what = [row["size"], str(row["batch"]), row["proposer"], str(row["ahead"]), str(after), f"{before / after:.2f}"]
+        cost = (proposed / after) / (plain / before)
+        speed = [_seconds(plain), _seconds(proposed), _ratio(plain, proposed), f"{cost:.2f}"]
+        lines.append([*what, *speed, "yes" if row["same_tokens"] else "no"])
+    return heads, lines
+
+
+TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
     "generate": (_generate, _generate_starts_and_memory),
     "train_step": (_train_step,),
     "load": (_load,),
     "compile": (_compile,),
     "cache_moves": (_cache_moves,),
+    "speculative": (_speculative,),
 }
 
 
@@ -178,7 +193,7 @@ def table(result: Row) -> str:
         floor = result["floor"]
         about += f" Best copy {floor['copy'] / 1e9:.1f} GB/s, read {floor['read'] / 1e9:.1f} GB/s, "
         about += f"matrix product {floor['matmul'] / 1e9:.0f} GFLOP/s."
-    tables = [_markdown(*made(result)) for made in _TABLES[result["benchmark"]]]
+    tables = [_markdown(*made(result)) for made in TABLES[result["benchmark"]]]
     return "\n\n".join([f"**{result['benchmark']}**: {about}", *tables])
 
 
@@ -195,9 +210,9 @@ def rewrite(readme: pathlib.Path, folder: pathlib.Path) -> None:
     text = readme.read_text()
     if BEGIN not in text or END not in text:
         raise ValueError(f"{readme} holds no {BEGIN} … {END} to write the tables between")
-    found = [folder / f"{name}.json" for name in _TABLES if (folder / f"{name}.json").exists()]
+    found = [folder / f"{name}.json" for name in TABLES if (folder / f"{name}.json").exists()]
     if not found:
-        raise ValueError(f"{folder} holds none of {', '.join(f'{name}.json' for name in _TABLES)}: run the benchmarks")
+        raise ValueError(f"{folder} holds none of {', '.join(f'{name}.json' for name in TABLES)}: run the benchmarks")
     tables = "\n\n".join(table(json.loads(path.read_text())) for path in found)
     before, rest = text.split(BEGIN, 1)
     readme.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END, 1)[1]}")

@@ -7,7 +7,21 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks import _cache_ways, _harness, _programs, _sizes, cache_moves, generate, load, report, train_step
+from benchmarks import (
+    _cache_side,
+    _cache_ways,
+    _harness,
+    _programs,
+    _sizes,
+    _speculative_side,
+    cache_moves,
+    generate,
+    load,
+    report,
+    run_all,
+    speculative,
+    train_step,
+)
 from benchmarks import compile as compile_times
 
 from models import VOCAB, decoder_config, encoder_config, randomised, tiny_pair
@@ -19,6 +33,7 @@ SCRIPTS = {
     "load": load,
     "compile": compile_times,
     "cache_moves": cache_moves,
+    "speculative": speculative,
 }
 
 
@@ -182,6 +197,10 @@ def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
     ways = {"gather": way | {"seconds": {"median": 0.4}}, "ancestry": way | {"seconds": {"median": 0.1}}}
     moves = _result("cache_moves", {"size": "tiny", "batch": 2, "beams": 4, "slots": 64, "ways": ways})
     (tmp_path / "cache_moves.json").write_text(json.dumps(moves))
+    tried = {"size": "tiny", "batch": 2, "proposer": "draft", "ahead": 4, "same_tokens": True}
+    tried |= {"passes": {"plain": 64, "proposed": 16}}
+    tried |= {"seconds": {"plain": {"median": 0.64}, "proposed": {"median": 0.32}}}
+    (tmp_path / "speculative.json").write_text(json.dumps(_result("speculative", tried)))
     readme = tmp_path / "README.md"
     readme.write_text(f"before {report.BEGIN} old {report.END} after")
     report.rewrite(readme, tmp_path)
@@ -193,6 +212,7 @@ def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
     assert "| tiny | 2 | scanned | 0.32 | - | - | 0.16 | 50% | 1.50 | 2.00 | - |" in text
     assert "| tiny | 2 | 4 | 64 | gather | 6.2 | 1.00x | 2.0 | - | 3.0 | 4.0 |" in text
     assert "| tiny | 2 | 4 | 64 | ancestry | 1.6 | 0.25x | 2.0 | - | 3.0 | 4.0 |" in text
+    assert "| tiny | 2 | draft | 4 | 16 | 4.00 | 0.64 | 0.32 | 2.00x | 2.00 | yes |" in text
     assert "| tiny | 0.00 | 0.32 | 0.32 | 1.10x | 0.64 | 0.64 | 1.10x | 0.16 |" in text
     assert "| tiny | generate | 1 | unrolled | 1.50 | 2.00 | 1.00 | 0 |" in text
 
@@ -267,11 +287,108 @@ def test_bytes_moved_are_counted_by_hand():
     assert set(_cache_ways.WAYS) == set(cache_moves.WAYS)
 
 
+class Here:
+    """A worker in this process: what it is asked is called at once."""
+
+    def __init__(self, side):
+        self.side = side
+
+    def ask(self, question, **arguments):
+        return getattr(self.side, question)(**arguments)
+
+    def cpu_seconds(self):
+        return None
+
+
+@pytest.fixture
+def mini(monkeypatch):
+    size = _sizes.Size(name="mini", layers=2, hidden=8, heads=2)
+    monkeypatch.setitem(_sizes.SIZES, "mini", size)
+    return size
+
+
+def test_ways_to_move_beams_are_compiled_timed_and_counted(mini):
+    arguments = ["--batch", "1", "--source", "4", "--steps", "2", "--repeats", "2"]
+    settings, worker = cache_moves.options().parse_args(arguments), Here(_cache_side)
+    worker.ask("prepare", size="mini")
+    row = cache_moves.measure_case(settings, worker, mini, beams=2, slots=16)
+    assert list(row["ways"]) == list(cache_moves.WAYS)
+    for way in row["ways"].values():
+        assert len(way["seconds"]["runs"]) == 2 and way["seconds"]["least"] > 0
+        assert way["xla_bytes"] > 0 and way["temporary"] > 0
+    once, again = (worker.ask("take", way="blocks")["scores"] for _ in range(2))
+    assert once == again, "every run has to start from an empty cache"
+    report.table(_result("cache_moves", row))
+
+
 def test_steps_and_blocks_have_to_fit(capsys):
     for wrong, words in ((["--slots", "24"], "multiples of 16"), (["--slots", "16", "--steps", "17"], "do not fit")):
         with pytest.raises(SystemExit):
             cache_moves.main(wrong)
         assert words in capsys.readouterr().err
+
+
+# --- speculative decoding --------------------------------------------------------------------------------------------
+
+
+def test_a_draft_of_first_layers_agrees_as_far_as_the_others_are_weak():
+    pair = randomised(tiny_pair(encoder_config(depth=1), decoder_config(depth=2)), seed=5, spread=0.4)
+    ids, target = np.full((2, 7), 5), np.arange(12).reshape(2, 6)
+    states = pair.encode(ids).last_hidden_state
+
+    def logits(decoder):
+        return decoder(target, encoder_hidden_states=pair.enc_to_dec_proj(states)).logits
+
+    whole, draft = _speculative_side.with_draft(pair.decoder, 1, 1.0)
+    np.testing.assert_array_equal(logits(whole), logits(pair.decoder))
+    mute, same_draft = _speculative_side.with_draft(pair.decoder, 1, 0.0)
+    np.testing.assert_array_equal(logits(same_draft), logits(draft))
+    np.testing.assert_array_equal(logits(mute), logits(draft))
+    assert np.abs(logits(draft) - logits(whole)).max() > 0.1
+    assert (len(draft.config.layers), _speculative_side.draft_layers(12), _speculative_side.draft_layers(2)) == (
+        1,
+        2,
+        1,
+    )
+
+
+@pytest.mark.parametrize("span", [64, 10, 3])
+def test_a_source_is_made_of_spans_of_what_is_generated(span):
+    tokens = np.random.default_rng(0).integers(0, 1000, (2, 20))
+    source = _speculative_side.copied_spans(tokens, span)
+    assert source.shape == (2, 40)
+    for row, wanted in zip(source, tokens, strict=True):
+        for first in range(0, 20, span):
+            piece = wanted[first : first + span]
+            assert any(np.array_equal(row[at : at + len(piece)], piece) for at in range(40))
+    whole = [at for at in range(21) if np.array_equal(source[0, at : at + 20], tokens[0])]
+    assert bool(whole) == (span >= 20)
+
+
+def test_proposals_are_compared_with_plain_search(mini):
+    arguments = ["--repeats", "1", "--strengths", "0,1", "--spans", "12"]
+    settings, worker = speculative.options().parse_args(arguments), Here(_speculative_side)
+    worker.ask("prepare", size="mini", batch=1, source=8, new_tokens=12)
+    perfect, other, lookup = speculative.measure_case(settings, worker, ahead=3)
+    assert perfect["passes"] == {"plain": 12, "proposed": 3}
+    assert perfect["passes"]["proposed"] < other["passes"]["proposed"] <= 12
+    assert lookup["passes"]["proposed"] < 12
+    assert perfect["same_tokens"] and other["same_tokens"] and lookup["same_tokens"]
+    assert [row["proposer"].split(",")[0] for row in (perfect, lookup)] == ["draft", "lookup"]
+    report.table(_result("speculative", {"size": "mini", "batch": 1, **lookup}))
+
+
+def test_strengths_are_between_nothing_and_all():
+    assert speculative.options().parse_args(["--strengths", "0,0.5,1"]).strengths == (0.0, 0.5, 1.0)
+    for wrong in ("1.5", "-0.1", "much"):
+        with pytest.raises(SystemExit):
+            speculative.options().parse_args([f"--strengths={wrong}"])
+
+
+def test_run_all_knows_every_script_with_a_table():
+    assert [name for name, _ in run_all.SCRIPTS] == list(report.TABLES) == list(SCRIPTS)
+    for name, more in run_all.SCRIPTS:
+        SCRIPTS[name].options().parse_args([*more, *run_all.shared(SCRIPTS[name], "out", "cache", "cpu", "tiny")])
 
 
 def test_no_script_imports_a_framework():
