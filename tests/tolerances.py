@@ -82,4 +82,5 @@ BEAM_SCORES_RELATIVE = 5e-6
 """Normalised scores of beam search against torch, with processors or without, relative (measured: 1.3e-6)."""
 
 BEAM_WAYS = 1e-5
-"""Logits, up to 6.5 in size, by each of the benchmark's ways to move beams, against the usual one (measured: 1.2e-6)."""
+"""Logits, up to 6.5 in size, by each of the benchmark's ways to move beams, against the usual one
+(measured: 1.2e-6)."""
