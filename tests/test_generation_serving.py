@@ -73,9 +73,7 @@ def test_a_stream_compiles_what_generate_has_compiled(model):
 
 def test_two_hundred_requests_of_any_size_need_few_programs():
     """No more than there are buckets, and the tokens are those of a pass without padding."""
-    pair = randomised(
-        tiny_pair(encoder_config(size=16, depth=1), decoder_config(size=24, depth=1)), seed=3, spread=0.4
-    )
+    pair = randomised(tiny_pair(encoder_config(size=16, depth=1), decoder_config(size=24, depth=1)), seed=3, spread=0.4)
     rng = np.random.default_rng(0)
     longest = pair.decoder.config.positions.longest
     encoders, openings, loops, programs = set(), set(), set(), 0
