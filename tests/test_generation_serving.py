@@ -31,6 +31,7 @@ SEARCHES = {
     "greedy": {},
     "drawn": {"do_sample": True, "key": jax.random.key(0), "num_return_sequences": 2},
     "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "words": {"num_beams": 3, "force_words_ids": [[5]]},
     "contrastive": {"penalty_alpha": 0.5, "top_k": 3},
     "copies": {"prompt_lookup_num_tokens": 2},
 }

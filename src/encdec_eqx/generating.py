@@ -70,9 +70,10 @@ class Generates(eqx.Module):
             generation_config: options, in place of the model's own; the arguments here win over both.
             key: a PRNG key, or an array of one key a sentence. Token t of sample s of sentence r is drawn with
                 `fold_in(fold_in(fold_in(key, r), s), t)`; a sentence's own key takes the place of the inner one.
-            **options: any option of `GenerationConfig`, and `logits_processor` and `constraint` (`GenerationOptions`).
-                One of `max_length` and `max_new_tokens` is required, here or in a config. Other names that Hugging
-                Face knows are errors that name the nearest option here.
+            **options: any option of `GenerationConfig`, and those that `GenerationOptions` adds: `logits_processor`,
+                `constraint`, `assistant_model`, `output_cross_attentions`. One of `max_length` and `max_new_tokens` is
+                required, here or in a config. Other names that Hugging Face knows are errors that name the nearest
+                option here.
 
         Returns:
             Sequences (prompt included), lengths, scores, and what was compiled; see `GenerationResult`.
@@ -148,7 +149,8 @@ class Generates(eqx.Module):
         """Compile ahead what `generate` will need, without generating: every combination of the sizes given.
 
         Sizes share programs by bucket (`docs/generation.md` says how sizes are rounded), so a few are enough. The
-        encoder and the prompt do run once a combination.
+        encoder and the prompt do run once a combination. The second pass that `output_cross_attentions` asks for is not
+        compiled ahead.
 
         Args:
             batch_sizes: sentences at once.

@@ -66,6 +66,11 @@ class ConstrainedBeamSearch(AbstractStrategy):
         return self.plain.cache_rows
 
     @property
+    def in_order(self) -> bool:
+        """No: beams replace each other."""
+        return self.plain.in_order
+
+    @property
     def tokens_at_once(self) -> int:
         """One for each beam."""
         return self.plain.tokens_at_once
