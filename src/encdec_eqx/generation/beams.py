@@ -23,7 +23,7 @@ from .constraints.interface import AbstractConstraint
 from .constraints.obey import obeying, only_allowed
 from .hypotheses import Hypotheses, Lengths, Pool
 from .keys import row_keys, token_keys
-from .loop import AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end
+from .loop import AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end, picked
 from .prompt import PositionRule
 
 
@@ -165,7 +165,7 @@ class BeamSearch(AbstractStrategy):
         before = jnp.broadcast_to(jnp.asarray(self.prompt_tokens)[:, None] + generated, tokens.shape)
         return BeamState(
             groups=groups,
-            visible=_picked(visible, jnp.concatenate(offsets, axis=1)),
+            visible=picked(visible, jnp.concatenate(offsets, axis=1)),
             positions=self.positions.of_next(tokens, before),
             length=state.length + 1,
             finished=jnp.all(jnp.stack([g.closed for g in groups]), axis=0),
@@ -280,10 +280,6 @@ class BeamSearch(AbstractStrategy):
         return (
             with_first_end(record, int(self.prompt_width), np.asarray(self.eos_ids)) if self.num_groups > 1 else record
         )
-
-
-def _picked(rows: Bool[Array, "batch beams slots"], index: Int32[Array, "batch beams"]) -> Array:
-    return jax.vmap(lambda these, at: these[at])(rows, index)
 
 
 def _counts(tokens: Int32[Array, "batch chosen"], vocab: int) -> Float[Array, "batch vocab"]:

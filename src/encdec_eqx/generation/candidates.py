@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int32, Key
 
 from .._typing import Array
+from .loop import picked
 
 _BLOCK = 512
 
@@ -48,7 +49,7 @@ def best(scores: Float[Array, "batch beams vocab"], count: int) -> Candidates:
     which = jax.lax.top_k(jnp.max(blocks, axis=-1), min(count, blocks.shape[1]))[1]
     # in their order, so that equals within them keep theirs
     which = jnp.sort(which, axis=1)
-    searched = _picked(blocks, which).reshape(batch, -1)
+    searched = picked(blocks, which).reshape(batch, -1)
     found, at = jax.lax.top_k(searched, count)
     index = jnp.take_along_axis(which, at // _BLOCK, axis=1) * _BLOCK + at % _BLOCK
     # only where fewer than `count` scores are above -inf can the filler be among them
@@ -67,13 +68,9 @@ def drawn(scores: Float[Array, "batch beams vocab"], count: int, keys: Key[Array
         keys: one a sentence.
     """
     noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:], jnp.float32))(keys)
-    picked = best(scores + noise, count)
-    flat = picked.beams * scores.shape[2] + picked.tokens
+    found = best(scores + noise, count)
+    flat = found.beams * scores.shape[2] + found.tokens
     plain = jnp.take_along_axis(scores.reshape(scores.shape[0], -1), flat, axis=1)
     ranked, order = jax.lax.top_k(plain, count)
-    beams, tokens = (jnp.take_along_axis(part, order, axis=1) for part in (picked.beams, picked.tokens))
+    beams, tokens = (jnp.take_along_axis(part, order, axis=1) for part in (found.beams, found.tokens))
     return Candidates(ranked, beams, tokens)
-
-
-def _picked(rows: Float[Array, "batch all size"], index: Int32[Array, "batch some"]) -> Array:
-    return jax.vmap(lambda these, at: these[at])(rows, index)

@@ -28,6 +28,7 @@ from .loop import (
     Record,
     is_end,
     log_probability,
+    picked,
     with_column,
 )
 from .prompt import PositionRule
@@ -161,7 +162,7 @@ class ContrastiveSearch(AbstractStrategy):
         total = jax.nn.logsumexp(processed, axis=-1)
         directions = _directions(hidden)
         which = self._choose(found, total, directions, state, generated)
-        chosen = _at(found.tokens, which)
+        chosen = picked(found.tokens, which)
         column = jnp.where(state.finished, self.pad_id, chosen)
 
         def noted(table: Float[Array, "rows width"], log_probs: Float[Array, " rows"]) -> Array:
@@ -170,12 +171,12 @@ class ContrastiveSearch(AbstractStrategy):
         return ContrastiveState(
             tokens=with_column(state.tokens, column, state.length),
             log_probs=noted(state.log_probs, log_probability(logits, chosen)),
-            processed_log_probs=noted(state.processed_log_probs, _at(found.scores, which) - total),
+            processed_log_probs=noted(state.processed_log_probs, picked(found.scores, which) - total),
             length=state.length + 1,
             lengths=jnp.where(state.finished, state.lengths, state.lengths + 1),
-            visible=_at(branches.visible, which),
+            visible=picked(branches.visible, which),
             finished=state.finished | is_end(column, self.eos_ids),
-            past=self._remembering(state.past, _at(hidden, which), _at(directions, which), generated),
+            past=self._remembering(state.past, picked(hidden, which), picked(directions, which), generated),
             cache=cache,
         )
 
@@ -219,8 +220,3 @@ def _directions(hidden: Float[Array, "rows tokens hidden"]) -> Float[Array, "row
     hidden = hidden.astype(jnp.float32)
     squares = jnp.sum(hidden * hidden, axis=-1, keepdims=True)
     return hidden / jnp.sqrt(jnp.maximum(squares, jnp.finfo(jnp.float32).tiny))
-
-
-def _at(table: Array, which: Int32[Array, " rows"]) -> Array:
-    """One entry a row of its second axis."""
-    return jax.vmap(lambda row, index: row[index])(table, which)

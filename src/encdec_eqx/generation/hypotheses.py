@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int32
 
 from .._typing import Array, ArrayLike
 from .candidates import Candidates
-from .loop import with_column
+from .loop import picked, with_column
 
 NEVER_CHOSEN = -1e9
 """The score of what must lose against everything real. Finite, as torch's is: its own order must not depend on NaN."""
@@ -75,7 +75,7 @@ class Hypotheses(eqx.Module):
 
     def picked(self, index: Int32[Array, "batch some"]) -> "Hypotheses":
         """Some of them, in the order of `index`."""
-        return jax.tree.map(lambda leaf: jax.vmap(lambda rows, at: rows[at])(leaf, index), self)
+        return jax.tree.map(lambda leaf: picked(leaf, index), self)
 
     def extended(
         self, by: Candidates, at: Int32[Array, ""], processed: Array, log_probs: Array, automaton: Array | None

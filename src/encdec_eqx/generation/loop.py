@@ -184,6 +184,11 @@ def column_at(table: Shaped[Array, "*rows width"], at: Int32[Array, ""]) -> Shap
     return jax.lax.dynamic_index_in_dim(table, at, axis=table.ndim - 1, keepdims=False)
 
 
+def picked(table: Shaped[Array, "rows all *rest"], index: Int32[Array, "rows *some"]) -> Array:
+    """Of every row the entries at its own indices."""
+    return jax.vmap(lambda row, at: row[at])(table, index)
+
+
 def with_column(
     table: Shaped[Array, "*rows width"], column: Shaped[Array, "*rows"], at: Int32[Array, ""]
 ) -> Shaped[Array, "*rows width"]:
