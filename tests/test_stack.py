@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import AttentionConfig, Decoder, Encoder, LayerSpec
-from encdec_eqx.scanned import ScannedStack
+from encdec_eqx.scanned import ScannedStack, to_layout
 from encdec_eqx.stack import schedule
 from models import array_count, decoder_config, encoder_config, random_ids, randomised, right_mask, tiny_pair
 from tolerances import SAME_GRADIENT, SAME_MODEL
@@ -81,8 +81,46 @@ def test_relative_positions_in_both_layouts(relative: Any) -> None:
     assert float(jnp.abs(ours - plain).max()) > 100 * SAME_MODEL
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_gradients_are_the_same_in_both_layouts(remat: bool) -> None:
+CUTS = {
+    "one cut": ("all alike", (2,)),
+    "two cuts": ("all alike", (1, 3)),
+    "a cut inside a group": ("every second one crosses", (1,)),
+    "a cut in an unfinished group": ("an unfinished group", (3,)),
+}
+
+
+@pytest.mark.parametrize(("name", "cuts"), CUTS.values(), ids=CUTS)
+def test_a_cut_stack_says_the_same_and_caches_as_well(name: str, cuts: tuple[int, ...]) -> None:
+    decoder, ids = _decoder(LAYERS[name]), random_ids(0, 2, 6)
+    cut = eqx.tree_at(lambda d: d.stack, decoder, to_layout(decoder.stack, "scanned", cuts=cuts))
+    assert cut.stack.starts[: len(cuts) + 1] == (0, *cuts)
+    assert eqx.tree_equal(cut.with_layout("unrolled"), decoder)
+    whole = decoder(ids, encoder_hidden_states=_states(), output_hidden_states=True)
+    theirs = cut(ids, encoder_hidden_states=_states(), output_hidden_states=True)
+    for mine, other in zip(jax.tree.leaves(whole), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, atol=SAME_MODEL, rtol=0)
+    cache = cut.init_cache(_states(), None, rows=2, slots=8)
+    for part in (slice(0, 4), slice(4, 6)):
+        hidden, cache = cut.advance(jnp.asarray(ids[:, part]), cache)
+    np.testing.assert_allclose(cut.logits(hidden)[:, -1], whole.logits[:, -1], atol=SAME_MODEL, rtol=0)
+    assert len(cut.with_layout("scanned").stack.segments) == 1
+
+
+def test_a_stack_is_cut_where_arrays_differ() -> None:
+    decoder = _decoder((LayerSpec(cross_attention=True),) * 5)
+    bias = lambda d: [d.stack.blocks[at].feed_forward.up.bias for at in (3, 4)]  # noqa: E731
+    changed = eqx.tree_at(bias, decoder, [None, None])
+    assert changed.with_layout("scanned").stack.starts == (0, 3)
+    assert eqx.tree_equal(changed.with_layout("scanned").with_layout("unrolled"), changed)
+
+
+def test_shared_weights_cannot_be_cut() -> None:
+    with pytest.raises(NotImplementedError, match="keep this stack unrolled"):
+        to_layout(_decoder(LAYERS["two shared groups"]).stack, "scanned", cuts=(2,))
+
+
+@pytest.mark.parametrize("remat", [False, True, "keep_all", "keep_linear"])
+def test_gradients_are_the_same_in_both_layouts(remat: Any) -> None:
     model = tiny_pair()
     ids, target, mask = random_ids(0, 2, 7), random_ids(1, 2, 5), right_mask([7, 4], 7)
 
@@ -102,12 +140,16 @@ def test_remat_keeps_less_for_the_backward_pass() -> None:
     config = encoder_config(depth=8)
     encoder, ids = Encoder.init(config, key=jax.random.key(0)), random_ids(0, 8, 24)
 
-    def temporary_bytes(remat: bool) -> int:
+    def temporary_bytes(remat: Any) -> int:
         scanned = encoder.with_layout("scanned", remat=remat)
         loss = eqx.filter_jit(eqx.filter_grad(lambda e: jnp.sum(jnp.square(e(ids).last_hidden_state))))
         return loss.lower(scanned).compile().compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary_bytes(True) < 0.5 * temporary_bytes(False)
+    keep_all, products, linear, nothing = map(
+        temporary_bytes, ("keep_all", "keep_products", "keep_linear", "keep_nothing")
+    )
+    assert nothing < 0.7 * linear < 0.7 * 0.8 * products < 0.7 * 0.8 * 0.6 * keep_all
+    assert (temporary_bytes(False), temporary_bytes(True)) == (products, nothing)
 
 
 def test_dropout_draws_the_same_in_both_layouts(key: jax.Array) -> None:
@@ -136,3 +178,5 @@ def test_an_unknown_layout_is_an_error() -> None:
         tiny_pair().with_layout("stacked")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="scanned layout only"):
         tiny_pair().with_layout("unrolled", remat=True)
+    with pytest.raises(ValueError, match=r"remat is 'nothing'; expected .* 'keep_nothing'"):
+        tiny_pair().with_layout("scanned", remat="nothing")  # pyright: ignore[reportArgumentType]

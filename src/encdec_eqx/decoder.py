@@ -30,7 +30,7 @@ from .layers.linear import Linear
 from .layers.masks import causal_mask, padding_mask
 from .layers.positions import arange_positions, non_padding_positions
 from .resize import resize_rows, resize_tokens
-from .scanned import Layout, to_layout
+from .scanned import Layout, Remat, to_layout
 from .stack import AbstractStack, Attending, StackOutput, UnrolledStack
 
 
@@ -394,7 +394,7 @@ class Decoder(eqx.Module):
         stack = UnrolledStack(blocks=blocks, shared=unrolled.shared, layers=layers, scales=unrolled.scales)
         return Decoder(self.embeddings, stack, self.head, config, self.load_report, self.pooler)
 
-    def with_layout(self, layout: Layout, *, remat: bool = False) -> "Decoder":
+    def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "Decoder":
         """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""
         return eqx.tree_at(lambda d: d.stack, self, to_layout(self.stack, layout, remat=remat))
 

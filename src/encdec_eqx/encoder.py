@@ -22,7 +22,7 @@ from .layers.linear import Linear
 from .layers.masks import causal_mask, padding_mask
 from .layers.positions import arange_positions, non_padding_positions
 from .resize import resize_tokens
-from .scanned import Layout, to_layout
+from .scanned import Layout, Remat, to_layout
 from .stack import AbstractStack, Attending, UnrolledStack
 
 
@@ -251,7 +251,7 @@ class Encoder(eqx.Module):
         """
         save_piece(folder, self.with_layout("unrolled"), "encoder", families=FAMILIES)
 
-    def with_layout(self, layout: Layout, *, remat: bool = False) -> "Encoder":
+    def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "Encoder":
         """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""
         return eqx.tree_at(lambda e: e.stack, self, to_layout(self.stack, layout, remat=remat))
 

@@ -30,7 +30,7 @@ from .generation.settings import GenerationConfig
 from .generation.special_tokens import SpecialTokens
 from .layers.dropout import split_key
 from .layers.linear import AbstractLinear, Linear
-from .scanned import Layout
+from .scanned import Layout, Remat
 from .ties import Ties, namesakes, tie, untie
 
 
@@ -482,15 +482,17 @@ class EncoderDecoder(Generates):
         """
         return dataclasses.replace(self, special_tokens=self.special_tokens.override("with_special_tokens", **ids))
 
-    def with_layout(self, layout: Layout, *, remat: bool = False) -> "EncoderDecoder":
+    def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "EncoderDecoder":
         """The same weights, bit for bit, in the other layout of stacks.
 
         Args:
             layout: "unrolled" (fastest decoding) or "scanned" (fastest and smallest training and compilation).
-            remat: with "scanned": recompute all of a layer in the backward pass; else all but its matrix products.
+            remat: with "scanned": what the backward pass finds kept, the rest is recomputed. From most memory to least:
+                "keep_all"; "keep_products" (False), the results of matrix products; "keep_linear", of those with
+                weights, not of attention's; "keep_nothing" (True), the input of each layer alone.
 
         Raises:
-            ValueError: the layout is unknown, or `remat` is asked of the unrolled layout.
+            ValueError: the layout or `remat` is unknown, or `remat` is asked of the unrolled layout.
         """
         encoder, decoder = self.pieces()
         if isinstance(encoder, Encoder):
