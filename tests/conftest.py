@@ -28,6 +28,9 @@ JUDGES = (
     "encdec_eqx.generation.settings",
     "encdec_eqx.generation.special_tokens",
     "encdec_eqx.training.batch",
+    "encdec_eqx.training.config",
+    "encdec_eqx.training.job",
+    "encdec_eqx.training.prepared",
     "encdec_eqx.training.step",
 )
 

@@ -1,0 +1,284 @@
+"""The settings of a training run: one frozen object, checked when it is made.
+
+Knows the words and their ranges; must not know models, data or the loop.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+DEFAULT_EPOCHS = 3.0
+DEFAULT_OUTPUT = Path("encdec-eqx-run")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that decides a run of `fit`, in the words of Hugging Face's `Seq2SeqTrainingArguments` where it has one.
+
+    Attributes:
+        output_dir: Folder of the run: the log, the curve, checkpoints, and the finished model in `model/`. Must be
+            new or empty, or hold this run if `resume` is set.
+        resume: Go on from the newest checkpoint in `output_dir` (from the start, if there is none yet).
+        num_train_epochs: Passes over the data; may be a fraction. Default 3, unless `max_steps` is given.
+        max_steps: Optimiser steps, instead of `num_train_epochs`.
+        per_device_train_batch_size: Examples a step, before they are split by `gradient_accumulation_steps`. Default
+            8, unless `tokens_per_batch` is given.
+        tokens_per_batch: Budget of a step in tokens, source and target with their padding, instead of a fixed number
+            of examples: batches of short examples then hold more of them.
+        gradient_accumulation_steps: Parts that every batch is split into, run one after another to save memory; the
+            gradient is that of the whole batch.
+        max_shapes: Most shapes of training batches; each is compiled once. More shapes pad less.
+        max_source_length: Longest source, in tokens; longer ones are cut, and counted. Default: the encoder's limit.
+        max_target_length: Longest target, the end token included. Default: the decoder's limit.
+        optim: "adamw", "adafactor", "lion", "sgd" or "muon".
+        learning_rate: Peak of the schedule.
+        learning_rates: Other peaks for some of the parameters: selectors (as in `trainable`) to rates.
+        layer_wise_lr_decay: Factor on the rate for each layer further from the output (0.9 is usual); 1 is none.
+        lr_scheduler_type: "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", ...
+        warmup_ratio: Share of the steps in which the rate rises from 0.
+        warmup_steps: Steps in which the rate rises from 0, instead of `warmup_ratio`.
+        weight_decay: Decoupled; not applied to biases and norms.
+        adam_beta1: Decay of Adam's mean of gradients.
+        adam_beta2: Decay of Adam's mean of squares.
+        adam_epsilon: Added to the root in Adam's quotient.
+        max_grad_norm: Gradients are scaled down to this global norm; None: never.
+        label_smoothing_factor: As `label_smoothing` of `seq2seq_loss`.
+        z_loss: As in `seq2seq_loss`.
+        bf16: Compute in bfloat16 over float32 weights. For accelerators: slow on CPUs.
+        dropout: Use the dropout rates of the pieces' configs; False trains without.
+        trainable: Selectors of what is trained, as in `trainable`; default: all that the model reads.
+        remat: What the backward pass recomputes, as in `with_layout("scanned", remat=...)`.
+        eval_steps: Steps between two evaluations; default: one at the end of each epoch.
+        per_device_eval_batch_size: Examples a batch of an evaluation.
+        max_eval_samples: Evaluate on the first so many examples; default all.
+        predict_with_generate: Whether an evaluation generates, which the metrics of text need; its loss is always
+            taken. Default: if `metrics` are given.
+        metrics: Metrics of generated text: "bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match", "wer", "cer",
+            "per".
+        generation_num_beams: Beams of an evaluation.
+        generation_max_new_tokens: Tokens that an evaluation may generate; default: the longest target that training
+            may hold.
+        metric_for_best_model: "loss" or one of `metrics`: what `load_best_model_at_end` and early stopping look at.
+            Default: the first of `metrics`, else "loss".
+        load_best_model_at_end: Finish with the best evaluated parameters, not the last.
+        early_stopping_patience: Evaluations without improvement after which the run ends; None: never.
+        early_stopping_threshold: Least improvement that counts.
+        logging_steps: Steps between two lines of the log.
+        save_steps: Steps between two checkpoints; default: with every evaluation.
+        save_total_limit: Newest checkpoints that are kept; the best is kept besides.
+        seed: Of the order of the examples and of dropout.
+
+    Raises:
+        TypeError: A value is of the wrong type.
+        ValueError: A value is out of its range, or two contradict each other.
+    """
+
+    output_dir: Path = DEFAULT_OUTPUT
+    resume: bool = False
+    # how long
+    num_train_epochs: float | None = None
+    max_steps: int | None = None
+    # batches
+    per_device_train_batch_size: int | None = None
+    tokens_per_batch: int | None = None
+    gradient_accumulation_steps: int = 1
+    max_shapes: int = 4
+    max_source_length: int | None = None
+    max_target_length: int | None = None
+    # the optimiser
+    optim: str = "adamw"
+    learning_rate: float = 5e-5
+    learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    layer_wise_lr_decay: float = 1.0
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    # the loss, and what it trains
+    label_smoothing_factor: float = 0.0
+    z_loss: float = 0.0
+    bf16: bool = False
+    dropout: bool = True
+    trainable: str | None = None
+    remat: bool | str = False
+    # evaluation
+    eval_steps: int | None = None
+    per_device_eval_batch_size: int = 32
+    max_eval_samples: int | None = None
+    predict_with_generate: bool | None = None
+    metrics: tuple[str, ...] = ()
+    generation_num_beams: int = 1
+    generation_max_new_tokens: int | None = None
+    metric_for_best_model: str | None = None
+    load_best_model_at_end: bool = False
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
+    # records
+    logging_steps: int = 10
+    save_steps: int | None = None
+    save_total_limit: int = 2
+    seed: int = 0
+
+    def __post_init__(self):
+        """Makes paths, tuples and mappings of what was given, and checks every value."""
+        set_field = object.__setattr__
+        set_field(self, "output_dir", _path(self.output_dir))
+        set_field(self, "metrics", _names(self.metrics))
+        set_field(self, "learning_rates", MappingProxyType(dict(self.learning_rates)))
+        self._check_numbers()
+        self._check_pairs()
+        self._check_evaluation()
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the data, if no number of steps is given."""
+        if self.max_steps is not None:
+            return None
+        return DEFAULT_EPOCHS if self.num_train_epochs is None else self.num_train_epochs
+
+    @property
+    def batch_size(self) -> int | None:
+        """Examples a batch, if no budget of tokens is given."""
+        if self.tokens_per_batch is not None:
+            return None
+        return 8 if self.per_device_train_batch_size is None else self.per_device_train_batch_size
+
+    @property
+    def generates(self) -> bool:
+        """Whether evaluations generate."""
+        return bool(self.metrics) if self.predict_with_generate is None else self.predict_with_generate
+
+    @property
+    def best_by(self) -> str:
+        """The name of the metric that says which evaluation is best."""
+        return self.metric_for_best_model or (self.metrics[0] if self.metrics else "loss")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name, without those that are None: what TOML and JSON can hold."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: _plain(value) for name, value in values.items() if value is not None}
+
+    def _check_numbers(self) -> None:
+        for name, (kind, least, most) in _RANGES.items():
+            _check_number(name, getattr(self, name), kind, least, most)
+        for selector, rate in self.learning_rates.items():
+            _check_number(f"learning_rates[{selector!r}]", rate, float, _ABOVE_ZERO, math.inf)
+        for name in ("resume", "bf16", "dropout", "load_best_model_at_end"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+
+    def _check_pairs(self) -> None:
+        for one, other in (
+            ("num_train_epochs", "max_steps"),
+            ("per_device_train_batch_size", "tokens_per_batch"),
+        ):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(
+                    f"{one}={getattr(self, one)} and {other}={getattr(self, other)} are both given: leave one out."
+                )
+        if self.warmup_ratio and self.warmup_steps:
+            raise ValueError(
+                f"warmup_ratio={self.warmup_ratio} and warmup_steps={self.warmup_steps} are both given: leave one out."
+            )
+        if self.batch_size is not None and self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"per_device_train_batch_size={self.batch_size} cannot be split into "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} equal parts: make it a multiple."
+            )
+
+    def _check_evaluation(self) -> None:
+        if self.metrics and not self.generates:
+            raise ValueError(
+                f"metrics={list(self.metrics)} need generated text, and predict_with_generate is False: leave one out."
+            )
+        if self.best_by != "loss" and self.best_by not in self.metrics:
+            raise ValueError(
+                f"metric_for_best_model={self.best_by!r} is not taken: expected 'loss' or one of the metrics "
+                f"{list(self.metrics)}; add it to metrics."
+            )
+
+
+_ABOVE_ZERO, _BELOW_ONE = math.ulp(0.0), math.nextafter(1.0, 0.0)
+
+_RANGES: dict[str, tuple[type, float, float]] = {
+    "num_train_epochs": (float, _ABOVE_ZERO, math.inf),
+    "max_steps": (int, 1, math.inf),
+    "per_device_train_batch_size": (int, 1, math.inf),
+    "tokens_per_batch": (int, 1, math.inf),
+    "gradient_accumulation_steps": (int, 1, math.inf),
+    "max_shapes": (int, 1, math.inf),
+    "max_source_length": (int, 1, math.inf),
+    "max_target_length": (int, 1, math.inf),
+    "learning_rate": (float, _ABOVE_ZERO, math.inf),
+    "layer_wise_lr_decay": (float, _ABOVE_ZERO, 1.0),
+    "warmup_ratio": (float, 0.0, 1.0),
+    "warmup_steps": (int, 0, math.inf),
+    "weight_decay": (float, 0.0, math.inf),
+    "adam_beta1": (float, 0.0, _BELOW_ONE),
+    "adam_beta2": (float, 0.0, _BELOW_ONE),
+    "adam_epsilon": (float, _ABOVE_ZERO, math.inf),
+    "max_grad_norm": (float, _ABOVE_ZERO, math.inf),
+    "label_smoothing_factor": (float, 0.0, _BELOW_ONE),
+    "z_loss": (float, 0.0, math.inf),
+    "eval_steps": (int, 1, math.inf),
+    "per_device_eval_batch_size": (int, 1, math.inf),
+    "max_eval_samples": (int, 1, math.inf),
+    "generation_num_beams": (int, 1, math.inf),
+    "generation_max_new_tokens": (int, 1, math.inf),
+    "early_stopping_patience": (int, 1, math.inf),
+    "early_stopping_threshold": (float, 0.0, math.inf),
+    "logging_steps": (int, 1, math.inf),
+    "save_steps": (int, 1, math.inf),
+    "save_total_limit": (int, 1, math.inf),
+    "seed": (int, 0, 2**32 - 1),
+}
+"""The kind of each number and its closed range; None is let through where it is a field's default."""
+
+_MAY_BE_NONE = {
+    field.name for field in dataclasses.fields(TrainConfig) if field.default is None or field.name == "max_grad_norm"
+}
+
+
+def _check_number(name: str, value: Any, kind: type, least: float, most: float) -> None:
+    if value is None and name in _MAY_BE_NONE:
+        return
+    allowed = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        expected = "a whole number" if kind is int else "a number"
+        raise TypeError(f"{name} must be {expected}, got {value!r}.")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be {_described(least, most)}, got {value!r}.")
+
+
+def _described(least: float, most: float) -> str:
+    low = "greater than 0" if least == _ABOVE_ZERO else f"at least {least:g}"
+    if most == math.inf:
+        return low
+    return f"{low} and {'less than 1' if most == _BELOW_ONE else f'at most {most:g}'}"
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise TypeError(f"output_dir must be a path, got {value!r}.")
+    return Path(value)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"metrics must be a sequence of names such as ['rouge1', 'rougeL'], got {value!r}.")
+    return tuple(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,167 @@
+"""A training run described in a file: which model, which data, which settings; read from TOML, checked by name.
+
+Knows the words of the file; must not know how a model is trained, nor how words are read from a command line.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .config import TrainConfig
+
+Section = TypeVar("Section")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where the model and its tokenizers come from: one saved pair, or two pieces to join.
+
+    Attributes:
+        model_name_or_path: Folder or Hub id of a saved pair.
+        encoder_name_or_path: Folder or Hub id of an encoder, instead of a saved pair.
+        decoder_name_or_path: Folder or Hub id of a decoder, instead of a saved pair.
+        source_tokenizer: Folder, `tokenizer.json` or Hub id; default: what lies beside the pair or the encoder.
+        target_tokenizer: The same for the target; default: what lies beside the pair or the decoder.
+        pad_token_id: Instead of the one that the files name; so for the next two.
+        eos_token_id: Ends a target.
+        decoder_start_token_id: The decoder's first input.
+        model_seed: Draws what is new in a model made of two pieces.
+    """
+
+    model_name_or_path: str | None = None
+    encoder_name_or_path: str | None = None
+    decoder_name_or_path: str | None = None
+    source_tokenizer: str | None = None
+    target_tokenizer: str | None = None
+    pad_token_id: int | None = None
+    eos_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    model_seed: int = 0
+
+    def __post_init__(self):
+        """Checks that nothing is given twice; what is missing is found when the model is made."""
+        pieces = [self.encoder_name_or_path, self.decoder_name_or_path]
+        if self.model_name_or_path is not None and any(pieces):
+            raise ValueError("model_name_or_path names a whole pair: leave encoder_ and decoder_name_or_path out.")
+
+    def check(self) -> None:
+        """Raises ValueError unless a pair or two pieces are named."""
+        if self.model_name_or_path is None and None in (self.encoder_name_or_path, self.decoder_name_or_path):
+            raise ValueError(
+                "no model is named: give model_name_or_path (a saved pair), or both encoder_name_or_path and "
+                "decoder_name_or_path."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Where the pairs come from.
+
+    Attributes:
+        train_file: JSONL, CSV, TSV or Parquet.
+        validation_file: The same, for evaluations; default: there are none.
+        source_column: Name of the source in each record.
+        target_column: Name of the target in each record.
+        on_bad_records: "error" ends the run before it begins, "report" leaves bad records out and says how many.
+    """
+
+    train_file: Path | None = None
+    validation_file: Path | None = None
+    source_column: str = "source"
+    target_column: str = "target"
+    on_bad_records: Literal["error", "report"] = "error"
+
+    def check(self) -> None:
+        """Raises ValueError unless there is something to train on."""
+        if self.train_file is None:
+            raise ValueError("no data is named: give train_file, a JSONL, CSV, TSV or Parquet file of pairs.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What `encdec-eqx train` runs.
+
+    Attributes:
+        model: Where the model comes from.
+        data: Where the pairs come from.
+        train: The settings of the run.
+    """
+
+    model: ModelSource = ModelSource()
+    data: DataSource = DataSource()
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def check(self) -> None:
+        """Raises ValueError where something that the run needs is not named."""
+        self.model.check()
+        self.data.check()
+
+
+def read_job(path: str | Path) -> TrainJob:
+    """The job that a TOML file describes, in the tables `[model]`, `[data]` and `[train]`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no TOML, or holds an unknown name, or a value out of its range.
+        TypeError: A value is of the wrong type.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not TOML, which is UTF-8 text: {error}.") from None
+    sections = {field.name: field.type for field in dataclasses.fields(TrainJob)}
+    _check_names(content, sections, f"{path}", "tables")
+    made = {
+        name: _section(kind, content[name], f"{path}: [{name}]") for name, kind in sections.items() if name in content
+    }
+    return TrainJob(**made)
+
+
+def _section(kind: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{where} must be a table, got {values!r}.")
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    _check_names(values, fields, where, "names")
+    try:
+        return kind(**{name: _value(values[name], fields[name], f"{where} {name}") for name in values})
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}" if where not in str(error) else str(error)) from None
+
+
+def _check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str, what: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{where} holds {name!r}, which means nothing here.{hint} Known {what}: {', '.join(known)}."
+            )
+
+
+def _value(value: Any, kind: Any, where: str) -> Any:
+    """The value as its field wants it: lists become tuples, strings paths; other types are checked."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is Literal and value in typing.get_args(option):
+            return value
+        if option is Path and isinstance(value, str):
+            return Path(value)
+        if origin is tuple and isinstance(value, list):
+            return tuple(value)
+        if origin is Mapping and isinstance(value, Mapping):
+            return dict(value)
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if option in (str, int, bool) and type(value) is option:
+            return value
+    expected = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind).replace(" | None", "")
+    raise TypeError(f"{where} must be {expected}, got {value!r}.")
