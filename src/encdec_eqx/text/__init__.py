@@ -1,0 +1,10 @@
+"""Text in, text out: the two tokenizers of a pair, and the pair together with them.
+
+`tokenizers` is imported when a tokenizer is first made or read.
+"""
+
+from .encoded import Encoded as Encoded
+from .encoded import report_cut as report_cut
+from .text_to_text import TextResult as TextResult
+from .text_to_text import TextToText as TextToText
+from .tokenizer_pair import TokenizerPair as TokenizerPair

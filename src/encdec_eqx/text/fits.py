@@ -1,0 +1,95 @@
+"""Whether a model and its two tokenizers belong together: vocabulary sizes and special tokens.
+
+Asks a tokenizer only what any `tokenizers.Tokenizer` answers.
+"""
+
+import re
+from typing import Any
+
+from ..encoder import Encoder
+from ..encoder_decoder import EncoderDecoder
+from ..generation.special_tokens import TOKEN_NAMES
+
+_LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
+
+
+def check(model: EncoderDecoder, source: Any, target: Any) -> None:
+    """Raise where they do not fit.
+
+    Raises:
+        ValueError: all that does not fit, in one message.
+    """
+    problems = _too_small("target", target, "decoder", model.decoder.config.vocab_size)
+    problems += _not_special(model, target)
+    if isinstance(model.encoder, Encoder):
+        problems += _too_small("source", source, "encoder", model.encoder.config.vocab_size)
+        problems += _encoder_pad(model.encoder, source)
+    if not problems:
+        problems = _another_end(model, target)
+    if problems:
+        raise ValueError("the tokenizers do not fit the model:\n" + "\n".join(f"  - {text}" for text in problems))
+
+
+def _too_small(side: str, tokenizer: Any, piece: str, rows: int) -> list[str]:
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if size <= rows:
+        return []
+    return [
+        f"the {side} tokenizer makes ids up to {size - 1}; the {piece}'s embeddings have {rows} rows. Is it this "
+        f"{piece}'s tokenizer? If tokens were added: {piece}.resize_token_embeddings({size}) before joining the pieces."
+    ]
+
+
+def _not_special(model: EncoderDecoder, target: Any) -> list[str]:
+    problems = []
+    for name in TOKEN_NAMES:
+        ids = getattr(model.special_tokens, name)
+        for token_id in ids if isinstance(ids, tuple) else () if ids is None else (ids,):
+            if not _is_special(target, token_id):
+                problems.append(_wrong_role(f"the model's {name}", token_id, target, "target"))
+    return problems
+
+
+def _encoder_pad(encoder: Encoder, source: Any) -> list[str]:
+    pad = encoder.config.pad_token_id
+    if pad is None or _is_special(source, pad):
+        return []
+    return [_wrong_role("the encoder's pad_token_id", pad, source, "source")]
+
+
+def _wrong_role(what: str, token_id: int, tokenizer: Any, side: str) -> str:
+    token = tokenizer.id_to_token(token_id)
+    if token is None:
+        return f"{what} is {token_id}, an id that the {side} tokenizer does not have."
+    return (
+        f"{what} is {token_id}, which is the ordinary token {token!r} of the {side} tokenizer. Set the model's with "
+        f"model.with_special_tokens(...), or tell the tokenizer: tokenizer.add_special_tokens([{token!r}])."
+    )
+
+
+def _is_special(tokenizer: Any, token_id: int) -> bool:
+    """Registered as special, or written like one."""
+    added = tokenizer.get_added_tokens_decoder().get(token_id)
+    token = tokenizer.id_to_token(token_id)
+    return (added is not None and added.special) or (token is not None and bool(_LOOKS_SPECIAL.fullmatch(token)))
+
+
+def _another_end(model: EncoderDecoder, target: Any) -> list[str]:
+    """BERT's tokenizer ends every text with [SEP], RoBERTa's with </s>: then that is the end that a decoder knows."""
+    ends = model.special_tokens.eos_token_id
+    closing = _closing(target)
+    if not ends or not closing or set(ends) & set(closing):  # pyright: ignore[reportArgumentType]
+        return []
+    names = [target.id_to_token(i) for i in closing]
+    mine = [target.id_to_token(i) for i in ends]  # pyright: ignore[reportGeneralTypeIssues]
+    return [
+        f"the target tokenizer ends a text with {names} ({closing}); the model's eos_token_id is {list(ends)}, {mine}. "  # pyright: ignore[reportArgumentType]
+        f"Set it with model.with_special_tokens(eos_token_id={closing[-1]})."
+    ]
+
+
+def _closing(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer itself puts behind a text."""
+    encoded = tokenizer.encode("a")
+    content = [at for at, special in enumerate(encoded.special_tokens_mask) if not special]
+    return encoded.ids[content[-1] + 1 :] if content else []

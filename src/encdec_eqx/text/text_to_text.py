@@ -1,0 +1,194 @@
+"""A model with its tokenizers: texts in, texts out.
+
+Knows a model by `generate`, `stream` and its pieces' sizes; must not know how it was trained.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from .._typing import check_key
+from ..encoder import Encoder
+from ..encoder_decoder import EncoderDecoder
+from ..generation.result import GenerationResult
+from .tokenizer_pair import TokenizerPair
+
+
+@dataclass(frozen=True, eq=False)
+class TextResult:
+    """What was generated for each text, in the order they were given in.
+
+    Attributes:
+        texts: of every text its outputs: one, or `num_return_sequences`.
+        scores: of every text those of its outputs; see `GenerationResult.scores`.
+        unfinished: whether an output reached the maximum length without an end.
+        truncated_sources: indices of the texts that were cut to `max_source_length`.
+    """
+
+    texts: list[list[str]]
+    scores: Float32[np.ndarray, "batch each"]
+    unfinished: Bool[np.ndarray, "batch each"]
+    truncated_sources: tuple[int, ...]
+
+
+class TextToText:
+    """A model and its two tokenizers.
+
+    Attributes:
+        model: the model.
+        tokenizers: its tokenizers, checked against it.
+    """
+
+    def __init__(self, model: EncoderDecoder, tokenizers: TokenizerPair):
+        """Join a model and its tokenizers.
+
+        Raises:
+            ValueError: they do not fit; see `TokenizerPair.check`.
+        """
+        self.model = model
+        self.tokenizers = tokenizers.for_model(model)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike, **options: Any) -> "TextToText":
+        """Load what `save_pretrained` saved.
+
+        Args:
+            path: the folder.
+            **options: as for `EncoderDecoder.from_pretrained`.
+
+        Raises:
+            FileNotFoundError: the model or a tokenizer is not there.
+            ValueError: a file is damaged, or they do not fit.
+        """
+        return cls(EncoderDecoder.from_pretrained(path, **options), TokenizerPair.load(path))
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Save the model as `EncoderDecoder.save_pretrained` does, and the tokenizers beside it."""
+        self.model.save_pretrained(folder)
+        self.tokenizers.save(folder)
+
+    @overload
+    def __call__(self, texts: str, **options: Any) -> str: ...  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def __call__(self, texts: Sequence[str], **options: Any) -> list[str]: ...
+    def __call__(self, texts: str | Sequence[str], **options: Any) -> str | list[str]:
+        """The best output for each text.
+
+        Args:
+            texts: one text, or several.
+            **options: as for `generate`, which also returns scores and further outputs.
+
+        Returns:
+            A text for one text, else a list in the given order.
+
+        Raises:
+            TypeError: as `generate`.
+            ValueError: as `generate`; or `num_return_sequences` asks for more than one output.
+        """
+        if options.get("num_return_sequences", 1) != 1:
+            raise ValueError("num_return_sequences asks for several outputs of a text: call .generate(texts, ...).")
+        result = self.generate([texts] if isinstance(texts, str) else texts, **options)
+        best = [outputs[0] for outputs in result.texts]
+        return best[0] if isinstance(texts, str) else best
+
+    def generate(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 32,
+        max_source_length: int | None = None,
+        key: Any = None,
+        **options: Any,
+    ) -> TextResult:
+        """Generate for each text, in batches of texts of about equal length.
+
+        Args:
+            texts: the sources.
+            batch_size: texts at once.
+            max_source_length: most ids of a source; longer ones are cut (reported). Default: what the encoder can read.
+            key: a PRNG key for sampling; text `i` draws with `fold_in(key, i)`, whatever it is batched with.
+            **options: as for `EncoderDecoder.generate`: `max_new_tokens`, `num_beams`, ...
+
+        Raises:
+            TypeError: `texts` is one string, or an option is unknown.
+            ValueError: there are no texts, one is empty, `batch_size` is below 1, or as `EncoderDecoder.generate`.
+        """
+        ids, cut = self._sources(texts, max_source_length)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_key(key)
+        rows: list[tuple[list[str], np.ndarray, np.ndarray]] = [([], np.zeros(0), np.zeros(0))] * len(ids)
+        order = np.argsort([len(row) for row in ids], kind="stable")
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(chosen)
+            result = self.model.generate(**self._batch([ids[i] for i in chosen]), key=keys, **options)
+            for place, row in zip(chosen, self._rows(result, len(chosen)), strict=True):
+                rows[place] = row
+        return TextResult(
+            texts=[outputs for outputs, _, _ in rows],
+            scores=np.stack([scores for _, scores, _ in rows]),
+            unfinished=np.stack([unfinished for _, _, unfinished in rows]),
+            truncated_sources=cut,
+        )
+
+    def stream(self, text: str, *, max_source_length: int | None = None, **options: Any) -> Iterator[str]:
+        """Generate for one text, and yield the output so far each time that it grows.
+
+        The whole output is yielded every time, because later tokens may change how earlier ones are written ("do n" is
+        "don't" two tokens later). The last one is what a call returns.
+
+        Args:
+            text: the source.
+            max_source_length: see `generate`.
+            **options: as for `EncoderDecoder.stream`.
+
+        Raises:
+            TypeError: an option is unknown.
+            ValueError: as `generate`.
+        """
+        if options.get("num_return_sequences", 1) != 1:
+            raise ValueError("num_return_sequences asks for several outputs of a text: call .generate(texts, ...).")
+        ids, _ = self._sources([text], max_source_length)
+        tokens = np.zeros(0, np.int32)
+        said = None
+        for chunk in self.model.stream(**self._batch(ids), **options):
+            tokens = chunk.done.get(0, np.concatenate([tokens, chunk.tokens[0]]))
+            now = self.tokenizers.decode_target([tokens])[0]
+            # half a letter of several bytes is not shown
+            if now != said and (0 in chunk.done or not now.endswith("\ufffd")):
+                said = now
+                yield now
+
+    def _sources(self, texts: Sequence[str], max_length: int | None) -> tuple[list[np.ndarray], tuple[int, ...]]:
+        encoder = self.model.encoder
+        if max_length is None and isinstance(encoder, Encoder):
+            max_length = encoder.config.positions.longest
+        encoded = self.tokenizers.encode_source(texts, max_length)
+        if not encoded:
+            raise ValueError("there is nothing to generate from: no texts were given.")
+        for index, row in enumerate(encoded):
+            if not len(row):
+                raise ValueError(f"text {index} is empty: {texts[index]!r}.")
+        return list(encoded), encoded.truncated
+
+    def _batch(self, rows: list[np.ndarray]) -> Mapping[str, np.ndarray]:
+        encoder = self.model.encoder
+        pad = (encoder.config.pad_token_id if isinstance(encoder, Encoder) else None) or 0
+        lengths = np.array([len(row) for row in rows])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(mask.shape, pad, np.int32)
+        ids[mask] = np.concatenate(rows)
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def _rows(self, result: GenerationResult, texts: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        said = self.tokenizers.decode_target(result.sequences)
+        each = len(said) // texts
+        for start in range(0, len(said), each):
+            rows = slice(start, start + each)
+            yield said[rows], result.scores[rows], result.truncated[rows]

@@ -1,0 +1,227 @@
+"""The tokenizer of the encoder and that of the decoder, kept together.
+
+Knows a model's vocabulary sizes and special tokens; must not know how it generates or trains.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..encoder_decoder import EncoderDecoder
+from ..generation.special_tokens import SpecialTokens
+from . import files
+from .encoded import Encoded, report_cut
+from .fits import check
+
+_PORTION = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizerPair:
+    """Two tokenizers: what the encoder reads, and what the decoder says.
+
+    Both are copied, without padding and truncation.
+
+    Attributes:
+        source: a `tokenizers.Tokenizer`.
+        target: another, or the same.
+        special_tokens: the model's; from `for_model`. Targets end with its `eos_token_id`.
+    """
+
+    source: Any
+    target: Any
+    special_tokens: SpecialTokens | None = None
+
+    def __post_init__(self):
+        same = self.source is self.target
+        object.__setattr__(self, "source", files.copied(self.source))
+        object.__setattr__(self, "target", self.source if same else files.copied(self.target))
+
+    @classmethod
+    def from_files(cls, source: str | os.PathLike, target: str | os.PathLike | None = None) -> "TokenizerPair":
+        """From two `tokenizer.json` files, or from one for both.
+
+        Raises:
+            FileNotFoundError: a file is not there.
+            ImportError: tokenizers is not installed.
+            ValueError: a file is damaged.
+        """
+        first = files.read(Path(source))
+        return cls(first, first if target is None else files.read(Path(target)))
+
+    @classmethod
+    def from_pretrained(cls, encoder: str | os.PathLike, decoder: str | os.PathLike) -> "TokenizerPair":
+        """Each piece's own: from its folder, or by its Hub id.
+
+        Raises:
+            FileNotFoundError: a tokenizer cannot be found.
+            ImportError: tokenizers is not installed.
+            ValueError: a file is damaged.
+        """
+        first = files.read_pretrained(encoder)
+        return cls(first, first if encoder == decoder else files.read_pretrained(decoder))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "TokenizerPair":
+        """From the folder that `save` wrote to: `tokenizer.json`, or `source_…` and `target_tokenizer.json`.
+
+        Raises:
+            FileNotFoundError: they are not there.
+            ImportError: tokenizers is not installed.
+            ValueError: a file is damaged, or there are too many.
+        """
+        return cls(*files.read_folder(Path(folder)))
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Save both: `tokenizer.json` if they are the same, else `source_tokenizer.json` and `target_tokenizer.json`.
+
+        Args:
+            folder: made if it does not exist; usually the one that the model is saved in.
+        """
+        files.write_folder(Path(folder), self.source, self.target)
+
+    def check(self, model: EncoderDecoder) -> None:
+        """Raise where the tokenizers do not fit the model.
+
+        Raises:
+            ValueError: ids reach beyond the embeddings, a special token of the model is no special token of the
+                tokenizer, or the two end a text differently; all of it in one message.
+        """
+        check(model, self.source, self.target)
+
+    def for_model(self, model: EncoderDecoder) -> "TokenizerPair":
+        """The same, checked against a model and knowing its special tokens, as targets need.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(model)
+        return replace(self, special_tokens=model.special_tokens)
+
+    def encode_source(self, texts: Sequence[str], max_length: int | None = None) -> Encoded:
+        """Ids for the encoder, with the special tokens that its tokenizer adds.
+
+        Args:
+            texts: what to encode.
+            max_length: most ids, special tokens included; texts are cut in front of the closing ones.
+
+        Returns:
+            A list of int32 arrays; `truncated` has the indices of the texts that were cut (logged too).
+
+        Raises:
+            TypeError: `texts` is one string.
+            ValueError: `max_length` leaves no room for text.
+        """
+        room = _room(max_length, self.source.num_special_tokens_to_add(False), "source")
+        ids: list[np.ndarray] = []
+        cut: list[int] = []
+        for encoding in _encodings(self.source, _listed(texts)):
+            if room is not None and len(encoding.ids) > room:
+                cut.append(len(ids))
+                encoding.truncate(room)
+            ids.append(_array(self.source.post_process(encoding).ids))
+        report_cut("source", len(cut), len(ids), max_length)
+        return Encoded(ids, tuple(cut))
+
+    def encode_target(
+        self, texts: Sequence[str], max_length: int | None = None, *, on_bad: Literal["error", "report"] = "error"
+    ) -> Encoded:
+        """Labels: ids ended by the model's end token, once, and without a start token.
+
+        What the tokenizer itself would put around a text (BERT's [CLS] and [SEP]) is left out, so tokenizers of every
+        kind give what a decoder should say.
+
+        Args:
+            texts: what to encode. A text that already ends with the end token is not given a second one.
+            max_length: most ids, the end included; what is cut is ended too.
+            on_bad: of texts with the end token inside: "error", or "report" them in the result's `bad`.
+
+        Returns:
+            A list of int32 arrays; `truncated` has the indices of the texts that were cut (logged too).
+
+        Raises:
+            TypeError: `texts` is one string.
+            ValueError: no model was given (`for_model`), `max_length` leaves no room for text, or a text has the end
+                token inside.
+        """
+        ends = self._ends()
+        room = _room(max_length, len(ends[:1]), "target")
+        ids: list[np.ndarray] = []
+        cut: list[int] = []
+        bad: dict[int, str] = {}
+        for at, encoding in enumerate(_encodings(self.target, _listed(texts))):
+            row = encoding.ids
+            content = row[:-1] if row and row[-1] in ends else row
+            if inside := set(ends).intersection(content):
+                bad[at] = f"the target has the end token {self.target.id_to_token(min(inside))!r} inside"
+                content = []
+            elif room is not None and len(content) > room:
+                cut.append(at)
+            ids.append(_array([] if at in bad else [*content[:room], *ends[:1]]))
+        if bad and on_bad == "error":
+            at, reason = next(iter(bad.items()))
+            raise ValueError(f"text {at} ({len(bad)} of {len(ids)} such): {reason}: {texts[at]!r:.80}")
+        report_cut("target", len(cut), len(ids), max_length)
+        return Encoded(ids, tuple(cut), bad)
+
+    def decode_target(self, ids: Iterable[Iterable[int] | np.ndarray] | np.ndarray) -> list[str]:
+        """Text of what a model generated, or of labels.
+
+        A start token in front, all from the first end token on, padding, -100 and other special tokens are left out.
+
+        Args:
+            ids: rows of ids, such as `result.sequences`, or a list of arrays.
+        """
+        return self.target.decode_batch([self._content(np.asarray(row)) for row in ids], skip_special_tokens=True)
+
+    def _content(self, row: np.ndarray) -> list[int]:
+        tokens = self.special_tokens
+        row = row[row >= 0]
+        if tokens is None:
+            return row.tolist()
+        if len(row) and row[0] == tokens.decoder_start_token_id:
+            row = row[1:]
+        ends = np.flatnonzero(np.isin(row, tokens.eos_token_id or ()))
+        row = row[: ends[0]] if len(ends) else row
+        return row[row != tokens.pad_token_id].tolist() if tokens.pad_token_id is not None else row.tolist()
+
+    def _ends(self) -> tuple[int, ...]:
+        ends = None if self.special_tokens is None else self.special_tokens.eos_token_id
+        if ends is None:
+            why = "it was not given" if self.special_tokens is None else "the model has no eos_token_id"
+            raise ValueError(
+                f"targets end with the model's end token, but {why}: tokenizers.for_model(model) takes it from a "
+                "model, model.with_special_tokens(eos_token_id=...) gives it one."
+            )
+        return tuple(ends)  # pyright: ignore[reportArgumentType]
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of strings, got one string; put it into a list.")
+    return list(texts)
+
+
+def _encodings(tokenizer: Any, texts: list[str]) -> Iterator[Any]:
+    """Of every text, without special tokens; in portions, because an encoding takes far more room than its ids."""
+    for start in range(0, len(texts), _PORTION):
+        yield from tokenizer.encode_batch_fast(texts[start : start + _PORTION], add_special_tokens=False)
+
+
+def _room(max_length: int | None, special: int, side: str) -> int | None:
+    """Ids left for text."""
+    if max_length is None:
+        return None
+    if max_length <= special:
+        raise ValueError(
+            f"max_length of a {side} is {max_length}; its {special} special tokens leave no room for text."
+        )
+    return max_length - special
+
+
+def _array(ids: Sequence[int]) -> np.ndarray:
+    return np.asarray(ids, np.int32)

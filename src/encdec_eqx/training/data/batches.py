@@ -1,0 +1,192 @@
+"""Batches of few shapes, in an order that the seed and the epoch decide alone.
+
+NumPy on the host. Must not know models, optimisers, or how many epochs there are.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+from jaxtyping import Int
+
+from . import shapes
+from .examples import Example, Examples
+from .shapes import Shape
+
+IGNORED = -100
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+    """Encoded examples, sorted into few shapes and given out in batches.
+
+    Every example stands in exactly one batch of an epoch. A shape's last batch is filled up with rows that weigh
+    nothing: all their labels are -100.
+
+    Attributes:
+        examples: what the batches are made of.
+        shapes: the shapes of all batches, the smallest first.
+        seed: decides the order, together with the epoch.
+        shuffle: whether the order differs from that of the examples.
+    """
+
+    def __init__(
+        self,
+        examples: Examples | Iterable[Example],
+        *,
+        batch_size: int | None = None,
+        tokens_per_batch: int | None = None,
+        rows_multiple_of: int = 1,
+        max_shapes: int = 8,
+        source_lengths: Sequence[int] | None = None,
+        target_lengths: Sequence[int] | None = None,
+        pad_token_id: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+    ):
+        """Sort the examples into shapes.
+
+        Args:
+            examples: from `encode_pairs`, or single ones.
+            batch_size: rows of a batch.
+            tokens_per_batch: instead of it, the most tokens of a batch, padding included: rows times the columns of
+                source and target. Shorter examples then come in more rows.
+            rows_multiple_of: rows are a multiple of this: `accumulate_steps` times devices.
+            max_shapes: most shapes to choose. Fewer are chosen where a further one would save less than 1 %.
+            source_lengths: columns that sources are padded to, instead of chosen ones.
+            target_lengths: columns that labels are padded to, instead of chosen ones.
+            pad_token_id: stands behind shorter sources (which the mask hides).
+            seed: see `epoch`.
+            shuffle: False keeps the examples' order within each shape, and the shapes' order, in every epoch.
+
+        Raises:
+            ValueError: there are no examples, or an option is out of its range.
+        """
+        self.examples = examples if isinstance(examples, Examples) else Examples.of(examples)
+        if not len(self.examples):
+            raise ValueError("there are no examples to make batches of.")
+        if max_shapes < 1:
+            raise ValueError(f"max_shapes must be at least 1, got {max_shapes}.")
+        self.seed = seed
+        self.shuffle = shuffle
+        self._pad = pad_token_id
+        rows = shapes.Rows(batch_size, tokens_per_batch, rows_multiple_of)
+        lengths = self.examples.inputs.lengths, self.examples.labels.lengths
+        if source_lengths is None and target_lengths is None:
+            found = shapes.chosen(*lengths, rows, max_shapes)
+        else:
+            found = shapes.given(*lengths, rows, source_lengths, target_lengths)
+        place = shapes.assigned(*lengths, found)
+        members = [np.flatnonzero(place == at) for at in range(len(found))]
+        self.shapes = tuple(shape for shape, one in zip(found, members, strict=True) if len(one))
+        self._members = tuple(one for one in members if len(one))
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return sum(-(-len(one) // shape.rows) for shape, one in zip(self.shapes, self._members, strict=True))
+
+    def epoch(self, epoch: int) -> "Epoch":
+        """The batches of an epoch.
+
+        Their order depends on (seed, epoch) and on nothing else, and each is made when it is asked for: a run that is
+        taken up again goes on with `epoch(e)[i]` at no cost.
+
+        Args:
+            epoch: its number, from 0.
+
+        Raises:
+            ValueError: the number is negative.
+        """
+        if epoch < 0:
+            raise ValueError(f"an epoch's number must be at least 0, got {epoch}.")
+        random = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
+        plan: list[tuple[Shape, np.ndarray]] = []
+        for shape, members in zip(self.shapes, self._members, strict=True):
+            order = members if random is None else random.permutation(members)
+            plan += [(shape, order[at : at + shape.rows]) for at in range(0, len(order), shape.rows)]
+        if random is not None:
+            plan = [plan[at] for at in random.permutation(len(plan))]
+        return Epoch(self, plan)
+
+    def one_of_each_shape(self) -> list[Batch]:
+        """A batch of every shape: what compiling ahead of the clock needs."""
+        return [
+            self.batch(shape, members[: shape.rows]) for shape, members in zip(self.shapes, self._members, strict=True)
+        ]
+
+    @property
+    def source_tokens(self) -> int:
+        """Source ids of an epoch, padding not counted."""
+        return len(self.examples.inputs.ids)
+
+    @property
+    def target_tokens(self) -> int:
+        """Labels of an epoch that carry loss."""
+        return int((self.examples.labels.ids != IGNORED).sum())
+
+    @property
+    def padded_tokens(self) -> int:
+        """Places of all batches of an epoch, on both sides."""
+        return sum(
+            -(-len(members) // shape.rows) * shape.rows * (shape.source + shape.target)
+            for shape, members in zip(self.shapes, self._members, strict=True)
+        )
+
+    @property
+    def padding_share(self) -> float:
+        """Share of an epoch's places, filler rows included, that hold no id."""
+        return 1 - (self.source_tokens + len(self.examples.labels.ids)) / self.padded_tokens
+
+    def describe(self) -> str:
+        """A line a shape, and the share of padding."""
+        lines = [
+            f"{shape.rows} x ({shape.source} source, {shape.target} target): {len(members)} examples in "
+            f"{-(-len(members) // shape.rows)} batches"
+            for shape, members in zip(self.shapes, self._members, strict=True)
+        ]
+        return "\n".join([*lines, f"{len(self.examples)} examples, {self.padding_share:.1%} padding"])
+
+    def batch(self, shape: Shape, indices: Int[np.ndarray, " rows"]) -> Batch:
+        """Some examples as one batch of a shape that holds them, filled up with rows that weigh nothing.
+
+        Args:
+            shape: the shape.
+            indices: the examples, at most `shape.rows`.
+        """
+        ids, mask = self.examples.inputs.padded(indices, shape.source, self._pad)
+        labels, _ = self.examples.labels.padded(indices, shape.target, IGNORED)
+        fillers = shape.rows - len(indices)
+        if fillers:
+            ids = np.pad(ids, ((0, fillers), (0, 0)), constant_values=self._pad)
+            mask = np.pad(mask, ((0, fillers), (0, 0)))
+            mask[-fillers:, 0] = True  # something to attend to: some encoders have no answer to nothing
+            labels = np.pad(labels, ((0, fillers), (0, 0)), constant_values=IGNORED)
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class Epoch(Sequence[Batch]):
+    """The batches of one epoch: `len`, `[i]`, and iteration, all of the same batches."""
+
+    def __init__(self, batches: Batches, plan: list[tuple[Shape, np.ndarray]]):
+        self._batches = batches
+        self._plan = plan
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self._batches.batch(*one) for one in self._plan[index]]
+        return self._batches.batch(*self._plan[index])
+
+    def indices(self, index: int) -> Int[np.ndarray, " examples"]:
+        """The examples in a batch, in the order of its rows; the rows behind them are fillers."""
+        return self._plan[index][1]
+
+    def shape(self, index: int) -> Shape:
+        """The shape of a batch."""
+        return self._plan[index][0]

@@ -1,0 +1,123 @@
+"""What was read: records, and the ones that could not be used with file, line and reason.
+
+Plain Python. Must not know file formats, tokenizers or models.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+_logger = logging.getLogger("encdec_eqx")
+
+SHOWN = 10
+"""Bad records that a message lists."""
+
+OnBad = Literal["error", "report"]
+
+
+class BadRecord(NamedTuple):
+    """A record that cannot be used.
+
+    Attributes:
+        file: where it stands.
+        line: line (of a Parquet file or an iterable: record) in it, counted from 1.
+        reason: what is wrong, in a few words.
+    """
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+class BadRecordsError(ValueError):
+    """Records that cannot be used.
+
+    Attributes:
+        bad: all of them.
+    """
+
+    def __init__(self, bad: Sequence[BadRecord], of: int):
+        self.bad = tuple(bad)
+        super().__init__(f'{listed(bad, of)}\nMend them, or pass on_bad="report" to go on without them.')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One pair: text, or ids that were made earlier.
+
+    Attributes:
+        file: where it stands.
+        line: line in it, counted from 1.
+        source: the source text.
+        targets: the accepted target texts; training takes the first unless told otherwise.
+        input_ids: the source's ids, of a record that is encoded.
+        labels: the target's ids, its end included, of a record that is encoded.
+    """
+
+    file: str
+    line: int
+    source: str | None = None
+    targets: tuple[str, ...] = ()
+    input_ids: Int32[np.ndarray, " source"] | None = None
+    labels: Int32[np.ndarray, " target"] | None = None
+
+    def bad(self, reason: str) -> BadRecord:
+        """This record, put aside."""
+        return BadRecord(self.file, self.line, reason)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Records in the order they were read, and those that were put aside.
+
+    Attributes:
+        records: what can be used.
+        bad: what cannot: file, line and reason.
+    """
+
+    records: Sequence[Record]
+    bad: tuple[BadRecord, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
+
+
+def settle(good: int, bad: Sequence[BadRecord], on_bad: OnBad) -> None:
+    """Raise, or log, what is bad; nothing happens if nothing is.
+
+    Args:
+        good: how many records can be used.
+        bad: those that cannot.
+        on_bad: "error" or "report".
+
+    Raises:
+        BadRecordsError: something is bad and `on_bad` is "error", or everything is.
+        ValueError: `on_bad` is something else.
+    """
+    if on_bad not in ("error", "report"):
+        raise ValueError(f'on_bad must be "error" or "report", got {on_bad!r}.')
+    if bad and (on_bad == "error" or not good):
+        raise BadRecordsError(bad, good + len(bad))
+    if bad:
+        _logger.warning("%s", listed(bad, good + len(bad)))
+
+
+def listed(bad: Sequence[BadRecord], of: int) -> str:
+    """The count, then the first few, one a line."""
+    lines = [f"{len(bad)} of {of} records cannot be used:", *(f"  {record}" for record in bad[:SHOWN])]
+    if len(bad) > SHOWN:
+        lines.append(f"  ... and {len(bad) - SHOWN} more")
+    return "\n".join(lines)
