@@ -1,0 +1,136 @@
+"""Folders of checkpoints: each appears whole, by one rename, and is checked against the digests of its files.
+
+A checkpoint is a folder `checkpoint-<step>` with a list `SHA256SUMS` in the format of `sha256sum`. Whatever else may be
+left behind by a crash has a name that starts with a dot. Must not know what is in the files.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import DamagedCheckpointError
+
+SUMS = "SHA256SUMS"
+_NAME = re.compile(r"checkpoint-(\d+)")
+_UNFINISHED, _DISCARDED = ".unfinished-", ".discarded-"
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return folder / f"checkpoint-{step}"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, ascending."""
+    names = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    return sorted(int(match[1]) for match in names if match)
+
+
+@contextlib.contextmanager
+def appearing(folder: Path, step: int) -> Iterator[Path]:
+    """An empty folder to fill. It becomes the checkpoint of `step` at the end, or disappears on an error."""
+    final = place(folder, step)
+    unfinished = folder / f"{_UNFINISHED}{final.name}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        _seal(unfinished)
+        if final.exists():
+            discard(folder, step)
+        unfinished.rename(final)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def verify(path: Path) -> None:
+    """Compares every file with its digest.
+
+    Raises:
+        DamagedCheckpointError: A file is missing, was not there, cannot be read or is not what was written.
+    """
+    expected = _listed(path)
+    found = {str(file.relative_to(path)): file for file in _files(path)}
+    for name in sorted({*expected, *found}):
+        if name not in found:
+            raise DamagedCheckpointError(f"{name} is missing")
+        if name not in expected:
+            raise DamagedCheckpointError(f"{name} is not listed in {SUMS}")
+        try:
+            digest = _digest(found[name])
+        except OSError as error:
+            raise DamagedCheckpointError(f"{name} cannot be read ({error})") from error
+        if digest != expected[name]:
+            raise DamagedCheckpointError(f"{name} is not what was written: its digest differs")
+
+
+def discard(folder: Path, step: int) -> None:
+    """Removes a checkpoint: first from sight, by one rename, then from the disk."""
+    hidden = folder / f"{_DISCARDED}{place(folder, step).name}"
+    shutil.rmtree(hidden, ignore_errors=True)
+    place(folder, step).rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Renames a damaged checkpoint, so that it is neither read nor counted any more."""
+    damaged = folder / f"{place(folder, step).name}.damaged"
+    shutil.rmtree(damaged, ignore_errors=True)
+    return place(folder, step).rename(damaged)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a crash has left half written or half removed."""
+    for path in folder.iterdir():
+        if path.name.startswith((_UNFINISHED, _DISCARDED)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _seal(path: Path) -> None:
+    """Writes the digests, and sees to it that all of it is on the disk."""
+    lines = [f"{_digest(file, sync=True)}  {file.relative_to(path)}\n" for file in sorted(_files(path))]
+    with (path / SUMS).open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    for folder in [path, *(inner for inner in path.rglob("*") if inner.is_dir())]:
+        _sync(folder)
+
+
+def _listed(path: Path) -> dict[str, str]:
+    try:
+        text = (path / SUMS).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedCheckpointError(f"{SUMS} is missing or cannot be read") from error
+    lines = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in text.splitlines()]
+    if not lines or None in lines:
+        raise DamagedCheckpointError(f"{SUMS} is not a list of digests")
+    return {line[2]: line[1] for line in lines if line}
+
+
+def _files(path: Path) -> list[Path]:
+    """What the digests cover: all but the list itself, and hidden files that some file systems and desktops add."""
+    return [file for file in path.rglob("*") if file.is_file() and file.name != SUMS and not file.name.startswith(".")]
+
+
+def _digest(path: Path, sync: bool = False) -> str:
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
