@@ -7,7 +7,7 @@ only its figures are used, never pyplot, so that a user's own figures and backen
 import importlib.util
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,11 @@ def loss_curve(records: Records, path: str | Path, *, title: str | None = None) 
     records = list(records)
     metrics = _metrics(records)
     rates = series(records, "train", "learning_rate")
-    figure, axes = _figure([3.2, *(1.7 for _ in metrics), *([0.8] if rates[0].size else [])])
+    figure, axes = _figure([3.2, *([2.0] if metrics else []), *([0.8] if rates[0].size else [])])
     panels = iter(axes)
     _draw_losses(next(panels), series(records, "train", "loss"), series(records, "eval", "loss"))
-    colors = itertools.cycle(_METRICS)
-    for unit, curves in metrics.items():
-        _draw_metrics(next(panels), unit, curves, colors)
+    if metrics:
+        _draw_metrics(next(panels), metrics)
     if rates[0].size:
         _draw_rates(next(panels), rates)
     if title:
@@ -117,16 +116,11 @@ def smoothed(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
 
 
-def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Series]]:
-    """What evaluations measured beside the loss, by unit: rates and scores are too far apart for one scale."""
+def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
+    """What evaluations measured beside the loss, in the order of its coming."""
     names = {name: None for record in records if record.get("event") == "eval" for name in record}
-    panels: dict[str, dict[str, Series]] = {}
-    for name in names:
-        steps, values = series(records, "eval", name)
-        if name not in _NOT_METRICS and steps.size:
-            unit = "rate (1 = all)" if values.max() <= 2.0 else "score (of 100)"
-            panels.setdefault(unit, {})[name] = (steps, values)
-    return panels
+    curves = {name: series(records, "eval", name) for name in names if name not in _NOT_METRICS}
+    return {name: curve for name, curve in curves.items() if curve[0].size}
 
 
 def _draw_losses(axes: Any, train: Series, evaluated: Series) -> None:
@@ -156,10 +150,10 @@ def _draw_losses(axes: Any, train: Series, evaluated: Series) -> None:
         axes.legend(frameon=False)
 
 
-def _draw_metrics(axes: Any, unit: str, curves: Mapping[str, Series], colors: Iterator[str]) -> None:
-    for (name, (steps, values)), color in zip(curves.items(), colors, strict=False):
+def _draw_metrics(axes: Any, curves: Mapping[str, Series]) -> None:
+    for (name, (steps, values)), color in zip(curves.items(), itertools.cycle(_METRICS), strict=False):
         axes.plot(steps, values, color=color, label=name, **_marked(values))
-    axes.set_ylabel(unit)
+    axes.set_ylabel("metrics (%)")
     axes.legend(frameon=False)
 
 
@@ -198,12 +192,14 @@ def _figure(heights: Sequence[float]) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import MaxNLocator
 
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
     figure = Figure(figsize=(8.0, sum(heights) + 0.8), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for panel in axes:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(True, color=_GRID, linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)

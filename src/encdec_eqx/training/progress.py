@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 _QUIET_SECONDS = 10.0
+_WIDE = 120  # columns in which the newest evaluation has room too
 
 
 class Progress(Protocol):
@@ -51,20 +52,21 @@ def progress(total_steps: int, *, start: int = 0, console: Any = None) -> Iterat
         yield lines
         lines.finish()
         return
-    from rich import progress as rich_progress
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
 
-    bar = rich_progress.Progress(
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
-        rich_progress.TextColumn("{task.completed}/{task.total}", style="bold"),
-        rich_progress.TextColumn("{task.fields[numbers]}"),
-        rich_progress.TextColumn("{task.fields[left]}", style="cyan"),
+    wide = console.width >= _WIDE
+    bar = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24 if wide else 10, complete_style="cyan"),
+        TextColumn("[bold]{task.completed}/{task.total}"),
+        TextColumn("{task.fields[numbers]}"),
+        TextColumn("[cyan]{task.fields[left]}"),
         console=console,
-        expand=True,
         refresh_per_second=4,
     )
     with bar:
-        yield _Bar(bar, total_steps, start)
+        yield _Bar(bar, wide, total_steps, start)
 
 
 class _Told:
@@ -110,20 +112,20 @@ class _Told:
 class _Bar:
     """On a terminal."""
 
-    def __init__(self, bar: Any, total: int, start: int):
-        self._bar, self._told = bar, _Told(total, start)
-        self._task = bar.add_task("training", total=total, completed=start, numbers="", left="")
+    def __init__(self, bar: Any, wide: bool, total: int, start: int):
+        self._bar, self._wide, self._told = bar, wide, _Told(total, start)
+        self._task = bar.add_task("train", total=total, completed=start, numbers="", left="")
 
     def update(self, step: int, **numbers: float) -> None:
         self._told.step_to(step, numbers)
-        self._show("training")
+        self._show("train")
 
     def evaluating(self) -> None:
-        self._show("evaluating")
+        self._show("eval ")
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
         self._told.keep(values)
-        self._show("training")
+        self._show("train")
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
@@ -133,7 +135,7 @@ class _Bar:
             self._task,
             completed=self._told.step,
             description=doing,
-            numbers=self._told.numbers(with_evaluation=True),
+            numbers=self._told.numbers(with_evaluation=self._wide),
             left=self._told.left(),
         )
 

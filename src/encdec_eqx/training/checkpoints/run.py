@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._typing import PRNGKey
+from ..metrics import METRICS
 from ..step import TrainState
 from . import arrays, files, snapshot
 from .errors import DamagedCheckpointError, NoUsableCheckpointError, not_written
@@ -28,9 +29,6 @@ from .lock import FolderLock
 
 _LOG = logging.getLogger(__name__)
 _RECORD, _STATE = "run.json", "state"
-
-LOWER_IS_BETTER = ("loss", "perplexity", "wer", "cer", "per", "ter")
-HIGHER_IS_BETTER = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "accuracy", "f1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +78,7 @@ class RunCheckpoints:
             folder: Holds the checkpoints, and nothing else.
             save_total_limit: How many of the newest are kept. The best is kept besides.
             best_metric: The name in `metrics` by which one is best; None: none is.
-            greater_is_better: Whether more of it is better. Default: by its name, if that is a usual one.
+            greater_is_better: Whether more of it is better. Default: as its name in `METRICS` says.
             run: What has to be the same when the run is resumed (settings, data), in values that JSON can hold.
 
         Raises:
@@ -288,11 +286,11 @@ class RunCheckpoints:
 def _sign(metric: str | None, greater_is_better: bool | None) -> int:
     """1 if greater is better, -1 if lower is."""
     if greater_is_better is None and metric is not None:
-        if metric not in {*LOWER_IS_BETTER, *HIGHER_IS_BETTER}:
+        if metric != "loss" and metric not in METRICS:
             raise ValueError(
                 f"whether a greater or a lower {metric!r} is better is not known: pass greater_is_better=True or False."
             )
-        greater_is_better = metric in HIGHER_IS_BETTER
+        greater_is_better = metric != "loss" and METRICS[metric].greater_is_better
     return 1 if greater_is_better else -1
 
 
