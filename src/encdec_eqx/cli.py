@@ -4,13 +4,16 @@ Knows the parts by name only and imports them when they are asked for, so that `
 """
 
 import argparse
+import importlib
 import importlib.util
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 _DEFAULT_OUTPUT = Path("encdec-eqx-demo")
+_INTERRUPTED = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,10 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error that is the caller's to mend (argparse itself exits with 2).
     """
-    chosen = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if words[:1] == ["train"]:
+            return _train(words[1:])
+        chosen = _parser().parse_args(words)
         return chosen.run(chosen)
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, ImportError, OSError, FloatingPointError, RuntimeError) as error:
         print(f"encdec-eqx: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -73,12 +79,55 @@ def _parser() -> argparse.ArgumentParser:
         help="draws whatever is new, and the order of the words (default: %(default)s)",
     )
     demo.set_defaults(run=_demo)
+    # its options are made from the settings' own definition, see `_train`
+    commands.add_parser(
+        "train", help="fine-tune a pair: encdec-eqx train config.toml (encdec-eqx train --help shows every option)"
+    )
     return parser
 
 
+def _train(words: Sequence[str]) -> int:
+    """Fine-tune as a TOML file and options say; an option wins over the file.
+
+    Exit status 0; 3 after SIGTERM or Ctrl-C, when a checkpoint was saved and `--resume` goes on.
+    """
+    tyro = _needed("tyro", "train")
+    _needed("rich", "train")
+    from .training.job import TrainJob, read_job
+    from .training.run_job import run_job
+
+    file = words[0] if words and not words[0].startswith("-") else None
+    job = TrainJob() if file is None else read_job(file)
+    job = tyro.cli(
+        TrainJob,
+        prog="encdec-eqx train [CONFIG.toml]",
+        description="Fine-tunes an encoder-decoder pair. CONFIG.toml has the tables [model], [data] and [train], whose "
+        "names are those of the options below; an option wins over the file.",
+        args=list(words[1:] if file is not None else words),
+        default=job,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    result = run_job(job)
+    if result.ending == "interrupted":
+        print(f"encdec-eqx: interrupted; step {result.step} is saved, and --resume goes on from it.", file=sys.stderr)
+        return _INTERRUPTED
+    print(f"{result.ending} after {result.step} steps; the model is in {result.output_dir / 'model'}")
+    return 0
+
+
+def _needed(package: str, extra: str) -> Any:
+    """An optional package.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{package} is not installed, which this command needs: pip install 'encdec-eqx[{extra}]'")
+    return importlib.import_module(package)
+
+
 def _demo(chosen: argparse.Namespace) -> int:
-    if importlib.util.find_spec("rich") is None:
-        raise ValueError("the demo draws with rich, which is not installed: pip install 'encdec-eqx[demo]'")
+    _needed("rich", "demo")
     from rich.console import Console
 
     from .demo.recipe import Recipe

@@ -1,6 +1,6 @@
-"""Fine-tuning: the loss, the train state and its step, and which leaves are trained.
+"""Fine-tuning: one call that does it all (`fit`), and its parts: data, loss, steps, what is trained, metrics.
 
-`optax` is imported only when a name of `step` is first asked for: the loss, and importing the package, do without.
+A name is imported when it is first asked for: the loss, and importing the package, do without optax and orbax.
 """
 
 import importlib
@@ -11,19 +11,45 @@ from .loss import shift_tokens_right as shift_tokens_right
 from .trainable import trainable as trainable
 
 if TYPE_CHECKING:
+    from .config import TrainConfig as TrainConfig
+    from .data import Batches as Batches
+    from .data import Example as Example
+    from .data import Examples as Examples
+    from .data import encode_pairs as encode_pairs
+    from .data import pairs_from as pairs_from
+    from .data import read_pairs as read_pairs
+    from .fitting import FitResult as FitResult
+    from .fitting import fit as fit
+    from .meter import TrainingDivergedError as TrainingDivergedError
     from .step import TrainState as TrainState
     from .step import TrainStep as TrainStep
     from .step import init_train_state as init_train_state
     from .step import make_train_step as make_train_step
 
-_FROM_STEP = ("TrainState", "TrainStep", "init_train_state", "make_train_step")
+_LATER = {
+    "TrainConfig": "config",
+    "Batches": "data",
+    "Example": "data",
+    "Examples": "data",
+    "encode_pairs": "data",
+    "pairs_from": "data",
+    "read_pairs": "data",
+    "FitResult": "fitting",
+    "fit": "fitting",
+    "TrainingDivergedError": "meter",
+    "TrainState": "step",
+    "TrainStep": "step",
+    "init_train_state": "step",
+    "make_train_step": "step",
+}
+"""Names to the modules that define them. No module may have the name of what it defines: it would hide it."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM_STEP:
-        return getattr(importlib.import_module(".step", __name__), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FROM_STEP})
+    return sorted({*globals(), *_LATER})

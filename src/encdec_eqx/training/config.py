@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from .metrics import metric
+
 DEFAULT_EPOCHS = 3.0
 DEFAULT_OUTPUT = Path("encdec-eqx-run")
 
@@ -48,7 +50,6 @@ class TrainConfig:
         label_smoothing_factor: As `label_smoothing` of `seq2seq_loss`.
         z_loss: As in `seq2seq_loss`.
         bf16: Compute in bfloat16 over float32 weights. For accelerators: slow on CPUs.
-        dropout: Use the dropout rates of the pieces' configs; False trains without.
         trainable: Selectors of what is trained, as in `trainable`; default: all that the model reads.
         remat: What the backward pass recomputes, as in `with_layout("scanned", remat=...)`.
         eval_steps: Steps between two evaluations; default: one at the end of each epoch.
@@ -105,7 +106,6 @@ class TrainConfig:
     label_smoothing_factor: float = 0.0
     z_loss: float = 0.0
     bf16: bool = False
-    dropout: bool = True
     trainable: str | None = None
     remat: bool | str = False
     # evaluation
@@ -170,7 +170,7 @@ class TrainConfig:
             _check_number(name, getattr(self, name), kind, least, most)
         for selector, rate in self.learning_rates.items():
             _check_number(f"learning_rates[{selector!r}]", rate, float, _ABOVE_ZERO, math.inf)
-        for name in ("resume", "bf16", "dropout", "load_best_model_at_end"):
+        for name in ("resume", "bf16", "load_best_model_at_end"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
 
@@ -194,6 +194,8 @@ class TrainConfig:
             )
 
     def _check_evaluation(self) -> None:
+        for name in self.metrics:
+            metric(name)
         if self.metrics and not self.generates:
             raise ValueError(
                 f"metrics={list(self.metrics)} need generated text, and predict_with_generate is False: leave one out."

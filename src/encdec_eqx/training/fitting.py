@@ -1,0 +1,218 @@
+"""The loop: from a model, examples and settings to a trained model, its record and its checkpoints.
+
+Knows the parts of training by their public calls, and the order in which a run needs them. It must not know how a step
+is computed, how a batch is made, how a checkpoint is written or what the screen looks like.
+"""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ..text import TokenizerPair
+from .checkpoints import RunCheckpoints
+from .config import TrainConfig
+from .interrupts import StopFlag, graceful_stop
+from .log import RunLog, read_log
+from .meter import Meter
+from .output import Output
+from .prepared import Prepared, prepared
+from .progress import Progress, progress
+from .step import TrainState
+
+Ending = Literal["finished", "early stopping", "interrupted"]
+_logger = logging.getLogger("encdec_eqx")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a run came to.
+
+    Attributes:
+        model: The trained model, in the unrolled layout, which generates fastest. After an interruption: as far as it
+            came.
+        ending: "finished", "early stopping", or "interrupted" (by SIGTERM or Ctrl-C; go on with `resume=True`).
+        step: Steps taken, over all sessions of the run.
+        best: Best evaluated value of `config.best_by`, if there was an evaluation.
+        best_step: Its step.
+        output_dir: Folder of the run.
+        log: The lines of `log.jsonl`, as mappings.
+    """
+
+    model: Any
+    ending: Ending
+    step: int
+    best: float | None
+    best_step: int | None
+    output_dir: Path
+    log: tuple[dict[str, Any], ...]
+
+
+def fit(
+    model: Any,
+    data: Any,
+    config: TrainConfig,
+    *,
+    eval_data: Any = None,
+    tokenizers: TokenizerPair | None = None,
+    on_bad_records: Literal["error", "report"] = "error",
+    console: Any = None,
+) -> FitResult:
+    """Fine-tunes a model, evaluates it along the way, and keeps all that is needed to go on after any interruption.
+
+    While training the model is in the scanned layout, and unrolled whenever it generates; `model` itself is untouched.
+    `config.output_dir` gets `log.jsonl` (a line every `logging_steps`), `loss.png`, `config.json`, `checkpoints/`, and
+    at the end `model/`, which `EncoderDecoder.from_pretrained` reads (with the tokenizers, if there are any).
+
+    A run that was killed at any moment goes on with `resume=True` from its newest whole checkpoint, and ends with the
+    very bits that it would have ended with. SIGTERM and a first Ctrl-C save a checkpoint and return.
+
+    Args:
+        model: An `EncoderDecoder`, in either layout, its arrays in float32.
+        data: What to train on: a path or several (JSONL, CSV, TSV, Parquet), an iterable of `(source, target)` texts or
+            of mappings with `source` and `target`, or encoded `Examples`. An iterable is read once, before training.
+        config: The settings.
+        eval_data: What to evaluate on, in the same forms; default: there are no evaluations.
+        tokenizers: Turn text into ids; not needed for encoded examples.
+        on_bad_records: What becomes of records that cannot be used, as in `read_pairs`.
+        console: A `rich.console.Console` for the progress; default: one on stderr.
+
+    Raises:
+        ValueError: Settings, data and model do not fit together, or `output_dir` holds something else.
+        TypeError: Something is not of the kind it should be.
+        TrainingDivergedError: The loss is no finite number any more.
+        CheckpointNotWrittenError: The disk is full, or not writable; what was saved before is intact.
+    """
+    ready = prepared(model, data, config, eval_data=eval_data, tokenizers=tokenizers, on_bad=on_bad_records)
+    output = Output.opened(config)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            RunCheckpoints(
+                output.checkpoints,
+                save_total_limit=config.save_total_limit,
+                best_metric=config.best_by if ready.evaluates else None,
+                greater_is_better=ready.standing.greater_is_better if ready.evaluates else None,
+                run=ready.identity,
+            )
+        )
+        stop = stack.enter_context(graceful_stop())
+        run = _Run(ready, output, checkpoints, stop)
+        run.resume()
+        output.write_settings(config)
+        run.log = stack.enter_context(RunLog(output.log, resume_from=run.step if run.resumed else None))
+        with progress(ready.total_steps, start=run.step, console=console) as bar:
+            ending = run.to_the_end(bar)
+        trained = run.finished_model(ending)
+    if ending != "interrupted":
+        output.save_model(trained, tokenizers)
+    records = tuple(read_log(output.log))
+    output.draw(records)
+    return FitResult(
+        model=trained,
+        ending=ending,
+        step=run.step,
+        best=run.standing.best,
+        best_step=run.standing.best_step,
+        output_dir=config.output_dir,
+        log=records,
+    )
+
+
+class _Run:
+    """A run in progress: its state, and where it stands. Mutable, and gone when `fit` returns."""
+
+    log: RunLog
+
+    def __init__(self, ready: Prepared, output: Output, checkpoints: RunCheckpoints, stop: StopFlag):
+        self.ready, self.output, self.checkpoints, self.stop = ready, output, checkpoints, stop
+        self.config = ready.config
+        self.state: TrainState = ready.initial_state()
+        self.step, self.standing, self.meter = 0, ready.standing, Meter()
+        self.saved_at, self.resumed = 0, False
+
+    def resume(self) -> None:
+        """Takes up the newest checkpoint, if the run is one to be resumed and there is one."""
+        found = self.checkpoints.restore_latest(self.state) if self.config.resume else None
+        if found is None:
+            return
+        self.state, self.step = found.state, found.step
+        self.standing = self.standing.restored(found.position["standing"])
+        self.meter = Meter(found.position["meter"])
+        self.saved_at, self.resumed = self.step, True
+        _logger.info("resumed from the checkpoint of step %d", self.step)
+
+    def to_the_end(self, bar: Progress) -> Ending:
+        """Takes steps until there are no more, patience has run out, or a signal came."""
+        total = self.ready.total_steps
+        self.meter.go_on()
+        for batch in self._batches(self.step, total):
+            if self.standing.exhausted:
+                break
+            self.state, metrics = self.ready.train_step(self.state, batch, self.ready.key)
+            self.step += 1
+            self.meter.add(metrics, batch)
+            self._afterwards(bar)
+            if self.stop.requested:
+                self._save()
+                return "interrupted"
+        if self.saved_at != self.step:
+            self._save()
+        self.checkpoints.wait()
+        return "finished" if self.step == total else "early stopping"
+
+    def finished_model(self, ending: Ending) -> Any:
+        """The model that the run ends with: the best or the last."""
+        state = self.state
+        if self.config.load_best_model_at_end and ending != "interrupted" and self.standing.best_step != self.step:
+            state = self.checkpoints.restore_best(self.state).state
+        return self.ready.finished(state.model)
+
+    def _batches(self, first: int, total: int) -> Iterator[dict[str, Any]]:
+        """The batches of the steps from `first` on. Their order follows from the step's number alone."""
+        batches, per_epoch = self.ready.batches, self.ready.steps_per_epoch
+        for epoch in range(first // per_epoch, -(-total // per_epoch)):
+            plan = batches.epoch(epoch)
+            begin, end = max(first - epoch * per_epoch, 0), min(total - epoch * per_epoch, per_epoch)
+            for index in range(begin, end):
+                yield plan[index]
+
+    def _afterwards(self, bar: Progress) -> None:
+        """What is due after a step: a line of the log, an evaluation, a checkpoint."""
+        last = self.step == self.ready.total_steps
+        if last or self.step % self.config.logging_steps == 0:
+            reading = self.meter.read(self.step)
+            line = {
+                "loss": reading.loss,
+                "learning_rate": self.ready.learning_rate(self.step - 1),
+                "grad_norm": reading.grad_norm,
+                "tokens_per_second": reading.tokens_per_second,
+                "epoch": self.step / self.ready.steps_per_epoch,
+            }
+            self.log.write("train", step=self.step, **line)
+            bar.update(self.step, **line)
+        else:
+            bar.update(self.step)
+        if self.ready.evaluation_due(self.step):
+            self._evaluate(bar)
+        elif self.ready.checkpoint_due(self.step):
+            self._save()
+
+    def _evaluate(self, bar: Progress) -> None:
+        self.meter.pause()
+        bar.evaluating()
+        values = self.ready.evaluate(self.state.model)
+        self.standing = self.standing.after(self.step, values)
+        self.log.write("eval", step=self.step, **values)
+        bar.evaluated(self.step, values)
+        self._save(values)
+        self.output.draw(self.log.records())
+        self.meter.go_on()
+
+    def _save(self, metrics: dict[str, float] | None = None) -> None:
+        self.meter.pause()
+        position = {"standing": self.standing.state(), "meter": self.meter.state()}
+        self.checkpoints.save(self.step, self.state, position, metrics)
+        self.saved_at = self.step
+        self.meter.go_on()

@@ -1,0 +1,328 @@
+"""A run before its first step: model, data and settings brought together, and checked against each other.
+
+Knows the parts; must not know the loop, files of a run, or the screen.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..decoder import Decoder
+from ..embeddings import longest
+from ..encoder import Encoder
+from ..encoder_decoder import EncoderDecoder
+from ..text import TokenizerPair
+from .config import TrainConfig
+from .data import Batches, Example, Examples, OnBad, Pairs, encode_pairs, pairs_from, read_pairs
+from .evaluation import Generated, generate_ids, mean_loss
+from .metrics import metric, score
+from .standing import Standing
+from .step import TrainState, TrainStep, init_train_state, make_train_step
+from .trainable import trainable
+
+# Settings that a resumed run may change: they do not decide what is computed.
+_FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """All that a run is made of.
+
+    Attributes:
+        config: The settings.
+        model: The model in the layout of training; its trained arrays are copied into the state.
+        trained: A tree of bools like `model`.
+        optimizer: What the step updates with.
+        train_step: The step.
+        schedule: The learning rate by step.
+        batches: The training examples in batches.
+        eval_examples: The examples of the evaluations, if there are any.
+        eval_batches: The same in batches.
+        tokenizers: Turn ids into text for the metrics.
+    """
+
+    config: TrainConfig
+    model: Any
+    trained: Any
+    optimizer: optax.GradientTransformation
+    train_step: TrainStep
+    schedule: Callable[[Any], Any]
+    batches: Batches
+    eval_examples: Examples | None
+    eval_batches: Batches | None
+    tokenizers: TokenizerPair | None
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step."""
+        return init_train_state(self.model, self.optimizer, trainable=self.trained)
+
+    @property
+    def key(self) -> jax.Array:
+        """Drives dropout; a step folds its number in."""
+        return jax.random.key(self.config.seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a pass over the data."""
+        return len(self.batches.epoch(0))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return total_steps(self.config, self.steps_per_epoch)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is something to evaluate on."""
+        return self.eval_examples is not None
+
+    @property
+    def standing(self) -> Standing:
+        """The standing before the first evaluation."""
+        name = self.config.best_by
+        return Standing(
+            metric=name,
+            greater_is_better=name != "loss" and metric(name).greater_is_better,
+            threshold=self.config.early_stopping_threshold,
+            patience=self.config.early_stopping_patience,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the run's numbers, beside the model: what a resumed run must share."""
+        decisive = {name: value for name, value in self.config.to_dict().items() if name not in _FREE}
+        return {**decisive, "total_steps": self.total_steps, "examples": _digest(self.batches.examples)}
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of the step with this number, counted from 0."""
+        return float(self.schedule(step))
+
+    def evaluation_due(self, step: int) -> bool:
+        """Whether the model is evaluated after this many steps: every `eval_steps`, and at the end."""
+        every = self.config.eval_steps or self.steps_per_epoch
+        return self.evaluates and (step % every == 0 or step == self.total_steps)
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether a checkpoint is written after this many steps, beside those that come with evaluations."""
+        every = self.config.save_steps or (None if self.evaluates else self.steps_per_epoch)
+        return every is not None and step % every == 0
+
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """The loss on the examples of the evaluation, and the metrics of what the model generates."""
+        assert self.eval_batches is not None
+        assert self.eval_examples is not None
+        values = {"loss": mean_loss(model, self.eval_batches.epoch(0), compute_dtype=self.compute_dtype)}
+        if self.config.generates:
+            said = self.generated(model)
+            values |= score(self.config.metrics, [one.text for one in said], [one.references for one in said])
+        return values
+
+    def generated(self, model: Any) -> list[Generated]:
+        """What the model generates for the examples of the evaluation."""
+        examples = self.eval_examples
+        assert examples is not None
+        config = self.config
+        ids = generate_ids(
+            model.with_layout("unrolled"),
+            [example.input_ids for example in examples],
+            batch_size=config.per_device_eval_batch_size,
+            max_new_tokens=config.generation_max_new_tokens or int(max(self.batches.examples.labels.lengths)),
+            num_beams=config.generation_num_beams,
+        )
+        texts = self._texts(ids)
+        references = self._texts([example.labels for example in examples])
+        return [
+            Generated(source=example.source or "", text=text, references=self._references(example, reference))
+            for example, text, reference in zip(examples, texts, references, strict=True)
+        ]
+
+    @property
+    def compute_dtype(self) -> Any:
+        """What the model computes in; None: its own dtype."""
+        return jnp.bfloat16 if self.config.bf16 else None
+
+    def finished(self, model: Any) -> Any:
+        """A trained model in the form that is saved and returned."""
+        return model.with_layout("unrolled")
+
+    def _texts(self, rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
+        """Rows of ids as text; without tokenizers, as their numbers."""
+        if self.tokenizers is not None:
+            return self.tokenizers.decode_target([np.asarray(row, np.int32) for row in rows])
+        ends = self.model.special_tokens.eos_token_id or ()
+        return [" ".join(str(token) for token in row if token not in ends) for row in rows]
+
+    def _references(self, example: Example, label_text: str) -> tuple[str, ...]:
+        return example.targets if example.targets and self.tokenizers is not None else (label_text,)
+
+
+def prepared(
+    model: Any,
+    data: Any,
+    config: TrainConfig,
+    *,
+    eval_data: Any = None,
+    tokenizers: TokenizerPair | None = None,
+    on_bad: OnBad = "error",
+) -> Prepared:
+    """Brings model, data and settings together; see `fit` for the arguments.
+
+    Raises:
+        ValueError: They do not fit together.
+        TypeError: Something is not of the kind it should be.
+    """
+    _check_model(model)
+    _check_evaluation(config, eval_data)
+    tokenizers = None if tokenizers is None else tokenizers.for_model(model)
+    examples = _read(data, model, config, tokenizers, on_bad)
+    held_out = None if eval_data is None else _read(eval_data, model, config, tokenizers, on_bad)
+    if held_out is not None and config.max_eval_samples is not None:
+        held_out = Examples.of(held_out[: config.max_eval_samples])
+    batches = _train_batches(model, examples, config)
+    trained = trainable(model)
+    scanned = model.with_layout("scanned", remat=config.remat)
+    trained = trainable(scanned)
+    optimizer, schedule = _optimizer(scanned, trained, config, total_steps(config, len(batches.epoch(0))))
+    return Prepared(
+        config=config,
+        model=scanned,
+        trained=trained,
+        optimizer=optimizer,
+        train_step=_train_step(optimizer, config),
+        schedule=schedule,
+        batches=batches,
+        eval_examples=held_out,
+        eval_batches=None if held_out is None else _eval_batches(model, held_out, config),
+        tokenizers=tokenizers,
+    )
+
+
+def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    """Steps of a run: as many as asked for, or what the epochs amount to, at least one."""
+    if config.epochs is None:
+        assert config.max_steps is not None
+        return config.max_steps
+    return max(1, math.ceil(config.epochs * steps_per_epoch - 1e-9))
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, EncoderDecoder):
+        raise TypeError(f"model must be an EncoderDecoder, got {type(model).__name__}; from_pieces makes one.")
+
+
+def _check_evaluation(config: TrainConfig, eval_data: Any) -> None:
+    """Raises ValueError where a setting asks for evaluations that there is no data for: it would do nothing."""
+    if eval_data is not None:
+        return
+    asked = {
+        "eval_steps": config.eval_steps is not None,
+        "metrics": bool(config.metrics),
+        "predict_with_generate": bool(config.predict_with_generate),
+        "max_eval_samples": config.max_eval_samples is not None,
+        "metric_for_best_model": config.metric_for_best_model is not None,
+        "load_best_model_at_end": config.load_best_model_at_end,
+        "early_stopping_patience": config.early_stopping_patience is not None,
+    }
+    useless = [name for name, is_asked in asked.items() if is_asked]
+    if useless:
+        raise ValueError(
+            f"{', '.join(useless)} would do nothing, because there is nothing to evaluate on: pass eval_data= "
+            "(validation_file in a config file), or leave it out."
+        )
+
+
+def _read(
+    data: Any, model: EncoderDecoder, config: TrainConfig, tokenizers: TokenizerPair | None, on_bad: OnBad
+) -> Examples:
+    """Examples from whatever they were given as."""
+    if isinstance(data, Examples):
+        return data
+    if isinstance(data, Pairs):
+        pairs = data
+    elif isinstance(data, str | os.PathLike) or _are_paths(data):
+        pairs = read_pairs(data, on_bad=on_bad)
+    else:
+        pairs = pairs_from(data, on_bad=on_bad)
+    return encode_pairs(
+        pairs,
+        tokenizers,
+        max_source_length=config.max_source_length or _limit(model.encoder),
+        max_target_length=config.max_target_length or _limit(model.decoder),
+        vocab_sizes=_vocab_sizes(model),
+        on_bad=on_bad,
+    )
+
+
+def _are_paths(data: Any) -> bool:
+    return isinstance(data, Sequence) and bool(data) and all(isinstance(one, str | os.PathLike) for one in data)
+
+
+def _limit(piece: Any) -> int | None:
+    """The longest sequence that a piece of the library has positions for."""
+    return longest(piece.config, None) if isinstance(piece, Encoder | Decoder) else None
+
+
+def _vocab_sizes(model: EncoderDecoder) -> tuple[int, int]:
+    encoder = model.encoder
+    source = encoder.config.vocab_size if isinstance(encoder, Encoder) else np.iinfo(np.int32).max
+    return source, model.decoder.config.vocab_size
+
+
+def _digest(examples: Examples) -> str:
+    """A few characters that change with any id of any example."""
+    digest = hashlib.sha256()
+    for rows in (examples.inputs, examples.labels):
+        digest.update(rows.ids.tobytes())
+        digest.update(rows.offsets.tobytes())
+    return f"{len(examples)} examples, {digest.hexdigest()[:16]}"
+
+
+def _train_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig) -> Batches:
+    return Batches(
+        examples,
+        batch_size=config.batch_size,
+        tokens_per_batch=config.tokens_per_batch,
+        rows_multiple_of=config.gradient_accumulation_steps,
+        max_shapes=config.max_shapes,
+        pad_token_id=_source_pad(model),
+        seed=config.seed,
+    )
+
+
+def _eval_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig) -> Batches:
+    return Batches(
+        examples,
+        batch_size=config.per_device_eval_batch_size,
+        max_shapes=config.max_shapes,
+        pad_token_id=_source_pad(model),
+        shuffle=False,
+    )
+
+
+def _source_pad(model: EncoderDecoder) -> int:
+    """What stands behind a source. It is masked, so any id will do where the encoder's config names none."""
+    encoder = model.encoder
+    return (encoder.config.pad_token_id or 0) if isinstance(encoder, Encoder) else 0
+
+
+def _optimizer(model, trained, config, steps):
+    schedule = optax.schedules.linear_schedule(config.learning_rate, 0.0, steps)
+    return optax.adamw(schedule), schedule
+
+
+def _train_step(optimizer: optax.GradientTransformation, config: TrainConfig) -> TrainStep:
+    return make_train_step(
+        optimizer,
+        label_smoothing=config.label_smoothing_factor,
+        z_loss=config.z_loss,
+        accumulate_steps=config.gradient_accumulation_steps,
+        compute_dtype=jnp.bfloat16 if config.bf16 else None,
+    )

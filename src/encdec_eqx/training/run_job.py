@@ -1,0 +1,82 @@
+"""A described job carried out: the model and its tokenizers are loaded, the data named, and `fit` called.
+
+Knows where models and tokenizers come from; must not know the command line.
+"""
+
+from typing import Any
+
+import jax
+
+from ..encoder_decoder import EncoderDecoder
+from ..text import TokenizerPair
+from .data import Pairs, read_pairs
+from .fitting import FitResult, fit
+from .job import DataSource, ModelSource, TrainJob
+
+
+def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
+    """Carries out a job.
+
+    Args:
+        job: What to train, on what, and how.
+        console: A `rich.console.Console` for the progress; default: one on stderr.
+
+    Raises:
+        ValueError: The job names no model or no data, or parts of it do not fit together.
+        FileNotFoundError: Something that it names is not there.
+    """
+    job.check()
+    assert job.data.train_file is not None
+    model = load_model(job.model)
+    return fit(
+        model,
+        _pairs(job.data.train_file, job.data),
+        job.train,
+        eval_data=None if job.data.validation_file is None else _pairs(job.data.validation_file, job.data),
+        tokenizers=load_tokenizers(job.model),
+        on_bad_records=job.data.on_bad_records,
+        console=console,
+    )
+
+
+def load_model(source: ModelSource) -> EncoderDecoder:
+    """The model that a job starts from: a saved pair, or two pieces joined, with the job's special tokens."""
+    if source.model_name_or_path is not None:
+        model = EncoderDecoder.from_pretrained(source.model_name_or_path)
+    else:
+        assert source.encoder_name_or_path is not None
+        assert source.decoder_name_or_path is not None
+        model = EncoderDecoder.from_encoder_decoder_pretrained(
+            source.encoder_name_or_path, source.decoder_name_or_path, key=jax.random.key(source.model_seed)
+        )
+    names = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+    given = {name: getattr(source, name) for name in names if getattr(source, name) is not None}
+    return model.with_special_tokens(**given) if given else model
+
+
+def load_tokenizers(source: ModelSource) -> TokenizerPair | None:
+    """The tokenizers that a job names, or those beside its model; None if there are none: data must be encoded then.
+
+    Raises:
+        FileNotFoundError: A tokenizer that is named is not there, or only one of the two can be found.
+    """
+    named = source.source_tokenizer is not None or source.target_tokenizer is not None
+    pair = source.model_name_or_path
+    if pair is not None and not named and Path(pair).is_dir():
+        return TokenizerPair.load(pair) if any(Path(pair).glob("*tokenizer.json")) else None
+    encoder = source.source_tokenizer or source.encoder_name_or_path or pair
+    decoder = source.target_tokenizer or source.decoder_name_or_path or pair
+    assert encoder is not None
+    assert decoder is not None
+    if not named and _bare_folder(encoder) and _bare_folder(decoder):
+        return None
+    return TokenizerPair.from_pretrained(encoder, decoder)
+
+
+def _bare_folder(name: str) -> bool:
+    """Whether a piece lies in a folder of this machine, without a tokenizer."""
+    return Path(name).is_dir() and not (Path(name) / "tokenizer.json").is_file()
+
+
+def _pairs(file: Path, data: DataSource) -> Pairs:
+    return read_pairs(file, source=data.source_column, target=data.target_column, on_bad=data.on_bad_records)
