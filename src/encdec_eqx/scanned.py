@@ -229,9 +229,22 @@ def to_layout(
     return unrolled
 
 
+def map_stacks(function: Callable[..., Any], tree: _Tree, *others: Any) -> _Tree:
+    """The tree with the function's results in place of its stacks, wherever they are.
+
+    Args:
+        function: from a stack, and what stands in its place in `others`.
+        tree: any module.
+        others: trees of the same structure.
+    """
+    return jax.tree.map(
+        lambda node, *rest: function(node, *rest) if _is_stack(node) else node, tree, *others, is_leaf=_is_stack
+    )
+
+
 def unroll(tree: _Tree) -> _Tree:
-    """The tree with every stack in it unrolled, wherever it is; other leaves may be anything."""
-    return _map_stacks(lambda stack: _unrolled(stack) if isinstance(stack, ScannedStack) else stack, tree)
+    """The tree with every stack in it unrolled; its leaves may be anything."""
+    return map_stacks(lambda stack: _unrolled(stack) if isinstance(stack, ScannedStack) else stack, tree)
 
 
 def rescan(tree: _Tree, like: Any) -> _Tree:
@@ -244,11 +257,7 @@ def rescan(tree: _Tree, like: Any) -> _Tree:
             return stack
         return to_layout(stack, "scanned", remat=model.remat, cuts=model.starts[1:])
 
-    return _map_stacks(scan, tree)
-
-
-def _map_stacks(function: Callable[[Any], Any], tree: Any) -> Any:
-    return jax.tree.map(lambda node: function(node) if _is_stack(node) else node, tree, is_leaf=_is_stack)
+    return map_stacks(scan, tree)
 
 
 def _is_stack(node: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .loss import seq2seq_loss as seq2seq_loss
 from .loss import shift_tokens_right as shift_tokens_right
+from .trainable import segmented as segmented
 from .trainable import trainable as trainable
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from .step import TrainStep as TrainStep
     from .step import init_train_state as init_train_state
     from .step import make_train_step as make_train_step
+    from .summary import PartSummary as PartSummary
+    from .summary import TrainableSummary as TrainableSummary
+    from .summary import summarize_trainable as summarize_trainable
 
 _LATER = {
     "TrainConfig": "config",
@@ -41,6 +45,9 @@ _LATER = {
     "TrainStep": "step",
     "init_train_state": "step",
     "make_train_step": "step",
+    "PartSummary": "summary",
+    "TrainableSummary": "summary",
+    "summarize_trainable": "summary",
 }
 """Names to the modules that define them. No module may have the name of what it defines: it would hide it."""
 

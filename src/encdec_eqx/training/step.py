@@ -20,7 +20,8 @@ from .._typing import Array, ArrayLike, PRNGKey
 from ..layers.dropout import Dropout
 from .batch import checked_batch, completed_batch
 from .loss import IGNORED, check_loss_options, seq2seq_loss
-from .trainable import trainable as default_trainable
+from .selectors import Selectors
+from .trainable import cut_and_trained
 
 Model = TypeVar("Model", bound=eqx.Module)
 Metrics = dict[str, Float32[Array, ""]]
@@ -56,22 +57,25 @@ class _Options:
 
 
 def init_train_state(
-    model: Model, optimizer: optax.GradientTransformation, *, trainable: PyTree[bool] | None = None
+    model: Model, optimizer: optax.GradientTransformation, *, trainable: PyTree[bool] | Selectors | None = None
 ) -> TrainState[Model]:
     """The state before the first step. Trained arrays are copied once, so `model` itself stays usable.
+
+    Frozen arrays get no gradient and no optimiser state. If selectors pick some of the layers that are stacked in one
+    array, the stack is cut there; see `segmented`.
 
     Args:
         model: An `EncoderDecoder`, best in the scanned layout (`model.with_layout("scanned", remat=True)`): it compiles
             faster and steps faster.
         optimizer: For example `optax.adamw(3e-5)`.
-        trainable: A tree like the model with a bool for each leaf; default `trainable(model)`: every floating-point
-            array that the model reads.
+        trainable: Selectors, as in `trainable(model, selectors)`, or a tree like the model with a bool for each leaf;
+            default: every floating-point array that the model reads.
 
     Raises:
         TypeError: A trained leaf is not float32 (or float64).
-        ValueError: Nothing is trained.
+        ValueError: Nothing is trained, or a selector is wrong.
     """
-    trained = default_trainable(model) if trainable is None else trainable
+    model, trained = cut_and_trained(model, trainable)
     params, frozen = eqx.partition(model, trained)
     _check_masters(params)
     params = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=leaf.dtype, copy=True), params)

@@ -1,0 +1,89 @@
+"""Readable names of a model's arrays, layer by layer, whatever the layout of its stacks.
+
+Knows how the model's fields are nested and how stacks are arranged; must not know what the names are used for.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from .._trees import path_name
+from ..scanned import unroll
+from ..stack import UnrolledStack, schedule
+
+_RENAMED = (
+    (re.compile(r"(^|\.)stack\.shared\.final_norm\."), r"\1norm."),
+    (re.compile(r"(^|\.)stack\.shared\."), r"\1"),
+    (re.compile(r"(^|\.)stack\.blocks\."), r"\1layers."),
+    (re.compile(r"\.self_norm\."), r".self_attention.norm."),
+    (re.compile(r"\.cross_norm\."), r".cross_attention.norm."),
+    (re.compile(r"\.feed_forward_norm\."), r".feed_forward.norm."),
+    (re.compile(r"^(decoder\.)?head\."), r"\1lm_head."),
+)
+"""From the paths of fields to names: a sublayer's norm belongs to the sublayer, and the head is the `lm_head`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A whole array, or one layer's share of an array that is stacked over layers.
+
+    Attributes:
+        names: such as `decoder.layers.3.cross_attention.q.weight`; several if several layers share it.
+        leaf: number of the array among the model's leaves.
+        at: which entry of the stacked axis; None if the array is not stacked.
+    """
+
+    names: tuple[str, ...]
+    leaf: int
+    at: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Stands for an array of a model, and remembers where it was cut from when a stack is unrolled."""
+
+    leaf: int
+    at: int | None = None
+
+    def __getitem__(self, at: int) -> "Slot":
+        """An entry of the stacked axis."""
+        return Slot(self.leaf, at)
+
+
+def slots(model: eqx.Module) -> Any:
+    """The model with a `Slot` in place of every leaf."""
+    leaves, structure = jax.tree.flatten(model)
+    return jax.tree.unflatten(structure, [Slot(leaf) for leaf in range(len(leaves))])
+
+
+def places(model: eqx.Module) -> list[Place]:
+    """Everything that has a name, in the order in which it is read."""
+    return list(_places(unroll(slots(model))))
+
+
+def _places(unrolled: Any) -> Iterator[Place]:
+    found = jax.tree_util.tree_leaves_with_path(unrolled, is_leaf=lambda node: isinstance(node, UnrolledStack))
+    for path, node in found:
+        if isinstance(node, Slot):
+            yield Place((_readable(path_name(path)),), node.leaf, node.at)
+            continue
+        order = schedule(node.layers)
+        for inner, slot in jax.tree_util.tree_leaves_with_path(node):
+            field, *rest = path_name((*path, *inner)).split(".blocks.", 1)
+            if not rest:
+                yield Place((_readable(field),), slot.leaf, slot.at)
+                continue
+            number, inside = rest[0].split(".", 1)
+            served = [layer for layer, block in enumerate(order) if block == int(number)]
+            names = tuple(_readable(f"{field}.blocks.{layer}.{inside}") for layer in served)
+            yield Place(names, slot.leaf, slot.at)
+
+
+def _readable(path: str) -> str:
+    for pattern, new in _RENAMED:
+        path = pattern.sub(new, path)
+    return path
