@@ -40,8 +40,9 @@ def read(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {os.fspath(path)!r} (looked from {Path.cwd()}).")
+    library = _library()
     try:
-        return _library().Tokenizer.from_file(str(path))
+        return library.Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 -- the Rust side raises no narrower class
         raise ValueError(f"{path} is no tokenizer of the tokenizers library: {error}") from None
 
@@ -63,8 +64,9 @@ def read_pretrained(path: str | os.PathLike) -> Any:
                 f"AutoTokenizer.from_pretrained({os.fspath(path)!r}).save_pretrained({os.fspath(path)!r})"
             )
         return read(place / BOTH)
+    library = _library()
     try:
-        return _library().Tokenizer.from_pretrained(os.fspath(path))
+        return library.Tokenizer.from_pretrained(os.fspath(path))
     except Exception as error:  # noqa: BLE001 -- the Rust side raises no narrower class
         reason = " ".join(str(error).split())[:300]
         raise FileNotFoundError(

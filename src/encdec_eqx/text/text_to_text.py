@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from .._typing import check_key
+from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
@@ -126,9 +127,11 @@ class TextToText:
         order = np.argsort([len(row) for row in ids], kind="stable")
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(chosen)
-            result = self.model.generate(**self._batch([ids[i] for i in chosen]), key=keys, **options)
-            for place, row in zip(chosen, self._rows(result, len(chosen)), strict=True):
+            # another number of rows would be another program, so the last batch repeats a text
+            filled = np.concatenate([chosen, np.repeat(chosen[:1], batch_size - len(chosen) if start else 0)])
+            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(filled)
+            result = self.model.generate(**self._batch([ids[i] for i in filled]), key=keys, **options)
+            for place, row in zip(chosen, self._rows(result, len(filled)), strict=False):
                 rows[place] = row
         return TextResult(
             texts=[outputs for outputs, _, _ in rows],
@@ -168,7 +171,7 @@ class TextToText:
     def _sources(self, texts: Sequence[str], max_length: int | None) -> tuple[list[np.ndarray], tuple[int, ...]]:
         encoder = self.model.encoder
         if max_length is None and isinstance(encoder, Encoder):
-            max_length = encoder.config.positions.longest
+            max_length = longest(encoder.config, None)
         encoded = self.tokenizers.encode_source(texts, max_length)
         if not encoded:
             raise ValueError("there is nothing to generate from: no texts were given.")

@@ -72,7 +72,7 @@ def metric(name: str) -> Metric:
     raise ValueError(f"there is no metric {name!r}.{hint} Known: {', '.join(METRICS)}.")
 
 
-def evaluate(names: Sequence[str], predictions: Texts, references: References) -> dict[str, float]:
+def score(names: Sequence[str], predictions: Texts, references: References) -> dict[str, float]:
     """Several metrics of the same predictions, in percent.
 
     Raises:
