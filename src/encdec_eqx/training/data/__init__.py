@@ -13,7 +13,6 @@ from .read import read_pairs as read_pairs
 from .records import BadRecord as BadRecord
 from .records import BadRecordsError as BadRecordsError
 from .records import OnBad as OnBad
-from .records import OnBad as OnBad
 from .records import Pairs as Pairs
 from .records import Record as Record
 from .shapes import Shape as Shape

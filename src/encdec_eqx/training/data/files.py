@@ -12,7 +12,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from .records import BadRecord
 
@@ -55,15 +55,15 @@ def entries(path: Path, format: str, wanted: tuple[str, ...]) -> Iterator[Entry]
     try:
         with _opened(path) as file:
             yield from READERS[format](path, file, wanted)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error}. Copy or download it again.") from None
 
 
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, _OPENERS.get(path.suffix, open)(path, "rb"))
+def _opened(path: Path) -> io.BufferedIOBase:
+    return _OPENERS.get(path.suffix, open)(path, "rb")
 
 
-def _json_lines(path: Path, file: BinaryIO, wanted: tuple[str, ...]) -> Iterator[Entry]:
+def _json_lines(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> Iterator[Entry]:
     for line, raw in enumerate(file, start=1):
         try:
             text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
@@ -75,39 +75,39 @@ def _json_lines(path: Path, file: BinaryIO, wanted: tuple[str, ...]) -> Iterator
             yield BadRecord(str(path), line, f"not JSON: {error}")
 
 
-def _csv(path: Path, file: BinaryIO, wanted: tuple[str, ...]) -> Iterator[Entry]:
+def _csv(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> Iterator[Entry]:
     return _table(path, file, wanted, delimiter=",", strict=True)
 
 
-def _tsv(path: Path, file: BinaryIO, wanted: tuple[str, ...]) -> Iterator[Entry]:
+def _tsv(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> Iterator[Entry]:
     """Tabs separate and lines end, and nothing else has a meaning: quotes are letters, as in translation corpora."""
     return _table(path, file, wanted, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _table(path: Path, file: BinaryIO, wanted: tuple[str, ...], **dialect: Any) -> Iterator[Entry]:
+def _table(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...], **dialect: Any) -> Iterator[Entry]:
     # bytes that are no UTF-8 become lone surrogates, which the judge finds in the one field that has them
-    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, **dialect)
-    names = next(rows, None)
-    if names is None:
-        raise ValueError(f"{path} is empty; expected a first line with the names of the columns.")
-    _check_columns(path, names, wanted)
-    while True:
-        line = rows.line_num + 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield BadRecord(str(path), line, f"not a row: {error}")
-            continue
-        if row and len(row) != len(names):
-            yield BadRecord(str(path), line, f"{len(row)} columns, the first line has {len(names)}")
-        elif row:
-            yield line, dict(zip(names, row, strict=True))
+    with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:  # pyright: ignore[reportArgumentType]
+        rows = csv.reader(text, **dialect)
+        names = next(rows, None)
+        if names is None:
+            raise ValueError(f"{path} is empty; expected a first line with the names of the columns.")
+        _check_columns(path, names, wanted)
+        while True:
+            line = rows.line_num + 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRecord(str(path), line, f"not a row: {error}")
+                continue
+            if row and len(row) != len(names):
+                yield BadRecord(str(path), line, f"{len(row)} columns, the first line has {len(names)}")
+            elif row:
+                yield line, dict(zip(names, row, strict=True))
 
 
-def _parquet(path: Path, file: BinaryIO, wanted: tuple[str, ...]) -> Iterator[Entry]:
+def _parquet(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> Iterator[Entry]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -138,7 +138,7 @@ def _check_columns(path: Path, names: list[str], wanted: tuple[str, ...]) -> Non
             )
 
 
-READERS: dict[str, Callable[[Path, BinaryIO, tuple[str, ...]], Iterator[Entry]]] = {
+READERS: dict[str, Callable[[Path, io.BufferedIOBase, tuple[str, ...]], Iterator[Entry]]] = {
     "jsonl": _json_lines,
     "csv": _csv,
     "tsv": _tsv,

@@ -69,7 +69,7 @@ class Rows:
         Raises:
             ValueError: the budget does not allow as few as `multiple_of` rows.
         """
-        rows = int(self.of(np.array(source + target)))
+        rows = int(self.of(np.array([source + target]))[0])
         if self.tokens_per_batch is not None and rows * (source + target) > self.tokens_per_batch:
             raise ValueError(
                 f"tokens_per_batch={self.tokens_per_batch} has no room for {rows} rows of {source} source and {target} "
