@@ -6,10 +6,15 @@ The only file that knows orbax, which is imported at the first use: it takes a s
 import contextlib
 import importlib.util
 import logging
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+_SETTLING = 0.3  # seconds in which writes that orbax has abandoned come to their end
 
 
 def check_installed() -> None:
@@ -44,12 +49,24 @@ def read(folder: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Mutes orbax while it works: it logs every move, and a failure several times before it raises it."""
-    logger = logging.getLogger("absl")
+    """Mutes orbax while it works: it logs every move, and speaks of a failure many times before it raises it once."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+
+    def unless_abandoned(unraisable: Any) -> None:
+        # of several writes that fail together, orbax awaits the first and closes the event loop of the others
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+            hook(unraisable)
+
     logger.addFilter(_worth_saying)
+    sys.unraisablehook = unless_abandoned
     try:
         yield
+    except Exception:
+        time.sleep(_SETTLING)
+        raise
     finally:
+        if sys.unraisablehook is unless_abandoned:
+            sys.unraisablehook = hook
         logger.removeFilter(_worth_saying)
 
 

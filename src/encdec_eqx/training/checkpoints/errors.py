@@ -4,6 +4,7 @@ Knows messages only; must not know how checkpoints are written.
 """
 
 import errno
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,24 +26,25 @@ class DamagedCheckpointError(RuntimeError):
 
 def not_written(folder: Path, step: int, kept: Sequence[int], error: BaseException) -> CheckpointNotWrittenError:
     """The one message about a failed save: why, what is safe, how to go on."""
-    reason = "the disk is full" if _is_full(error) else f"{type(error).__name__}"
+    code = _no_room(error)
+    reason = f"{type(error).__name__}: {_first_line(error)}" if code is None else f"no room ({os.strerror(code)})"
     if kept:
         safe = f"Checkpoints that are safe: {', '.join(f'step {step}' for step in kept)}. "
         where = f"goes on from step {kept[-1]}"
     else:
         safe, where = "There is no earlier checkpoint. ", "starts from the beginning"
-    fix = "Free some space" if _is_full(error) else "Mend that"
+    fix = "Mend that" if code is None else "Free some space"
     return CheckpointNotWrittenError(
-        f"the checkpoint of step {step} could not be written to {folder}: {reason} ({_first_line(error)}). "
+        f"the checkpoint of step {step} could not be written to {folder}: {reason}. "
         f"{safe}What was half written has been removed. {fix}, then run again with resume=True (--resume), "
         f"which {where}."
     )
 
 
-def _is_full(error: BaseException) -> bool:
-    """Whether there was no room: an `OSError`, or the text of one from the array library."""
-    codes = {int(code) for code in re.findall(r"os_error_code='(\d+)'", str(error))}
-    return bool(codes.intersection(_FULL)) or getattr(error, "errno", None) in _FULL
+def _no_room(error: BaseException) -> int | None:
+    """The system's code if there was no room: from an `OSError`, or the text of an error of the array library."""
+    codes = [getattr(error, "errno", None), *map(int, re.findall(r"os_error_code='(\d+)'", str(error)))]
+    return next((code for code in codes if code in _FULL), None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -42,6 +42,7 @@ def differences(then: Fingerprint, now: Fingerprint) -> list[str]:
     for kind, title in _TITLES.items():
         old, new = then[kind], now[kind]
         names = [name for name in {**old, **new} if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
+        names.sort(key=lambda name: name.startswith("opt_state"))  # which only follows the parameters
         lines += [
             f"{title}{name}: {old.get(name, _ABSENT)!s} in the checkpoint, {new.get(name, _ABSENT)!s} now"
             for name in names[:_SHOWN]
