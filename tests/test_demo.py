@@ -153,15 +153,6 @@ def test_pronunciations_survive_the_round_trip():
 # --- error rates
 
 
-@pytest.mark.parametrize(
-    ("left", "right", "edits"),
-    [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "ba", 2)],
-)
-def test_edit_distance(left, right, edits):
-    assert metrics.edit_distance(left, right) == edits
-    assert metrics.edit_distance(right, left) == edits
-
-
 def test_error_rates_take_the_closest_reference():
     predictions = [("A", "B"), ("X",)]
     references = [[("C", "C", "C"), ("A", "B")], [("X", "Y"), ("Z", "Z", "Z")]]

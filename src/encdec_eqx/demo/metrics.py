@@ -6,6 +6,8 @@ Plain Python over tuples of phoneme names; knows nothing of models.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from encdec_eqx.training.metrics import edit_distance
+
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorRates:
@@ -20,16 +22,6 @@ class ErrorRates:
     phoneme: float
     word: float
     words: int
-
-
-def edit_distance(left: Sequence[object], right: Sequence[object]) -> int:
-    """Fewest substitutions, insertions and deletions that turn one sequence into the other (Levenshtein)."""
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left, start=1):
-        diagonal, row[0] = row[0], i
-        for j, b in enumerate(right, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
-    return row[-1]
 
 
 def error_rates(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> ErrorRates:
