@@ -84,3 +84,9 @@ BEAM_SCORES_RELATIVE = 5e-6
 BEAM_WAYS = 1e-5
 """Logits, up to 6.5 in size, by each of the benchmark's ways to move beams, against the usual one
 (measured: 1.2e-6)."""
+
+SAME_LOSS_ALONE = 2e-6
+"""Relative: the mean loss of an evaluation against the sum over examples alone. Measured: to be filled in."""
+
+SCHEDULE_SHARE = 2e-6
+"""Learning rates as shares of the highest against transformers' `get_scheduler` (measured: TODO)."""

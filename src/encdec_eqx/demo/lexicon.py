@@ -12,7 +12,7 @@ import lzma
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Literal
@@ -40,25 +40,18 @@ class Lexicon:
     pronunciations: Mapping[str, tuple[Pronunciation, ...]]
     dropped: int
 
-    def words(self, split: Split) -> list[str]:
-        """The words of one split, in the dictionary's order."""
-        return list(self._by_split[split])
-
-    @cached_property
-    def _by_split(self) -> dict[str, list[str]]:
-        words: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
-        for word in self.pronunciations:
-            words[split_of(word)].append(word)
-        return words
+    def words(self, split: Split, *, salt: str = SPLIT_SALT) -> list[str]:
+        """The words of one split, in the dictionary's order. Another salt splits the words another way."""
+        return [word for word in self.pronunciations if split_of(word, salt=salt) == split]
 
 
-def split_of(word: str) -> Split:
+def split_of(word: str, *, salt: str = SPLIT_SALT) -> Split:
     """The split a word belongs to: about 90 % train, 5 % dev, 5 % test, by a salted SHA-256 of the word.
 
     The hash depends on the word alone, so all pronunciations of a word fall together and the split never changes when
     words are added.
     """
-    bucket = _stable_hash(SPLIT_SALT, word) % 100
+    bucket = _stable_hash(salt, word) % 100
     if bucket < _PERCENT_TRAIN:
         return "train"
     return "dev" if bucket < _PERCENT_TRAIN + _PERCENT_DEV else "test"

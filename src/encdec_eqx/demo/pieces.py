@@ -1,6 +1,6 @@
 """The two pretrained pieces that ship with the package, and random ones of the same shape.
 
-Knows where the files are; must not know how they were trained (`examples/pretrain_letters.py`, `pretrain_phonemes.py`).
+Knows where the files are; must not know how they were trained (`examples/pronounce/pretrain_*.py`).
 """
 
 from importlib import resources

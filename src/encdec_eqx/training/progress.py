@@ -8,12 +8,13 @@ import importlib.util
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 _QUIET_SECONDS = 10.0
 _WIDE = 120  # columns in which the newest evaluation has room too
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What a run tells about itself."""
 

@@ -3,6 +3,7 @@
 Knows where models and tokenizers come from; must not know the command line.
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax

@@ -4,7 +4,7 @@ This made `src/encdec_eqx/demo/assets/letters`. It sees the spelling of the trai
 pronunciation, no development or held-out word. A quarter of the letters are hidden; the loss is taken on those. The
 same command gives the same file on one machine (on another kind of CPU the arithmetic is rounded differently).
 
-    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python examples/pretrain_letters.py --output letters
+    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python examples/pronounce/pretrain_letters.py --output letters
 
 About four minutes of one CPU core. (The flag, which made the packaged file, keeps each product on one thread.)
 """
@@ -22,17 +22,14 @@ import optax
 
 from encdec_eqx import Encoder, StackConfig
 from encdec_eqx.demo.batches import padded, shuffled
-from encdec_eqx.demo.lexicon import load_lexicon
+from encdec_eqx.demo.lexicon import SPLIT_SALT, load_lexicon
 from encdec_eqx.demo.muon import muon
 from encdec_eqx.demo.vocabulary import LETTER_END, LETTER_MASK, LETTER_PAD, LETTER_TOKENS, encode_word
 
 CONFIG = {
     "model_type": "bert",
     "vocab_size": len(LETTER_TOKENS),
-    "hidden_size": 160,
-    "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "intermediate_size": 640,
     "hidden_act": "gelu_new",
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
@@ -71,36 +68,45 @@ def train_step(model, opt_state, optimizer, ids, labels):
     return eqx.apply_updates(model, updates), opt_state, value
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder for config.json and model.safetensors")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args(arguments)
-
-    encoder_key, dense_key = jax.random.split(jax.random.key(chosen.seed))
-    encoder = Encoder.init(StackConfig.from_hf(CONFIG), key=encoder_key)
-    size = encoder.hidden_size
-    model = MaskedLM(encoder, jax.random.normal(dense_key, (size, size)) * size**-0.5, jnp.zeros(len(LETTER_TOKENS)))
-    optimizer = muon(0.02, steps=chosen.steps)
+def pretrain(*, layers: int, width: int, steps: int, seed: int = 0, salt: str = SPLIT_SALT) -> Encoder:
+    """A character encoder, pretrained on the words that `salt` puts into the training split."""
+    encoder_key, dense_key = jax.random.split(jax.random.key(seed))
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": 4 * width}
+    encoder = Encoder.init(StackConfig.from_hf(CONFIG | sizes), key=encoder_key)
+    model = MaskedLM(encoder, jax.random.normal(dense_key, (width, width)) * width**-0.5, jnp.zeros(len(LETTER_TOKENS)))
+    optimizer = muon(0.02, steps=steps)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
-    batches = shuffled(word_groups(), seed=chosen.seed)
-    random = np.random.default_rng(chosen.seed)
+    batches = shuffled(word_groups(salt), seed=seed)
+    random = np.random.default_rng(seed)
     start, losses = time.perf_counter(), []
-    for step in range(1, chosen.steps + 1):
+    for step in range(1, steps + 1):
         ids, labels = masked(next(batches)["ids"], random)
         model, opt_state, loss = train_step(model, opt_state, optimizer, ids, labels)
         losses.append(float(loss))
-        if step % 50 == 0 or step == chosen.steps:
+        if step % 50 == 0 or step == steps:
             mean = sum(losses[-50:]) / len(losses[-50:])
             print(f"step {step}: loss {mean:.4f} nats a masked letter, {time.perf_counter() - start:.0f} s", flush=True)
-    model.encoder.astype(jnp.float16).save_pretrained(chosen.output)
+    return model.encoder
 
 
-def word_groups() -> list[tuple[dict[str, np.ndarray], int]]:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for config.json and model.safetensors")
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--salt", default=SPLIT_SALT, help="of the hash that splits the words")
+    chosen = parser.parse_args(arguments)
+    sizes = {"layers": chosen.layers, "width": chosen.width, "steps": chosen.steps}
+    model = pretrain(**sizes, seed=chosen.seed, salt=chosen.salt)
+    model.astype(jnp.float16).save_pretrained(chosen.output)
+
+
+def word_groups(salt: str) -> list[tuple[dict[str, np.ndarray], int]]:
     """The training words as rows of letter ids, grouped by the width they are padded to; longer ones are left out."""
-    rows = [encode_word(word, max_letters=len(word)) for word in load_lexicon().words("train")]
+    rows = [encode_word(word, max_letters=len(word)) for word in load_lexicon().words("train", salt=salt)]
     groups, shorter = [], 0
     for width, batch in WIDTHS.items():
         members = [row for row in rows if shorter < len(row) <= width]

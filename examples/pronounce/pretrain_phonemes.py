@@ -4,7 +4,7 @@ This made `src/encdec_eqx/demo/assets/phonemes`. It sees the first pronunciation
 else: no spelling, no development or held-out word. It has no cross-attention yet; the demo adds it. The same command
 gives the same file on one machine (on another kind of CPU the arithmetic is rounded differently).
 
-    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python examples/pretrain_phonemes.py --output phonemes
+    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python examples/pronounce/pretrain_phonemes.py --output phonemes
 
 About two minutes of one CPU core. (The flag, which made the packaged file, keeps each product on one thread.)
 """
@@ -22,15 +22,13 @@ import optax
 
 from encdec_eqx import Decoder, StackConfig
 from encdec_eqx.demo.batches import padded, shuffled
-from encdec_eqx.demo.lexicon import load_lexicon
+from encdec_eqx.demo.lexicon import SPLIT_SALT, load_lexicon
 from encdec_eqx.demo.muon import muon
 from encdec_eqx.demo.vocabulary import PHONEME_END, PHONEME_PAD, PHONEME_START, PHONEME_TOKENS, encode_pronunciation
 
 CONFIG = {
     "model_type": "gpt2",
     "vocab_size": len(PHONEME_TOKENS),
-    "n_embd": 128,
-    "n_layer": 2,
     "n_head": 4,
     "n_positions": 32,
     "activation_function": "gelu_new",
@@ -58,32 +56,42 @@ def train_step(model, opt_state, optimizer, ids):
     return eqx.apply_updates(model, updates), opt_state, value
 
 
+def pretrain(*, layers: int, width: int, steps: int, seed: int = 0, salt: str = SPLIT_SALT) -> Decoder:
+    """A phoneme decoder, pretrained on the pronunciations of the words that `salt` puts into the training split."""
+    sizes = {"n_layer": layers, "n_embd": width}
+    model = Decoder.init(StackConfig.from_hf(CONFIG | sizes), key=jax.random.key(seed))
+    optimizer = muon(0.02, steps=steps)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    batches = shuffled(pronunciation_groups(salt), seed=seed)
+    start, losses = time.perf_counter(), []
+    for step in range(1, steps + 1):
+        model, opt_state, loss = train_step(model, opt_state, optimizer, next(batches)["ids"])
+        losses.append(float(loss))
+        if step % 50 == 0 or step == steps:
+            mean = sum(losses[-50:]) / len(losses[-50:])
+            print(f"step {step}: loss {mean:.4f} nats a phoneme, {time.perf_counter() - start:.0f} s", flush=True)
+    return model
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for config.json and model.safetensors")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--salt", default=SPLIT_SALT, help="of the hash that splits the words")
     chosen = parser.parse_args(arguments)
-
-    model = Decoder.init(StackConfig.from_hf(CONFIG), key=jax.random.key(chosen.seed))
-    optimizer = muon(0.02, steps=chosen.steps)
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-
-    batches = shuffled(pronunciation_groups(), seed=chosen.seed)
-    start, losses = time.perf_counter(), []
-    for step in range(1, chosen.steps + 1):
-        model, opt_state, loss = train_step(model, opt_state, optimizer, next(batches)["ids"])
-        losses.append(float(loss))
-        if step % 50 == 0 or step == chosen.steps:
-            mean = sum(losses[-50:]) / len(losses[-50:])
-            print(f"step {step}: loss {mean:.4f} nats a phoneme, {time.perf_counter() - start:.0f} s", flush=True)
+    sizes = {"layers": chosen.layers, "width": chosen.width, "steps": chosen.steps}
+    model = pretrain(**sizes, seed=chosen.seed, salt=chosen.salt)
     model.astype(jnp.float16).save_pretrained(chosen.output)
 
 
-def pronunciation_groups() -> list[tuple[dict[str, np.ndarray], int]]:
+def pronunciation_groups(salt: str) -> list[tuple[dict[str, np.ndarray], int]]:
     """The training pronunciations as rows of phoneme ids, grouped by the width they are padded to."""
     lexicon = load_lexicon()
-    rows = [encode_pronunciation(lexicon.pronunciations[word][0]) for word in lexicon.words("train")]
+    rows = [encode_pronunciation(lexicon.pronunciations[word][0]) for word in lexicon.words("train", salt=salt)]
     groups, shorter = [], 0
     for width, batch in WIDTHS.items():
         members = [row for row in rows if shorter < len(row) <= width]

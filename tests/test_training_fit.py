@@ -1,0 +1,272 @@
+"""`fit` on tiny pairs: equal to a loop written by hand, evaluated, stopped, resumed, and from the shell."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
+from encdec_eqx.cli import main
+from encdec_eqx.training import TrainConfig, TrainingDivergedError, fit, init_train_state, make_train_step
+from encdec_eqx.training.data import Batches, Example
+from encdec_eqx.training.evaluation import generate_ids, mean_loss
+from encdec_eqx.training.log import read_log
+from encdec_eqx.training.prepared import prepared
+from models import VOCAB, decoder_config, encoder_config, tiny_pair
+from tolerances import SAME_LOSS_ALONE
+
+END = 2
+
+
+def reversal(number: int, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Records whose target is the source backwards."""
+    random = np.random.default_rng(seed)
+    sources = [random.integers(3, VOCAB, random.integers(2, 7)).tolist() for _ in range(number)]
+    return [{"input_ids": source, "labels": [*source[::-1], END]} for source in sources]
+
+
+def examples_of(records: list[dict[str, list[int]]]) -> list[Example]:
+    """The records as `fit` reads them."""
+    arrays = [{name: np.array(ids, np.int32) for name, ids in record.items()} for record in records]
+    return [Example(input_ids=one["input_ids"], labels=one["labels"]) for one in arrays]
+
+
+def pair(**changes: Any) -> EncoderDecoder:
+    """One layer a side."""
+    return tiny_pair(encoder_config(depth=1), decoder_config(depth=1, **changes))
+
+
+def config(folder: Path, **changes: Any) -> TrainConfig:
+    """Few steps, two shapes."""
+    settings: dict[str, Any] = {"max_steps": 6, "max_shapes": 2, "learning_rate": 1e-2, "logging_steps": 2}
+    return TrainConfig(output_dir=folder, **{**settings, **changes})
+
+
+def same(left: Any, right: Any) -> bool:
+    """Bit for bit."""
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_fit_is_the_loop_that_one_would_write(tmp_path: Path):
+    model, records, settings = pair(), reversal(40), config(tmp_path / "run", label_smoothing_factor=0.1)
+    result = fit(model, records, settings)
+    ready = prepared(model, records, settings)
+    step = make_train_step(ready.optimizer, label_smoothing=0.1)
+    state = init_train_state(model.with_layout("scanned"), ready.optimizer)
+    examples = examples_of(records)
+    batches = Batches(examples, batch_size=8, max_shapes=2, seed=0)
+    losses = []
+    for number in range(6):
+        epoch, index = divmod(number, len(batches))
+        state, metrics = step(state, batches.epoch(epoch)[index], jax.random.key(0))
+        losses.append((float(metrics["loss"]), float(metrics["tokens"])))
+    assert same(result.model, state.model.with_layout("unrolled"))
+    logged = [line["loss"] for line in result.log if line["event"] == "train"]
+    means = [sum(loss * n for loss, n in two) / sum(n for _, n in two) for two in (losses[:2], losses[2:4], losses[4:])]
+    np.testing.assert_allclose(logged, means, rtol=1e-12)  # the same sums in Python's floats
+    assert (result.ending, result.step, result.best) == ("finished", 6, None)
+
+
+def test_the_saved_model_is_the_returned_one_and_the_given_one_is_untouched(tmp_path: Path):
+    model = pair()
+    before = jax.tree.map(np.array, model)
+    result = fit(model, reversal(16), config(tmp_path / "run"))
+    assert same(model, before)
+    assert not same(result.model, before)
+    loaded = EncoderDecoder.from_pretrained(tmp_path / "run" / "model")
+    ids = np.array([[5, 6, 7, 8]])
+    ours, theirs = (one.generate(ids, max_new_tokens=5).sequences for one in (result.model, loaded))
+    np.testing.assert_array_equal(ours, theirs)
+    assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["max_steps"] == 6
+
+
+def test_the_evaluations_loss_is_the_mean_over_labels_however_they_are_batched():
+    model = pair()
+    examples = examples_of(reversal(11))
+    tokens = model.special_tokens
+
+    @eqx.filter_jit
+    def alone(ids: jax.Array, mask: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inputs = shift_tokens_right(labels, tokens.pad_token_id, tokens.decoder_start_token_id)
+        return seq2seq_loss(model(ids, inputs, attention_mask=mask).logits, labels)
+
+    total = weight = 0.0
+    for example in examples:
+        ids, labels = np.zeros((1, 8), np.int32), np.full((1, 8), -100, np.int32)
+        ids[0, : len(example.input_ids)], labels[0, : len(example.labels)] = example.input_ids, example.labels
+        loss, number = alone(ids, np.arange(8)[None] < len(example.input_ids), labels)
+        total, weight = total + float(loss), weight + float(number)
+    for rows, shapes in ((4, 1), (3, 3)):
+        batches = Batches(examples, batch_size=rows, max_shapes=shapes, shuffle=False)
+        assert mean_loss(model, batches.epoch(0)) == pytest.approx(total / weight, rel=SAME_LOSS_ALONE)
+
+
+def test_generated_ids_come_in_order_and_as_alone():
+    model = pair()
+    sources = [np.array(r["input_ids"], np.int32) for r in reversal(7)]
+    together = generate_ids(model, sources, batch_size=3, max_new_tokens=6)
+    for source, ids in zip(sources, together, strict=True):
+        alone = model.generate(source[None], max_new_tokens=6)
+        row = alone.sequences[0, 1 : 1 + alone.lengths[0]].tolist()
+        assert ids == (row if alone.truncated[0] else row[:-1])
+
+
+def test_evaluations_come_when_due_and_the_best_is_kept(tmp_path: Path):
+    settings = config(
+        tmp_path / "run", max_steps=5, eval_steps=2, metrics=["per", "exact_match"], metric_for_best_model="loss",
+        load_best_model_at_end=True, learning_rate=1.0, lr_scheduler_type="constant", save_total_limit=1,
+    )  # fmt: skip
+    held_out = reversal(5, seed=1)
+    result = fit(pair(), reversal(16), settings, eval_data=held_out)
+    evaluations = [line for line in result.log if line["event"] == "eval"]
+    assert [line["step"] for line in evaluations] == [2, 4, 5]
+    losses = [line["loss"] for line in evaluations]
+    assert result.best == min(losses)
+    assert result.best_step == evaluations[int(np.argmin(losses))]["step"]
+    # the returned model scores what the best evaluation said
+    ready = prepared(pair(), reversal(16), settings, eval_data=held_out)
+    values = ready.evaluate(result.model)
+    assert values["loss"] == pytest.approx(result.best, rel=SAME_LOSS_ALONE)
+    assert set(values) == {"loss", "per", "exact_match"}
+
+
+def test_patience_ends_a_run_early(tmp_path: Path):
+    settings = config(
+        tmp_path / "run", max_steps=50, eval_steps=1, early_stopping_patience=2, early_stopping_threshold=100.0
+    )
+    result = fit(pair(), reversal(8), settings, eval_data=reversal(4, seed=1))
+    assert (result.ending, result.step) == ("early stopping", 3)
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_a_signal_saves_and_resuming_ends_as_if_nothing_had_happened(tmp_path: Path, monkeypatch):
+    records = reversal(40)
+    whole = fit(pair(), records, config(tmp_path / "whole"))
+
+    taken = []
+
+    class Interrupting(Batches):
+        def batch(self, *arguments: Any) -> Any:
+            taken.append(1)
+            if len(taken) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(*arguments)
+
+    monkeypatch.setattr("encdec_eqx.training.prepared.Batches", Interrupting)
+    stopped = fit(pair(), records, config(tmp_path / "run"))
+    assert (stopped.ending, stopped.step) == ("interrupted", 3)
+    assert not (tmp_path / "run" / "model").exists()
+    with pytest.raises(ValueError, match="holds a run already: go on with it by resume=True"):
+        fit(pair(), records, config(tmp_path / "run"))
+    resumed = fit(pair(), records, config(tmp_path / "run", resume=True))
+    assert resumed.ending == "finished"
+    assert same(resumed.model, whole.model)
+    wanted = ("step", "loss", "grad_norm", "learning_rate")
+    lines = [[{name: line.get(name) for name in wanted} for line in result.log] for result in (whole, resumed)]
+    assert lines[0] == lines[1]
+
+
+def test_resuming_over_other_data_or_settings_is_an_error(tmp_path: Path):
+    fit(pair(), reversal(16), config(tmp_path / "run"))
+    with pytest.raises(ValueError, match="learning_rate"):
+        fit(pair(), reversal(16), config(tmp_path / "run", learning_rate=1e-3, resume=True))
+    with pytest.raises(ValueError, match="examples"):
+        fit(pair(), reversal(17), config(tmp_path / "run", resume=True))
+    again = fit(pair(), reversal(16), config(tmp_path / "run", logging_steps=3, resume=True))
+    assert again.step == 6
+
+
+def test_a_diverging_run_says_so_and_keeps_what_it_has(tmp_path: Path):
+    settings = config(tmp_path / "run", learning_rate=1e30, save_steps=1, optim="sgd", max_grad_norm=None)
+    with pytest.raises(TrainingDivergedError, match="Lower learning_rate"):
+        fit(pair(), reversal(16), settings)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "eval_data", "message"),
+    [
+        ({"metrics": ["per"]}, None, "metrics would do nothing"),
+        ({"early_stopping_patience": 1, "eval_steps": 2}, None, "eval_steps, early_stopping_patience would do nothing"),
+        ({"metrics": ["pre"]}, "some", "there is no metric 'pre'. Did you mean 'per'"),
+    ],
+)
+def test_useless_settings_are_errors(tmp_path: Path, changes: dict, eval_data: str | None, message: str):
+    with pytest.raises(ValueError, match=message):
+        settings = config(tmp_path / "run", **changes)
+        fit(pair(), reversal(8), settings, eval_data=eval_data and reversal(3))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match=r"holds thesis\.tex, which no run wrote"):
+        fit(pair(), reversal(8), config(tmp_path))
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        fit(pair(), reversal(8), config(tmp_path / "thesis.tex"))
+
+
+def test_only_a_pair_can_be_trained(tmp_path: Path):
+    with pytest.raises(TypeError, match="must be an EncoderDecoder, got Decoder"):
+        fit(pair().decoder, reversal(8), config(tmp_path / "run"))
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch) -> Path:
+    """A TOML file with everything that it names beside it."""
+    monkeypatch.chdir(tmp_path)
+    pair().save_pretrained("pair")
+    for name, number in (("train", 12), ("dev", 4)):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in reversal(number)))
+    Path("job.toml").write_text(
+        '[model]\nmodel_name_or_path = "pair"\n[data]\ntrain_file = "train.jsonl"\nvalidation_file = "dev.jsonl"\n'
+        '[train]\noutput_dir = "run"\nmax_steps = 2\nlearning_rate = 1e-2\nmetrics = ["per"]\n'
+    )
+    return tmp_path
+
+
+def test_the_command_trains_as_its_file_says_and_options_win(job: Path, capsys):
+    assert main(["train", "job.toml", "--max-steps", "3", "--per-device-train-batch-size", "4"]) == 0
+    assert "finished after 3 steps; the model is in run/model" in capsys.readouterr().out
+    assert [line["step"] for line in read_log("run/log.jsonl") if line["event"] == "eval"] == [3]
+    EncoderDecoder.from_pretrained("run/model")
+
+
+def test_the_command_needs_no_file(job: Path):
+    words = ["--model-name-or-path", "pair", "--train-file", "train.jsonl", "--validation-file", "dev.jsonl"]
+    assert main(["train", *words, "--max-steps", "1", "--output-dir", "other"]) == 0
+    assert [line["event"] for line in read_log("other/log.jsonl")] == ["train", "eval"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.toml"], "nowhere.toml"),
+        (["--train-file", "train.jsonl"], "no model is named"),
+        (["job.toml", "--train-file", "nothing.jsonl"], "there is no file 'nothing.jsonl'"),
+    ],
+)
+def test_a_wrong_command_is_one_line(job: Path, capsys, words: list[str], message: str):
+    assert main(["train", *words]) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.startswith("encdec-eqx: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--lerning-rate", "1"], "--learning-rate"), (["--learning-rate", "-1"], "learning_rate must be greater than 0")],
+)
+def test_a_wrong_option_is_refused_with_a_hint(job: Path, capsys, words: list[str], message: str):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "job.toml", *words])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
