@@ -330,7 +330,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "what is trained": (
         {"trained": "encoder"},
         {},
-        ["array params.encoder.", "absent in the checkpoint", "frozen array decoder."],
+        ["array params.decoder.", "absent now", "frozen array encoder.", "... and"],
     ),
     "a setting": ({}, {"learning_rate": 0.2}, ["learning_rate: 0.1 in the checkpoint, 0.2 now"]),
 }

@@ -60,8 +60,9 @@ def _architecture(model: Any) -> dict[str, str]:
         for name in part.split("."):
             node = getattr(node, name, None)
         if dataclasses.is_dataclass(node) and not isinstance(node, type):
-            compared = [field.name for field in dataclasses.fields(node) if field.compare]
-            facts |= _flat({part: {name: dataclasses.asdict(node)[name] for name in compared}})
+            compared = {field.name for field in dataclasses.fields(node) if field.compare}
+            values = dataclasses.asdict(node).items()
+            facts |= _flat({part: {name: value for name, value in values if name in compared}})
     return {name: str(value) for name, value in facts.items()}
 
 

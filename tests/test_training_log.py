@@ -1,0 +1,224 @@
+"""The record of a run: the log and its resumption, signals, and what the terminal shows."""
+
+import errno
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from encdec_eqx.training import progress as progress_module
+from encdec_eqx.training.interrupts import graceful_stop
+from encdec_eqx.training.log import RunLog, read_log
+from encdec_eqx.training.progress import progress
+
+
+def test_what_was_written_is_read_in_order_and_each_line_is_strict_json(tmp_path: Path):
+    path = tmp_path / "run" / "log.jsonl"
+    with RunLog(path) as log:
+        log.write("train", step=10, loss=2.5, learning_rate=1e-4, tokens_per_second=1234.5)
+        log.write("eval", step=10, loss=np.float32(0.1), bleu=jnp.asarray(3), texts=["Größe", None])
+        assert read_log(path) == log.records()  # each line is there at once
+    assert read_log(path) == [
+        {"event": "train", "step": 10, "loss": 2.5, "learning_rate": 1e-4, "tokens_per_second": 1234.5},
+        {"event": "eval", "step": 10, "loss": float(np.float32(0.1)), "bleu": 3, "texts": ["Größe", None]},
+    ]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["train", "eval"]
+    assert "Größe" in lines[1]
+
+
+def test_numbers_that_are_not_finite_survive_although_json_has_none(tmp_path: Path):
+    with RunLog(tmp_path / "log") as log:
+        log.write("eval", step=1, values=[math.inf, -math.inf], loss=np.float32("nan"))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    for line in (tmp_path / "log").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    (record,) = read_log(tmp_path / "log")
+    assert record["values"] == [math.inf, -math.inf]
+    assert math.isnan(record["loss"])
+
+
+def _log_of(path: Path, steps: range) -> bytes:
+    with RunLog(path) as log:
+        for step in steps:
+            log.write("train", step=step, loss=1 / step)
+            if step % 2 == 0:
+                log.write("eval", step=step, loss=0.5)
+        log.write("note", text="no step")
+    return path.read_bytes()
+
+
+def test_resuming_removes_the_later_steps_and_nothing_else(tmp_path: Path):
+    whole = _log_of(tmp_path / "whole", range(1, 9))
+    _log_of(tmp_path / "log", range(1, 6))
+    with RunLog(tmp_path / "log", resume_from=4) as log:
+        assert [record.get("step") for record in log.records()] == [1, 2, 2, 3, 4, 4, None]
+        for step in range(5, 9):
+            log.write("train", step=step, loss=1 / step)
+            if step % 2 == 0:
+                log.write("eval", step=step, loss=0.5)
+    kept = [line for line in (tmp_path / "log").read_bytes().splitlines() if b"note" not in line]
+    assert kept == [line for line in whole.splitlines() if b"note" not in line]
+
+
+def test_a_new_log_takes_the_place_of_an_old_one(tmp_path: Path):
+    _log_of(tmp_path / "log", range(1, 3))
+    with RunLog(tmp_path / "log") as log:
+        assert log.records() == []
+    with RunLog(tmp_path / "none yet", resume_from=3) as log:
+        assert log.records() == []
+
+
+def test_a_line_that_a_crash_cut_short_is_no_event(tmp_path: Path):
+    _log_of(tmp_path / "log", range(1, 3))
+    whole = read_log(tmp_path / "log")
+    content = (tmp_path / "log").read_bytes()
+    last = content.rstrip(b"\n").rfind(b"\n") + 1
+    for cut in range(last, len(content)):
+        (tmp_path / "log").write_bytes(content[:cut])
+        assert read_log(tmp_path / "log") == whole[:-1]
+    with RunLog(tmp_path / "log", resume_from=2) as log:
+        log.write("note", text="after")
+    assert read_log(tmp_path / "log") == [*whole[:-1], {"event": "note", "text": "after"}]
+
+
+@pytest.mark.parametrize("line", [b"{nonsense}", b"[1]", b'{"event": "train"'])
+def test_any_other_damage_is_an_error_that_names_the_line(tmp_path: Path, line: bytes):
+    (tmp_path / "log").write_bytes(b'{"event": "note"}\n' + line + b'\n{"event": "note"}\n')
+    with pytest.raises(ValueError, match=r"log:2 is not JSON|log:2 is not a JSON object"):
+        read_log(tmp_path / "log")
+
+
+def test_a_full_disk_leaves_only_whole_lines(tmp_path: Path):
+    code = """
+        import resource, sys
+        from encdec_eqx.training.log import RunLog, read_log
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        with RunLog(sys.argv[1]) as log:
+            for step in range(9):
+                try:
+                    log.write("train", step=step, loss=0.25)
+                except OSError as error:
+                    print(error.errno, step)
+                    break
+        print(len(read_log(sys.argv[1])), open(sys.argv[1], "rb").read()[-1:])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "log")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(errno.ENOSPC), "2", "2", "b'\\n'"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_sets_the_flag_and_the_old_handlers_come_back(
+    number: signal.Signals, capfd: pytest.CaptureFixture
+):
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with graceful_stop() as stop:
+        assert (stop.requested, stop.signal) == (False, None)
+        os.kill(os.getpid(), number)
+        assert (stop.requested, stop.signal) == (True, number.name)
+        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may send several
+        assert stop.signal == number.name
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    assert ("Ctrl-C again" in capfd.readouterr().err) == (number == signal.SIGINT)
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_ctrl_c_interrupts_at_once(first: signal.Signals):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), graceful_stop():
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not reached")
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_in_another_thread_signals_are_left_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def run() -> None:
+        with graceful_stop() as stop:
+            seen.append((stop.requested, signal.getsignal(signal.SIGTERM) is before))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [(False, True)]
+
+
+class _Clock:
+    """A second passes when it is told to."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    clock = _Clock()
+    monkeypatch.setattr(progress_module, "time", clock)
+    return clock
+
+
+def _show(console: Console | None, clock: _Clock, steps: int = 40) -> None:
+    """A run that was resumed at step 10: a second a step, a line of the log every 2, an evaluation every 10."""
+    with progress(steps, start=10, console=console) as bar:
+        for step in range(11, steps + 1):
+            clock.now += 1
+            if step % 2:
+                bar.update(step)
+            else:
+                bar.update(step, loss=2.0 / step, learning_rate=3e-5, tokens_per_second=12345.6)
+            if step % 10 == 0:
+                bar.evaluating()
+                bar.evaluated(step, {"loss": 1.2345678, "bleu": 31.234})
+        bar.note("a [note]")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_without_a_terminal_there_is_a_plain_line_now_and_then(
+    given: bool, clock: _Clock, capsys: pytest.CaptureFixture[str]
+):
+    stream = io.StringIO()
+    _show(Console(file=stream, width=40) if given else None, clock)
+    text = stream.getvalue() if given else capsys.readouterr().err
+    assert text.replace("\n", "").isprintable()
+    assert text.splitlines() == [
+        "step 12/40  loss 0.1667  lr 3.0e-05  12,346 tok/s  ETA 0:00:28",
+        "step 20/40  eval loss 1.2346  bleu 31.23",
+        "step 22/40  loss 0.0909  lr 3.0e-05  12,346 tok/s  ETA 0:00:18",
+        "step 30/40  eval loss 1.2346  bleu 31.23",
+        "step 32/40  loss 0.0625  lr 3.0e-05  12,346 tok/s  ETA 0:00:08",
+        "step 40/40  eval loss 1.2346  bleu 31.23",
+        "a [note]",
+        "step 40/40  loss 0.0500  lr 3.0e-05  12,346 tok/s  ETA 0:00:00",
+    ]
+
+
+@pytest.mark.parametrize(("width", "evaluation"), [(80, False), (140, True)])
+def test_a_terminal_shows_a_bar_that_fits(width: int, evaluation: bool, clock: _Clock):
+    stream = io.StringIO()
+    _show(Console(file=stream, force_terminal=True, width=width, color_system=None), clock)
+    shown = [line.strip() for line in stream.getvalue().replace("\x1b[2K", "\n").splitlines()]
+    last = [line for line in shown if "40/40" in line and "loss 0.0500" in line][-1]
+    assert "lr 3.0e-05  12,346 tok/s" in last and last.endswith("ETA 0:00:00")
+    assert ("eval loss 1.2346  bleu 31.23" in last) == evaluation
+    assert max(len(line) for line in shown) <= width
+    assert "a [note]" in shown
