@@ -15,7 +15,9 @@ def _blocks(text: str) -> list[str]:
     return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in _BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", ["quickstart", "generation", "constrained_decoding", "training", "fine_tuning"])
+@pytest.mark.parametrize(
+    "page", ["quickstart", "generation", "constrained_decoding", "training", "data", "text", "fine_tuning"]
+)
 def test_page_runs_from_top_to_bottom(page: str):
     path = ROOT / "docs" / f"{page}.md"
     names: dict = {"__name__": page}
