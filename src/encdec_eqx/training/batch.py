@@ -40,11 +40,7 @@ def checked_batch(batch: Mapping[str, ArrayLike | None], model: Any) -> dict[str
         TypeError: The batch is no mapping, or an entry no array of the right kind.
         ValueError: A key is unknown or missing, an id, label or mask out of range, or numbers of rows differ.
     """
-    if not isinstance(batch, Mapping):
-        raise TypeError(f"batch must be a mapping from names to arrays, got {type(batch).__name__}.")
-    given = {name: value for name, value in batch.items() if value is not None}
-    _check_names(given)
-    _check_arrays(given)
+    given = checked_entries(batch)
     vocab_size = model.decoder.config.vocab_size
     check_label_range(given["labels"], vocab_size)
     ready: dict[str, Any] = {name: as_mask(name, x) if name in MASKS else jnp.asarray(x) for name, x in given.items()}
@@ -57,6 +53,21 @@ def checked_batch(batch: Mapping[str, ArrayLike | None], model: Any) -> dict[str
             "decoder_input_ids", given["decoder_input_ids"], vocab_size, "the decoder's vocab_size"
         )
     return ready
+
+
+def checked_entries(batch: Mapping[str, ArrayLike | None]) -> dict[str, ArrayLike]:
+    """The entries that are not None, their names, kinds and numbers of rows checked, their values not.
+
+    Raises:
+        TypeError: The batch is no mapping, or an entry no array of the right kind.
+        ValueError: A key is unknown or missing, or numbers of rows differ.
+    """
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"batch must be a mapping from names to arrays, got {type(batch).__name__}.")
+    given = {name: value for name, value in batch.items() if value is not None}
+    _check_names(given)
+    _check_arrays(given)
+    return given
 
 
 def completed_batch(batch: dict[str, Array], model: Any) -> dict[str, Array]:

@@ -1,0 +1,210 @@
+"""What is measured by running the model on a batch, and the findings that follow from it.
+
+Knows which runs share what; must not judge: the checks do.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from ..loss import IGNORED
+from . import blame, gradients, losses, ranges, reading
+from .finding import Finding
+from .forward import Inputs, Seen, divergence, rows, run
+from .ids import Ids
+from .learning_rate import attempted, gradients_of, is_too_high
+from .reading import Reading
+from .weights import Weights
+
+_ROWS = 16
+"""Rows of the batch that the model is run on: enough to tell, few enough for a CPU."""
+
+_OF_SOURCE = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+class Runs:
+    """The runs of one diagnosis.
+
+    Attributes:
+        measured: numbers for the report, by name.
+        skipped: what could not be looked at, and why.
+    """
+
+    def __init__(self, model: Any, trained: Any, sizes: Weights):
+        self.measured: dict[str, float] = {}
+        self.skipped: list[str] = []
+        self._model, self._sizes = model, sizes
+        self._params, self._rest = eqx.partition(model, trained)
+        self._uniform = math.log(model.decoder.config.vocab_size)
+
+    def findings(self, ids: Ids, optimizer: Any, learning_rate: float | None) -> list[Finding]:
+        """All that the runs show.
+
+        Args:
+            ids: the batch; its ids are in range, and some labels count.
+            optimizer: whose steps are tried; None: none are.
+            learning_rate: its rate, if it is known.
+        """
+        inputs = self._inputs(ids)
+        seen, gradient = self._run(inputs)
+        finite = np.asarray(seen.finite)
+        if not finite.all():
+            where = blame.first_bad(self._model, rows(inputs, np.flatnonzero(~finite)[:1]))
+            return list(blame.not_finite(where, int((~finite).sum()), len(finite)))
+        counted = np.asarray(inputs["labels"]) != IGNORED
+        loss = float(seen.loss)
+        norms = gradients.norms(Weights(gradient))
+        self.measured |= {
+            "loss": loss,
+            "ln_vocab": self._uniform,
+            "unigram_entropy": _entropy(np.asarray(inputs["labels"])[counted]),
+            "gradient_norm": math.sqrt(sum(norm**2 for norm in norms.values())),
+        }
+        found = list(self._loss(seen, loss))
+        found += gradients.does_not_reach(norms, loss)
+        found += gradients.is_too_large(norms)
+        found += self._reading(inputs, seen, counted, loss)
+        if ids.decoder_inputs is None:
+            found += self._order(inputs, counted, loss)
+            found += self._start(inputs, seen, counted, loss)
+        if optimizer is None:
+            self.skipped.append("the learning rate: neither optimizer nor learning_rate was given.")
+        else:
+            trial_of = gradients_of(run, self._rest, inputs)
+            found += is_too_high(
+                lambda factor: attempted(trial_of, self._params, optimizer, factor),
+                learning_rate=learning_rate,
+                uniform=self._uniform,
+            )
+        return found
+
+    def _run(self, inputs: Inputs) -> tuple[Seen, Any]:
+        return run(self._params, self._rest, inputs)
+
+    def _inputs(self, ids: Ids) -> Inputs:
+        """The first rows that have labels, with the decoder's inputs."""
+        chosen = rows(dict(ids.given), ids.rows[:_ROWS])
+        for name in ("attention_mask", "decoder_attention_mask"):
+            if name in chosen:
+                chosen[name] = chosen[name].astype(bool)
+        chosen = {name: x.astype(np.int32) if np.issubdtype(x.dtype, np.integer) else x for name, x in chosen.items()}
+        if "decoder_input_ids" not in chosen:
+            chosen["decoder_input_ids"] = self._shifted(chosen["labels"])
+        return {name: jnp.asarray(value) for name, value in chosen.items()}
+
+    def _shifted(self, labels: np.ndarray, start: int | None = None) -> np.ndarray:
+        """The labels moved right behind the start token: `shift_tokens_right` on the host, which compiles nothing."""
+        tokens: Any = self._model.special_tokens
+        first = np.full((len(labels), 1), tokens.decoder_start_token_id if start is None else start, np.int32)
+        shifted = np.concatenate([first, labels[:, :-1]], axis=1)
+        return np.where(shifted == IGNORED, tokens.pad_token_id, shifted).astype(np.int32)
+
+    def _loss(self, seen: Seen, loss: float) -> Iterator[Finding]:
+        spread = float(jnp.mean(jnp.std(seen.logits, axis=-1)))
+        joined_now = self._sizes.cross_attention_is_new or "enc_to_dec_proj" in self._sizes.new_parts
+        yield from losses.is_above_uniform(
+            loss,
+            self._uniform,
+            spread,
+            may_be_high=joined_now and self._decoder_is_loaded and not ranges.is_causal_lm(self._model),
+        )
+
+    @property
+    def _decoder_is_loaded(self) -> bool:
+        return bool(self._model.decoder.load_report.loaded)
+
+    def _reading(self, inputs: Inputs, seen: Seen, counted: np.ndarray, loss: float) -> Iterator[Finding]:
+        """Every row with the source of the row before it; rows whose sources are equal say nothing."""
+        order = np.roll(np.arange(len(counted)), 1)
+        swapped = {**inputs, **rows({name: inputs[name] for name in _OF_SOURCE if name in inputs}, order)}
+        differ = _rows_that_differ(inputs, swapped)
+        if not differ.any():
+            self.skipped.append("whether the decoder reads the source: that takes two rows with different sources.")
+            return
+        other, _ = self._run(swapped)
+        weight = counted & differ[:, None]
+        apart = np.asarray(divergence(seen.logits, other.logits, inputs["labels"]))
+        gain = np.asarray(other.token_loss) - np.asarray(seen.token_loss)
+        measured = Reading(
+            divergence=float(apart[weight].mean()),
+            gain=float(gain[weight].mean()),
+            states=_relative_change(seen, other, differ, _both_masks(inputs, swapped)),
+            uniformity=min((float(one) for one in seen.uniformity), default=0.0),
+            loss=loss,
+            uniform_loss=self._uniform,
+            new=self._sizes.cross_attention_is_new,
+        )
+        self.measured |= {"source_divergence": measured.divergence, "source_gain": measured.gain}
+        yield from reading.encoder_is_constant(measured)
+        yield from reading.encoder_is_ignored(measured)
+        yield from reading.source_does_not_fit(measured)
+        yield from reading.attention_is_uniform(measured)
+
+    def _order(self, inputs: Inputs, counted: np.ndarray, loss: float) -> Iterator[Finding]:
+        """The labels of every row in a random order, its last (the end) left where it is."""
+        model = self._model
+        just_joined = self._sizes.cross_attention_is_new and self._decoder_is_loaded
+        if not (just_joined and ranges.is_causal_lm(model) and (counted.sum(axis=1) > 3).any()):
+            return
+        random, labels = np.random.default_rng(0), np.array(inputs["labels"])
+        for row, counts in zip(labels, counted, strict=True):
+            inside = np.flatnonzero(counts)[:-1]
+            row[inside] = row[random.permutation(inside)]
+        scrambled, _ = self._run(
+            {**inputs, "labels": jnp.asarray(labels), "decoder_input_ids": jnp.asarray(self._shifted(labels))}
+        )
+        self.measured["loss_of_scrambled_labels"] = float(scrambled.loss)
+        yield from losses.order_does_not_matter(loss, float(scrambled.loss))
+
+    def _start(self, inputs: Inputs, seen: Seen, counted: np.ndarray, loss: float) -> Iterator[Finding]:
+        """The first label with each of the model's other special tokens in front, if the model has learned anything."""
+        tokens: Any = self._model.special_tokens
+        start = tokens.decoder_start_token_id
+        if loss > 0.9 * self._uniform or not counted[:, 0].any():
+            return
+        others = {tokens.bos_token_id, tokens.pad_token_id, *(tokens.eos_token_id or ())} - {None, start}
+        labels, first = np.asarray(inputs["labels"]), counted[:, 0]
+        costs = {}
+        for other in sorted(others):
+            other_inputs = {**inputs, "decoder_input_ids": jnp.asarray(self._shifted(labels, other))}
+            costs[other] = float(np.asarray(self._run(other_inputs)[0].token_loss)[first, 0].mean())
+        own = float(np.asarray(seen.token_loss)[first, 0].mean())
+        yield from losses.another_start_is_better(own, costs, start)
+
+
+def _entropy(labels: np.ndarray) -> float:
+    """Of the labels' own frequencies: what the best guess that reads nothing would cost on this batch."""
+    counts = np.unique(labels, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _rows_that_differ(inputs: Inputs, others: Inputs) -> Bool[np.ndarray, " batch"]:
+    different = np.zeros(len(inputs["labels"]), bool)
+    for name in _OF_SOURCE:
+        if name in inputs:
+            apart = np.asarray(inputs[name]) != np.asarray(others[name])
+            different |= apart.reshape(len(apart), -1).any(axis=1)
+    return different
+
+
+def _both_masks(inputs: Inputs, others: Inputs) -> Bool[np.ndarray, "batch source"] | None:
+    if "attention_mask" not in inputs:
+        return None
+    return np.asarray(inputs["attention_mask"]) & np.asarray(others["attention_mask"])
+
+
+def _relative_change(
+    seen: Seen, other: Seen, differ: Bool[np.ndarray, " batch"], shown: Bool[np.ndarray, "batch source"] | None
+) -> float:
+    """Of the encoder's states, at the positions that both rows have."""
+    one, two = (np.asarray(run.states, np.float32)[differ] for run in (seen, other))
+    if shown is not None and shown.shape[1] == one.shape[1]:
+        one, two = one[shown[differ]], two[shown[differ]]
+    size = float(np.square(one).mean()) if one.size else 0.0
+    return math.sqrt(float(np.square(one - two).mean()) / size) if size else 0.0
