@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .fitting import FitResult as FitResult
     from .fitting import fit as fit
     from .meter import TrainingDivergedError as TrainingDivergedError
+    from .optimizer import Optimizer as Optimizer
+    from .optimizer import make_optimizer as make_optimizer
+    from .schedules import Schedule as Schedule
+    from .schedules import make_schedule as make_schedule
     from .step import TrainState as TrainState
     from .step import TrainStep as TrainStep
     from .step import init_train_state as init_train_state
@@ -41,6 +45,10 @@ _LATER = {
     "FitResult": "fitting",
     "fit": "fitting",
     "TrainingDivergedError": "meter",
+    "Optimizer": "optimizer",
+    "make_optimizer": "optimizer",
+    "Schedule": "schedules",
+    "make_schedule": "schedules",
     "TrainState": "step",
     "TrainStep": "step",
     "init_train_state": "step",
