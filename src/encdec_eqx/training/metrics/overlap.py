@@ -16,14 +16,14 @@ def chrf(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 
 
 def rouge(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """The mean F-measure in percent, without stemming; of several references the best counts.
+    """The mean F-measure in percent, of stemmed words as papers on summaries report it; the best reference counts.
 
     Args:
         name: "rouge1", "rouge2", "rougeL", or "rougeLsum", which takes lines for sentences.
         predictions: what was generated.
         references: of each prediction the accepted texts.
     """
-    scorer = _rouge_scorer().RougeScorer([name], use_stemmer=False)
+    scorer = _rouge_scorer().RougeScorer([name], use_stemmer=True)
     scores = [
         scorer.score_multi(list(accepted), prediction)[name].fmeasure
         for prediction, accepted in zip(predictions, references, strict=True)
