@@ -103,6 +103,7 @@ def fit(
         output.write_settings(config)
         run.log = stack.enter_context(RunLog(output.log, resume_from=run.step if run.resumed else None))
         with progress(ready.total_steps, start=run.step, console=console) as bar:
+            bar.note(f"{ready.summary}\n{ready.batches.describe()}")
             ending = run.to_the_end(bar)
         trained = run.finished_model(ending)
     if ending != "interrupted":
@@ -155,7 +156,8 @@ class _Run:
             self.meter.add(metrics, batch)
             self._afterwards(bar)
             if self.stop.requested:
-                self._save()
+                if self.saved_at != self.step:  # else it would lose its metrics
+                    self._save()
                 return "interrupted"
         if self.saved_at != self.step:
             self._save()

@@ -7,13 +7,12 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ..decoder import Decoder
 from ..embeddings import longest
@@ -24,9 +23,10 @@ from .config import TrainConfig
 from .data import Batches, Example, Examples, OnBad, Pairs, encode_pairs, pairs_from, read_pairs
 from .evaluation import Generated, generate_ids, mean_loss
 from .metrics import metric, score
+from .optimizer import Optimizer, make_optimizer
 from .standing import Standing
 from .step import TrainState, TrainStep, init_train_state, make_train_step
-from .trainable import trainable
+from .summary import TrainableSummary, summarize_trainable
 
 # Settings that a resumed run may change: they do not decide what is computed.
 _FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end")
@@ -39,10 +39,8 @@ class Prepared:
     Attributes:
         config: The settings.
         model: The model in the layout of training; its trained arrays are copied into the state.
-        trained: A tree of bools like `model`.
-        optimizer: What the step updates with.
+        optimizer: What the step updates with; its schedule is the learning rate by step.
         train_step: The step.
-        schedule: The learning rate by step.
         batches: The training examples in batches.
         eval_examples: The examples of the evaluations, if there are any.
         eval_batches: The same in batches.
@@ -51,10 +49,8 @@ class Prepared:
 
     config: TrainConfig
     model: Any
-    trained: Any
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     train_step: TrainStep
-    schedule: Callable[[Any], Any]
     batches: Batches
     eval_examples: Examples | None
     eval_batches: Batches | None
@@ -62,7 +58,7 @@ class Prepared:
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        return init_train_state(self.model, self.optimizer, trainable=self.trained)
+        return init_train_state(self.model, self.optimizer, trainable=self.config.trainable)
 
     @property
     def key(self) -> jax.Array:
@@ -103,7 +99,12 @@ class Prepared:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the step with this number, counted from 0."""
-        return float(self.schedule(step))
+        return float(self.optimizer.schedule(step))
+
+    @property
+    def summary(self) -> TrainableSummary:
+        """What is trained, and what it takes in bytes."""
+        return summarize_trainable(self.model, self.config.trainable, optimizer=self.optimizer)
 
     def evaluation_due(self, step: int) -> bool:
         """Whether the model is evaluated after this many steps: every `eval_steps`, and at the end."""
@@ -187,17 +188,12 @@ def prepared(
     if held_out is not None and config.max_eval_samples is not None:
         held_out = Examples.of(held_out[: config.max_eval_samples])
     batches = _train_batches(model, examples, config)
-    trained = trainable(model)
-    scanned = model.with_layout("scanned", remat=config.remat)
-    trained = trainable(scanned)
-    optimizer, schedule = _optimizer(scanned, trained, config, total_steps(config, len(batches.epoch(0))))
+    optimizer = _optimizer(config, total_steps(config, len(batches.epoch(0))))
     return Prepared(
         config=config,
-        model=scanned,
-        trained=trained,
+        model=model.with_layout("scanned", remat=config.remat),
         optimizer=optimizer,
         train_step=_train_step(optimizer, config),
-        schedule=schedule,
         batches=batches,
         eval_examples=held_out,
         eval_batches=None if held_out is None else _eval_batches(model, held_out, config),
@@ -313,12 +309,25 @@ def _source_pad(model: EncoderDecoder) -> int:
     return (encoder.config.pad_token_id or 0) if isinstance(encoder, Encoder) else 0
 
 
-def _optimizer(model, trained, config, steps):
-    schedule = optax.schedules.linear_schedule(config.learning_rate, 0.0, steps)
-    return optax.adamw(schedule), schedule
+def _optimizer(config: TrainConfig, steps: int) -> Optimizer:
+    return make_optimizer(
+        num_training_steps=steps,
+        optim=config.optim,
+        learning_rate=config.learning_rate,
+        learning_rates=config.learning_rates,
+        layer_wise_lr_decay=config.layer_wise_lr_decay,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        warmup_ratio=config.warmup_ratio,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_epsilon=config.adam_epsilon,
+        max_grad_norm=config.max_grad_norm,
+    )
 
 
-def _train_step(optimizer: optax.GradientTransformation, config: TrainConfig) -> TrainStep:
+def _train_step(optimizer: Optimizer, config: TrainConfig) -> TrainStep:
     return make_train_step(
         optimizer,
         label_smoothing=config.label_smoothing_factor,
