@@ -1,0 +1,107 @@
+"""The data of `examples/synopsis`: descriptions read, cleaned, freed of near-duplicates and split."""
+
+import importlib
+import json
+import lzma
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "examples" / "synopsis"
+COMMON = "This paragraph stands in all of the packages and says nothing of any of them."
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, ModuleType]:
+    """The example's files, which import each other by their bare names."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield {name: importlib.import_module(name) for name in ("descriptions", "duplicates", "prepare")}
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in ("descriptions", "duplicates", "prepare"):
+            sys.modules.pop(name, None)
+
+
+def _stanza(package: str, synopsis: str, *paragraphs: str) -> str:
+    text = "\n .\n".join("\n".join(f" {line}" for line in paragraph.split("\n")) for paragraph in paragraphs)
+    return f"Package: {package}\nDescription-md5: 0\nDescription-en: {synopsis}\n{text}\n"
+
+
+def _words(seed: str, number: int = 24) -> str:
+    return " ".join(f"{seed}{at}" for at in range(number))
+
+
+def test_wrapped_lines_bullets_and_links(modules):
+    text = _stanza("a", "One  line", "Wrapped\nlines here:\n * first\n   more\n - second", "Homepage: http://x.org/a")
+    (stanza,) = modules["descriptions"].parse(text)
+    assert (stanza.package, stanza.synopsis) == ("a", "One line")
+    assert stanza.paragraphs == ("Wrapped lines here: first more second",)
+
+
+def test_what_says_nothing_is_dropped_and_counted(modules):
+    rows = [_stanza(f"p{i}", "A fine tool", COMMON, _words(f"p{i}x")) for i in range(20)]
+    rows += [_stanza("old", "transitional package of it", _words("old"))]
+    rows += [_stanza("short", "A short one", "Too short."), _stanza("bare", "Two words", _words("bare"))]
+    kept, dropped = modules["descriptions"].clean(modules["descriptions"].parse("\n".join(rows)))
+    assert [one.package for one in kept] == [f"p{i}" for i in range(20)]
+    assert not any(COMMON in one.source for one in kept)
+    assert sorted(dropped.values()) == [1, 1, 1]
+
+
+def test_near_duplicates_are_one_group(modules):
+    make = modules["descriptions"].Description
+    own, other = _words("a"), _words("b")
+    rows = [
+        make("tool", own, "A tool for things"),
+        make("tool-doc", _words("c"), "A tool for things - documentation"),  # the same synopsis but for its end
+        make("tool-data", f"{_words('d', 20)} {own}", "Data of it all"),  # half of its runs are the tool's
+        make("unlike", other, "Something quite unlike"),
+        make("opening", " ".join(other.split()[:12]) + " " + _words("e"), "The same beginning only"),
+        make("free", f"{_words('f', 40)} {own[:30]}", "A short overlap only"),
+    ]
+    groups = modules["duplicates"].groups(rows)
+    assert groups == [[0, 1, 2], [3, 4], [5]]
+    assert [one.package for one in modules["duplicates"].one_of_each(rows)] == ["tool-data", "unlike", "free"]
+
+
+def test_the_split_depends_on_the_salt_and_the_opening_alone(modules):
+    make = modules["descriptions"].Description
+    rows = [make(f"p{i}", _words(f"p{i}x"), f"Tool number {i}") for i in range(400)]
+    splits = modules["prepare"].split(rows, "salt")
+    assert sum(map(len, splits.values())) == 400
+    assert len(splits["train"]) > 330
+    assert min(len(splits["dev"]), len(splits["test"])) > 5
+    renamed = [make("other", row.source + " more", "Another") for row in reversed(rows)]
+    again = modules["prepare"].split(renamed, "salt")
+    assert [row.source for row in again["test"][::-1]] == [row.source + " more" for row in splits["test"]]
+    assert modules["prepare"].split(rows, "pepper") != splits
+
+
+@pytest.mark.parametrize("name", ["Translation-en", "Translation-en.xz"])
+def test_the_script_writes_three_files_that_can_be_read(modules, tmp_path, capsys, name):
+    pytest.importorskip("rouge_score")
+    text = "\n".join(_stanza(f"p{i}", f"Tool number {i} of many", _words(f"p{i}x")) for i in range(200))
+    raw = text.encode()
+    (tmp_path / name).write_bytes(lzma.compress(raw) if name.endswith("xz") else raw)
+    modules["prepare"].main(["--index", str(tmp_path / name), "--output", str(tmp_path / "out")])
+    about = json.loads((tmp_path / "out" / "about.json").read_text())
+    assert json.loads(capsys.readouterr().out) == about
+    assert sum(about["kept"].values()) == about["packages"] == 200
+    assert about["baselines"]["test"]["first 8 words"]["rouge1"] == 0
+    from encdec_eqx.training.data import read_pairs
+
+    for split, number in about["kept"].items():
+        pairs = read_pairs(tmp_path / "out" / f"{split}.jsonl")
+        assert len(pairs) == number
+        assert pairs.bad == ()
+
+
+def test_baselines_are_rouge_of_the_first_words(modules):
+    pytest.importorskip("rouge_score")
+    row = modules["descriptions"].Description("p", "one two three four five six seven eight nine ten", "one two x y")
+    values = modules["prepare"].baselines([row])
+    assert values["first 8 words"]["rouge1"] == pytest.approx(100 * 2 * (2 / 8) * (2 / 4) / (2 / 8 + 2 / 4), abs=0.05)
+    assert values["first 12 words"]["rouge1"] < values["first 8 words"]["rouge1"]
