@@ -103,7 +103,7 @@ def fit(
         output.write_settings(config)
         run.log = stack.enter_context(RunLog(output.log, resume_from=run.step if run.resumed else None))
         with progress(ready.total_steps, start=run.step, console=console) as bar:
-            bar.note(f"{ready.summary}\n{ready.batches.describe()}")
+            run.introduce(bar)
             ending = run.to_the_end(bar)
         trained = run.finished_model(ending)
     if ending != "interrupted":
@@ -143,6 +143,14 @@ class _Run:
         self.meter = Meter(found.position["meter"])
         self.saved_at, self.resumed = self.step, True
         _logger.info("resumed from the checkpoint of step %d", self.step)
+
+    def introduce(self, bar: Progress) -> None:
+        """Says what is trained, on which batches, and what looks wrong before anything is computed."""
+        bar.note(f"{self.ready.summary}\n{self.ready.batches.describe()}")
+        for finding in self.ready.findings:
+            bar.note(str(finding))
+            if not self.resumed:
+                self.log.write("finding", code=finding.code, severity=finding.severity, message=finding.message)
 
     def to_the_end(self, bar: Progress) -> Ending:
         """Takes steps until there are no more, patience has run out, or a signal came."""

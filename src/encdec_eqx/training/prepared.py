@@ -21,6 +21,7 @@ from ..encoder_decoder import EncoderDecoder
 from ..text import TokenizerPair
 from .config import TrainConfig
 from .data import Batches, Example, Examples, OnBad, Pairs, encode_pairs, pairs_from, read_pairs
+from .diagnosis import Finding, check_before_training
 from .evaluation import Generated, generate_ids, mean_loss
 from .metrics import metric, score
 from .optimizer import Optimizer, make_optimizer
@@ -96,6 +97,12 @@ class Prepared:
         """All that decides the run's numbers, beside the model: what a resumed run must share."""
         decisive = {name: value for name, value in self.config.to_dict().items() if name not in _FREE}
         return {**decisive, "total_steps": self.total_steps, "examples": _digest(self.batches.examples)}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What looks wrong in the first batch, without a run of the model."""
+        found = check_before_training(self.model, self.batches.epoch(0)[0], tokenizers=self.tokenizers)
+        return tuple(finding for finding in found if finding.severity != "info")
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the step with this number, counted from 0."""
