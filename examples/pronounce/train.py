@@ -1,0 +1,106 @@
+"""Train the pronunciation model that the package ships, from nothing: both pieces, then the pair, on CMUdict.
+
+    python examples/pronounce/train.py --output runs/pronounce
+    python examples/pronounce/train.py --output runs/salted --salt "another split"
+
+An hour or two on two CPU cores; stop it whenever you like, the same command goes on where it was. A salt decides which
+words are held out, and nothing is kept from one salt to another: the pieces are pretrained on the training words of
+that very split. `--output` then holds `letters/`, `phonemes/`, the run of `fit` in `run/` (log, curve, checkpoints) and
+in `model/` the model in float16 with its tokenizers, which `score.py` reads. The settings were chosen on the
+development split.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pretrain_letters
+import pretrain_phonemes
+from data import records, tokenizer_pair
+
+from encdec_eqx import EncoderDecoder
+from encdec_eqx.demo.lexicon import SPLIT_SALT, fixed_sample
+from encdec_eqx.training import TrainConfig, fit
+
+LETTERS = {"layers": 4, "width": 192, "steps": 500}
+PHONEMES = {"layers": 3, "width": 192, "steps": 400}
+DROPOUT = 0.1
+
+
+def pieces(folder: Path, *, letters: dict[str, int], phonemes: dict[str, int], salt: str, seed: int) -> list[Path]:
+    """The two pretrained pieces, made unless an earlier call has made them."""
+    made = []
+    for name, script, sizes in (("letters", pretrain_letters, letters), ("phonemes", pretrain_phonemes, phonemes)):
+        if not (folder / name / "model.safetensors").is_file():
+            print(f"pretraining {name}", flush=True)
+            script.pretrain(**sizes, seed=seed, salt=salt).save_pretrained(folder / name)
+        made.append(folder / name)
+    return made
+
+
+def joined(letters: Path, phonemes: Path, *, seed: int) -> EncoderDecoder:
+    """The pair, with dropout; cross-attention is drawn from `seed`."""
+    return EncoderDecoder.from_encoder_decoder_pretrained(
+        letters,
+        phonemes,
+        key=jax.random.key(seed),
+        encoder_hidden_dropout_prob=DROPOUT,
+        decoder_resid_pdrop=DROPOUT,
+        decoder_embd_pdrop=DROPOUT,
+    )
+
+
+def settings(folder: Path, *, epochs: float, seed: int) -> TrainConfig:
+    """What was found best on the development split."""
+    return TrainConfig(
+        output_dir=folder,
+        resume=folder.exists(),
+        num_train_epochs=epochs,
+        tokens_per_batch=6000,
+        max_shapes=8,
+        optim="muon",
+        learning_rate=6e-3,
+        learning_rates={"embeddings | bias | norm": 3e-3},
+        adam_beta2=0.98,
+        warmup_ratio=0.05,
+        max_grad_norm=None,
+        label_smoothing_factor=0.1,
+        metrics=("ser", "per"),
+        per_device_eval_batch_size=250,
+        save_steps=200,
+        logging_steps=50,
+        seed=seed,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for the pieces, the run and the model")
+    parser.add_argument("--salt", default=SPLIT_SALT, help="of the hash that splits the words")
+    parser.add_argument("--epochs", type=float, default=12.0, help="passes over the training words")
+    parser.add_argument("--dev-words", type=int, default=1000, help="words of an evaluation along the way")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+
+    folder, salt, seed = chosen.output, chosen.salt, chosen.seed
+    letters, phonemes = pieces(folder, letters=LETTERS, phonemes=PHONEMES, salt=salt, seed=seed)
+    dev = {one["source"]: one for one in records("dev", salt=salt)}
+    result = fit(
+        joined(letters, phonemes, seed=seed),
+        records("train", salt=salt),
+        settings(folder / "run", epochs=chosen.epochs, seed=seed),
+        eval_data=[dev[word] for word in fixed_sample(list(dev), chosen.dev_words)],
+        tokenizers=tokenizer_pair(),
+    )
+    if result.ending == "interrupted":
+        raise SystemExit(f"interrupted at step {result.step}; the same command goes on.")
+    result.model.astype(jnp.float16).save_pretrained(folder / "model")
+    tokenizer_pair().save(folder / "model")
+    print(f"the model is in {folder / 'model'}; now: python examples/pronounce/score.py {folder / 'model'}")
+    return folder / "model"
+
+
+if __name__ == "__main__":
+    main()
