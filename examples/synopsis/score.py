@@ -2,6 +2,8 @@
 
 python examples/synopsis/score.py runs/synopsis/run/model --data synopsis/dev.jsonl
 python examples/synopsis/score.py runs/synopsis/run/model --data synopsis/test.jsonl    # once, at the end
+
+The baselines are what anyone can write: the first 8 and the first 12 words of the description.
 """
 
 import argparse
