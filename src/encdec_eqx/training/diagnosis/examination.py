@@ -9,16 +9,18 @@ from itertools import chain
 from typing import Any
 
 from ...encoder_decoder import EncoderDecoder
+from ...scanned import ScannedStack
 from ..batch import checked_entries
 from ..trainable import cut_and_trained
 from . import freezing, labels, ranges, source, special_tokens, tokenizing, weights
 from .finding import Diagnosis, Finding
 from .ids import Ids
-from .learning_rate import usual_optimizer
+from .learning_rate import Tried
 from .runs import Runs
 from .weights import Weights
 
 _HOPELESS = {
+    "half_precision_weights",
     "ids_out_of_range",
     "mask_values",
     "no_labels",
@@ -35,6 +37,8 @@ _BECAUSE = {
     "nothing_to_attend": ("encoder_ignored", "gradient_zero"),
     "attention_mask_inverted": ("nothing_to_attend", "attention_mask_missing"),
     "labels_hold_padding": ("labels_without_eos",),
+    "labels_of_another_vocabulary": ("loss_above_uniform",),
+    "wrong_start_token": ("loss_above_uniform",),
 }
 """Findings that explain others, which are then left out."""
 
@@ -66,16 +70,17 @@ def diagnose(
 ) -> Diagnosis:
     """Looks for what goes wrong in training: in the model's arrays, in a batch, and in what the one makes of the other.
 
-    Without dropout, on the first 16 rows that have labels. One program is compiled for the runs (forward and backward),
-    in the scanned layout unless `trainable` is given; the model itself is left as it is. `docs/diagnosis.md` lists what
-    is looked for.
+    Without dropout, on the first 16 rows that have labels. One program is compiled for all runs (forward and backward),
+    in the scanned layout unless `trainable` is a tree; the model itself is left as it is. `docs/diagnosis.md` lists
+    what is looked for.
 
     Args:
         model: an `EncoderDecoder`, in either layout.
         batch: as for `make_train_step`: a typical one of the training data, of 8 rows or more. None looks at the arrays
             alone.
         tokenizers: a `TokenizerPair`; with it, whether its tokenizers made the batch and fit the model.
-        optimizer: what training steps with: a few steps are tried on a copy.
+        optimizer: what training steps with: a few steps are tried on a copy. One of `make_optimizer` is tried at the
+            highest rate of its schedule, any other from its first step on.
         learning_rate: instead of it, the rate of AdamW behind clipping: the highest of the schedule.
         trainable: what is trained, as for `init_train_state`: selectors, or a tree of bools. Default: all that is read.
 
@@ -90,8 +95,7 @@ def diagnose(
     if optimizer is not None and learning_rate is not None:
         raise ValueError("optimizer and learning_rate are both given: an optimizer has its own rate, leave one out.")
     ids = None if batch is None else _ids(model, batch)
-    model = _in_fast_layout(model) if trainable is None else model
-    model, trained = cut_and_trained(model, trainable)
+    model, trained = cut_and_trained(_in_fast_layout(model) if _fits_any_layout(trainable) else model, trainable)
     sizes, names = Weights(model), freezing.trained_names(model, trained)
     findings = [*_of_weights(model, sizes, names), *_of_ids(model, ids, tokenizers)]
     runs = Runs(model, trained, sizes)
@@ -101,7 +105,7 @@ def diagnose(
     elif hopeless:
         runs.skipped.append(f"what the model makes of the batch: mend {hopeless[0]} first.")
     else:
-        findings += runs.findings(ids, _optimizer(optimizer, learning_rate), learning_rate)
+        findings += runs.findings(ids, Tried.of(optimizer, learning_rate))
     return Diagnosis(
         findings=tuple(_without_effects(findings)),
         measured=runs.measured,
@@ -118,14 +122,18 @@ def _ids(model: Any, batch: Mapping[str, Any]) -> Ids:
 
 def _in_fast_layout(model: Any) -> Any:
     """Scanned, which compiles several times faster, if the layers can be."""
+    pieces = [piece for piece in (model.encoder, model.decoder) if hasattr(piece, "stack")]
+    if all(isinstance(piece.stack, ScannedStack) for piece in pieces):
+        return model
     try:
         return model.with_layout("scanned")
     except NotImplementedError:
         return model
 
 
-def _optimizer(optimizer: Any, learning_rate: float | None) -> Any:
-    return optimizer if learning_rate is None else usual_optimizer(learning_rate)
+def _fits_any_layout(trainable: Any) -> bool:
+    """Whether it is selectors, not a tree like the model."""
+    return trainable is None or isinstance(trainable, str | list | tuple)
 
 
 def _of_weights(model: Any, sizes: Weights, trained: set[str]) -> Iterator[Finding]:

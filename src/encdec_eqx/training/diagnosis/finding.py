@@ -77,11 +77,15 @@ class Diagnosis:
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     def __str__(self) -> str:
+        notes = [textwrap.fill(line, 100, subsequent_indent="  ") for line in self.footnotes]
+        return "\n".join([self.headline, *map(str, self.findings), *notes])
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """What was measured, and what was not looked at, a line each."""
         numbers = ", ".join(f"{name} {_short(value)}" for name, value in self.measured.items())
-        lines = [self.headline, *map(str, self.findings)]
-        lines += textwrap.wrap(f"measured: {numbers}", 100, subsequent_indent="  ") if numbers else []
-        lines += [f"not looked at: {reason}" for reason in self.skipped]
-        return "\n".join(lines)
+        measured = [f"measured: {numbers}"] if numbers else []
+        return (*measured, *(f"not looked at: {reason}" for reason in self.skipped))
 
     @property
     def headline(self) -> str:

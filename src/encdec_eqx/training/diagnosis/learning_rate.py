@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Float32, PyTree
 
 from ..._typing import Array
+from ..optimizer import Optimizer, make_optimizer
 from .finding import Finding
 
 STEPS = 8
@@ -45,7 +46,7 @@ class Trial:
 
 
 def attempted(
-    losses_and_gradients: Callable[[PyTree], tuple[Array, PyTree]],
+    loss_and_gradient: Callable[[PyTree], tuple[Array, PyTree]],
     params: PyTree,
     optimizer: optax.GradientTransformation,
     factor: float,
@@ -53,7 +54,7 @@ def attempted(
     """Takes `STEPS` steps, or fewer if the loss is no number any more.
 
     Args:
-        losses_and_gradients: the loss of the trained arrays on the batch, and its gradient.
+        loss_and_gradient: the loss of the trained arrays on the batch, and its gradient.
         params: the trained arrays, which are left as they are.
         optimizer: makes the steps.
         factor: what its updates are multiplied by.
@@ -62,7 +63,7 @@ def attempted(
         state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, optimizer.init(params))
     losses = []
     for step in range(STEPS + 1):
-        loss, gradient = losses_and_gradients(params)
+        loss, gradient = loss_and_gradient(params)
         losses.append(float(loss))
         if step == STEPS or not math.isfinite(losses[-1]):
             break
@@ -103,9 +104,11 @@ def is_too_high(trial: Callable[[float], Trial], *, learning_rate: float | None,
         if better is None:
             advice = f"no rate down to {_FACTORS[-1]} times it lowered the loss: look at the other findings first"
         elif learning_rate is None:
-            advice = f"make it at least {1 / better:.0f} times lower"
+            advice = f"make it about {3 / better:.0f} times lower"
         else:
-            advice = f"try learning_rate={learning_rate * better:.1g}, the highest of those tried that lowers the loss"
+            advice = (
+                f"try learning_rate={learning_rate * better / 3:.1g}, a third of the highest one that lowered the loss"
+            )
         after = f"{first.ends:.3g}" if math.isfinite(first.ends) else "no number"
         rate = "" if learning_rate is None else f" {learning_rate:g}"
         yield Finding(
@@ -118,16 +121,38 @@ def is_too_high(trial: Callable[[float], Trial], *, learning_rate: float | None,
         )
 
 
-def usual_optimizer(learning_rate: float) -> optax.GradientTransformation:
-    """AdamW behind clipping, as `fit` uses it by default."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(learning_rate))
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What the steps are taken with.
+
+    Attributes:
+        optimizer: makes them.
+        factor: what its updates are multiplied by.
+        learning_rate: the rate that comes to, where it is known.
+    """
+
+    optimizer: optax.GradientTransformation
+    factor: float = 1.0
+    learning_rate: float | None = None
+
+    @classmethod
+    def of(cls, optimizer: Any, learning_rate: float | None) -> "Tried | None":
+        """From what was given to `diagnose`; None for nothing.
+
+        A rate alone means AdamW behind clipping, as `fit` uses by default: of rate 1, so that all rates share a
+        compilation. An `Optimizer` of this library is tried at the highest rate of its schedule.
+        """
+        if learning_rate is not None:
+            return cls(_constant(optim="adamw", learning_rate=1.0), learning_rate, learning_rate)
+        if not isinstance(optimizer, Optimizer):
+            return None if optimizer is None else cls(optimizer)
+        settings = {
+            field.name: getattr(optimizer.settings, field.name) for field in dataclasses.fields(optimizer.settings)
+        }
+        highest = settings.pop("schedule").learning_rate
+        settings["learning_rates"] = dict(settings["learning_rates"])
+        return cls(_constant(learning_rate=highest, **settings), learning_rate=highest)
 
 
-def gradients_of(run: Callable[..., Any], rest: PyTree, inputs: Any) -> Callable[[PyTree], tuple[Array, PyTree]]:
-    """Loss and gradient of the trained arrays, by the run that all checks share."""
-
-    def both(params: PyTree) -> tuple[Array, PyTree]:
-        seen, gradient = run(params, rest, inputs)
-        return seen.loss, gradient
-
-    return both
+def _constant(**settings: Any) -> Optimizer:
+    return make_optimizer(num_training_steps=STEPS, lr_scheduler_type="constant", **settings)

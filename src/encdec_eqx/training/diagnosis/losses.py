@@ -48,18 +48,19 @@ def is_above_uniform(loss: float, uniform: float, logits_spread: float, *, may_b
     )
 
 
-def order_does_not_matter(loss: float, scrambled: float) -> Iterator[Finding]:
+def order_does_not_matter(loss: float, scrambled: float, uniform: float) -> Iterator[Finding]:
     """A pretrained language model finds the labels no likelier than the same tokens in another order.
 
-    Text in its own language it finds likelier by several tenths of a nat; ids of another vocabulary have no order that
-    it knows. For decoders that are pretrained to continue text and have just been joined.
+    Text in its own language it finds likelier by far: the demo's phoneme model by 1.8 nats, and with its ids permuted
+    by 0.4. Half a nat is asked for only where the loss is near guessing. For decoders that are pretrained to continue
+    text and have just been joined.
     """
-    if scrambled - loss < 0.05:
+    if scrambled - loss < 0.5 and loss > 0.8 * uniform:
         yield Finding(
             code="labels_of_another_vocabulary",
             severity="error",
-            message="the pretrained decoder finds the labels no likelier than the same tokens in a random order "
-            f"({loss:.2f} and {scrambled:.2f} nats): they are no text of its vocabulary.",
+            message="the pretrained decoder finds the labels hardly likelier than the same tokens in a random "
+            f"order ({loss:.2f} and {scrambled:.2f} nats): they are no text of its vocabulary.",
             fix="encode the targets with the decoder's own tokenizer (TokenizerPair.from_pretrained reads it).",
             evidence={"loss": loss, "scrambled": scrambled},
         )

@@ -3,21 +3,26 @@
 Knows which runs share what; must not judge: the checks do.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
+from ...encoder import Encoder
+from ...generation.special_tokens import SpecialTokens
 from ..loss import IGNORED
+from ..trainable import trainable as default_trainable
 from . import blame, gradients, losses, ranges, reading
 from .finding import Finding
 from .forward import Inputs, Seen, divergence, rows, run
 from .ids import Ids
-from .learning_rate import attempted, gradients_of, is_too_high
+from .learning_rate import Tried, attempted, is_too_high
 from .reading import Reading
 from .weights import Weights
 
@@ -39,16 +44,19 @@ class Runs:
         self.measured: dict[str, float] = {}
         self.skipped: list[str] = []
         self._model, self._sizes = model, sizes
-        self._params, self._rest = eqx.partition(model, trained)
+        # without the ids that no run reads, so that models which differ in them share the compilation
+        self._bare = dataclasses.replace(model, special_tokens=SpecialTokens(), generation_config=None)
+        self._trained = trained
+        # the gradient of all that is read, whatever is frozen, so that freezing costs no compilation
+        self._read, self._rest = eqx.partition(self._bare, default_trainable(self._bare))
         self._uniform = math.log(model.decoder.config.vocab_size)
 
-    def findings(self, ids: Ids, optimizer: Any, learning_rate: float | None) -> list[Finding]:
+    def findings(self, ids: Ids, tried: Tried | None) -> list[Finding]:
         """All that the runs show.
 
         Args:
             ids: the batch; its ids are in range, and some labels count.
-            optimizer: whose steps are tried; None: none are.
-            learning_rate: its rate, if it is known.
+            tried: the optimiser whose steps are tried, if any are.
         """
         inputs = self._inputs(ids)
         seen, gradient = self._run(inputs)
@@ -58,7 +66,7 @@ class Runs:
             return list(blame.not_finite(where, int((~finite).sum()), len(finite)))
         counted = np.asarray(inputs["labels"]) != IGNORED
         loss = float(seen.loss)
-        norms = gradients.norms(Weights(gradient))
+        norms = gradients.norms(Weights(self._of_trained(gradient)))
         self.measured |= {
             "loss": loss,
             "ln_vocab": self._uniform,
@@ -71,20 +79,32 @@ class Runs:
         found += self._reading(inputs, seen, counted, loss)
         if ids.decoder_inputs is None:
             found += self._order(inputs, counted, loss)
-            found += self._start(inputs, seen, counted, loss)
-        if optimizer is None:
+            found += self._start(inputs, seen, counted)
+        if tried is None:
             self.skipped.append("the learning rate: neither optimizer nor learning_rate was given.")
         else:
-            trial_of = gradients_of(run, self._rest, inputs)
-            found += is_too_high(
-                lambda factor: attempted(trial_of, self._params, optimizer, factor),
-                learning_rate=learning_rate,
-                uniform=self._uniform,
-            )
+            found += self._learning_rate(inputs, tried)
         return found
 
     def _run(self, inputs: Inputs) -> tuple[Seen, Any]:
-        return run(self._params, self._rest, inputs)
+        return run(self._read, self._rest, inputs)
+
+    def _of_trained(self, tree: Any) -> Any:
+        """The entries of a tree like the model that are trained."""
+        flags = jax.tree.unflatten(jax.tree.structure(self._bare), jax.tree.leaves(self._trained))
+        return eqx.filter(tree, flags)
+
+    def _learning_rate(self, inputs: Inputs, tried: Tried) -> Iterator[Finding]:
+        def loss_and_gradient(params: Any) -> tuple[Any, Any]:
+            seen, gradient = run(eqx.combine(params, self._read), self._rest, inputs)
+            return seen.loss, self._of_trained(gradient)
+
+        params = self._of_trained(self._read)
+        yield from is_too_high(
+            lambda factor: attempted(loss_and_gradient, params, tried.optimizer, factor * tried.factor),
+            learning_rate=tried.learning_rate,
+            uniform=self._uniform,
+        )
 
     def _inputs(self, ids: Ids) -> Inputs:
         """The first rows that have labels, with the decoder's inputs."""
@@ -93,6 +113,8 @@ class Runs:
             if name in chosen:
                 chosen[name] = chosen[name].astype(bool)
         chosen = {name: x.astype(np.int32) if np.issubdtype(x.dtype, np.integer) else x for name, x in chosen.items()}
+        if "attention_mask" not in chosen and ids.source is not None and isinstance(self._model.encoder, Encoder):
+            chosen["attention_mask"] = np.ones(chosen["input_ids"].shape, bool)  # what no mask means
         if "decoder_input_ids" not in chosen:
             chosen["decoder_input_ids"] = self._shifted(chosen["labels"])
         return {name: jnp.asarray(value) for name, value in chosen.items()}
@@ -159,13 +181,14 @@ class Runs:
             {**inputs, "labels": jnp.asarray(labels), "decoder_input_ids": jnp.asarray(self._shifted(labels))}
         )
         self.measured["loss_of_scrambled_labels"] = float(scrambled.loss)
-        yield from losses.order_does_not_matter(loss, float(scrambled.loss))
+        yield from losses.order_does_not_matter(loss, float(scrambled.loss), self._uniform)
 
-    def _start(self, inputs: Inputs, seen: Seen, counted: np.ndarray, loss: float) -> Iterator[Finding]:
-        """The first label with each of the model's other special tokens in front, if the model has learned anything."""
+    def _start(self, inputs: Inputs, seen: Seen, counted: np.ndarray) -> Iterator[Finding]:
+        """The first label with each of the model's other special tokens in front, if the model was ever trained."""
         tokens: Any = self._model.special_tokens
         start = tokens.decoder_start_token_id
-        if loss > 0.9 * self._uniform or not counted[:, 0].any():
+        knows = not self._sizes.cross_attention_is_new or (self._decoder_is_loaded and ranges.is_causal_lm(self._model))
+        if not knows or not counted[:, 0].any():
             return
         others = {tokens.bos_token_id, tokens.pad_token_id, *(tokens.eos_token_id or ())} - {None, start}
         labels, first = np.asarray(inputs["labels"]), counted[:, 0]

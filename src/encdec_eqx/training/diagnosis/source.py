@@ -65,9 +65,9 @@ def mask_is_inverted(ids: Ids, model: Any) -> Iterator[Finding]:
 
 def nothing_is_shown(ids: Ids) -> Iterator[Finding]:
     """Labelled rows whose mask is all 0: their decoder can learn nothing from the source."""
-    if ids.mask is None:
+    if ids.mask is None or not len(ids.rows):
         return
-    empty = np.asarray(~ids.mask[ids.rows].reshape(len(ids.rows), -1).any(axis=1))
+    empty = np.asarray(~ids.mask[ids.rows].any(axis=tuple(range(1, ids.mask.ndim))))
     if empty.any():
         yield Finding(
             code="nothing_to_attend",

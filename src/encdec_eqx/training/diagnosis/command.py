@@ -1,0 +1,116 @@
+"""The body of `encdec-eqx doctor`: a saved model, or a described run, and some of its data, looked at and told.
+
+Knows where models, tokenizers and data come from; must not know the command line.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ...embeddings import longest
+from ...encoder import Encoder
+from ...encoder_decoder import EncoderDecoder
+from ...text import TokenizerPair
+from ..data import Batches, encode_pairs, read_pairs
+from ..data.records import Pairs
+from ..job import DataSource, ModelSource, TrainJob, read_job
+from ..optimizer import make_optimizer
+from ..run_job import load_model, load_tokenizers
+from .examination import diagnose
+from .finding import Diagnosis
+from .table import show
+
+_ROWS = 64
+
+
+def run_doctor(
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    source_column: str | None = None,
+    target_column: str | None = None,
+    learning_rate: float | None = None,
+    console: Any = None,
+) -> int:
+    """Diagnoses a saved pair, or the run that a TOML file describes, before its first step; prints what was found.
+
+    Args:
+        path: the folder (or Hub id) of a saved pair, or a `config.toml` as `encdec-eqx train` reads.
+        data: pairs to look at: JSONL, CSV, TSV or Parquet. Default: the training file of the TOML; without any data,
+            the model's arrays and special tokens alone are looked at.
+        source_column: name of the source in each record; default "source", or what the TOML says.
+        target_column: name of the target in each record.
+        learning_rate: highest rate of the schedule, to be tried; default: what the TOML says.
+        console: a `rich.console.Console`; default: one on stdout.
+
+    Returns:
+        The exit status: 1 if there is an error among the findings, else 0.
+
+    Raises:
+        FileNotFoundError: something that is named is not there.
+        ValueError: a file cannot be read, or no record can be used; or a rate was given, but no data to try it on.
+        ImportError: rich is not installed.
+    """
+    job = _job(path, data, source_column, target_column)
+    if learning_rate is not None and job.data.train_file is None:
+        raise ValueError("learning_rate is tried on data, and none was given: add data=... (--data FILE).")
+    model = load_model(job.model)
+    tokenizers = load_tokenizers(job.model)
+    batch = None if job.data.train_file is None else _batch(model, tokenizers, job.data)
+    described = Path(path).suffix == ".toml"
+    optimizer = _optimizer(job) if described and learning_rate is None and batch is not None else None
+    diagnosis = diagnose(
+        model,
+        batch,
+        tokenizers=tokenizers,
+        optimizer=optimizer,
+        learning_rate=learning_rate if batch is not None else None,
+        trainable=job.train.trainable,
+    )
+    show(diagnosis, console)
+    return exit_status(diagnosis)
+
+
+def exit_status(diagnosis: Diagnosis) -> int:
+    """1 if there is an error among the findings, else 0."""
+    return 1 if diagnosis.of("error") else 0
+
+
+def _job(path: str | Path, data: Any, source_column: str | None, target_column: str | None) -> TrainJob:
+    """What is to be looked at, in the words of a described run; options win over the file."""
+    job = read_job(path) if Path(path).suffix == ".toml" else TrainJob(model=ModelSource(model_name_or_path=str(path)))
+    job.model.check()
+    given = {"train_file": None if data is None else Path(data)}
+    given |= {"source_column": source_column, "target_column": target_column}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, **changes))
+
+
+def _batch(model: EncoderDecoder, tokenizers: TokenizerPair | None, data: DataSource) -> Any:
+    """The first records as one batch; None if the tokenizers do not fit the model, which is a finding of its own."""
+    assert data.train_file is not None
+    pairs = read_pairs(data.train_file, source=data.source_column, target=data.target_column, on_bad="report")
+    try:
+        fitting = None if tokenizers is None else tokenizers.for_model(model)
+    except ValueError:
+        return None
+    encoder, decoder = model.encoder, model.decoder
+    examples = encode_pairs(
+        Pairs(pairs.records[:_ROWS], pairs.bad),
+        fitting,
+        max_source_length=longest(encoder.config, None) if isinstance(encoder, Encoder) else None,
+        max_target_length=longest(decoder.config, None),
+        on_bad="report",
+    )
+    pad = encoder.config.pad_token_id if isinstance(encoder, Encoder) else None
+    batches = Batches(examples, batch_size=len(examples), max_shapes=1, pad_token_id=pad or 0, shuffle=False)
+    return batches.epoch(0)[0]
+
+
+def _optimizer(job: TrainJob) -> Any:
+    """The run's, at the highest rate of its schedule."""
+    config = job.train
+    names = ("optim", "learning_rate", "learning_rates", "layer_wise_lr_decay", "weight_decay", "max_grad_norm")
+    names += ("adam_beta1", "adam_beta2", "adam_epsilon")
+    settings = {name: getattr(config, name) for name in names}
+    return make_optimizer(num_training_steps=1, lr_scheduler_type="constant", **settings)
