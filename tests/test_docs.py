@@ -16,7 +16,7 @@ def _blocks(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", ["quickstart", "generation", "constrained_decoding", "training", "data", "text", "fine_tuning"]
+    "page", ["quickstart", "generation", "constrained_decoding", "training", "data", "text", "fine_tuning", "resuming"]
 )
 def test_page_runs_from_top_to_bottom(page: str):
     path = ROOT / "docs" / f"{page}.md"

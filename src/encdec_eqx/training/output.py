@@ -14,6 +14,7 @@ from ..text import TokenizerPair
 from .config import TrainConfig
 
 _CONFIG, _LOG, _CURVE, _CHECKPOINTS, _MODEL = "config.json", "log.jsonl", "loss.png", "checkpoints", "model"
+_ASIDE = ".new"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Output:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"output_dir {folder} is a file; give a folder.")
         held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        held = [name for name in held if name != _CONFIG + _ASIDE]  # a run that was killed at once
         if held and _CONFIG not in held:
             raise ValueError(f"output_dir {folder} holds {', '.join(held[:5])}, which no run wrote: give a new folder.")
         if held and not config.resume:
@@ -82,6 +84,6 @@ class Output:
 
 
 def _write_aside(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".new")
+    aside = path.with_name(path.name + _ASIDE)
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
