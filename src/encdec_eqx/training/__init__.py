@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .data import encode_pairs as encode_pairs
     from .data import pairs_from as pairs_from
     from .data import read_pairs as read_pairs
+    from .diagnosis import Diagnosis as Diagnosis
+    from .diagnosis import Finding as Finding
+    from .diagnosis import check_before_training as check_before_training
+    from .diagnosis import diagnose as diagnose
     from .fitting import FitResult as FitResult
     from .fitting import fit as fit
     from .meter import TrainingDivergedError as TrainingDivergedError
@@ -42,6 +46,10 @@ _LATER = {
     "encode_pairs": "data",
     "pairs_from": "data",
     "read_pairs": "data",
+    "Diagnosis": "diagnosis",
+    "Finding": "diagnosis",
+    "check_before_training": "diagnosis",
+    "diagnose": "diagnosis",
     "FitResult": "fitting",
     "fit": "fitting",
     "TrainingDivergedError": "meter",
