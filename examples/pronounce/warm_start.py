@@ -2,10 +2,10 @@
 
     python examples/pronounce/warm_start.py --output runs/warm
 
-Four starts: both pieces pretrained, the encoder alone, the decoder alone, neither. The pieces are the demo's (letters and
-phonemes); cross-attention and projection are new in all four. Every run takes the same steps over the same words with
-the same settings; a seed draws what is random and the order of the words. Runs that are done are not repeated, so the
-command may be stopped and given again. Writes `warm_start.png` and `warm_start.json` into `--output`.
+Four starts: both pieces pretrained, the encoder alone, the decoder alone, neither. The pieces are the demo's (letters
+and phonemes); cross-attention and projection are new in all four. Every run takes the same steps over the same words
+with the same settings; a seed draws what is random and the order of the words. Runs that are done are not repeated, so
+the command may be stopped and given again. Writes `warm_start.png` and `warm_start.json` into `--output`.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from data import records, tokenizer_pair
 
 from encdec_eqx import EncoderDecoder
@@ -82,7 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             if not (folder / "model").exists():
                 config = settings(folder, steps=chosen.steps, eval_steps=chosen.eval_steps, seed=seed)
                 fit(start(*pretrained, seed=seed), train, config, eval_data=dev, tokenizers=tokenizer_pair())
-                jax.clear_caches()
             logs[name].append(read_log(folder / "log.jsonl"))
     compare_curves(
         logs, chosen.output / "warm_start.png", field="per", label="phoneme error rate on development words (%)"
