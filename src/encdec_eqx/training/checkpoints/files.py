@@ -25,7 +25,9 @@ def place(folder: Path, step: int) -> Path:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, ascending."""
+    """The steps that have a checkpoint, ascending; none if the folder is gone."""
+    if not folder.is_dir():
+        return []
     names = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
     return sorted(int(match[1]) for match in names if match)
 
@@ -40,10 +42,11 @@ def appearing(folder: Path, step: int) -> Iterator[Path]:
     try:
         yield unfinished
         _seal(unfinished)
-        if final.exists():
-            discard(folder, step)
+        former = _hidden(folder, step) if final.exists() else None
         unfinished.rename(final)
         _sync(folder)
+        if former is not None:
+            shutil.rmtree(former, ignore_errors=True)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -72,10 +75,7 @@ def verify(path: Path) -> None:
 
 def discard(folder: Path, step: int) -> None:
     """Removes a checkpoint: first from sight, by one rename, then from the disk."""
-    hidden = folder / f"{_DISCARDED}{place(folder, step).name}"
-    shutil.rmtree(hidden, ignore_errors=True)
-    place(folder, step).rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    shutil.rmtree(_hidden(folder, step), ignore_errors=True)
 
 
 def set_aside(folder: Path, step: int) -> Path:
@@ -90,6 +90,13 @@ def sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name.startswith((_UNFINISHED, _DISCARDED)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _hidden(folder: Path, step: int) -> Path:
+    """The checkpoint of a step, renamed out of sight."""
+    hidden = folder / f"{_DISCARDED}{place(folder, step).name}"
+    shutil.rmtree(hidden, ignore_errors=True)
+    return place(folder, step).rename(hidden)
 
 
 def _seal(path: Path) -> None:

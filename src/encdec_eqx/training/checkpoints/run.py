@@ -197,7 +197,7 @@ class RunCheckpoints:
     ) -> None:
         try:
             self.close()
-        except RuntimeError as failure:
+        except (RuntimeError, OSError) as failure:
             if error is None:
                 raise
             _LOG.error("%s", failure)  # beside the error that ended the run, which goes on its way
@@ -230,7 +230,8 @@ class RunCheckpoints:
             except DamagedCheckpointError as error:
                 damaged[step] = f"the checkpoint of step {step} is damaged ({error})"
                 continue
-            return self._read(path, like, self._passed_over(damaged, step))
+            restored = self._read(path, like)
+            return dataclasses.replace(restored, notes=self._passed_over(damaged, step))
         if damaged:
             raise NoUsableCheckpointError(
                 f"no checkpoint in {self._folder} can be used: {'; '.join(damaged.values())}. Nothing has been "
@@ -247,7 +248,7 @@ class RunCheckpoints:
             _LOG.warning("%s", notes[-1])
         return tuple(notes)
 
-    def _read(self, path: Path, like: TrainState, notes: tuple[str, ...]) -> Restored:
+    def _read(self, path: Path, like: TrainState) -> Restored:
         record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
         differing = differences(
             {"state": record["state"], **record["fingerprint"]},
@@ -261,7 +262,7 @@ class RunCheckpoints:
             )
         state = snapshot.put_back(like, arrays.read(path / _STATE, snapshot.blank(like)))
         key = None if record["key"] is None else _key_from_json(record["key"])
-        return Restored(state, record["position"], record["step"], record["metrics"], key, notes)
+        return Restored(state, record["position"], record["step"], record["metrics"], key)
 
     def _fingerprint(self, frozen: eqx.Module) -> Fingerprint:
         """Taken once: frozen arrays do not change."""

@@ -56,7 +56,8 @@ def on_host(leaf: jax.Array) -> np.ndarray:
     raw = _raw(leaf)
     copy = np.empty(raw.shape, raw.dtype)
     for shard in raw.addressable_shards:
-        copy[shard.index] = np.asarray(shard.data)
+        if shard.replica_id == 0:
+            copy[shard.index] = np.asarray(shard.data)
     return copy
 
 
