@@ -90,3 +90,12 @@ SAME_LOSS_ALONE = 2e-6
 
 SCHEDULE_SHARE = 1e-6
 """Learning rates as shares of the highest against transformers' `get_scheduler` (measured: 1.4e-7)."""
+
+MUON_WEIGHTS_AFTER_STEPS = 5e-5
+"""Weights after three steps of Muon, which magnifies rounding up to 500 times, against torch (measured: 1.1e-5)."""
+
+SAME_UPDATE = 1e-5
+"""Updates of an optimiser, up to 2 in size, in two layouts (measured: 1.4e-6)."""
+
+OPTIMIZER_UPDATE = 1e-6
+"""Updates of the same optimiser made in two programs, relative (measured: 0)."""

@@ -34,16 +34,23 @@ class Leaf:
     dimensions: int
 
     @property
+    def is_vector(self) -> bool:
+        """Whether it is a bias, or has a single axis, as the scales of norms have."""
+        return self.dimensions < 2 or self._words[-1] == "bias"
+
+    @property
     def decays(self) -> bool:
         """Whether weight decay applies, as in Hugging Face's `Trainer`: not to biases, norms and single axes."""
-        words = self.names[0].split(".")
-        return self.dimensions >= 2 and words[-1] != "bias" and not {"norm", "relative_bias"} & {*words}
+        return not self.is_vector and not {"norm", "relative_bias"} & {*self._words}
 
     @property
     def is_hidden_matrix(self) -> bool:
         """Whether it maps states to states: a weight inside the model, not a table nor the head."""
-        words = self.names[0].split(".")
-        return self.dimensions >= 2 and words[-1] != "bias" and not _TABLES & {*words}
+        return not self.is_vector and not _TABLES & {*self._words}
+
+    @property
+    def _words(self) -> list[str]:
+        return self.names[0].split(".")
 
 
 def described(params: PyTree) -> list[Leaf]:
@@ -63,12 +70,12 @@ def described(params: PyTree) -> list[Leaf]:
 def as_matrices(x: Float[Array, "*axes"], leaf: Leaf) -> Float[Array, "count in out"] | Float[Array, "count size"]:
     """Matrices (in, out), or vectors, one behind the other: of each layer, and of each part of a fused weight.
 
-    A weight (in, parts, heads, head_dim) is as many matrices as it has parts; (in, heads, head_dim) is one. A fused
-    bias is a vector.
+    A weight (in, parts, heads, head_dim) is as many matrices as it has parts; (in, heads, head_dim) is one. A bias
+    (parts, heads, head_dim) is as many vectors as it has parts.
     """
     x = x if leaf.stacked else x[None]
-    if leaf.dimensions < 2 or not leaf.decays:
-        return x.reshape(x.shape[0], -1)
+    if leaf.is_vector:
+        return x.reshape(x.shape[0] * (x.shape[1] if leaf.dimensions == 3 else 1), -1)
     if leaf.dimensions == 4:
         x = jnp.moveaxis(x, 2, 1)
         return x.reshape(-1, x.shape[2], math.prod(x.shape[3:]))
@@ -77,7 +84,7 @@ def as_matrices(x: Float[Array, "*axes"], leaf: Leaf) -> Float[Array, "count in 
 
 def from_matrices(matrices: Any, like: Float[Array, "*axes"], leaf: Leaf) -> Float[Array, "*axes"]:
     """What `as_matrices` made, or anything of its shape, back in the shape of `like`."""
-    if leaf.dimensions != 4 or not leaf.decays:
+    if leaf.dimensions != 4 or leaf.is_vector:
         return matrices.reshape(like.shape)
     into, parts, *out = like.shape[leaf.stacked :]
     split = matrices.reshape(-1, parts, into, *out)

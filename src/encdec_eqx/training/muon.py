@@ -47,8 +47,8 @@ def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def orthogonalised(batches: list[Float[Array, "count in out"]]) -> list[Float[Array, "count in out"]]:
-    """Every matrix with its singular values brought near 1 (0.7 to 1.2), by five Newton-Schulz iterations.
+def orthogonalised(batches: list[Float[Array, "_ _ _"]]) -> list[Float[Array, "_ _ _"]]:
+    """Matrices, in batches, with singular values brought near 1 (0.7 to 1.2) by five Newton-Schulz iterations.
 
     Matrices of one shape go through together: fewer, larger products, and less to compile.
     """
