@@ -156,7 +156,7 @@ def test_a_signal_saves_and_resuming_ends_as_if_nothing_had_happened(tmp_path: P
     class Interrupting(Batches):
         def batch(self, *arguments: Any) -> Any:
             taken.append(1)
-            if len(taken) == 3:
+            if len(taken) == 4:  # the first is looked at before training
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().batch(*arguments)
 
@@ -170,7 +170,12 @@ def test_a_signal_saves_and_resuming_ends_as_if_nothing_had_happened(tmp_path: P
     assert resumed.ending == "finished"
     assert same(resumed.model, whole.model)
     wanted = ("step", "loss", "grad_norm", "learning_rate")
-    lines = [[{name: line.get(name) for name in wanted} for line in result.log] for result in (whole, resumed)]
+    notes = [line["text"] for line in resumed.log if line["event"] == "note"]
+    assert notes == ["resumed from the checkpoint of step 3"]
+    lines = [
+        [{name: line[name] for name in wanted} for line in result.log if line["event"] == "train"]
+        for result in (whole, resumed)
+    ]
     assert lines[0] == lines[1]
 
 

@@ -173,8 +173,8 @@ def undisturbed(runs: _Runs) -> Path:
 
 
 def _log(output: Path) -> list[dict[str, Any]]:
-    """The log without what depends on the clock."""
-    lines = read_log(output / "log.jsonl")
+    """The log without what depends on the clock, and without the notes that tell of the interruptions."""
+    lines = [line for line in read_log(output / "log.jsonl") if line["event"] != "note"]
     return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
 
 

@@ -6,7 +6,6 @@ is computed, how a batch is made, how a checkpoint is written or what the screen
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,6 @@ from .progress import Progress, progress
 from .step import TrainState
 
 Ending = Literal["finished", "early stopping", "interrupted"]
-_logger = logging.getLogger("encdec_eqx")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +130,7 @@ class _Run:
         self.state: TrainState = ready.initial_state()
         self.step, self.standing, self.meter = 0, ready.standing, Meter()
         self.saved_at, self.resumed = 0, False
+        self.notes: tuple[str, ...] = ()
 
     def resume(self) -> None:
         """Takes up the newest checkpoint, if the run is one to be resumed and there is one."""
@@ -142,11 +141,14 @@ class _Run:
         self.standing = self.standing.restored(found.position["standing"])
         self.meter = Meter(found.position["meter"])
         self.saved_at, self.resumed = self.step, True
-        _logger.info("resumed from the checkpoint of step %d", self.step)
+        self.notes = (f"resumed from the checkpoint of step {self.step}", *found.notes)
 
     def introduce(self, bar: Progress) -> None:
         """Says what is trained, on which batches, and what looks wrong before anything is computed."""
         bar.note(f"{self.ready.summary}\n{self.ready.batches.describe()}")
+        for note in self.notes:
+            bar.note(note)
+            self.log.write("note", step=self.step, text=note)
         for finding in self.ready.findings:
             bar.note(str(finding))
             if not self.resumed:
