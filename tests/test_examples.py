@@ -1,6 +1,9 @@
-"""The demo's examples run, with the least work that exercises them; `finetune.py` is tested with training."""
+"""The examples run, with the least work that exercises them; `finetune.py` is tested with training."""
 
+import importlib
 import importlib.util
+import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -95,3 +98,51 @@ def test_real_bert_encodes_and_composes(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "NOT compared" in text
     assert "logits of the pair: (2, 3, 1000)" in text
+
+
+@pytest.fixture
+def pronounce(monkeypatch) -> ModuleType:
+    """The scripts of `examples/pronounce`, which import each other by bare names, with a small dictionary."""
+    names = ("data", "score", "train", "warm_start", "pretrain_letters", "pretrain_phonemes")
+    monkeypatch.syspath_prepend(EXAMPLES / "pronounce")
+    scripts = ModuleType("pronounce")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        setattr(scripts, name, importlib.import_module(name))
+    few = {split: scripts.data.records(split)[:number] for split, number in (("train", 60), ("dev", 12), ("test", 8))}
+    for name in ("score", "train", "warm_start"):
+        monkeypatch.setattr(getattr(scripts, name), "records", lambda split, salt="": few[split])
+    for name in ("pretrain_letters", "pretrain_phonemes"):
+        monkeypatch.setattr(getattr(scripts, name), "WIDTHS", {7: 4, 9: 4})
+    yield scripts
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_pronunciation_model_is_trained_from_nothing_and_scored(pronounce, tmp_path, monkeypatch, capsys):
+    for name in ("LETTERS", "PHONEMES"):
+        monkeypatch.setattr(pronounce.train, name, {"layers": 1, "width": 16, "steps": 1})
+    words = ["--output", str(tmp_path / "out"), "--salt", "another", "--epochs", "0.5", "--dev-words", "5"]
+    folder = pronounce.train.main(words)
+    made = [(tmp_path / "out" / name / "model.safetensors").stat().st_mtime_ns for name in ("letters", "phonemes")]
+    scores = pronounce.score.main([str(folder), "--split", "test", "--words", "6"])
+    assert set(scores) == {"greedy", "beam 5"}
+    assert json.loads((folder / "scores_test.json").read_text()) == scores
+    assert "test, 6 words, beam 5: phoneme error rate" in capsys.readouterr().out
+    # given again, it goes on where it was: at the end
+    assert pronounce.train.main(words) == folder
+    assert [(tmp_path / "out" / n / "model.safetensors").stat().st_mtime_ns for n in ("letters", "phonemes")] == made
+
+
+def test_another_salt_holds_out_other_words(pronounce):
+    one, other = ({r["source"] for r in pronounce.data.records("test", salt=salt)} for salt in ("a", "b"))
+    assert len(one & other) < 0.1 * len(one)
+
+
+def test_warm_starts_are_compared_and_done_runs_are_not_repeated(pronounce, tmp_path, monkeypatch):
+    words = ["--output", str(tmp_path), "--seeds", "1", "--steps", "1", "--eval-steps", "1", "--dev-words", "6"]
+    results = pronounce.warm_start.main(words)
+    assert set(results) == {"both pretrained", "encoder pretrained", "decoder pretrained", "both random"}
+    assert (tmp_path / "warm_start.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(pronounce.warm_start, "fit", None)
+    assert pronounce.warm_start.main(words) == results
