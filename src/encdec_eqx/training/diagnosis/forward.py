@@ -31,8 +31,6 @@ class Seen(eqx.Module):
         logits: of each place.
         states: the encoder's last hidden states.
         finite: whether a row's states and logits are finite; what is not finite anywhere inside reaches one of them.
-        uniformity: for each layer's cross-attention the entropy of its sharpest head, as a share of the largest
-            possible one; 1 is an attention that prefers no source position.
     """
 
     loss: Float32[Array, ""]
@@ -40,7 +38,6 @@ class Seen(eqx.Module):
     logits: Float32[Array, "batch target vocab"]
     states: Float[Array, "batch source encoder_hidden"]
     finite: Bool[Array, " batch"]
-    uniformity: tuple[Float32[Array, ""], ...]
 
 
 @eqx.filter_jit
@@ -65,22 +62,16 @@ def _loss(trained: PyTree, rest: PyTree, inputs: Inputs) -> tuple[Array, Seen]:
     labels, ids, mask = given.pop("labels"), given.pop("decoder_input_ids"), given.pop("attention_mask", None)
     of_decoder = {name: given.pop(name) for name in _OF_DECODER if name in given}
     encoded = model.encode(given.pop("input_ids"), attention_mask=mask, **given)
-    out = model.decode(ids, encoded, encoder_attention_mask=mask, output_attentions=True, **of_decoder)
+    out = model.decode(ids, encoded, encoder_attention_mask=mask, **of_decoder)
     states = jnp.asarray(encoded.last_hidden_state)
     token_loss = _token_loss(out.logits, labels)
     loss = jnp.sum(token_loss) / jnp.maximum(jnp.sum(labels != IGNORED), 1).astype(jnp.float32)
-    _, source_mask = model.for_cross_attention(encoded, mask)
     return loss, Seen(
         loss=loss,
         token_loss=token_loss,
         logits=out.logits,
         states=states,
         finite=_finite(states) & _finite(out.logits),
-        uniformity=tuple(
-            _uniformity(weights, source_mask, labels != IGNORED)
-            for weights in out.cross_attentions
-            if weights is not None
-        ),
     )
 
 
@@ -93,21 +84,6 @@ def _token_loss(logits: Float[Array, "batch target vocab"], labels: Int32[Array,
 
 def _finite(x: Float[Array, "batch length size"]) -> Bool[Array, " batch"]:
     return jnp.all(jnp.isfinite(x), axis=(1, 2))
-
-
-def _uniformity(
-    weights: Float[Array, "batch heads target source"],
-    mask: Bool[Array, "batch source"],
-    counted: Bool[Array, "batch target"],
-) -> Float32[Array, ""]:
-    """The entropy of the sharpest head over the largest possible one, at places with a label and a choice."""
-    entropy = -jnp.sum(weights * jnp.log(jnp.maximum(weights, 1e-30)), axis=-1)
-    choices = jnp.sum(mask, axis=-1)
-    matters = (counted & (choices > 1)[:, None])[:, None]
-    most = jnp.log(jnp.maximum(choices, 2).astype(jnp.float32))[:, None, None]
-    places = jnp.maximum(jnp.sum(matters), 1).astype(jnp.float32)
-    shares = jnp.sum(jnp.where(matters, entropy / most, 0.0), axis=(0, 2)) / places
-    return jnp.min(jnp.where(jnp.any(matters), shares, 1.0))
 
 
 @eqx.filter_jit

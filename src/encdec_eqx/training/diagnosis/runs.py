@@ -155,17 +155,18 @@ class Runs:
         measured = Reading(
             divergence=float(apart[weight].mean()),
             gain=float(gain[weight].mean()),
+            moved=bool(np.asarray(jnp.any(seen.logits != other.logits, axis=-1))[weight].any()),
             states=_relative_change(seen, other, differ, _both_masks(inputs, swapped)),
-            uniformity=min((float(one) for one in seen.uniformity), default=0.0),
             loss=loss,
-            uniform_loss=self._uniform,
+            unigram_entropy=self.measured["unigram_entropy"],
+            labels=int(weight.sum()),
             new=self._sizes.cross_attention_is_new,
+            moved_by=self._sizes.cross_attention_moved / (self._model.decoder.config.initializer_range or 1.0),
         )
         self.measured |= {"source_divergence": measured.divergence, "source_gain": measured.gain}
         yield from reading.encoder_is_constant(measured)
         yield from reading.encoder_is_ignored(measured)
         yield from reading.source_does_not_fit(measured)
-        yield from reading.attention_is_uniform(measured)
 
     def _order(self, inputs: Inputs, counted: np.ndarray, loss: float) -> Iterator[Finding]:
         """The labels of every row in a random order, its last (the end) left where it is."""

@@ -50,6 +50,12 @@ class Size:
         return cls(rms, float(wide.min(initial=np.inf)), float(wide.max(initial=-np.inf)), wide.size, array.dtype)
 
 
+_REDRAW = (
+    "load the decoder again without its cross-attention, which is then drawn anew "
+    "(Decoder.from_pretrained(path, key=key)), or take the checkpoint before."
+)
+
+
 class Weights(Mapping[str, Size]):
     """The size of every floating-point array of a model, or of a gradient, by its name.
 
@@ -93,6 +99,12 @@ class Weights(Mapping[str, Size]):
         """Whether no cross-attention has been trained."""
         return bool(self.cross_attentions) and set(self.cross_attentions) <= set(self.new_parts)
 
+    @property
+    def cross_attention_moved(self) -> float:
+        """Mean size of the biases of cross-attention's norms: 0 when drawn, then about learning rate times steps."""
+        biases = [self[name].rms for name in self if name.endswith(".cross_attention.norm.bias")]
+        return sum(biases) / max(len(biases), 1)
+
     def _is_as_drawn(self, name: str) -> bool:
         sizes = self.under(name)
         biases = [size for name, size in sizes.items() if name.endswith(".bias")]
@@ -101,10 +113,22 @@ class Weights(Mapping[str, Size]):
 
 
 def named_arrays(tree: Any) -> list[tuple[str, np.ndarray]]:
-    """The floating-point arrays of a model, or of a gradient, on the host, layer by layer."""
+    """The floating-point arrays of a model, or of a gradient, on the host, layer by layer.
+
+    Cross-attention's fused keys and values come apart, as `cross_attention.k.weight` and so on.
+    """
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     named = [(found.names[0], leaves[found.leaf], found.at) for found in places(tree)]
-    return [(name, x if at is None else x[at]) for name, x, at in named if jnp.issubdtype(x.dtype, jnp.floating)]
+    whole = [(name, x if at is None else x[at]) for name, x, at in named if jnp.issubdtype(x.dtype, jnp.floating)]
+    return [part for name, array in whole for part in _parts(name, array)]
+
+
+def _parts(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    fused = re.fullmatch(r"(.*\.cross_attention)\.kv\.(weight|bias)", name)
+    if fused is None:
+        return [(name, array)]
+    axis = array.ndim - 3  # (in, 2, heads, head_dim), or without the first
+    return [(f"{fused[1]}.{part}.{fused[2]}", array.take(at, axis)) for at, part in enumerate("kv")]
 
 
 def not_finite(weights: Weights) -> Iterator[Finding]:
@@ -136,17 +160,21 @@ def are_half_precision(weights: Weights, trained: set[str]) -> Iterator[Finding]
 
 
 def cross_attention_is_dead(weights: Weights) -> Iterator[Finding]:
-    """Cross-attention that adds nothing: what it puts out, or reads, is multiplied by 0.
+    """Cross-attention that adds nothing (its values or output are multiplied by 0), or prefers nothing (queries, keys).
 
     Near 0 is a ten-thousandth of the same matrix of the layer's self-attention; freshly drawn ones are about equal.
     """
-    dead = []
+    dead, even = [], []
     for name in weights.cross_attentions:
-        block = name.removesuffix(".cross_attention")
-        usual = _matrices(weights, f"{block}.self_attention.out")
+        usual = _matrices(weights, name.replace("cross_attention", "self_attention.out"))
         limit = 1e-4 * min(usual, default=0.0)
-        if any(max(_matrices(weights, f"{name}.{part}"), default=1.0) <= limit for part in ("out", "kv")):
+        nothing = [
+            part for part in ("q", "k", "v", "out") if max(_matrices(weights, f"{name}.{part}"), default=1) <= limit
+        ]
+        if {"v", "out"} & set(nothing):
             dead.append(name)
+        elif nothing:
+            even.append(name)
     projection = _matrices(weights, "enc_to_dec_proj")
     if projection and max(projection) == 0:
         dead.append("enc_to_dec_proj")
@@ -155,17 +183,25 @@ def cross_attention_is_dead(weights: Weights) -> Iterator[Finding]:
             code="dead_cross_attention",
             severity="error",
             message=f"the source cannot reach the decoder at {len(dead)} place(s): the weights of {dead[0]} are 0.",
-            fix="load the decoder again without its cross-attention, which is then drawn anew "
-            "(Decoder.from_pretrained(path, key=key)), or model.decoder.with_cross_attention(key=key).",
+            fix=_REDRAW,
             evidence={"places": len(dead), "first": dead[0]},
+        )
+    if even:
+        yield Finding(
+            code="cross_attention_uniform",
+            severity="error",
+            message=f"{len(even)} cross-attention(s) attend to all source positions alike: the queries or keys of "
+            f"{even[0]} are 0.",
+            fix=_REDRAW,
+            evidence={"places": len(even), "first": even[0]},
         )
 
 
 def embeddings_have_odd_sizes(weights: Weights) -> Iterator[Finding]:
-    """Token embeddings whose size is far from that of the positions which are added to them.
+    """Token embeddings that are far larger than the positions which are added to them, so that these drown.
 
-    Of the pretrained models that were looked at the ratio lies between 0.3 and 6; beyond 30 or below 1/30 one of the
-    two drowns in the other.
+    Of the pretrained models that were looked at the ratio lies between RATIOS. (That it is far below 1 is usual: fresh
+    tables under sinusoids.)
     """
     for piece in ("encoder", "decoder"):
         embeddings = getattr(getattr(weights.model, piece), "embeddings", None)
@@ -176,12 +212,12 @@ def embeddings_have_odd_sizes(weights: Weights) -> Iterator[Finding]:
         if not tokens.finite or not positions.finite or not positions.rms or not tokens.rms:
             continue
         ratio = tokens.rms * embeddings.scale / positions.rms
-        if not 1 / 30 < ratio < 30:
+        if ratio > 30:
             yield Finding(
                 code="embedding_scale",
                 severity="warning",
-                message=f"the {piece}'s token embeddings are {ratio:.3g} times the size of the positions added to "
-                "them: one drowns in the other.",
+                message=f"the {piece}'s token embeddings are {ratio:.3g} times as large as the positions added to "
+                "them, which drown.",
                 fix=f"load the {piece} again; if its embeddings were changed or resized, draw new rows with the "
                 "standard deviation of the old ones.",
                 evidence={"piece": piece, "ratio": ratio, "tokens_rms": tokens.rms, "positions_rms": positions.rms},
