@@ -178,7 +178,9 @@ class _Run:
         """The model that the run ends with: the best or the last."""
         state = self.state
         if self.config.load_best_model_at_end and ending != "interrupted" and self.standing.best_step != self.step:
-            state = self.checkpoints.restore_best(self.state).state
+            best = self.checkpoints.restore_best(self.state)
+            # there is none if no evaluation gave a number
+            state = self.state if best is None else best.state
         return self.ready.finished(state.model)
 
     def _batches(self, first: int, total: int) -> Iterator[dict[str, Any]]:

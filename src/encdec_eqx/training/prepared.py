@@ -4,9 +4,7 @@ Knows the parts; must not know the loop, files of a run, or the screen.
 """
 
 import dataclasses
-import hashlib
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,17 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..decoder import Decoder
-from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..text import TokenizerPair
 from .config import TrainConfig
-from .data import Batches, Example, Examples, OnBad, Pairs, encode_pairs, pairs_from, read_pairs
+from .data import Batches, Example, Examples, OnBad
 from .diagnosis import Finding, check_before_training
 from .evaluation import Generated, generate_ids, mean_loss
 from .metrics import metric, score
 from .optimizer import Optimizer, make_optimizer
+from .reading import digest, examples_for
 from .standing import Standing
 from .step import TrainState, TrainStep, init_train_state, make_train_step
 from .summary import TrainableSummary, summarize_trainable
@@ -96,7 +93,7 @@ class Prepared:
     def identity(self) -> dict[str, Any]:
         """All that decides the run's numbers, beside the model: what a resumed run must share."""
         decisive = {name: value for name, value in self.config.to_dict().items() if name not in _FREE}
-        return {**decisive, "total_steps": self.total_steps, "examples": _digest(self.batches.examples)}
+        return {**decisive, "total_steps": self.total_steps, "examples": digest(self.batches.examples)}
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -190,8 +187,8 @@ def prepared(
     _check_model(model)
     _check_evaluation(config, eval_data)
     tokenizers = None if tokenizers is None else tokenizers.for_model(model)
-    examples = _read(data, model, config, tokenizers, on_bad)
-    held_out = None if eval_data is None else _read(eval_data, model, config, tokenizers, on_bad)
+    examples = examples_for(model, data, config, tokenizers, on_bad)
+    held_out = None if eval_data is None else examples_for(model, eval_data, config, tokenizers, on_bad)
     if held_out is not None and config.max_eval_samples is not None:
         held_out = Examples.of(held_out[: config.max_eval_samples])
     batches = _train_batches(model, examples, config)
@@ -240,52 +237,6 @@ def _check_evaluation(config: TrainConfig, eval_data: Any) -> None:
             f"{', '.join(useless)} would do nothing, because there is nothing to evaluate on: pass eval_data= "
             "(validation_file in a config file), or leave it out."
         )
-
-
-def _read(
-    data: Any, model: EncoderDecoder, config: TrainConfig, tokenizers: TokenizerPair | None, on_bad: OnBad
-) -> Examples:
-    """Examples from whatever they were given as."""
-    if isinstance(data, Examples):
-        return data
-    if isinstance(data, Pairs):
-        pairs = data
-    elif isinstance(data, str | os.PathLike) or _are_paths(data):
-        pairs = read_pairs(data, on_bad=on_bad)
-    else:
-        pairs = pairs_from(data, on_bad=on_bad)
-    return encode_pairs(
-        pairs,
-        tokenizers,
-        max_source_length=config.max_source_length or _limit(model.encoder),
-        max_target_length=config.max_target_length or _limit(model.decoder),
-        vocab_sizes=_vocab_sizes(model),
-        on_bad=on_bad,
-    )
-
-
-def _are_paths(data: Any) -> bool:
-    return isinstance(data, Sequence) and bool(data) and all(isinstance(one, str | os.PathLike) for one in data)
-
-
-def _limit(piece: Any) -> int | None:
-    """The longest sequence that a piece of the library has positions for."""
-    return longest(piece.config, None) if isinstance(piece, Encoder | Decoder) else None
-
-
-def _vocab_sizes(model: EncoderDecoder) -> tuple[int, int]:
-    encoder = model.encoder
-    source = encoder.config.vocab_size if isinstance(encoder, Encoder) else np.iinfo(np.int32).max
-    return source, model.decoder.config.vocab_size
-
-
-def _digest(examples: Examples) -> str:
-    """A few characters that change with any id of any example."""
-    digest = hashlib.sha256()
-    for rows in (examples.inputs, examples.labels):
-        digest.update(rows.ids.tobytes())
-        digest.update(rows.offsets.tobytes())
-    return f"{len(examples)} examples, {digest.hexdigest()[:16]}"
 
 
 def _train_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig) -> Batches:

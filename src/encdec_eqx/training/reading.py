@@ -1,0 +1,72 @@
+"""Examples for a model, from whatever they were given as: paths, pairs, any iterable, or examples.
+
+Knows what a model can read: its vocabularies and the longest sequences. Must not know batches or the loop.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..decoder import Decoder
+from ..embeddings import longest
+from ..encoder import Encoder
+from ..encoder_decoder import EncoderDecoder
+from ..text import TokenizerPair
+from .config import TrainConfig
+from .data import Example, Examples, OnBad, Pairs, encode_pairs, pairs_from, read_pairs
+
+
+def examples_for(
+    model: EncoderDecoder, data: Any, config: TrainConfig, tokenizers: TokenizerPair | None, on_bad: OnBad
+) -> Examples:
+    """Examples for the model, checked against it and cut to what it can read; examples are taken as they are.
+
+    Raises:
+        BadRecordsError: There are records that cannot be used.
+        ValueError: There is nothing to read, or text and no tokenizers.
+    """
+    if isinstance(data, Examples):
+        return data
+    if isinstance(data, Sequence) and data and all(isinstance(one, Example) for one in data):
+        return Examples.of(data)
+    if isinstance(data, Pairs):
+        pairs = data
+    elif isinstance(data, str | os.PathLike) or _are_paths(data):
+        pairs = read_pairs(data, on_bad=on_bad)
+    else:
+        pairs = pairs_from(data, on_bad=on_bad)
+    return encode_pairs(
+        pairs,
+        tokenizers,
+        max_source_length=config.max_source_length or _limit(model.encoder),
+        max_target_length=config.max_target_length or _limit(model.decoder),
+        vocab_sizes=_vocab_sizes(model),
+        on_bad=on_bad,
+    )
+
+
+def _are_paths(data: Any) -> bool:
+    return isinstance(data, Sequence) and bool(data) and all(isinstance(one, str | os.PathLike) for one in data)
+
+
+def _limit(piece: Any) -> int | None:
+    """The longest sequence that a piece of the library has positions for."""
+    return longest(piece.config, None) if isinstance(piece, Encoder | Decoder) else None
+
+
+def _vocab_sizes(model: EncoderDecoder) -> tuple[int, int]:
+    encoder = model.encoder
+    source = encoder.config.vocab_size if isinstance(encoder, Encoder) else np.iinfo(np.int32).max
+    return source, model.decoder.config.vocab_size
+
+
+def digest(examples: Examples) -> str:
+    """A few characters that change with any id of any example."""
+    hashed = hashlib.sha256()
+    for rows in (examples.inputs, examples.labels):
+        hashed.update(rows.ids.tobytes())
+        hashed.update(rows.offsets.tobytes())
+    return f"{len(examples)} examples, {hashed.hexdigest()[:16]}"
