@@ -101,3 +101,25 @@ def test_interruption_is_quiet(monkeypatch, capsys):
     monkeypatch.setattr(run, "run_demo", interrupted)
     assert cli.main(["demo"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_the_doctor_gets_its_arguments_and_gives_the_status(monkeypatch, tmp_path):
+    from encdec_eqx.training.diagnosis import command
+
+    made = []
+    monkeypatch.setattr(command, "run_doctor", lambda path, **given: made.append((path, given)) or 1)
+    words = ["doctor", "pair", "--data", "d.jsonl", "--source-column", "text", "--learning-rate", "1e-3"]
+    assert cli.main(words) == 1
+    given = {"data": Path("d.jsonl"), "source_column": "text", "target_column": None, "learning_rate": 1e-3}
+    assert made == [("pair", given)]
+
+
+def test_errors_that_are_not_the_librarys_keep_their_trace(monkeypatch):
+    from encdec_eqx.training.diagnosis import command
+
+    def broken(*_, **__):
+        raise RuntimeError("a fault of the runtime")
+
+    monkeypatch.setattr(command, "run_doctor", broken)
+    with pytest.raises(RuntimeError, match="a fault of the runtime"):
+        cli.main(["doctor", "pair"])

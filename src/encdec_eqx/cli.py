@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = _parser().parse_args(words)
         return chosen.run(chosen)
     except (ValueError, TypeError, ImportError, OSError, FloatingPointError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not type(error).__module__.startswith("encdec_eqx."):
+            raise  # not one of ours: a trace says more
         print(f"encdec-eqx: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -79,6 +81,18 @@ def _parser() -> argparse.ArgumentParser:
         help="draws whatever is new, and the order of the words (default: %(default)s)",
     )
     demo.set_defaults(run=_demo)
+    doctor = commands.add_parser(
+        "doctor",
+        help="look for what spoils training: special tokens, labels, masks, dead attention, learning rate, ...",
+        description="Looks at a saved pair, or at the run that a TOML file for 'train' describes, and says what is "
+        "wrong and how to mend it. Exit status 1 if something is.",
+    )
+    doctor.add_argument("path", help="folder or Hub id of a saved pair, or a TOML file as for 'train'")
+    doctor.add_argument("--data", type=Path, metavar="FILE", help="pairs to look at: JSONL, CSV, TSV or Parquet")
+    doctor.add_argument("--source-column", metavar="NAME", help="name of the source in each record")
+    doctor.add_argument("--target-column", metavar="NAME", help="name of the target in each record")
+    doctor.add_argument("--learning-rate", type=float, metavar="RATE", help="highest rate of the schedule, to be tried")
+    doctor.set_defaults(run=_doctor)
     # its options are made from the settings' own definition, see `_train`
     commands.add_parser(
         "train", help="fine-tune a pair: encdec-eqx train config.toml (encdec-eqx train --help shows every option)"
@@ -113,6 +127,19 @@ def _train(words: Sequence[str]) -> int:
         return _INTERRUPTED
     print(f"{result.ending} after {result.step} steps; the model is in {result.output_dir / 'model'}")
     return 0
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    _needed("rich", "train")
+    from .training.diagnosis.command import run_doctor
+
+    return run_doctor(
+        chosen.path,
+        data=chosen.data,
+        source_column=chosen.source_column,
+        target_column=chosen.target_column,
+        learning_rate=chosen.learning_rate,
+    )
 
 
 def _needed(package: str, extra: str) -> Any:

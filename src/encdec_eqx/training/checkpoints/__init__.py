@@ -4,6 +4,7 @@ Not the format of finished models, which is `save_pretrained`'s. Must not know d
 """
 
 from .errors import CheckpointNotWrittenError as CheckpointNotWrittenError
+from .errors import FolderInUseError as FolderInUseError
 from .errors import NoUsableCheckpointError as NoUsableCheckpointError
 from .run import Restored as Restored
 from .run import RunCheckpoints as RunCheckpoints

@@ -20,6 +20,10 @@ class NoUsableCheckpointError(RuntimeError):
     """There are checkpoints, and every one of them is damaged."""
 
 
+class FolderInUseError(RuntimeError):
+    """Another run holds the folder of checkpoints."""
+
+
 class DamagedCheckpointError(RuntimeError):
     """One checkpoint's files are not those that were written. Says which file, and how it differs."""
 

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .errors import FolderInUseError
+
 
 class FolderLock:
     """Held until `release`, or until the process ends in whatever way: the system keeps it, not the file's existence.
@@ -16,7 +18,7 @@ class FolderLock:
         """Takes the lock.
 
         Raises:
-            RuntimeError: Another process, or another object of this one, holds it.
+            FolderInUseError: Another process, or another object of this one, holds it.
         """
         self._handle: int | None = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -24,7 +26,7 @@ class FolderLock:
             locks.flock(self._handle, locks.LOCK_EX | locks.LOCK_NB)
         except BlockingIOError:
             self.release()
-            raise RuntimeError(
+            raise FolderInUseError(
                 f"{folder} is in use by another run: wait until it has ended (one that was asked to stop first writes "
                 "its last checkpoint), or use another folder."
             ) from None

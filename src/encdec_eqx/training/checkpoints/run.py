@@ -83,7 +83,7 @@ class RunCheckpoints:
 
         Raises:
             ImportError: orbax is not installed.
-            RuntimeError: Another process is using the folder.
+            FolderInUseError: Another process is using the folder.
             ValueError: An option is out of its range.
         """
         if save_total_limit < 1:
