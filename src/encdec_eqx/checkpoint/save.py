@@ -74,6 +74,11 @@ def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], n
     rows = [row for _, row in table.rows()]
     missing = sorted({ours for ours, _, _ in rows} - set(arrays))
     extra = sorted(set(arrays) - {ours for ours, _, _ in rows})
+    if any(".lora." in path for path in extra):
+        raise ValueError(
+            "the model holds low-rank adapters (LoRA), which the family's format cannot hold: save "
+            "encdec_eqx.training.merge_lora(model) instead, or the adapters apart with save_lora(model, folder)."
+        )
     if missing or extra:
         raise ValueError(
             f"the model cannot be saved in its family's format: got arrays it has no name for ({extra[:5]}), or lacks "

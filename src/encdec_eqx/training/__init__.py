@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from .diagnosis import diagnose as diagnose
     from .fitting import FitResult as FitResult
     from .fitting import fit as fit
+    from .lora import add_lora as add_lora
+    from .lora import drop_lora as drop_lora
+    from .lora import load_lora as load_lora
+    from .lora import merge_lora as merge_lora
+    from .lora import save_lora as save_lora
+    from .lora import unmerge_lora as unmerge_lora
     from .meter import TrainingDivergedError as TrainingDivergedError
     from .optimizer import Optimizer as Optimizer
     from .optimizer import make_optimizer as make_optimizer
@@ -52,6 +58,12 @@ _LATER = {
     "diagnose": "diagnosis",
     "FitResult": "fitting",
     "fit": "fitting",
+    "add_lora": "lora",
+    "drop_lora": "lora",
+    "load_lora": "lora",
+    "merge_lora": "lora",
+    "save_lora": "lora",
+    "unmerge_lora": "lora",
     "TrainingDivergedError": "meter",
     "Optimizer": "optimizer",
     "make_optimizer": "optimizer",

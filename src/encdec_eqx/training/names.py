@@ -5,7 +5,7 @@ Knows how the model's fields are nested and how stacks are arranged; must not kn
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -62,25 +62,33 @@ def slots(model: eqx.Module) -> Any:
 
 def places(model: eqx.Module) -> list[Place]:
     """Everything that has a name, in the order in which it is read."""
-    return list(_places(unroll(slots(model))))
+    return [Place(names, slot.leaf, slot.at) for names, slot in named(unroll(slots(model)))]
 
 
-def _places(unrolled: Any) -> Iterator[Place]:
-    found = jax.tree_util.tree_leaves_with_path(unrolled, is_leaf=lambda node: isinstance(node, UnrolledStack))
-    for path, node in found:
-        if isinstance(node, Slot):
-            yield Place((_readable(path_name(path)),), node.leaf, node.at)
+def named(unrolled: Any, is_leaf: Callable[[Any], bool] = lambda _: False) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The names of every leaf of an unrolled model, and the leaf, in the order of its leaves.
+
+    Args:
+        unrolled: the model, or a tree like it.
+        is_leaf: what is a leaf besides, such as whole layers.
+    """
+
+    def leaves(node: Any, stop: Callable[[Any], bool]) -> Any:
+        return jax.tree_util.tree_leaves_with_path(node, is_leaf=stop)
+
+    for path, node in leaves(unrolled, lambda node: isinstance(node, UnrolledStack) or is_leaf(node)):
+        if not isinstance(node, UnrolledStack):
+            yield (_readable(path_name(path)),), node
             continue
         order = schedule(node.layers)
-        for inner, slot in jax.tree_util.tree_leaves_with_path(node):
+        for inner, leaf in leaves(node, is_leaf):
             field, *rest = path_name((*path, *inner)).split(".blocks.", 1)
             if not rest:
-                yield Place((_readable(field),), slot.leaf, slot.at)
+                yield (_readable(field),), leaf
                 continue
             number, inside = rest[0].split(".", 1)
             served = [layer for layer, block in enumerate(order) if block == int(number)]
-            names = tuple(_readable(f"{field}.blocks.{layer}.{inside}") for layer in served)
-            yield Place(names, slot.leaf, slot.at)
+            yield tuple(_readable(f"{field}.blocks.{layer}.{inside}") for layer in served), leaf
 
 
 def _readable(path: str) -> str:

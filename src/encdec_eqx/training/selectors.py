@@ -144,18 +144,38 @@ def _known_numbers(part: Part, names: Sequence[tuple[str, ...]]) -> set[int]:
 
 
 def _no_match(part: Part, names: Sequence[tuple[str, ...]], unpickable: Mapping[str, str]) -> str:
-    known = _known_numbers(part, names)
-    if known and part.numbers():
-        return f"the selector {part.text!r} names layers that are not there: they go from {min(known)} to {max(known)}."
     for name, why in unpickable.items():
         if part.matches(name):
             return f"the selector {part.text!r} matches only what cannot be picked: {name!r} {why}."
+    known = _known_numbers(part, names)
+    if known and part.numbers():
+        return f"the selector {part.text!r} names layers that are not there: they go from {min(known)} to {max(known)}."
+    return f"the selector {part.text!r} matches no array of the model; {_hint(part, names)}. {GRAMMAR}"
+
+
+def _hint(part: Part, names: Sequence[tuple[str, ...]]) -> str:
+    for group in names:
+        whole = _with_what_is_left_out(part, group[0].split("."))
+        if whole is not None:
+            return f"components must follow one another, so perhaps {whole!r} is meant"
     near = difflib.get_close_matches(".".join(part.components), _candidates(part, names), n=3, cutoff=0.6)
+    if near:
+        return f"the nearest names are {', '.join(map(repr, near))}"
     words = {word: None for group in names for word in group[0].split(".") if not word.isdigit()}
-    hint = (
-        f"the nearest names are {', '.join(map(repr, near))}" if near else f"its names are made of {', '.join(words)}"
-    )
-    return f"the selector {part.text!r} matches no array of the model; {hint}. {GRAMMAR}"
+    return f"its names are made of {', '.join(words)}"
+
+
+def _with_what_is_left_out(part: Part, words: list[str]) -> str | None:
+    """The components with those between them, any layer standing for all, if a name has them in this order."""
+    found, start = [], 0
+    for pattern in part.components:
+        at = next((at for at in range(start, len(words)) if _fits(pattern, words[at])), None)
+        if at is None:
+            return None
+        between = ["*" if word.isdigit() else word for word in words[start:at]] if found else []
+        found += [*between, pattern]
+        start = at + 1
+    return ".".join(found)
 
 
 def _candidates(part: Part, names: Sequence[tuple[str, ...]]) -> list[str]:
