@@ -6,16 +6,13 @@ words Adam needs for the same loss, for a quarter to a half more arithmetic a st
 modules (in the unrolled layout), not what they compute.
 """
 
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_ITERATIONS = 5
-_EPSILON = 1e-7
+from encdec_eqx.training.muon import orthogonalised as matrices_orthogonalised
 
 
 def muon(
@@ -81,15 +78,9 @@ def orthogonalised(tree: Any) -> Any:
     through together.
     """
     leaves, structure = jax.tree.flatten(tree)
-    stacks = [_as_matrices(leaf) for leaf in leaves]
-    shapes = sorted({stack.shape[1:] for stack in stacks})
-    done: list[Any] = [None] * len(stacks)
-    for shape in shapes:
-        members = [i for i, stack in enumerate(stacks) if stack.shape[1:] == shape]
-        result = _newton_schulz(jnp.concatenate([stacks[i] for i in members]))
-        ends = list(itertools.accumulate(stacks[i].shape[0] for i in members))[:-1]
-        for i, part in zip(members, jnp.split(result, ends), strict=True):
-            done[i] = _from_matrices(part, leaves[i].shape)
+    batches = matrices_orthogonalised([_as_matrices(leaf) for leaf in leaves])
+    scaled = [batch * max(1.0, batch.shape[2] / batch.shape[1]) ** 0.5 for batch in batches]
+    done = [_from_matrices(batch, leaf.shape) for batch, leaf in zip(scaled, leaves, strict=True)]
     return jax.tree.unflatten(structure, done)
 
 
@@ -102,19 +93,3 @@ def _as_matrices(leaf: jax.Array) -> jax.Array:
 
 def _from_matrices(matrices: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.moveaxis(matrices, 0, 1).reshape(shape)
-
-
-def _newton_schulz(x: jax.Array) -> jax.Array:
-    rows, columns = x.shape[1:]
-    tall = rows > columns
-    x = jnp.swapaxes(x, 1, 2) if tall else x
-    x = x / (jnp.sqrt(jnp.sum(x * x, axis=(1, 2), keepdims=True)) + _EPSILON)
-    a, b, c = _COEFFICIENTS
-
-    def iterate(_, x: jax.Array) -> jax.Array:
-        gram = x @ jnp.swapaxes(x, 1, 2)
-        return a * x + (b * gram + c * (gram @ gram)) @ x
-
-    x = jax.lax.fori_loop(0, _ITERATIONS, iterate, x)
-    x = jnp.swapaxes(x, 1, 2) if tall else x
-    return x * max(1.0, columns / rows) ** 0.5

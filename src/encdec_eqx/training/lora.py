@@ -36,8 +36,10 @@ def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | No
     """The same model with adapters beside the linear layers that the selectors pick; its outputs stay as they are.
 
     An adapter adds `alpha / rank · x A B` to a layer's output. A is uniform within 1/√in either way, as in PEFT, and B
-    is zero, so that at first exactly nothing is added (compiled, the larger program may round in another order). Queries, keys and values of self-attention are one fused layer (`self_attention.qkv`), and so are the keys
-    and values of cross-attention (`cross_attention.kv`): such a layer has one adapter, whose rank is that of the whole.
+    is zero, so that at first exactly nothing is added (compiled, the larger program may round in another order).
+
+    Queries, keys and values of self-attention are one fused layer (`self_attention.qkv`), and so are the keys and
+    values of cross-attention (`cross_attention.kv`): such a layer has one adapter, whose rank is that of the whole.
 
     Train the adapters alone with `trainable="lora"`. The model generates as it is; `save_pretrained` needs
     `merge_lora` first.
