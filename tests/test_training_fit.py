@@ -17,6 +17,7 @@ from encdec_eqx.training import TrainConfig, TrainingDivergedError, fit, init_tr
 from encdec_eqx.training.data import Batches, Example
 from encdec_eqx.training.evaluation import generate_ids, mean_loss
 from encdec_eqx.training.log import read_log
+from encdec_eqx.training.lora import drop_lora, load_lora, merge_lora
 from encdec_eqx.training.prepared import prepared
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 from tolerances import SAME_LOSS_ALONE
@@ -187,6 +188,17 @@ def test_resuming_over_other_data_or_settings_is_an_error(tmp_path: Path):
         fit(pair(), reversal(17), config(tmp_path / "run", resume=True))
     again = fit(pair(), reversal(16), config(tmp_path / "run", logging_steps=3, resume=True))
     assert again.step == 6
+
+
+def test_adapters_are_trained_alone_and_saved_both_ways(tmp_path: Path):
+    model = pair()
+    result = fit(model, reversal(16), config(tmp_path / "run", lora="self_attention | cross_attention", lora_rank=2))
+    assert same(drop_lora(result.model), model)
+    adapted = load_lora(model, tmp_path / "run" / "lora")
+    assert same(adapted, result.model)
+    merged = EncoderDecoder.from_pretrained(tmp_path / "run" / "model")
+    assert same(merged, merge_lora(result.model))
+    assert not same(merged, model)
 
 
 def test_a_diverging_run_says_so_and_keeps_what_it_has(tmp_path: Path):

@@ -13,6 +13,7 @@ from typing import Any
 from .metrics import metric
 
 DEFAULT_EPOCHS = 3.0
+DEFAULT_RANK = 8
 DEFAULT_OUTPUT = Path("encdec-eqx-run")
 
 
@@ -50,7 +51,13 @@ class TrainConfig:
         label_smoothing_factor: As `label_smoothing` of `seq2seq_loss`.
         z_loss: As in `seq2seq_loss`.
         bf16: Compute in bfloat16 over float32 weights. For accelerators: slow on CPUs.
-        trainable: Selectors of what is trained, as in `trainable`; default: all that the model reads.
+        trainable: Selectors of what is trained, as in `trainable`; default: all that the model reads, or with `lora`
+            the adapters alone.
+        lora: Selectors of the linear layers that get a low-rank adapter, as in `add_lora`, such as "self_attention |
+            cross_attention"; default: none. `model/` then holds the model with the adapters merged, `lora/` the
+            adapters alone.
+        lora_rank: Rank of the adapters; default 8.
+        lora_alpha: Their scale is `lora_alpha / lora_rank`; default: the rank.
         remat: What the backward pass recomputes, as in `with_layout("scanned", remat=...)`.
         eval_steps: Steps between two evaluations; default: one at the end of each epoch.
         per_device_eval_batch_size: Examples a batch of an evaluation.
@@ -107,6 +114,9 @@ class TrainConfig:
     z_loss: float = 0.0
     bf16: bool = False
     trainable: str | None = None
+    lora: str | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
     remat: bool | str = False
     # evaluation
     eval_steps: int | None = None
@@ -134,6 +144,7 @@ class TrainConfig:
         set_field(self, "learning_rates", MappingProxyType(dict(self.learning_rates)))
         self._check_numbers()
         self._check_pairs()
+        self._check_lora()
         self._check_evaluation()
 
     @property
@@ -149,6 +160,11 @@ class TrainConfig:
         if self.tokens_per_batch is not None:
             return None
         return 8 if self.per_device_train_batch_size is None else self.per_device_train_batch_size
+
+    @property
+    def trained(self) -> str | None:
+        """Selectors of what is trained."""
+        return "lora" if self.lora is not None and self.trainable is None else self.trainable
 
     @property
     def generates(self) -> bool:
@@ -193,6 +209,11 @@ class TrainConfig:
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps} equal parts: make it a multiple."
             )
 
+    def _check_lora(self) -> None:
+        useless = [name for name in ("lora_rank", "lora_alpha") if getattr(self, name) is not None]
+        if useless and self.lora is None:
+            raise ValueError(f"{', '.join(useless)} would do nothing: set lora, the layers that get an adapter.")
+
     def _check_evaluation(self) -> None:
         for name in self.metrics:
             metric(name)
@@ -229,6 +250,8 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "max_grad_norm": (float, _ABOVE_ZERO, math.inf),
     "label_smoothing_factor": (float, 0.0, _BELOW_ONE),
     "z_loss": (float, 0.0, math.inf),
+    "lora_rank": (int, 1, math.inf),
+    "lora_alpha": (float, _ABOVE_ZERO, math.inf),
     "eval_steps": (int, 1, math.inf),
     "per_device_eval_batch_size": (int, 1, math.inf),
     "max_eval_samples": (int, 1, math.inf),

@@ -29,8 +29,8 @@ class FitResult:
     """What a run came to.
 
     Attributes:
-        model: The trained model, in the unrolled layout, which generates fastest. After an interruption: as far as it
-            came.
+        model: The trained model, in the unrolled layout, which generates fastest; with `config.lora`, its adapters not
+            merged (`merge_lora`). After an interruption: as far as it came.
         ending: "finished", "early stopping", or "interrupted" (by SIGTERM or Ctrl-C; go on with `resume=True`).
         step: Steps taken, over all sessions of the run.
         best: Best evaluated value of `config.best_by`, if there was an evaluation.
@@ -105,7 +105,7 @@ def fit(
             ending = run.to_the_end(bar)
         trained = run.finished_model(ending)
     if ending != "interrupted":
-        output.save_model(trained, tokenizers)
+        output.save_model(trained, tokenizers, has_lora=config.lora is not None)
     records = tuple(read_log(output.log))
     output.draw(records)
     return FitResult(

@@ -12,8 +12,10 @@ from typing import Any
 from ..plotting import loss_curve
 from ..text import TokenizerPair
 from .config import TrainConfig
+from .lora import merge_lora, save_lora
 
-_CONFIG, _LOG, _CURVE, _CHECKPOINTS, _MODEL = "config.json", "log.jsonl", "loss.png", "checkpoints", "model"
+_CONFIG, _LOG, _CURVE = "config.json", "log.jsonl", "loss.png"
+_CHECKPOINTS, _MODEL, _ADAPTERS = "checkpoints", "model", "lora"
 _ASIDE = ".new"
 
 
@@ -72,8 +74,11 @@ class Output:
         """Folder of the finished model."""
         return self.folder / _MODEL
 
-    def save_model(self, model: Any, tokenizers: TokenizerPair | None) -> None:
-        """Saves the finished model, and the tokenizers with it."""
+    def save_model(self, model: Any, tokenizers: TokenizerPair | None, *, has_lora: bool) -> None:
+        """Saves the finished model, and the tokenizers with it; adapters merged, and once more by themselves."""
+        if has_lora:
+            save_lora(model, self.folder / _ADAPTERS)
+            model = merge_lora(model)
         model.save_pretrained(self.model)
         if tokenizers is not None:
             tokenizers.save(self.model)

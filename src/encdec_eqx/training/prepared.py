@@ -15,10 +15,11 @@ import numpy as np
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..text import TokenizerPair
-from .config import TrainConfig
+from .config import DEFAULT_RANK, TrainConfig
 from .data import Batches, Example, Examples, OnBad
 from .diagnosis import Finding, check_before_training
 from .evaluation import Generated, generate_ids, mean_loss
+from .lora import add_lora
 from .metrics import metric, score
 from .optimizer import Optimizer, make_optimizer
 from .reading import digest, examples_for
@@ -28,6 +29,8 @@ from .summary import TrainableSummary, summarize_trainable
 
 # Settings that a resumed run may change: they do not decide what is computed.
 _FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end")
+_ADAPTERS = 1
+"""Folded into the run's key for drawing adapters, so that dropout draws with another."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +59,7 @@ class Prepared:
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        return init_train_state(self.model, self.optimizer, trainable=self.config.trainable)
+        return init_train_state(self.model, self.optimizer, trainable=self.config.trained)
 
     @property
     def key(self) -> jax.Array:
@@ -108,7 +111,7 @@ class Prepared:
     @property
     def summary(self) -> TrainableSummary:
         """What is trained, and what it takes in bytes."""
-        return summarize_trainable(self.model, self.config.trainable, optimizer=self.optimizer)
+        return summarize_trainable(self.model, self.config.trained, optimizer=self.optimizer)
 
     def evaluation_due(self, step: int) -> bool:
         """Whether the model is evaluated after this many steps: every `eval_steps`, and at the end."""
@@ -195,7 +198,7 @@ def prepared(
     optimizer = _optimizer(config, total_steps(config, len(batches.epoch(0))))
     return Prepared(
         config=config,
-        model=model.with_layout("scanned", remat=config.remat),
+        model=_adapted(model, config).with_layout("scanned", remat=config.remat),
         optimizer=optimizer,
         train_step=_train_step(optimizer, config),
         batches=batches,
@@ -237,6 +240,14 @@ def _check_evaluation(config: TrainConfig, eval_data: Any) -> None:
             f"{', '.join(useless)} would do nothing, because there is nothing to evaluate on: pass eval_data= "
             "(validation_file in a config file), or leave it out."
         )
+
+
+def _adapted(model: EncoderDecoder, config: TrainConfig) -> EncoderDecoder:
+    """The model with the adapters that the settings ask for, if they do."""
+    if config.lora is None:
+        return model
+    key = jax.random.fold_in(jax.random.key(config.seed), _ADAPTERS)
+    return add_lora(model, config.lora, rank=config.lora_rank or DEFAULT_RANK, alpha=config.lora_alpha, key=key)
 
 
 def _train_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig) -> Batches:
