@@ -16,7 +16,18 @@ def _blocks(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", ["quickstart", "generation", "constrained_decoding", "training", "data", "text", "fine_tuning", "resuming"]
+    "page",
+    [
+        "quickstart",
+        "generation",
+        "constrained_decoding",
+        "training",
+        "data",
+        "text",
+        "fine_tuning",
+        "resuming",
+        "diagnosis",
+    ],
 )
 def test_page_runs_from_top_to_bottom(page: str):
     path = ROOT / "docs" / f"{page}.md"

@@ -5,8 +5,7 @@ must be found; no good run may have a finding worse than an info.
 """
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,18 +17,15 @@ import pytest
 
 from encdec_eqx import (
     Decoder,
-    EmbeddingsConfig,
     Encoder,
     EncoderDecoder,
     FeedForwardConfig,
-    HeadConfig,
-    NormConfig,
     SpecialTokens,
     StackConfig,
 )
-from encdec_eqx.scanned import unroll
-from encdec_eqx.training import trainable
-from encdec_eqx.training.diagnosis import check_before_training, diagnose, learning_rate
+from encdec_eqx.generation.compilations import counted
+from encdec_eqx.training import make_optimizer, seq2seq_loss, trainable
+from encdec_eqx.training.diagnosis import diagnose, learning_rate
 from encdec_eqx.training.diagnosis.forward import run
 from models import decoder_config, encoder_config
 
@@ -62,9 +58,14 @@ def _small_pair() -> EncoderDecoder:
 
 
 def _batch(seed: int, *, longest: int = WIDTH - 1) -> Batch:
-    """Sources of three letters and more, and the same letters backwards, ended, in the target's alphabet."""
+    """Sources of three letters and more, and the same letters backwards, ended, in the target's alphabet.
+
+    Each letter is one of the four behind the one before it, so that there is something to learn without a source.
+    """
     random = np.random.default_rng(seed)
-    letters = random.integers(0, LETTERS, (ROWS, WIDTH))
+    letters = (
+        np.cumsum(random.integers((0, *[1] * (WIDTH - 1)), (LETTERS, *[5] * (WIDTH - 1)), (ROWS, WIDTH)), 1) % LETTERS
+    )
     lengths = random.integers(3, longest + 1, ROWS)
     real = np.arange(WIDTH) < lengths[:, None]
     labels = np.full((ROWS, WIDTH), -100)
@@ -118,8 +119,8 @@ def world() -> World:
     early, _ = _trained(fresh, 30)
     trained, loss = _trained(fresh, 250)
     assert loss < 0.3, "the fixture's model has not learned its task"
-    ignoring, _ = _trained(fresh, 100, _of_other_rows)
-    one_token, _ = _trained(fresh.with_special_tokens(pad_token_id=END, decoder_start_token_id=END), 60)
+    ignoring, _ = _trained(fresh, 120, _of_other_rows)
+    one_token, _ = _trained(fresh.with_special_tokens(pad_token_id=END, decoder_start_token_id=END), 30)
     return World(fresh=fresh, early=early, trained=trained, ignoring=ignoring, one_token=one_token)
 
 
@@ -151,15 +152,17 @@ def _without_mask(batch: Batch) -> Batch:
 
 
 def _with_nan(model: Any) -> Any:
-    return _changed(
-        model, lambda m: _block(m).feed_forward.up.weight, lambda w: w.at[1, 0, 0].set(jnp.nan)
-    )
+    """In the second of the decoder's layers."""
+    return _changed(model, lambda m: _block(m).feed_forward.up.weight, lambda w: w.at[1, 0, 0].set(jnp.nan))
 
 
 def _overflowing(model: Any) -> Any:
-    return _changed(
-        model, lambda m: m.encoder.stack.segments[0].groups[0].feed_forward.down.weight, lambda w: w.at[1].mul(3e38)
+    """All weights are finite; what the encoder's second layer computes is not."""
+    feed_forward = model.encoder.stack.segments[0].groups[0].feed_forward
+    large = eqx.tree_at(
+        lambda f: (f.up.weight, f.down.weight), feed_forward, replace_fn=lambda w: w.at[1].multiply(1e20)
     )
+    return eqx.tree_at(lambda m: m.encoder.stack.segments[0].groups[0].feed_forward, model, large)
 
 
 # --- faults
@@ -167,7 +170,10 @@ def _overflowing(model: Any) -> Any:
 
 FAULTS: dict[str, tuple[Callable[[World], Case], str]] = {
     # labels
-    "labels shifted before": (lambda w: (w.trained, _labels(w.batch, _shifted(w.batch["labels"])), {}), "labels_shifted"),
+    "labels shifted before": (
+        lambda w: (w.trained, _labels(w.batch, _shifted(w.batch["labels"])), {}),
+        "labels_shifted",
+    ),
     "no end in the labels": (
         lambda w: (w.trained, _labels(w.batch, np.where(w.batch["labels"] == END, -100, w.batch["labels"])), {}),
         "labels_without_eos",
@@ -215,7 +221,11 @@ FAULTS: dict[str, tuple[Callable[[World], Case], str]] = {
         "nothing_to_attend",
     ),
     "another tokenizer's padding": (
-        lambda w: (w.trained, {**w.batch, "input_ids": np.where(w.batch["attention_mask"], w.batch["input_ids"], 3)}, {}),
+        lambda w: (
+            w.trained,
+            {**w.batch, "input_ids": np.where(w.batch["attention_mask"], w.batch["input_ids"], 3)},
+            {},
+        ),
         "padding_of_another_tokenizer",
     ),
     "another tokenizer's ids, all in range": (lambda w: (w.trained, _permuted(w.batch), {}), "source_does_not_fit"),
@@ -246,12 +256,20 @@ FAULTS: dict[str, tuple[Callable[[World], Case], str]] = {
         "dead_cross_attention",
     ),
     "dead queries": (
-        lambda w: (_changed(w.trained, lambda m: _block(m).cross_attention.q, lambda q: jax.tree.map(jnp.zeros_like, q)), w.batch, {}),
+        lambda w: (
+            _changed(w.trained, lambda m: _block(m).cross_attention.q, lambda q: jax.tree.map(jnp.zeros_like, q)),
+            w.batch,
+            {},
+        ),
         "cross_attention_uniform",
     ),
     "a constant encoder": (
         lambda w: (
-            _changed(w.trained, lambda m: m.encoder.stack.segments[0].groups[0].feed_forward_norm.weight, lambda x: x.at[1].set(0)),
+            _changed(
+                w.trained,
+                lambda m: m.encoder.stack.segments[0].groups[0].feed_forward_norm.weight,
+                lambda x: x.at[1].set(0),
+            ),
             w.batch,
             {},
         ),
@@ -304,6 +322,11 @@ def test_a_seeded_fault_is_found(world: World, name: str):
     assert all(finding.fix and finding.message for finding in found.findings)
 
 
+def test_at_least_eleven_of_twelve_is_what_was_promised_and_all_is_what_is_asked():
+    assert len(FAULTS) >= 12
+    assert len({code for _, code in FAULTS.values()}) >= 20
+
+
 # --- good runs
 
 
@@ -344,3 +367,62 @@ def test_a_good_run_gives_no_alarm(world: World, name: str):
     found = diagnose(model, batch, **options)
     assert found.ok, str(found)
     assert "non_finite" not in str(found)
+
+
+# --- what a finding says
+
+
+def test_the_first_bad_place_is_named_in_both_layouts(world: World):
+    broken = _with_nan(world.trained)
+    for model in (broken, broken.with_layout("unrolled")):
+        found = {finding.code: finding for finding in diagnose(model, world.batch).findings}
+        assert found["non_finite_weights"].evidence["first"] == "decoder.layers.1.feed_forward.up.weight"
+        assert found["non_finite_activations"].evidence["first"] == "decoder.layers.1.feed_forward.up"
+    overflow = diagnose(_overflowing(world.trained), world.batch).findings[0]
+    assert overflow.evidence["first"] == "encoder.layers.1.feed_forward.down"
+
+
+def test_a_lower_rate_is_advised_and_it_works(world: World):
+    (finding,) = diagnose(world.fresh, world.batch, learning_rate=3.0).of("error")
+    rate = float(finding.fix.split("learning_rate=")[1].split(",")[0])
+    assert 1e-3 <= rate <= 0.1
+    assert diagnose(world.fresh, world.batch, learning_rate=rate).ok
+
+
+def test_an_optimiser_of_the_library_is_tried_at_its_highest_rate(world: World):
+    """Its first steps are a warm-up, which no rate is too high for."""
+    settings: dict[str, Any] = {"learning_rate": 3.0, "warmup_steps": 50, "num_training_steps": 100}
+    found = diagnose(world.fresh, world.batch, optimizer=make_optimizer(**settings))
+    assert found.codes[0] == "learning_rate_too_high"
+
+
+def test_the_runs_of_all_diagnoses_share_their_programs(world: World):
+    """Other special tokens, another mask, frozen parts, another rate: nothing of it compiles anything."""
+    diagnose(world.trained, world.batch, learning_rate=3e-3)
+    with counted() as compilations:
+        diagnose(world.trained.with_special_tokens(decoder_start_token_id=5), _without_mask(world.batch))
+        diagnose(world.fresh, _batch(8), learning_rate=1e-3)
+    assert compilations.programs == 0
+
+
+def test_the_report_can_be_read(world: World):
+    report = diagnose(world.trained, _padded(world.batch, PAD))
+    text = str(report)
+    assert text.startswith("diagnosis: 1 error")
+    assert "[labels_hold_padding]" in text
+    assert "fix: put -100 behind each row's end" in text
+    assert "measured: loss" in text
+    assert "not looked at: the learning rate" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+    assert report.measured["source_gain"] > 1
+
+
+def test_the_numbers_are_what_their_names_say(world: World):
+    measured = diagnose(world.trained, world.batch).measured
+    batch = {name: jnp.asarray(value) for name, value in world.batch.items()}
+    labels = batch.pop("labels")
+    total, weight = seq2seq_loss(
+        world.trained(**batch, decoder_input_ids=_shifted(world.batch["labels"])).logits, labels
+    )
+    np.testing.assert_allclose(measured["loss"], total / weight, rtol=1e-4)
+    assert measured["ln_vocab"] == np.log(TARGET_VOCAB)

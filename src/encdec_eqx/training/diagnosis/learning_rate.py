@@ -51,7 +51,7 @@ def attempted(
     optimizer: optax.GradientTransformation,
     factor: float,
 ) -> Trial:
-    """Takes `STEPS` steps, or fewer if the loss is no number any more.
+    """Takes `STEPS` steps, or fewer if the loss is no number any more or beyond hope.
 
     Args:
         loss_and_gradient: the loss of the trained arrays on the batch, and its gradient.
@@ -65,7 +65,7 @@ def attempted(
     for step in range(STEPS + 1):
         loss, gradient = loss_and_gradient(params)
         losses.append(float(loss))
-        if step == STEPS or not math.isfinite(losses[-1]):
+        if step == STEPS or not losses[-1] < 3 * losses[0] + 10:  # which no number is not, either
             break
         params, state = _stepped(params, gradient, state, optimizer, jnp.asarray(factor, jnp.float32))
     return Trial(tuple(losses))
@@ -139,8 +139,8 @@ class Tried:
     def of(cls, optimizer: Any, learning_rate: float | None) -> "Tried | None":
         """From what was given to `diagnose`; None for nothing.
 
-        A rate alone means AdamW behind clipping, as `fit` uses by default: of rate 1, so that all rates share a
-        compilation. An `Optimizer` of this library is tried at the highest rate of its schedule.
+        A rate alone means AdamW behind clipping, as `fit` uses by default. An `Optimizer` of this library is tried at
+        the highest rate of its schedule. Both are made with a rate of 1, so that all rates share a compilation.
         """
         if learning_rate is not None:
             return cls(_constant(optim="adamw", learning_rate=1.0), learning_rate, learning_rate)
@@ -150,8 +150,8 @@ class Tried:
             field.name: getattr(optimizer.settings, field.name) for field in dataclasses.fields(optimizer.settings)
         }
         highest = settings.pop("schedule").learning_rate
-        settings["learning_rates"] = dict(settings["learning_rates"])
-        return cls(_constant(learning_rate=highest, **settings), learning_rate=highest)
+        settings["learning_rates"] = {part: rate / highest for part, rate in settings["learning_rates"]}
+        return cls(_constant(learning_rate=1.0, **settings), highest, highest)
 
 
 def _constant(**settings: Any) -> Optimizer:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from .finding import Finding
 
-QUIET = 1e-4
+QUIET = 1e-3
 """Divergence, in nats a label, below which the source as good as does not matter."""
 
 GAINS = 3e-3
@@ -56,7 +56,7 @@ class Reading:
     @property
     def chance(self) -> float:
         """Two standard errors of the gain, if the source were of no use: its variance is about twice the divergence."""
-        return 2 * math.sqrt(2 * self.divergence / max(self.labels, 1))
+        return 2 * math.sqrt(2 * max(self.divergence, 0.0) / max(self.labels, 1))
 
 
 def encoder_is_constant(reading: Reading) -> Iterator[Finding]:
@@ -119,7 +119,7 @@ def _is_quiet(reading: Reading) -> bool:
 
     Until it does, in a cold start, cross-attention is often quiet for a hundred steps and more; it comes to life later.
     """
-    knows = reading.loss < 0.98 * reading.unigram_entropy
+    knows = reading.loss < 0.9 * reading.unigram_entropy
     return knows and reading.divergence < QUIET and reading.gain < min(GAINS, reading.chance)
 
 

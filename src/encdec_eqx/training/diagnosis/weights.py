@@ -200,7 +200,7 @@ def cross_attention_is_dead(weights: Weights) -> Iterator[Finding]:
 def embeddings_have_odd_sizes(weights: Weights) -> Iterator[Finding]:
     """Token embeddings that are far larger than the positions which are added to them, so that these drown.
 
-    Of the pretrained models that were looked at the ratio lies between RATIOS. (That it is far below 1 is usual: fresh
+    In the demo's two pieces and in MiniLM the ratio is 1.3 to 2.3, in fresh tables 1. (Far below 1 is usual too: fresh
     tables under sinusoids.)
     """
     for piece in ("encoder", "decoder"):
