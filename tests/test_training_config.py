@@ -27,6 +27,7 @@ WRONG = [
     ({"num_train_epochs": 1.0, "max_steps": 5}, ValueError, "num_train_epochs=1.0 and max_steps=5 are both given"),
     ({"per_device_train_batch_size": 8, "tokens_per_batch": 99}, ValueError, "are both given: leave one out"),
     ({"warmup_ratio": 0.1, "warmup_steps": 5}, ValueError, "are both given: leave one out"),
+    ({"remat": "keep"}, ValueError, "remat must be one of keep_all, keep_products"),
     ({"lora_rank": 4}, ValueError, "lora_rank would do nothing: set lora"),
     ({"gradient_accumulation_steps": 3}, ValueError, "cannot be split into gradient_accumulation_steps=3"),
     ({"metrics": ("bleu",), "predict_with_generate": False}, ValueError, "predict_with_generate is False"),
@@ -77,14 +78,15 @@ def test_a_job_is_read_with_numbers_paths_and_lists_as_its_fields_want_them(tmp_
         [train]
         learning_rate = 1
         metrics = ["bleu"]
-        remat = true
+        remat = "keep_nothing"
+        bf16 = true
         learning_rates = {cross_attention = 1e-3}
         """,
     )
     assert job.model == ModelSource(encoder_name_or_path="bert", decoder_name_or_path="gpt2")
     assert job.data == DataSource(train_file=Path("train.jsonl"))
     assert job.train == TrainConfig(
-        learning_rate=1.0, metrics=("bleu",), remat=True, learning_rates={"cross_attention": 1e-3}
+        learning_rate=1.0, metrics=("bleu",), remat="keep_nothing", bf16=True, learning_rates={"cross_attention": 1e-3}
     )
     assert isinstance(job.train.learning_rate, float)
     job.check()

@@ -213,6 +213,9 @@ def test_a_diverging_run_says_so_and_keeps_what_it_has(tmp_path: Path):
     [
         ({"metrics": ["per"]}, None, "metrics would do nothing"),
         ({"early_stopping_patience": 1, "eval_steps": 2}, None, "eval_steps, early_stopping_patience would do nothing"),
+        ({"optim": "adam"}, None, "optim is 'adam'; did you mean 'adamw'"),
+        ({"lr_scheduler_type": "cosin"}, None, "cosine"),
+        ({"lr_scheduler_kwargs": {"num_cycles": 2.0}}, None, "num_cycles"),
         ({"metrics": ["pre"]}, "some", "there is no metric 'pre'. Did you mean 'per'"),
     ],
 )

@@ -8,8 +8,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
+from ..scanned import Remat
 from .metrics import metric
 
 DEFAULT_EPOCHS = 3.0
@@ -41,6 +42,7 @@ class TrainConfig:
         learning_rates: Other peaks for some of the parameters: selectors (as in `trainable`) to rates.
         layer_wise_lr_decay: Factor on the rate for each layer further from the output (0.9 is usual); 1 is none.
         lr_scheduler_type: "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", ...
+        lr_scheduler_kwargs: What else the schedule takes, such as `{"num_cycles": 2}`; see `make_schedule`.
         warmup_ratio: Share of the steps in which the rate rises from 0.
         warmup_steps: Steps in which the rate rises from 0, instead of `warmup_ratio`.
         weight_decay: Decoupled; not applied to biases and norms.
@@ -102,6 +104,7 @@ class TrainConfig:
     learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     layer_wise_lr_decay: float = 1.0
     lr_scheduler_type: str = "linear"
+    lr_scheduler_kwargs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     warmup_ratio: float = 0.0
     warmup_steps: int = 0
     weight_decay: float = 0.0
@@ -117,7 +120,7 @@ class TrainConfig:
     lora: str | None = None
     lora_rank: int | None = None
     lora_alpha: float | None = None
-    remat: bool | str = False
+    remat: Remat | bool = False
     # evaluation
     eval_steps: int | None = None
     per_device_eval_batch_size: int = 32
@@ -141,9 +144,11 @@ class TrainConfig:
         set_field = object.__setattr__
         set_field(self, "output_dir", _path(self.output_dir))
         set_field(self, "metrics", _names(self.metrics))
-        set_field(self, "learning_rates", MappingProxyType(dict(self.learning_rates)))
+        for name in ("learning_rates", "lr_scheduler_kwargs"):
+            set_field(self, name, MappingProxyType(dict(getattr(self, name))))
         self._check_numbers()
         self._check_pairs()
+        self._check_remat()
         self._check_lora()
         self._check_evaluation()
 
@@ -207,6 +212,12 @@ class TrainConfig:
             raise ValueError(
                 f"per_device_train_batch_size={self.batch_size} cannot be split into "
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps} equal parts: make it a multiple."
+            )
+
+    def _check_remat(self) -> None:
+        if not isinstance(self.remat, bool) and self.remat not in get_args(Remat):
+            raise ValueError(
+                f"remat must be one of {', '.join(get_args(Remat))}, or True or False, got {self.remat!r}."
             )
 
     def _check_lora(self) -> None:

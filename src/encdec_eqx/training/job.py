@@ -148,7 +148,7 @@ def _check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str,
 
 def _value(value: Any, kind: Any, where: str) -> Any:
     """The value as its field wants it: lists become tuples, strings paths; other types are checked."""
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     for option in options:
         origin = typing.get_origin(option) or option
         if origin is Literal and value in typing.get_args(option):

@@ -29,6 +29,7 @@ from .summary import TrainableSummary, summarize_trainable
 
 # Settings that a resumed run may change: they do not decide what is computed.
 _FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end")
+_MANY_STEPS = 1_000_000
 _ADAPTERS = 1
 """Folded into the run's key for drawing adapters, so that dropout draws with another."""
 
@@ -189,6 +190,7 @@ def prepared(
     """
     _check_model(model)
     _check_evaluation(config, eval_data)
+    _optimizer(config, config.max_steps or _MANY_STEPS)  # a wrong word should not wait until the data is read
     tokenizers = None if tokenizers is None else tokenizers.for_model(model)
     examples = examples_for(model, data, config, tokenizers, on_bad)
     held_out = None if eval_data is None else examples_for(model, eval_data, config, tokenizers, on_bad)
@@ -286,6 +288,7 @@ def _optimizer(config: TrainConfig, steps: int) -> Optimizer:
         learning_rates=config.learning_rates,
         layer_wise_lr_decay=config.layer_wise_lr_decay,
         lr_scheduler_type=config.lr_scheduler_type,
+        lr_scheduler_kwargs=config.lr_scheduler_kwargs,
         warmup_steps=config.warmup_steps,
         warmup_ratio=config.warmup_ratio,
         weight_decay=config.weight_decay,
