@@ -15,7 +15,6 @@ import numpy as np
 
 from ..._typing import Array
 from ...layers.linear import AbstractLinear
-from ...scanned import unroll
 from ..names import places, slots
 from .finding import Finding
 from .forward import Inputs
@@ -77,7 +76,8 @@ def not_finite(where: str, bad_rows: int, rows: int) -> Iterator[Finding]:
 
 def _watched(model: Any, notes: list[tuple[str, bool, bool]]) -> Any:
     """The model, unrolled, with every linear map inside a `Watched`."""
-    names = {found.leaf: found.names[0] for found in places(unroll(model))}
+    unrolled = model.with_layout("unrolled")
+    names = {found.leaf: found.names[0] for found in places(unrolled)}
 
     def is_linear(node: Any) -> bool:
         return isinstance(node, AbstractLinear)
@@ -89,7 +89,6 @@ def _watched(model: Any, notes: list[tuple[str, bool, bool]]) -> Any:
         name = _common(own)
         return Watched(node, name, notes)
 
-    unrolled = unroll(model)
     return jax.tree.map(watch, unrolled, slots(unrolled), is_leaf=is_linear)
 
 

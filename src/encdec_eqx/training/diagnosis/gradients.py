@@ -35,15 +35,20 @@ def norms(gradient: Weights) -> dict[str, float]:
     return {part: math.sqrt(sum(squares)) for part, squares in parts.items()}
 
 
+def total(by_part: dict[str, float]) -> float:
+    """The norm of several parts together."""
+    return math.sqrt(sum(norm**2 for norm in by_part.values()))
+
+
 def does_not_reach(by_part: dict[str, float], loss: float) -> Iterator[Finding]:
     """Trained parts whose gradient is 0, or vanishes beside the whole.
 
     A loss of next to nothing has next to no gradient, so it is not looked at.
     """
-    total = math.sqrt(sum(norm**2 for norm in by_part.values()))
-    if loss < 1e-4 or not math.isfinite(total):
+    whole = total(by_part)
+    if loss < 1e-4 or not math.isfinite(whole):
         return
-    silent = [part for part, norm in by_part.items() if norm <= SMALL * total]
+    silent = [part for part, norm in by_part.items() if norm <= SMALL * whole]
     if silent:
         yield Finding(
             code="gradient_zero",
@@ -56,15 +61,15 @@ def does_not_reach(by_part: dict[str, float], loss: float) -> Iterator[Finding]:
 
 
 def is_too_large(by_part: dict[str, float]) -> Iterator[Finding]:
-    """A gradient far beyond that of good runs."""
-    total = math.sqrt(sum(norm**2 for norm in by_part.values()))
-    if total > LARGE:
-        most = max(by_part, key=lambda part: by_part[part])
+    """A gradient far beyond that of good runs, or that is no number though the loss is one."""
+    whole = total(by_part)
+    if not whole <= LARGE:
+        most = max(by_part, key=lambda part: (not math.isfinite(by_part[part]), by_part[part]))
         yield Finding(
             code="gradient_exploding",
             severity="warning",
-            message=f"the gradient's norm is {total:.3g}, most of it in {most} ({by_part[most]:.3g}).",
+            message=f"the gradient's norm is {whole:.3g}, most of it in {most} ({by_part[most]:.3g}).",
             fix="look at the sizes of that part's weights, and clip: optax.clip_by_global_norm(1.0) in front of the "
             "optimiser (fit does, with max_grad_norm).",
-            evidence={"norm": total, "part": most},
+            evidence={"norm": whole, "part": most},
         )

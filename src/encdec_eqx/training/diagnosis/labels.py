@@ -135,9 +135,9 @@ def inputs_are_not_shifted(ids: Ids) -> Iterator[Finding]:
 
 
 def are_all_the_same(ids: Ids) -> Iterator[Finding]:
-    """One target for several sources: four rows or more, so that it is no accident."""
+    """One target for several sources: eight rows or more, so that it is no accident, not even with two classes."""
     rows, source = ids.rows, ids.source
-    if len(rows) < 4 or source is None:
+    if len(rows) < 8 or source is None:
         return
     if len({row.tobytes() for row in ids.targets}) == 1 and len({source[row].tobytes() for row in rows}) > 1:
         yield Finding(

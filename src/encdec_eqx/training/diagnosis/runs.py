@@ -71,7 +71,10 @@ class Runs:
             "loss": loss,
             "ln_vocab": self._uniform,
             "unigram_entropy": _entropy(np.asarray(inputs["labels"])[counted]),
-            "gradient_norm": math.sqrt(sum(norm**2 for norm in norms.values())),
+            "gradient_norm": gradients.total(norms),
+            "encoder_gradient_norm": gradients.total(
+                {part: x for part, x in norms.items() if part.startswith("encoder")}
+            ),
         }
         found = list(self._loss(seen, loss))
         found += gradients.does_not_reach(norms, loss)
@@ -226,9 +229,11 @@ def _both_masks(inputs: Inputs, others: Inputs) -> Bool[np.ndarray, "batch sourc
 def _relative_change(
     seen: Seen, other: Seen, differ: Bool[np.ndarray, " batch"], shown: Bool[np.ndarray, "batch source"] | None
 ) -> float:
-    """Of the encoder's states, at the positions that both rows have."""
+    """Of the encoder's states, at the positions that both rows have; infinite if there are none, 0 of zeros."""
     one, two = (np.asarray(run.states, np.float32)[differ] for run in (seen, other))
     if shown is not None and shown.shape[1] == one.shape[1]:
         one, two = one[shown[differ]], two[shown[differ]]
-    size = float(np.square(one).mean()) if one.size else 0.0
+    if not one.size:
+        return math.inf
+    size = float(np.square(one).mean())
     return math.sqrt(float(np.square(one - two).mean()) / size) if size else 0.0
