@@ -30,8 +30,13 @@ JUDGES = (
     "encdec_eqx.training.batch",
     "encdec_eqx.training.config",
     "encdec_eqx.training.job",
+    "encdec_eqx.training.lora",
+    "encdec_eqx.training.optimizer",
     "encdec_eqx.training.prepared",
+    "encdec_eqx.training.schedules",
+    "encdec_eqx.training.selectors",
     "encdec_eqx.training.step",
+    "encdec_eqx.training.trainable",
 )
 
 

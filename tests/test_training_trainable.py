@@ -134,6 +134,7 @@ ERRORS = {
     "a hole in a path": ("encoder..bias", r"empty"),
     "what is never read": ("pooler", r"'encoder.pooler.weight' is carried"),
     "a tied head": ("lm_head", r"decoder.embeddings.tokens"),
+    "adapters that are not there": ("lora", r"add_lora"),
     "taking nothing away": ("decoder | !encoder", r"'!encoder' takes nothing away"),
     "an empty list": ([], r"empty"),
 }
@@ -150,6 +151,12 @@ def test_a_selector_that_cannot_be_meant_is_an_error(name: str) -> None:
 def test_selectors_must_be_text() -> None:
     with pytest.raises(TypeError, match="must be a text such as 'decoder"):
         trainable(_model(), 3)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_projection_that_is_not_needed_cannot_be_picked() -> None:
+    model = tiny_pair(encoder_config(16), decoder_config(16, attention=encoder_config().attention))
+    with pytest.raises(ValueError, match="the pieces fit without it"):
+        trainable(model, "cross_attention | enc_to_dec_proj")
 
 
 def test_an_untied_head_is_the_lm_head() -> None:

@@ -118,9 +118,11 @@ def _parts(model: eqx.Module, trained: list[bool]) -> Iterator[PartSummary]:
     for (base, sums), run in itertools.groupby(rows, key=lambda row: (row[0], row[2])):
         numbers = [layers for _, layers, _ in run]
         layers = [layer for each in numbers for layer in each]
-        where = f" {min(layers)}-{max(layers)}" if len(layers) > 1 else "".join(f" {layer}" for layer in layers)
+        where = base
+        if layers:
+            where = f"{base} {min(layers)}-{max(layers)}" if len(layers) > 1 else f"{base[:-1]} {layers[0]}"
         for sublayer, part, total in sums:
-            name = f"{base}{where} {sublayer}".rstrip()
+            name = f"{where} {sublayer}".rstrip()
             yield PartSummary(name=name, trained=part * len(numbers), total=total * len(numbers))
 
 

@@ -121,6 +121,9 @@ def _unpickable(model: Any, read: list[bool]) -> dict[str, str]:
         names |= dict.fromkeys(sorted(shared - own), "is shared with the decoder, which holds it: select it there")
     if any(head.projection is None for head in _nodes(model, LMHead)):
         names["decoder.lm_head.projection.weight"] = "is tied: it is decoder.embeddings.tokens, select that"
+    if getattr(model, "enc_to_dec_proj", None) is None:
+        names["enc_to_dec_proj.weight"] = "is not there, because the pieces fit without it: leave that part out"
+    names["lora.a"] = "is not there: add_lora(model, ...) makes adapters"
     return names
 
 
