@@ -64,7 +64,7 @@ def run_doctor(
         batch,
         tokenizers=tokenizers,
         optimizer=optimizer,
-        learning_rate=learning_rate if batch is not None else None,
+        learning_rate=learning_rate,
         trainable=job.train.trainable,
     )
     show(diagnosis, console)
