@@ -33,8 +33,8 @@ def rate_factors(
         ValueError: a selector matches nothing, two give an array different rates, or layers that share weights would
             have different factors.
     """
-    found = places(params)
-    factors = [_by_depth(place.names, _depths(params), layer_wise_lr_decay) for place in found]
+    found, depths = places(params), _depths(params)
+    factors = [_by_depth(place.names, depths, layer_wise_lr_decay) for place in found]
     if layer_wise_lr_decay != 1.0 and all(factor == 1.0 for factor in factors):
         raise ValueError("layer_wise_lr_decay would do nothing: no layer and no embedding is trained.")
     chosen: dict[int, tuple[str, float]] = {}
