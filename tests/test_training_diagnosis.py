@@ -378,6 +378,10 @@ def test_the_first_bad_place_is_named_in_both_layouts(world: World):
         found = {finding.code: finding for finding in diagnose(model, world.batch).findings}
         assert found["non_finite_weights"].evidence["first"] == "decoder.layers.1.feed_forward.up.weight"
         assert found["non_finite_activations"].evidence["first"] == "decoder.layers.1.feed_forward.up"
+    embeddings = _changed(
+        world.trained, lambda m: m.decoder.embeddings.positions.weight, lambda x: x.at[1].set(jnp.inf)
+    )
+    assert diagnose(embeddings, world.batch).findings[1].evidence["first"] == "decoder.embeddings"
     overflow = diagnose(_overflowing(world.trained), world.batch).findings[0]
     assert overflow.evidence["first"] == "encoder.layers.1.feed_forward.down"
 

@@ -55,7 +55,7 @@ def first_bad(model: Any, inputs: Inputs) -> str:
     before = None
     for name, reads, makes in notes:
         if not reads:
-            return _embeddings(name) if before is None else f"between {before} and {name}"
+            return _before(name, before)
         if not makes:
             return name
         before = name
@@ -99,8 +99,12 @@ def _common(names: list[str]) -> str:
     return ".".join(level[0] for level in levels)
 
 
-def _embeddings(name: str) -> str:
-    return f"{name.split('.')[0]}.embeddings"
+def _before(name: str, before: str | None) -> str:
+    """Where something went wrong that a map reads; `before` is the map that was called before it."""
+    piece, _, rest = name.partition(".")
+    if rest == "layers.0.self_attention.qkv":
+        return f"{piece}.embeddings"
+    return "the inputs or the encoder" if before is None else f"between {before} and {name}"
 
 
 def _finite(x: Array) -> bool:

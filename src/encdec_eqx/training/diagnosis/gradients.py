@@ -13,7 +13,7 @@ LARGE = 1e3
 """Norm of a mean loss's gradient that no good run came near: fresh and trained pairs had 0.002 to 18."""
 
 SMALL = 1e-7
-"""Share of the whole norm below which a part learns nothing; encoders had 1e-3 and more, however far away."""
+"""Share of the whole norm below which a part learns nothing; the encoders of good runs had 1e-4 and more."""
 
 _PARTS = (
     "encoder.embeddings",
