@@ -1,7 +1,7 @@
 """The only place that runs layers one after another: the interface of stacks, and the unrolled layout.
 
 A stack has two layouts behind one interface: *unrolled*, a tuple of blocks, is the fastest to decode with; *scanned*
-(`scanned.py`), blocks stacked and run by `lax.scan`, is the fastest and smallest to train and to compile. Both store
+(`scanned/`), blocks stacked and run by `lax.scan`, is the fastest and smallest to train and to compile. Both store
 each distinct block once; `layers` say which weights run when. Knows nothing of embeddings and heads.
 """
 

@@ -1,6 +1,7 @@
 """The loss, every gradient by name, and steps of AdamW against live torch."""
 
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.training import init_train_state, make_train_step
 from tolerances import PARITY_GRADIENT, PARITY_LOSS, PARITY_WEIGHTS_AFTER_STEPS
 
-ADAMW = {"weight_decay": 0.1, "eps": 1e-4}
+ADAMW: dict[str, Any] = {"weight_decay": 0.1, "eps": 1e-4}
 """A larger eps than usual: with 1e-8 the first step is the gradient's sign, also where the gradient is rounding noise
 (the biases of keys, which the softmax ignores)."""
 
@@ -30,7 +31,7 @@ def _loss_and_gradients(model: EncoderDecoder, given: dict[str, np.ndarray]) -> 
 
 @pytest.mark.parametrize("layout", ["unrolled", "scanned"])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_loss_and_every_gradient_equal_torch(pair: str, layout: str, tmp_path: Path) -> None:
+def test_loss_and_every_gradient_equal_torch(pair: str, layout: Any, tmp_path: Path) -> None:
     reference, model = both(pair, tmp_path / "model")
     loss, grads = _loss_and_gradients(model.with_layout(layout), batch())
     expected = torch_loss(reference, batch())
