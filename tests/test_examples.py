@@ -122,7 +122,7 @@ def pronounce(monkeypatch) -> ModuleType:
 def test_the_pronunciation_model_is_trained_from_nothing_and_scored(pronounce, tmp_path, monkeypatch, capsys):
     for name in ("LETTERS", "PHONEMES"):
         monkeypatch.setattr(pronounce.train, name, {"layers": 1, "width": 16, "steps": 1})
-    words = ["--output", str(tmp_path / "out"), "--salt", "another", "--epochs", "0.5", "--dev-words", "5"]
+    words = ["--output", str(tmp_path / "out"), "--salt", "another", "--length", "0.03", "--dev-words", "5"]
     folder = pronounce.train.main(words)
     made = [(tmp_path / "out" / name / "model.safetensors").stat().st_mtime_ns for name in ("letters", "phonemes")]
     scores = pronounce.score.main([str(folder), "--split", "test", "--words", "6"])

@@ -5,9 +5,9 @@
 
 An hour or two on two CPU cores; stop it whenever you like, the same command goes on where it was. A salt decides which
 words are held out, and nothing is kept from one salt to another: the pieces are pretrained on the training words of
-that very split. `--output` then holds `letters/`, `phonemes/`, the run of `fit` in `run/` (log, curve, checkpoints) and
-in `model/` the model in float16 with its tokenizers, which `score.py` reads. The settings were chosen on the
-development split.
+that very split. `--output` then holds `letters/`, `phonemes/`, the runs of `fit` in `run1/` and `run2/` (log, curve,
+checkpoints), and in `model/` the model in float16 with its tokenizers, which `score.py` reads. The settings were chosen
+on the development split.
 """
 
 import argparse
@@ -27,6 +27,9 @@ from encdec_eqx.training import TrainConfig, fit
 LETTERS = {"layers": 4, "width": 192, "steps": 500}
 PHONEMES = {"layers": 3, "width": 192, "steps": 400}
 DROPOUT = 0.1
+STAGES = ((12.0, 6e-3), (8.0, 3e-3))
+"""Passes over the words and the peak of the learning rate: trained, then trained again from a lower peak (a warm
+restart, Loshchilov and Hutter 2017), which was worth more than leaving it at the first."""
 
 
 def pieces(folder: Path, *, letters: dict[str, int], phonemes: dict[str, int], salt: str, seed: int) -> list[Path]:
@@ -52,7 +55,7 @@ def joined(letters: Path, phonemes: Path, *, seed: int) -> EncoderDecoder:
     )
 
 
-def settings(folder: Path, *, epochs: float, seed: int) -> TrainConfig:
+def settings(folder: Path, *, epochs: float, learning_rate: float, seed: int) -> TrainConfig:
     """What was found best on the development split."""
     return TrainConfig(
         output_dir=folder,
@@ -61,8 +64,8 @@ def settings(folder: Path, *, epochs: float, seed: int) -> TrainConfig:
         tokens_per_batch=6000,
         max_shapes=8,
         optim="muon",
-        learning_rate=6e-3,
-        learning_rates={"embeddings | bias | norm": 3e-3},
+        learning_rate=learning_rate,
+        learning_rates={"embeddings | bias | norm": learning_rate / 2},
         adam_beta2=0.98,
         warmup_ratio=0.05,
         max_grad_norm=None,
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the pieces, the run and the model")
     parser.add_argument("--salt", default=SPLIT_SALT, help="of the hash that splits the words")
-    parser.add_argument("--epochs", type=float, default=12.0, help="passes over the training words")
+    parser.add_argument("--length", type=float, default=1.0, help="factor on the passes over the words of each stage")
     parser.add_argument("--dev-words", type=int, default=1000, help="words of an evaluation along the way")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
@@ -87,16 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     folder, salt, seed = chosen.output, chosen.salt, chosen.seed
     letters, phonemes = pieces(folder, letters=LETTERS, phonemes=PHONEMES, salt=salt, seed=seed)
     dev = {one["source"]: one for one in records("dev", salt=salt)}
-    result = fit(
-        joined(letters, phonemes, seed=seed),
-        records("train", salt=salt),
-        settings(folder / "run", epochs=chosen.epochs, seed=seed),
-        eval_data=[dev[word] for word in fixed_sample(list(dev), chosen.dev_words)],
-        tokenizers=tokenizer_pair(),
-    )
-    if result.ending == "interrupted":
-        raise SystemExit(f"interrupted at step {result.step}; the same command goes on.")
-    result.model.astype(jnp.float16).save_pretrained(folder / "model")
+    model = joined(letters, phonemes, seed=seed)
+    for stage, (epochs, rate) in enumerate(STAGES):
+        result = fit(
+            model,
+            records("train", salt=salt),
+            settings(folder / f"run{stage + 1}", epochs=chosen.length * epochs, learning_rate=rate, seed=seed + stage),
+            eval_data=[dev[word] for word in fixed_sample(list(dev), chosen.dev_words)],
+            tokenizers=tokenizer_pair(),
+        )
+        if result.ending == "interrupted":
+            raise SystemExit(f"interrupted at step {result.step}; the same command goes on.")
+        model = result.model
+    model.astype(jnp.float16).save_pretrained(folder / "model")
     tokenizer_pair().save(folder / "model")
     print(f"the model is in {folder / 'model'}; now: python examples/pronounce/score.py {folder / 'model'}")
     return folder / "model"
