@@ -1,4 +1,4 @@
-"""Two sides in two processes, taking turns: start workers, ask them to run, collect medians, write JSON.
+"""Two sides in two processes, taking turns: options, workers, questions, medians. `_results` writes what comes of it.
 
 A worker imports, loads and compiles once and then waits on a pipe, so that only one side works at a time and what is
 timed is the run alone. This file must not import JAX, torch or the library.
@@ -9,13 +9,12 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from benchmarks._sizes import SIZES
@@ -30,7 +29,12 @@ def cores() -> int:
 
 
 def parser(
-    description: str, *, sizes: str = "tiny,small,base", repeats: int = 5, torch: bool = True
+    description: str,
+    *,
+    sizes: str = "tiny,small,base",
+    repeats: int = 5,
+    torch: bool = True,
+    precisions: tuple[str, ...] = ("float32", "tf32"),
 ) -> argparse.ArgumentParser:
     """The options every benchmark shares.
 
@@ -39,18 +43,21 @@ def parser(
         sizes: default of `--sizes`.
         repeats: default of `--repeats`.
         torch: whether torch takes part, or at least makes a checkpoint.
+        precisions: choices of `--precision`.
     """
     options = argparse.ArgumentParser(description=description)
-    options.add_argument("--sizes", default=sizes, type=_names(SIZES), help=f"comma-separated, of {', '.join(SIZES)}")
+    options.add_argument("--sizes", default=sizes, type=names_of(SIZES), help=f"comma-separated, of {', '.join(SIZES)}")
     options.add_argument("--repeats", default=repeats, type=int, help="timed runs of each, taken in turn")
     if torch:
-        options.add_argument("--sides", default="jax,torch", type=_names(SIDES), help="comma-separated, of jax, torch")
+        options.add_argument(
+            "--sides", default="jax,torch", type=names_of(SIDES), help="comma-separated, of jax, torch"
+        )
         options.add_argument("--cache", type=pathlib.Path, help="folder that keeps the random checkpoints between runs")
     options.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where both sides run")
     options.add_argument(
         "--precision",
         default="float32",
-        choices=("float32", "tf32"),
+        choices=precisions,
         help="matrix products of both sides; tf32 changes something on a GPU only",
     )
     options.add_argument("--threads", default=cores(), type=int, help="threads of both sides on the CPU")
@@ -61,8 +68,8 @@ def parser(
     return options
 
 
-def _names(known: dict[str, Any]) -> Callable[[str], tuple[str, ...]]:
-    """A parser of comma-separated names, each of which must be a key of `known`."""
+def names_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of comma-separated names, each of which must be in `known`."""
 
     def names(text: str) -> tuple[str, ...]:
         unknown = [name for name in text.split(",") if name not in known]
@@ -81,16 +88,29 @@ def integers(text: str) -> tuple[int, ...]:
     return values
 
 
+class WorkerError(RuntimeError):
+    """A worker failed.
+
+    Attributes:
+        reason: why, in a line.
+    """
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 class Worker:
     """One side in its own process, asked over a pipe; each question and each answer is a line of JSON."""
 
     def __init__(self, module: str, *, settings: argparse.Namespace):
         self._module = module
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  (it lives as long as the worker)
+        self._scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             cwd=ROOT,
-            env=_environment(settings),
+            env=_environment(settings) | {"TORCHINDUCTOR_CACHE_DIR": self._scratch.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -103,7 +123,7 @@ class Worker:
                 precision=settings.precision,
                 threads=settings.threads,
             )
-        except RuntimeError:
+        except WorkerError:
             self.close()
             raise
 
@@ -111,7 +131,7 @@ class Worker:
         """Sends one question and waits for its answer.
 
         Raises:
-            RuntimeError: the worker failed; the message holds its traceback or the end of its log.
+            WorkerError: the worker failed; the message holds its traceback or the end of its log.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -123,10 +143,11 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=30)
             self._log.seek(0)
-            raise RuntimeError(f"{self._module} died at {question!r}; the end of its log:\n{self._log.read()[-3000:]}")
+            died = f"died at {question!r}, exit status {self._process.poll()}"
+            raise WorkerError(f"{self._module} {died}; the end of its log:\n{self._log.read()[-3000:]}", died)
         answer = json.loads(line)
         if "error" in answer:
-            raise RuntimeError(f"{self._module} failed at {question!r}:\n{answer['error']}")
+            raise WorkerError(f"{self._module} failed at {question!r}:\n{answer['error']}", answer["reason"])
         return answer
 
     def cpu_seconds(self) -> float | None:
@@ -149,6 +170,7 @@ class Worker:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._log.close()
+        self._scratch.cleanup()
 
 
 def _environment(settings: argparse.Namespace) -> dict[str, str]:
@@ -160,6 +182,7 @@ def _environment(settings: argparse.Namespace) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(settings.threads),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     if settings.device == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
@@ -224,6 +247,12 @@ def _summary(seconds: list[float], spent: list[float]) -> dict[str, Any]:
     return {"median": statistics.median(seconds), "least": min(seconds), "runs": seconds, "cpu": cpu}
 
 
+def reason_of(error: Exception) -> str:
+    """An error in a line: its kind, and its message up to the first empty line."""
+    message = " ".join(str(error).strip().split("\n\n")[0].split())
+    return f"{type(error).__name__}: {message}"[:300]
+
+
 def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
     """A worker's main loop: one line in, one line out, until the input closes.
 
@@ -235,8 +264,8 @@ def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
         request = json.loads(line)
         try:
             answer = handlers[request["question"]](**request["arguments"])
-        except Exception:  # noqa: BLE001  (whatever it is, the asking side shows it)
-            answer = {"error": traceback.format_exc()}
+        except Exception as error:  # noqa: BLE001  (whatever it is, the asking side shows it)
+            answer = {"error": traceback.format_exc(), "reason": reason_of(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -254,50 +283,3 @@ def checkpoints(settings: argparse.Namespace) -> Iterator[dict[str, str]]:
                 subprocess.run(command, cwd=ROOT, env=_environment(settings), check=True)
             found[name] = str(path)
         yield found
-
-
-def machine(settings: argparse.Namespace) -> dict[str, Any]:
-    """What a figure was measured on: processor, cores, versions. No host name."""
-    from importlib import metadata
-
-    versions = {}
-    for package in ("jax", "jaxlib", "equinox", "optax", "torch", "transformers"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "processor": _processor(),
-        "cores": cores(),
-        "threads": settings.threads,
-        "device": settings.device,
-        "precision": settings.precision,
-        "huge_pages": settings.huge_pages,
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def save(name: str, settings: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """Writes `<out>/<name>.json` where `--out` is given, and returns the result."""
-    options = {key: value for key, value in vars(settings).items() if key not in ("cache", "out")}
-    result = {"benchmark": name, "machine": machine(settings), "settings": options, **more, "rows": rows}
-    if settings.out:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        (settings.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    return result
-
-
-def finish(name: str, settings: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """Saves the result, prints the table, and returns the result."""
-    from benchmarks import report
-
-    result = save(name, settings, rows, **more)
-    print(report.table(result), flush=True)
-    return result

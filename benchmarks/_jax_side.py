@@ -1,6 +1,7 @@
 """The JAX side: encdec_eqx by its public names, as a user would call it.
 
-A worker of `_harness`; it must not know torch, nor anything private to the library (`_programs` does).
+A worker of `_harness` that loads, generates and measures the machine; `_jax_training` adds training. It must not know
+torch, nor anything private to the library (`_programs` does).
 """
 
 import os
@@ -12,30 +13,32 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from benchmarks import _harness, _inputs
 from benchmarks._memory import AnonymousPeak, memory
 from benchmarks._programs import memory_of_programs
 from encdec_eqx import EncoderDecoder
-from encdec_eqx.training import init_train_state, make_train_step
 
-_state: dict[str, Any] = {"compilation": {}}
+state: dict[str, Any] = {"compilation": {}}
+"""What a worker keeps between questions."""
+
+_PRECISION = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "tensorfloat32"}
 
 
 def _record(event: str, seconds: float, **_: Any) -> None:
     """Adds up what JAX reports of tracing, lowering and compiling, by event."""
     name = event.rsplit("/", 1)[-1]
     if name in ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration"):
-        count, total = _state["compilation"].get(name, (0, 0.0))
-        _state["compilation"][name] = (count + 1, total + seconds)
+        count, total = state["compilation"].get(name, (0, 0.0))
+        state["compilation"][name] = (count + 1, total + seconds)
 
 
 def start(*, device: str, precision: str, threads: int) -> dict[str, Any]:
     """Chooses the precision of matrix products, and the cores: XLA takes as many threads as the process has cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    jax.config.update("jax_default_matmul_precision", "float32" if precision == "float32" else "tensorfloat32")
+    state["precision"] = precision
+    jax.config.update("jax_default_matmul_precision", _PRECISION[precision])
     jax.monitoring.register_event_duration_secs_listener(_record)
     platform = jax.devices()[0].platform
     if (platform != "cpu") != (device == "gpu"):
@@ -43,7 +46,7 @@ def start(*, device: str, precision: str, threads: int) -> dict[str, Any]:
     return {}
 
 
-def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds of one run, until its arrays are there, and what it returned."""
     begin = time.perf_counter()
     result = jax.block_until_ready(run())
@@ -51,27 +54,27 @@ def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _arrays() -> list[jax.Array]:
-    return jax.tree.leaves(eqx.filter(_state["model"], eqx.is_array))
+    return jax.tree.leaves(eqx.filter(state["model"], eqx.is_array))
 
 
 def load(*, folder: str, touch: bool = False) -> dict[str, Any]:
     """Loads the checkpoint and keeps it; with `touch`, reads every parameter once within the time."""
 
     def run() -> list[jax.Array]:
-        _state["model"] = EncoderDecoder.from_pretrained(folder)
+        state["model"] = EncoderDecoder.from_pretrained(folder)
         if touch:
             sum(float(jnp.sum(array)) for array in _arrays())
         return _arrays()
 
-    _state.pop("model", None)
+    state.pop("model", None)
     with AnonymousPeak() as watch:
-        seconds, arrays = _timed(run)
+        seconds, arrays = timed(run)
     return {"seconds": seconds, "grown": watch.grown, "bytes": sum(array.nbytes for array in arrays)}
 
 
 def convert(*, layout: str) -> dict[str, Any]:
     """Brings the loaded model into a layout."""
-    _state["model"] = _state["model"].with_layout(layout)
+    state["model"] = state["model"].with_layout(layout)
     return {}
 
 
@@ -80,7 +83,7 @@ def generate(*, batch: int, source: int, new_tokens: int, beams: int = 1) -> dic
     ids, options = _asked(batch, source, new_tokens, beams)
 
     def run() -> list[list[int]]:
-        return np.asarray(_state["model"].generate(ids, **options).sequences).tolist()
+        return np.asarray(state["model"].generate(ids, **options).sequences).tolist()
 
     begin = time.perf_counter()
     tokens = run()
@@ -98,7 +101,7 @@ def first_token(*, batch: int, source: int, new_tokens: int) -> dict[str, Any]:
     """Until the first token of every row is on the host, of a greedy call that could go on."""
     ids, options = _asked(batch, source, new_tokens, 1)
     begin = time.perf_counter()
-    stream = _state["model"].stream(ids, tokens_at_a_time=1, **options)
+    stream = state["model"].stream(ids, tokens_at_a_time=1, **options)
     tokens = next(stream).tokens.tolist()
     seconds = time.perf_counter() - begin
     stream.close()
@@ -108,7 +111,7 @@ def first_token(*, batch: int, source: int, new_tokens: int) -> dict[str, Any]:
 def programs(*, batch: int, source: int, new_tokens: int, beams: int) -> dict[str, Any]:
     """Memory of the programs that `generate` runs; compiles them again, so nothing is to be timed after it."""
     ids, options = _asked(batch, source, new_tokens, beams)
-    return memory_of_programs(_state["model"], ids, **options)
+    return memory_of_programs(state["model"], ids, **options)
 
 
 @eqx.filter_jit
@@ -119,30 +122,8 @@ def _encode(model: EncoderDecoder, ids: jax.Array, mask: jax.Array) -> jax.Array
 def encode(*, batch: int, source: int) -> dict[str, Any]:
     """The encoder alone."""
     ids, mask = _inputs.sources(batch=batch, source=source)
-    seconds, _ = _timed(lambda: _encode(_state["model"], ids, mask))
+    seconds, _ = timed(lambda: _encode(state["model"], ids, mask))
     return {"seconds": seconds}
-
-
-def prepare_training(*, batch: int, source: int, target: int, layout: str, compiled: bool) -> dict[str, Any]:
-    """Makes optimiser, state and batch; everything here is compiled, whatever `compiled` says."""
-    del compiled
-    ids, mask = _inputs.sources(batch=batch, source=source)
-    optimizer = optax.adamw(1e-4, weight_decay=0.01)
-    _state["batch"] = {
-        "input_ids": jnp.asarray(ids, jnp.int32),
-        "attention_mask": jnp.asarray(mask, bool),
-        "labels": jnp.asarray(_inputs.targets(batch=batch, target=target), jnp.int32),
-    }
-    _state["train"] = init_train_state(_state.pop("model").with_layout(layout), optimizer)
-    _state["step"] = make_train_step(optimizer)
-    return {}
-
-
-def train_step(**_: Any) -> dict[str, Any]:
-    """One step: forward, backward, AdamW."""
-    seconds, (state, metrics) = _timed(lambda: _state["step"](_state["train"], _state["batch"], None))
-    _state["train"] = state
-    return {"seconds": seconds, "loss": float(metrics["loss"])}
 
 
 def peak() -> dict[str, Any]:
@@ -156,7 +137,7 @@ def peak() -> dict[str, Any]:
 
 def compilation() -> dict[str, Any]:
     """Seconds spent in tracing, lowering and compiling since the last question, and how many programs."""
-    seen, _state["compilation"] = _state["compilation"], {}
+    seen, state["compilation"] = state["compilation"], {}
     return {name: {"count": count, "seconds": seconds} for name, (count, seconds) in seen.items()}
 
 
@@ -165,7 +146,7 @@ def copy(*, megabytes: int) -> dict[str, Any]:
     array = jnp.ones(megabytes * 2**18)
     run = jax.jit(jnp.copy)
     jax.block_until_ready(run(array))
-    seconds, _ = _timed(lambda: run(array))
+    seconds, _ = timed(lambda: run(array))
     return {"seconds": seconds, "amount": 2 * array.nbytes}
 
 
@@ -174,34 +155,21 @@ def read(*, megabytes: int) -> dict[str, Any]:
     matrix, vector = jnp.ones((megabytes * 2**8, 1024)), jnp.ones(1024)
     run = jax.jit(jnp.matmul)
     jax.block_until_ready(run(matrix, vector))
-    seconds, _ = _timed(lambda: run(matrix, vector))
+    seconds, _ = timed(lambda: run(matrix, vector))
     return {"seconds": seconds, "amount": matrix.nbytes}
 
 
 def matmul(*, width: int) -> dict[str, Any]:
-    """Multiplies two square matrices; FLOPs."""
-    left = jnp.ones((width, width))
+    """Multiplies two square matrices, in bfloat16 where that is the precision; FLOPs."""
+    left = jnp.ones((width, width), jnp.bfloat16 if state["precision"] == "bf16" else jnp.float32)
     run = jax.jit(jnp.matmul)
     jax.block_until_ready(run(left, left))
-    seconds, _ = _timed(lambda: run(left, left))
+    seconds, _ = timed(lambda: run(left, left))
     return {"seconds": seconds, "amount": 2 * width**3}
 
 
+_ASKED = (start, load, convert, generate, first_token, programs, encode, peak, compilation, copy, read, matmul)
+HANDLERS: dict[str, Callable[..., dict[str, Any]]] = {handler.__name__: handler for handler in _ASKED}
+
 if __name__ == "__main__":
-    handlers = (
-        start,
-        load,
-        convert,
-        generate,
-        first_token,
-        programs,
-        encode,
-        prepare_training,
-        train_step,
-        peak,
-        compilation,
-        copy,
-        read,
-        matmul,
-    )
-    _harness.serve({handler.__name__: handler for handler in handlers})
+    _harness.serve(HANDLERS)

@@ -1,4 +1,4 @@
-"""Random models of the measured sizes, made by the library itself: no checkpoint, no torch."""
+"""Random models of the measured sizes, made by the library itself: no checkpoint, no torch. No dropout either."""
 
 import jax
 
@@ -17,6 +17,8 @@ def bert(size: Size, *, seed: int = 0) -> Encoder:
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
         "intermediate_size": 4 * size.hidden,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
     }
     return Encoder.init(StackConfig.from_hf(config), key=jax.random.key(seed))
 
@@ -40,5 +42,8 @@ def gpt2(size: Size, *, tied: bool = True, spread: float = 0.02, seed: int = 0) 
         "tie_word_embeddings": tied,
         "initializer_range": spread,
         "eos_token_id": END_OF_TEXT,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
     }
     return Decoder.init(StackConfig.from_hf(config), key=jax.random.key(seed))

@@ -1,6 +1,7 @@
 """The torch side: transformers' EncoderDecoderModel, run eagerly, float32, with its own defaults for attention.
 
-A worker of `_harness`; it must not know JAX or the library.
+A worker of `_harness` that loads, generates and measures the machine; `_torch_training` adds training. It must not know
+JAX or the library.
 """
 
 import time
@@ -13,50 +14,54 @@ from transformers import EncoderDecoderModel
 from benchmarks import _harness, _inputs
 from benchmarks._memory import AnonymousPeak, memory
 
-_state: dict[str, Any] = {}
+state: dict[str, Any] = {}
+"""What a worker keeps between questions."""
 
 
 def start(*, device: str, precision: str, threads: int) -> dict[str, Any]:
     """Chooses device, threads and the precision of matrix products."""
     torch.set_num_threads(threads)
+    state["precision"] = precision
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     if device == "gpu" and not torch.cuda.is_available():
         raise RuntimeError("--device gpu was asked for, and torch finds no CUDA device")
-    _state["device"] = torch.device("cuda" if device == "gpu" else "cpu")
+    state["device"] = torch.device("cuda" if device == "gpu" else "cpu")
     return {}
 
 
-def _finish() -> None:
-    if _state["device"].type == "cuda":
+def finish() -> None:
+    """Waits for what a GPU still has to do."""
+    if state["device"].type == "cuda":
         torch.cuda.synchronize()
 
 
-def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds of one run, with what the device still has to do, and what it returned."""
-    _finish()
+    finish()
     begin = time.perf_counter()
     result = run()
-    _finish()
+    finish()
     return time.perf_counter() - begin, result
 
 
-def _tensor(array: Any) -> torch.Tensor:
-    return torch.from_numpy(array).to(_state["device"])
+def tensor(array: Any) -> torch.Tensor:
+    """A NumPy array on the device."""
+    return torch.from_numpy(array).to(state["device"])
 
 
 def load(*, folder: str, touch: bool = False) -> dict[str, Any]:
     """Loads the checkpoint and keeps it; with `touch`, reads every parameter once within the time."""
 
     def run() -> EncoderDecoderModel:
-        model = EncoderDecoderModel.from_pretrained(folder).to(_state["device"])
+        model = EncoderDecoderModel.from_pretrained(folder).to(state["device"])
         if touch:
             sum(float(parameter.sum()) for parameter in model.parameters())
         return model
 
-    _state.pop("model", None)
+    state.pop("model", None)
     with AnonymousPeak() as watch:
-        seconds, model = _timed(run)
-    _state["model"] = model.eval()
+        seconds, model = timed(run)
+    state["model"] = model.eval()
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return {"seconds": seconds, "grown": watch.grown, "bytes": size, "attention": model.config._attn_implementation}
 
@@ -70,9 +75,9 @@ def generate(*, batch: int, source: int, new_tokens: int, beams: int = 1) -> dic
 
     def run() -> list[list[int]]:
         with torch.inference_mode():
-            return _state["model"].generate(_tensor(ids), attention_mask=_tensor(mask), **options).tolist()
+            return state["model"].generate(tensor(ids), attention_mask=tensor(mask), **options).tolist()
 
-    seconds, tokens = _timed(run)
+    seconds, tokens = timed(run)
     return {"seconds": seconds, "tokens": tokens}
 
 
@@ -89,85 +94,54 @@ def encode(*, batch: int, source: int) -> dict[str, Any]:
 
     def run() -> None:
         with torch.inference_mode():
-            _state["model"].encoder(_tensor(ids), attention_mask=_tensor(mask))
+            state["model"].encoder(tensor(ids), attention_mask=tensor(mask))
 
-    seconds, _ = _timed(run)
+    seconds, _ = timed(run)
     return {"seconds": seconds}
-
-
-def prepare_training(*, batch: int, source: int, target: int, layout: str, compiled: bool) -> dict[str, Any]:
-    """Makes the optimiser (fused AdamW, the faster one) and the batch; `layout` means nothing here."""
-    del layout
-    model = _state["model"].train()
-    ids, mask = _inputs.sources(batch=batch, source=source)
-    labels = _inputs.targets(batch=batch, target=target)
-    inputs = labels.copy()
-    inputs[:, 1:], inputs[:, 0] = labels[:, :-1], model.config.decoder_start_token_id
-    _state["batch"] = {
-        "input_ids": _tensor(ids),
-        "attention_mask": _tensor(mask),
-        "decoder_input_ids": _tensor(inputs),
-        "labels": _tensor(labels),
-    }
-    _state["optimizer"] = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
-    _state["forward"] = torch.compile(model) if compiled else model
-    return {}
-
-
-def train_step(**_: Any) -> dict[str, Any]:
-    """One step: forward, backward, AdamW."""
-
-    def run() -> float:
-        loss = _state["forward"](**_state["batch"]).loss
-        loss.backward()
-        _state["optimizer"].step()
-        _state["optimizer"].zero_grad(set_to_none=True)
-        return loss.item()
-
-    seconds, loss = _timed(run)
-    return {"seconds": seconds, "loss": loss}
 
 
 def peak() -> dict[str, Any]:
     """Memory of this process, and of the device where that is a GPU."""
     answer: dict[str, Any] = dict(memory())
-    if _state["device"].type == "cuda":
+    if state["device"].type == "cuda":
         answer["device_peak"] = torch.cuda.max_memory_allocated()
     return answer
 
 
 def compilation() -> dict[str, Any]:
-    """Nothing is compiled, but for `torch.compile`, which the first step's time shows."""
+    """Nothing is compiled."""
     return {}
 
 
 def copy(*, megabytes: int) -> dict[str, Any]:
     """Copies an array; bytes read plus bytes written."""
-    array = torch.ones(megabytes * 2**18, device=_state["device"])
+    array = torch.ones(megabytes * 2**18, device=state["device"])
     target = torch.empty_like(array)
     target.copy_(array)
-    seconds, _ = _timed(lambda: target.copy_(array))
+    seconds, _ = timed(lambda: target.copy_(array))
     return {"seconds": seconds, "amount": 2 * array.numel() * 4}
 
 
 def read(*, megabytes: int) -> dict[str, Any]:
     """Multiplies a matrix by a vector, which reads the matrix once: what a decoding step does all the time."""
-    matrix = torch.ones(megabytes * 2**8, 1024, device=_state["device"])
-    vector = torch.ones(1024, device=_state["device"])
+    matrix = torch.ones(megabytes * 2**8, 1024, device=state["device"])
+    vector = torch.ones(1024, device=state["device"])
     torch.mv(matrix, vector)
-    seconds, _ = _timed(lambda: torch.mv(matrix, vector))
+    seconds, _ = timed(lambda: torch.mv(matrix, vector))
     return {"seconds": seconds, "amount": matrix.numel() * 4}
 
 
 def matmul(*, width: int) -> dict[str, Any]:
-    """Multiplies two square matrices; FLOPs."""
-    left = torch.ones(width, width, device=_state["device"])
+    """Multiplies two square matrices, in bfloat16 where that is the precision; FLOPs."""
+    dtype = torch.bfloat16 if state["precision"] == "bf16" else torch.float32
+    left = torch.ones(width, width, device=state["device"], dtype=dtype)
     left @ left
-    seconds, _ = _timed(lambda: left @ left)
+    seconds, _ = timed(lambda: left @ left)
     return {"seconds": seconds, "amount": 2 * width**3}
 
 
+_ASKED = (start, load, generate, first_token, encode, peak, compilation, copy, read, matmul)
+HANDLERS: dict[str, Callable[..., dict[str, Any]]] = {handler.__name__: handler for handler in _ASKED}
+
 if __name__ == "__main__":
-    handlers = (start, load, generate, first_token, encode, prepare_training, train_step, peak, compilation)
-    handlers += (copy, read, matmul)
-    _harness.serve({handler.__name__: handler for handler in handlers})
+    _harness.serve(HANDLERS)

@@ -8,7 +8,7 @@ JAX.
 import argparse
 from typing import Any
 
-from benchmarks import _harness
+from benchmarks import _harness, _results
 from benchmarks._harness import Fixed, Worker
 from benchmarks._sizes import FLOAT_BYTES, SIZES, Size
 
@@ -89,11 +89,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             for beams in settings.beams:
                 for slots in settings.slots:
                     rows.append(measure_case(settings, worker, SIZES[name], beams, slots))
-                    _harness.save("cache_moves", settings, rows)
+                    _results.save("cache_moves", settings, rows)
                     print(f"{name}, {beams} beams, {slots} slots measured", flush=True)
         finally:
             worker.close()
-    return _harness.finish("cache_moves", settings, rows)
+    return _results.finish("cache_moves", settings, rows)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ Eager torch compiles nothing and takes no part.
 """
 
 import argparse
+import contextlib
 from typing import Any
 
-from benchmarks import _harness
+from benchmarks import _harness, _results
+from benchmarks._contestants import MODULES
 
 LAYOUTS = ("unrolled", "scanned")
 
@@ -24,27 +26,34 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def _twice(settings: argparse.Namespace, folder: str, layout: str, question: str, **arguments: Any) -> dict[str, Any]:
+def _generation(settings: argparse.Namespace, folder: str, layout: str, **arguments: Any) -> dict[str, Any]:
     """Asks one fresh worker twice: the first call compiles, the second tells what it compiles again."""
-    with _harness.workers(settings) as workers:
-        worker = workers["jax"]
+    with contextlib.closing(_harness.Worker(MODULES["jax"], settings=settings)) as worker:
         worker.ask("load", folder=folder)
-        if question == "train_step":
-            prepare = arguments | {"layout": layout, "compiled": False}
-            worker.ask("prepare_training", **prepare)
-        else:
-            worker.ask("convert", layout=layout)
+        worker.ask("convert", layout=layout)
         worker.ask("compilation")
-        first = worker.ask(question, **arguments)["seconds"]
-        compiled = worker.ask("compilation")
-        second = worker.ask(question, **arguments)["seconds"]
-        again = worker.ask("compilation")
+        calls = []
+        for _ in range(2):
+            seconds = worker.ask("generate", **arguments)["seconds"]
+            calls.append({"first_seconds": seconds, "compilation": worker.ask("compilation")})
+    return _both(layout, *calls)
+
+
+def _training(settings: argparse.Namespace, folder: str, layout: str, **arguments: Any) -> dict[str, Any]:
+    """The same of a training step."""
+    with contextlib.closing(_harness.Worker(MODULES["jax"], settings=settings)) as worker:
+        worker.ask("load", folder=folder)
+        worker.ask("prepare_training", layout=layout, remat=False, ragged=False, **arguments)
+        return _both(layout, worker.ask("warm_up"), worker.ask("warm_up"))
+
+
+def _both(layout: str, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {
         "layout": layout,
-        "first_seconds": first,
-        "second_seconds": second,
-        "compilation": compiled,
-        "second": again.get("backend_compile_duration", {"count": 0})["count"],
+        "first_seconds": first["first_seconds"],
+        "second_seconds": second["first_seconds"],
+        "compilation": first["compilation"],
+        "second": second["compilation"].get("backend_compile_duration", {"count": 0})["count"],
     }
 
 
@@ -58,12 +67,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             for layout in LAYOUTS:
                 for batch in settings.batches:
                     shape = {"batch": batch, "source": settings.source, "new_tokens": settings.new_tokens}
-                    case = _twice(settings, folders[name], layout, "generate", **shape)
+                    case = _generation(settings, folders[name], layout, **shape)
                     rows.append({"size": name, "batch": batch, "what": "generate", **case})
                 shape = {"batch": 8, "source": settings.source, "target": settings.target}
-                case = _twice(settings, folders[name], layout, "train_step", **shape)
+                case = _training(settings, folders[name], layout, **shape)
                 rows.append({"size": name, "batch": 8, "what": "train_step", **case})
-    return _harness.finish("compile", settings, rows)
+    return _results.finish("compile", settings, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ collects; it must not import JAX or torch.
 import argparse
 from typing import Any, NamedTuple
 
-from benchmarks import _floor, _harness
+from benchmarks import _floor, _harness, _results
 from benchmarks._harness import Worker
 from benchmarks._sizes import SIZES, generate_floor
 
@@ -145,9 +145,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 peak=floor["matmul"],
             )
             rows.append({**cell._asdict(), "floor_seconds": least, **case})
-            _harness.save("generate", settings, rows, floor=floor)  # a run that is cut short is not lost
+            _results.save("generate", settings, rows, floor=floor)  # a run that is cut short is not lost
             print(f"{cell} measured", flush=True)
-    return _harness.finish("generate", settings, rows, floor=floor)
+    return _results.finish("generate", settings, rows, floor=floor)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ the second figure is the one that compares. The file is in the page cache: the d
 import argparse
 from typing import Any
 
-from benchmarks import _floor, _harness
+from benchmarks import _floor, _harness, _results
 
 
 def options() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             case = measure_case(settings, folders[name])
             size = max(side["bytes"] for side in case["sides"].values())
             rows.append({"size": name, "floor_seconds": size / floor["bandwidth"], **case})
-    return _harness.finish("load", settings, rows, floor=floor)
+    return _results.finish("load", settings, rows, floor=floor)
 
 
 if __name__ == "__main__":

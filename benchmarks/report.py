@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks._contestants import CONTESTANTS
+
 README = pathlib.Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 Row = dict[str, Any]
@@ -27,16 +29,25 @@ def _gigabytes(amount: float | None) -> str:
     return "-" if amount is None else f"{amount / 1e9:.2f}"
 
 
+def _count(amount: float | None) -> str:
+    return "-" if amount is None else f"{amount:.0f}"
+
+
 def _megabytes(amount: float | None) -> str:
     return "-" if amount is None else f"{amount / 1e6:.1f}"
 
 
-def _at(row: Row, side: str, *path: str) -> Any:
-    """A value deep in one side of a row, None where that side or value is absent."""
-    value = row["sides"].get(side)
+def _in(row: Row, *path: str) -> Any:
+    """A value deep in a row, None where it, or what it would be in, is absent."""
+    value: Any = row
     for name in path:
         value = None if value is None else value.get(name)
     return value
+
+
+def _at(row: Row, side: str, *path: str) -> Any:
+    """The same in one side of a row."""
+    return _in(row, "sides", side, *path)
 
 
 def _ratio(numerator: float | None, denominator: float | None, form: str = "{:.2f}x") -> str:
@@ -108,12 +119,76 @@ def _cell(row: Row) -> list[str]:
     return [row["size"], *(str(row[name]) for name in _CELL[1:])]
 
 
+def _contestant(row: Row) -> list[str]:
+    return [row["size"], CONTESTANTS[row["contestant"]].title]
+
+
+def _equal_rows(result: Row) -> list[Row]:
+    return [row for row in result["rows"] if row["data"] == "equal"]
+
+
+def _peak_of_step(row: Row) -> str:
+    device = _in(row, "memory", "device_run_peak")
+    return _gigabytes(device if device is not None else _in(row, "memory", "run_peak"))
+
+
 def _train_step(result: Row) -> Table:
-    heads = ["size", "batch", "layout", *_SPEED, "compile, s", "our peak, GB", "torch peak, GB"]
+    """How fast, in how much memory."""
+    heads = ["size", "contestant", "a step, s", "least to most", "torch eager in turn, s", "ratio", "CPU, s"]
+    heads += ["peak of a step, GB", "compile, s", "GFLOP/s", "MFU"]
+    lines = []
+    for row in _equal_rows(result):
+        if "failed" in row:
+            lines.append([*_contestant(row), row["failed"].replace("|", "/"), *["-"] * (len(heads) - 3)])
+            continue
+        ours, theirs = (_in(row, whose, "median", "seconds") for whose in ("turns", "reference"))
+        spread = " to ".join(_seconds(_in(row, "turns", which)) for which in ("least", "most"))
+        speed = [_seconds(ours), spread, _seconds(theirs), _ratio(theirs, ours)]
+        used = [_seconds(_in(row, "turns", "median", "cpu_seconds")), _peak_of_step(row)]
+        rate = [f"{row['flops_per_second'] / 1e9:.0f}", f"{row['utilisation']:.0%}"]
+        lines.append([*_contestant(row), *speed, *used, _seconds(row.get("compile_seconds")), *rate])
+    return heads, lines
+
+
+def _train_step_details(result: Row) -> Table:
+    """What a reader needs who doubts a figure: how disturbed it was, and what the sums are made of."""
+    heads = ["size", "contestant", "settling step, s", "user, s", "system, s", "faults a step", "preempted"]
+    heads += ["anonymous peak of a step, GB", "peak of the process, GB", "temporary, GB"]
+    heads += ["first step, s", "trace, s", "lower, s", "XLA, s", "first loss"]
+    lines = []
+    for row in _equal_rows(result):
+        if "failed" in row:
+            continue
+        used = [_seconds(_in(row, "turns", "median", kind)) for kind in ("user_seconds", "system_seconds")]
+        counts = [_count(_in(row, "turns", "median", kind)) for kind in ("minor_faults", "preempted")]
+        memory = [_gigabytes(_in(row, "memory", kind)) for kind in ("anonymous_run_peak", "life_peak")]
+        parts = [_seconds(_in(row, "compilation", part, "seconds")) for part in _COMPILATION]
+        loss = "-" if row.get("loss") is None else f"{row['loss']:.4f}"
+        lines.append([*_contestant(row), _seconds(_in(row, "turns", "first_of_turn")), *used, *counts, *memory])
+        lines[-1] += [_gigabytes(_in(row, "memory", "program", "temporary")), _seconds(row["first_seconds"])]
+        lines[-1] += [*parts, loss]
+    return heads, lines
+
+
+_COMPILATION = ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration")
+
+
+def _train_step_ragged(result: Row) -> Table:
+    """Examples of unequal length, batched by each side's own way."""
+    heads = ["size", "contestant", "ragged tokens/s", "torch eager in turn", "ratio", "CPU, ms a token"]
+    heads += ["padding", "shapes", "compile, s"]
     lines = []
     for row in result["rows"]:
-        memory = [_seconds(_programs(row)), _peak(row, "jax"), _peak(row, "torch")]
-        lines.append([row["size"], str(row["batch"]), row["layout"], *_speed(row), *memory])
+        if row["data"] != "ragged":
+            continue
+        if "failed" in row:
+            lines.append([*_contestant(row), row["failed"].replace("|", "/"), *["-"] * (len(heads) - 3)])
+            continue
+        ours, theirs = (_in(row, whose, "tokens_per_second") for whose in ("turns", "reference"))
+        rates = [_count(ours), _count(theirs), _ratio(ours, theirs)]
+        rates.append(_seconds(1000 * _in(row, "turns", "cpu_seconds_per_token")))
+        more = [f"{row['padding_share']:.0%}", str(row.get("shapes", "-")), _seconds(row.get("compile_seconds"))]
+        lines.append([*_contestant(row), *rates, *more])
     return heads, lines
 
 
@@ -175,7 +250,7 @@ def _speculative(result: Row) -> Table:
 
 TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
     "generate": (_generate, _generate_starts_and_memory),
-    "train_step": (_train_step,),
+    "train_step": (_train_step, _train_step_details, _train_step_ragged),
     "load": (_load,),
     "compile": (_compile,),
     "cache_moves": (_cache_moves,),
@@ -193,7 +268,8 @@ def table(result: Row) -> str:
         floor = result["floor"]
         about += f" Best copy {floor['copy'] / 1e9:.1f} GB/s, read {floor['read'] / 1e9:.1f} GB/s, "
         about += f"matrix product {floor['matmul'] / 1e9:.0f} GFLOP/s."
-    tables = [_markdown(*made(result)) for made in TABLES[result["benchmark"]]]
+    made = [make(result) for make in TABLES[result["benchmark"]]]
+    tables = [_markdown(heads, lines) for heads, lines in made if lines]
     return "\n\n".join([f"**{result['benchmark']}**: {about}", *tables])
 
 

@@ -1,6 +1,6 @@
 """Every benchmark, then the README's tables: `python -m benchmarks.run_all --out benchmarks/results`.
 
-About half an hour on two quiet CPU cores; `--only generate,speculative` runs some. It measures nothing itself.
+About an hour and a half on two quiet CPU cores; `--only generate,speculative` runs some. It measures nothing itself.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from benchmarks import report
 
 SCRIPTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("generate", ()),
-    ("train_step", ("--layouts", "scanned,unrolled")),
+    ("train_step", ()),
     ("load", ()),
     ("compile", ()),
     ("cache_moves", ()),

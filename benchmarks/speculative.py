@@ -8,7 +8,7 @@ It only asks and collects; it must not import JAX.
 import argparse
 from typing import Any
 
-from benchmarks import _harness
+from benchmarks import _harness, _results
 from benchmarks._harness import Fixed, Worker
 
 SIDE = "benchmarks._speculative_side"
@@ -87,11 +87,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 for ahead in settings.ahead:
                     cases = measure_case(settings, worker, ahead)
                     rows += [{"size": name, "batch": batch, **case} for case in cases]
-                    _harness.save("speculative", settings, rows)
+                    _results.save("speculative", settings, rows)
                     print(f"{name}, batch {batch}, {ahead} ahead measured", flush=True)
             finally:
                 worker.close()
-    return _harness.finish("speculative", settings, rows)
+    return _results.finish("speculative", settings, rows)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +11,17 @@ import pytest
 from benchmarks import (
     _cache_side,
     _cache_ways,
+    _contestants,
     _harness,
+    _inputs,
+    _jax_side,
+    _jax_training,
+    _memory,
+    _models,
     _programs,
     _sizes,
     _speculative_side,
+    _steps,
     cache_moves,
     generate,
     load,
@@ -24,8 +32,9 @@ from benchmarks import (
 )
 from benchmarks import compile as compile_times
 
+from encdec_eqx import EncoderDecoder
 from models import VOCAB, decoder_config, encoder_config, randomised, tiny_pair
-from tolerances import BEAM_WAYS
+from tolerances import BEAM_WAYS, REMATERIALISED_LOSS
 
 SCRIPTS = {
     "generate": generate,
@@ -46,9 +55,13 @@ def test_options_are_read_and_nonsense_is_refused(script, capsys):
     assert "huge" in capsys.readouterr().err
 
 
-def test_layouts_and_batches_are_checked():
-    assert train_step.options().parse_args(["--layouts", "scanned,unrolled"]).layouts == ("scanned", "unrolled")
-    for script, arguments in ((train_step, ["--layouts", "rolled"]), (compile_times, ["--batches", "0"])):
+def test_contestants_and_batches_are_checked():
+    given = ["--contestants", "ours_unrolled,torch", "--data", "ragged", "--precision", "bf16"]
+    parsed = train_step.options().parse_args(given)
+    assert (parsed.contestants, parsed.data, parsed.precision) == (("ours_unrolled", "torch"), ("ragged",), "bf16")
+    assert set(train_step.options().parse_args([]).contestants) <= set(_contestants.CONTESTANTS)
+    wrong = ((train_step, ["--contestants", "theirs"]), (train_step, ["--data", "real"]))
+    for script, arguments in (*wrong, (generate, ["--precision", "bf16"]), (compile_times, ["--batches", "0"])):
         with pytest.raises(SystemExit):
             script.options().parse_args(arguments)
 
@@ -148,11 +161,19 @@ def test_sides_take_turns_and_medians_are_taken(worker):
 
 
 def test_a_worker_tells_why_it_failed(worker):
-    with pytest.raises(RuntimeError, match="the reason"):
+    with pytest.raises(_harness.WorkerError, match="the reason") as failed:
         worker.ask("fail")
+    assert failed.value.reason == "KeyError: 'the reason'"
     assert worker.ask("run", name="still alive")["calls"] == ["still alive"]
-    with pytest.raises(RuntimeError, match="the last words"):
+    with pytest.raises(_harness.WorkerError, match="the last words") as died:
         worker.ask("die")
+    assert died.value.reason == "died at 'die', exit status 1"
+
+
+def test_a_reason_is_one_line():
+    long = ValueError("backend='inductor' raised:\nInvalidCxxCompiler: none found\n\nSet this and that")
+    assert _harness.reason_of(long) == "ValueError: backend='inductor' raised: InvalidCxxCompiler: none found"
+    assert len(_harness.reason_of(ValueError("x" * 1000))) == 300
 
 
 def _side(seconds):
@@ -183,12 +204,31 @@ def _result(benchmark, row):
     }
 
 
+def _train_rows():
+    """A contestant that was measured, one that failed, and one with ragged examples."""
+    median = {"seconds": 0.32, "cpu_seconds": 0.5, "user_seconds": 0.4, "system_seconds": 0.1}
+    median |= {"minor_faults": 7.0, "preempted": 3.0}
+    turns = {"median": median, "least": 0.3, "most": 0.4, "first_of_turn": 0.45}
+    turns |= {"tokens_per_second": 100.0, "cpu_seconds_per_token": 0.005}
+    memory = {"run_peak": 2_000_000_000, "anonymous_run_peak": 1_500_000_000, "life_peak": 3_000_000_000}
+    memory["program"] = {"temporary": 250_000_000}
+    ours = {"size": "tiny", "batch": 8, "data": "equal", "contestant": "ours", "turns": turns, "memory": memory}
+    ours |= {"reference": turns | {"median": median | {"seconds": 0.64}}, "first_seconds": 9.0, "loss": 10.86153}
+    ours |= {"compilation": _side(0.0)["compilation"], "compile_seconds": 1.5}
+    ours |= {"flops_per_second": 3e9, "utilisation": 0.5}
+    failed = {"size": "tiny", "batch": 8, "data": "equal", "contestant": "torch_compile"}
+    failed["failed"] = "CppCompileError: no compiler"
+    ragged = {"size": "tiny", "batch": 8, "data": "ragged", "contestant": "torch", "turns": turns, "reference": turns}
+    return [ours, failed, ragged | {"padding_share": 0.4}]
+
+
 def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
     pair = {"size": "tiny", "batch": 2, "floor_seconds": 0.16, "sides": {"jax": _side(0.32), "torch": _side(0.64)}}
     cell = pair | {"beams": 4, "source": 128, "same_tokens": True}
     (tmp_path / "generate.json").write_text(json.dumps(_result("generate", cell)))
-    alone = pair | {"layout": "scanned", "sides": {"jax": _side(0.32)}}
-    (tmp_path / "train_step.json").write_text(json.dumps(_result("train_step", alone)))
+    trained = _result("train_step", {})
+    trained["rows"] = _train_rows()
+    (tmp_path / "train_step.json").write_text(json.dumps(trained))
     (tmp_path / "load.json").write_text(json.dumps(_result("load", pair)))
     compiled = {"size": "tiny", "batch": 1, "what": "generate", "layout": "unrolled", "first_seconds": 2.0}
     compiled |= {"second_seconds": 1.0, "second": 0, "compilation": _side(1.0)["compilation"]}
@@ -209,7 +249,10 @@ def test_the_readme_takes_the_tables_of_a_folder(tmp_path):
     numbers = "| 0.32 | 0.64 | 2.00x | 0.16 | 50% |"
     assert f"| tiny | 2 | 4 | 128 {numbers} 400 | 200 | 5.0 | 10.0 | 320 | 640 | yes |" in text
     assert "| tiny | 2 | 4 | 128 | 1.50 | 0.32 | 0.64 | 320 | 640 | 3.0 | 3.0 | 3.0 | 2.00 | 2.00 |" in text
-    assert "| tiny | 2 | scanned | 0.32 | - | - | 0.16 | 50% | 1.50 | 2.00 | - |" in text
+    assert "| tiny | ours | 0.32 | 0.30 to 0.40 | 0.64 | 2.00x | 0.50 | 2.00 | 1.50 | 3 | 50% |" in text
+    assert "| tiny | ours | 0.45 | 0.40 | 0.10 | 7 | 3 | 1.50 | 3.00 | 0.25 | 9.00 | - | - | 1.50 | 10.8615 |" in text
+    assert "| tiny | torch.compile | CppCompileError: no compiler | - | - |" in text
+    assert "| tiny | torch eager | 100 | 100 | 1.00x | 5.00 | 40% | - | - |" in text
     assert "| tiny | 2 | 4 | 64 | gather | 6.2 | 1.00x | 2.0 | - | 3.0 | 4.0 |" in text
     assert "| tiny | 2 | 4 | 64 | ancestry | 1.6 | 0.25x | 2.0 | - | 3.0 | 4.0 |" in text
     assert "| tiny | 2 | draft | 4 | 16 | 4.00 | 0.64 | 0.32 | 2.00x | 2.00 | yes |" in text
@@ -240,6 +283,190 @@ def test_the_three_programs_are_caught_with_their_memory(beams):
     after = model.generate(ids, **options)
     assert after.compilations == 0, "what was caught must be as it was"
     np.testing.assert_array_equal(after.sequences, before.sequences)
+
+
+# --- training steps --------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_settles_before_it_counts():
+    calls = iter(range(10))
+    turn = _steps.take_turn(lambda: next(calls), settle=2, count=3)
+    assert [[step["tokens"] for step in turn[kind]] for kind in ("settling", "steps")] == [[0, 1], [2, 3, 4]]
+    assert next(calls) == 5
+
+
+def test_a_step_is_measured_by_the_clock_and_by_what_it_used():
+    def busy():
+        np.ones(2_000_000).sum()  # 16 MB mapped anew
+        while time.process_time() < until:
+            pass
+        return 7
+
+    until = time.process_time() + 0.05
+    worked = _steps.measured(busy)
+    assert worked["tokens"] == 7
+    assert 0.04 < worked["cpu_seconds"] <= worked["seconds"] + 0.02
+    assert worked["cpu_seconds"] == pytest.approx(worked["user_seconds"] + worked["system_seconds"])
+    assert worked["minor_faults"] > 0 and worked["major_faults"] >= 0 and worked["preempted"] >= 0
+    slept = _steps.measured(lambda: time.sleep(0.05) or 1)
+    assert slept["seconds"] >= 0.05 > slept["cpu_seconds"]
+
+
+def test_the_peak_of_a_run_is_not_that_of_the_process():
+    if not _memory.memory():
+        pytest.skip("this system tells nothing of a process's memory")
+    large = _memory.peaks(lambda: np.ones(25_000_000).sum())  # 200 MB, gone again
+    small = _memory.peaks(lambda: None)
+    assert large["anonymous_run_peak"] - small["anonymous_run_peak"] > 100e6
+    if "run_peak" in small:
+        assert large["run_peak"] - small["run_peak"] > 100e6
+        assert small["life_peak"] >= small["run_peak"]
+
+
+def test_ragged_examples_have_a_long_tail():
+    pairs = _inputs.ragged(source=128, target=64, examples=1000)
+    lengths = np.asarray([[len(ids), len(labels)] for ids, labels in pairs])
+    assert lengths.min(axis=0).tolist() == [22, 8] and lengths.max(axis=0).tolist() == [128, 64]
+    half, mean = np.median(lengths, axis=0), lengths.mean(axis=0)
+    assert (half < mean).all() and abs(half[0] - 48) < 5 and abs(half[1] - 24) < 4
+    assert max(ids.max() for ids, _ in pairs) < _sizes.ENCODER_VOCAB
+    for pair, same in zip(pairs, _inputs.ragged(source=128, target=64, examples=1000), strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(pair, same, strict=True))
+
+
+def _turn(*seconds, settling=()):
+    step = {"tokens": 10, "cpu_seconds": 0.5}
+    return {
+        kind: [step | {"seconds": each} for each in those]
+        for kind, those in (("steps", seconds), ("settling", settling))
+    }
+
+
+def test_turns_are_summed_up():
+    found = train_step.summary([_turn(1.0, 2.0, settling=(9.0, 8.0)), _turn(3.0, 6.0, settling=(7.0, 8.0))])
+    assert (found["median"]["seconds"], found["least"], found["most"], found["first_of_turn"]) == (2.5, 1.0, 6.0, 8.0)
+    assert (found["tokens_per_second"], found["cpu_seconds_per_token"]) == (pytest.approx(40 / 12), 0.05)
+    assert train_step.summary([_turn(1.0)])["first_of_turn"] is None
+
+
+def test_utilisation_is_the_share_of_the_measured_peak():
+    row = {"data": "equal", "turns": {"median": {"seconds": 4.0}}}
+    rated = train_step.rated(row, flops=100, peak=50.0)
+    assert (rated["flops_per_second"], rated["utilisation"], rated["floor_seconds"]) == (25.0, 0.5, 2.0)
+    assert "utilisation" not in train_step.rated({"data": "equal", "failed": "why"}, flops=100, peak=50.0)
+    assert "flops" not in train_step.rated({"data": "ragged"}, flops=100, peak=50.0)
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What fake workers were asked, in order; that of torch.compile fails when it has to compile."""
+    log = []
+
+    class Fake:
+        def __init__(self, module, *, settings):
+            self.module, self.options = module, {}
+            log.append(("open", module))
+
+        def ask(self, question, **arguments):
+            if question == "prepare_training":
+                self.options = arguments
+            log.append((question, self.name()))
+            if question == "warm_up":
+                if self.options.get("compiled"):
+                    raise _harness.WorkerError("all of it", "no compiler")
+                return {"first_seconds": 9.0, "loss": 1.0}
+            if question == "steps":
+                assert arguments == {"settle": 1, "count": 2}
+                return _turn(2.0 if "jax" in self.module else 3.0, settling=(5.0,))
+            return {"run_peak": 1} if question == "memory_of_step" else {}
+
+        def name(self):
+            known = _contestants.CONTESTANTS.items()
+            return next((name for name, one in known if one.options.items() <= self.options.items()), "")
+
+        def close(self):
+            log.append(("close", self.name()))
+
+    monkeypatch.setattr(_harness, "Worker", Fake)
+    return log
+
+
+def test_each_contestant_takes_turns_with_the_reference_and_a_failure_is_told(events):
+    settings = train_step.options().parse_args(
+        ["--contestants", "ours,torch,torch_compile,ours_remat", "--repeats", "2"]
+    )
+    rows = train_step.measure_case(settings, "folder", "equal")
+    assert [row["contestant"] for row in rows] == ["ours", "torch", "torch_compile", "ours_remat"]
+    ours, torch, compiled, remat = rows
+    assert compiled == {"data": "equal", "contestant": "torch_compile", "failed": "no compiler"}
+    for row in (ours, remat):
+        assert (row["turns"]["median"]["seconds"], row["reference"]["median"]["seconds"]) == (2.0, 3.0)
+        assert row["memory"] == {"run_peak": 1}
+    assert torch["turns"] == torch["reference"] == ours["reference"] and torch["memory"] == {"run_peak": 1}
+    turns = [name for question, name in events if question == "steps"]
+    assert turns == ["ours", "torch"] * 2 + ["ours_remat", "torch"] * 2
+    alive = np.cumsum([{"open": 1, "close": -1}.get(question, 0) for question, _ in events])
+    assert alive.max() == 2 and alive[-1] == 0
+
+
+def test_contestants_are_measured_without_a_reference_too(events):
+    settings = train_step.options().parse_args(["--sides", "jax", "--repeats", "1"])
+    rows = train_step.measure_case(settings, "folder", "equal")
+    assert [row["contestant"] for row in rows] == ["ours", "ours_remat"]
+    assert all(row["reference"] is None and row["turns"]["least"] == 2.0 for row in rows)
+    report.table(_result("train_step", {"size": "mini", **train_step.rated(rows[0], flops=100, peak=50.0)}))
+    alone = train_step.options().parse_args(["--contestants", "torch", "--repeats", "1"])
+    (torch,) = train_step.measure_case(alone, "folder", "equal")
+    assert torch["turns"]["least"] == torch["reference"]["least"] == 3.0
+
+
+@pytest.fixture
+def side(mini):
+    """The JAX side in this process, and a way to load the same random model into it again."""
+    pair = EncoderDecoder.from_pieces(_models.bert(mini), _models.gpt2(mini))
+    pair = pair.with_special_tokens(decoder_start_token_id=1, pad_token_id=1)
+
+    def prepared(*, precision="float32", ragged=False, **options):
+        _jax_side.state |= {"model": pair, "precision": precision}
+        return _jax_training.prepare_training(batch=2, source=16, target=8, ragged=ragged, **options)
+
+    return prepared
+
+
+def _losses(count):
+    """Of that many steps on the same batch."""
+    return [_jax_training.warm_up()["loss"] for _ in range(count)]
+
+
+def test_our_ways_to_train_compute_the_same(side):
+    side(layout="scanned", remat="keep_products")
+    usual = _losses(3)
+    assert usual[0] > usual[2] > 0
+    for name in ("ours_remat", "ours_unrolled"):
+        side(**_contestants.CONTESTANTS[name].options)
+        np.testing.assert_allclose(_losses(3), usual, rtol=REMATERIALISED_LOSS)
+
+
+def test_a_training_worker_tells_what_was_compiled_and_what_memory_a_step_takes(side):
+    side(layout="scanned", remat="keep_nothing", precision="bf16")
+    first = _jax_training.warm_up()
+    assert first["first_seconds"] > 0 and first["loss"] > 0
+    turn = _jax_training.steps(settle=1, count=2)
+    assert [step["tokens"] for step in turn["steps"]] == [2 * (16 + 8)] * 2
+    memory = _jax_training.memory_of_step()
+    assert memory["program"]["temporary"] > 0
+    assert memory["program"]["aliased"] > 0.9 * memory["program"]["results"], "the state is donated"
+
+
+def test_ragged_examples_come_in_few_shapes_and_their_padding_does_not_count(side):
+    about = side(layout="scanned", remat="keep_products", ragged=True)
+    assert 1 < about["shapes"] <= _jax_training.MAX_SHAPES and 0 < about["padding_share"] < 0.5
+    batches = [next(_jax_side.state["batches"]) for _ in range(5)]
+    for batch, tokens in batches:
+        assert batch["input_ids"].shape[0] == 2
+        assert tokens == batch["attention_mask"].sum() + (batch["labels"] != -100).sum()
+    shapes = {(batch["input_ids"].shape, batch["labels"].shape) for batch in _jax_side.state["shapes"]}
+    assert len(shapes) == about["shapes"]
 
 
 # --- ways to move beams ----------------------------------------------------------------------------------------------
