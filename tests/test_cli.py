@@ -1,6 +1,7 @@
 """The command `encdec-eqx`: what it accepts, what it says, how it fails. The demo itself is replaced or tiny."""
 
 import importlib.util
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,14 @@ def test_demo_gets_its_arguments(calls, tmp_path):
     [(name, output, given)] = calls
     assert (name, output, given["cold"], given["seed"]) == ("demo", tmp_path, True, 3)
     assert (given["recipe"].steps, given["recipe"].seed) == (7, 3)
+
+
+def test_the_demo_leaves_the_packages_messages_as_they_were(calls, tmp_path):
+    logger = logging.getLogger("encdec_eqx")
+    before = logger.level
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 0
+    assert cli.main(["demo", "--words", "hello"]) == 0
+    assert logger.level == before
 
 
 def test_words_are_split_at_spaces(calls):

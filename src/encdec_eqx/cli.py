@@ -4,11 +4,12 @@ Knows the parts by name only and imports them when they are asked for, so that `
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,6 @@ def _demo(chosen: argparse.Namespace) -> int:
     from .demo.recipe import Recipe
     from .demo.run import run_demo, say_words
 
-    logging.getLogger("encdec_eqx").setLevel(logging.ERROR)  # the demo prints the load reports itself
     defaults = Recipe()
     recipe = Recipe(seed=chosen.seed, steps=chosen.steps or defaults.steps)
     console = Console()
@@ -170,10 +170,24 @@ def _demo(chosen: argparse.Namespace) -> int:
                 "--cold and --words do not go together: run the demo with --cold and another --output first, then "
                 "--words with that --output"
             )
-        say_words(chosen.words.split(), chosen.output, console=console, recipe=recipe)
+        with _load_reports_unsaid():
+            say_words(chosen.words.split(), chosen.output, console=console, recipe=recipe)
         return 0
-    result = run_demo(chosen.output, console=console, recipe=recipe, cold=chosen.cold, seed=chosen.seed)
+    with _load_reports_unsaid():
+        result = run_demo(chosen.output, console=console, recipe=recipe, cold=chosen.cold, seed=chosen.seed)
     return 0 if result.reload_agrees else 1
+
+
+@contextlib.contextmanager
+def _load_reports_unsaid() -> Iterator[None]:
+    """Within, the package's logger keeps load reports to itself: the demo prints them in its own place."""
+    logger = logging.getLogger("encdec_eqx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _at_least_one(text: str) -> int:

@@ -19,7 +19,7 @@ _LETTER_ID = {token: index for index, token in enumerate(LETTER_TOKENS)}
 _PHONEME_ID = {token: index for index, token in enumerate(PHONEME_TOKENS)}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: a context manager that it leaves through sets its traceback
 class WordError(ValueError):
     """A word the character encoder cannot read; `str()` says which character and what is allowed."""
 
