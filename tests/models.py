@@ -1,5 +1,6 @@
 """Tiny models made from a `StackConfig` alone, every parameter random. Knows nothing of files or torch."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -84,16 +85,16 @@ def randomised(module: Any, seed: int = 0, spread: float = 0.15) -> Any:
 
 def tiny_pair(encoder: StackConfig | None = None, decoder: StackConfig | None = None, seed: int = 0) -> EncoderDecoder:
     """The two joined; by default their widths differ, so that there is a projection."""
+    return randomised(_shapes_of_pair(encoder or encoder_config(), decoder or decoder_config()), seed)
 
+
+@functools.cache  # tracing what draws the weights takes longer than many tests
+def _shapes_of_pair(encoder: StackConfig, decoder: StackConfig) -> EncoderDecoder:
     def join() -> EncoderDecoder:
-        key = jax.random.key(seed)
-        return EncoderDecoder.from_pieces(
-            Encoder.init(encoder or encoder_config(), key=key),
-            Decoder.init(decoder or decoder_config(), key=key),
-            key=key,
-        )
+        key = jax.random.key(0)
+        return EncoderDecoder.from_pieces(Encoder.init(encoder, key=key), Decoder.init(decoder, key=key), key=key)
 
-    return randomised(eqx.filter_eval_shape(join), seed)
+    return eqx.filter_eval_shape(join)
 
 
 def random_ids(seed: int, *shape: int, low: int = 3) -> np.ndarray:

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
+from encdec_eqx.demo.lexicon import Lexicon
+from encdec_eqx.demo.vocabulary import PHONEME_TOKENS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -56,10 +59,11 @@ SMALL = {
 
 
 @pytest.mark.parametrize(("script", "piece"), list(zip(SMALL, (Encoder, Decoder), strict=True)))
-def test_pretraining_writes_a_piece_that_loads(script, piece, tmp_path, monkeypatch, capsys):
+def test_pretraining_writes_a_piece_that_loads(script, piece, dictionary, tmp_path, monkeypatch, capsys):
     module = _load(script)
+    monkeypatch.setattr(module, "load_lexicon", lambda: dictionary)
     monkeypatch.setattr(module, "CONFIG", module.CONFIG | SMALL[script])
-    monkeypatch.setattr(module, "WIDTHS", dict.fromkeys(module.WIDTHS, 4))
+    monkeypatch.setattr(module, "WIDTHS", {5: 4})
     for name in ("one", "two"):
         module.main(["--output", str(tmp_path / name), "--steps", "2", "--layers", "1", "--width", "8"])
     assert "step 2: loss" in capsys.readouterr().out
@@ -101,7 +105,16 @@ def test_real_bert_encodes_and_composes(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def pronounce(monkeypatch) -> ModuleType:
+def dictionary(monkeypatch) -> Lexicon:
+    """Words of four letters that are said letter by letter, in place of the dictionary, so that all batches are alike."""
+    rng, phonemes = np.random.default_rng(0), PHONEME_TOKENS[3:]
+    words = {"".join(chr(ord("a") + letter) for letter in rng.integers(0, 26, 4)) for _ in range(400)}
+    said = {word: (tuple(phonemes[ord(letter) - ord("a")] for letter in word),) for word in sorted(words)}
+    return Lexicon(pronunciations=said, dropped=0)
+
+
+@pytest.fixture
+def pronounce(monkeypatch, dictionary) -> Iterator[ModuleType]:
     """The scripts of `examples/pronounce`, which import each other by bare names, with a small dictionary."""
     names = ("data", "score", "train", "warm_start", "pretrain_letters", "pretrain_phonemes")
     monkeypatch.syspath_prepend(EXAMPLES / "pronounce")
@@ -109,11 +122,10 @@ def pronounce(monkeypatch) -> ModuleType:
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
         setattr(scripts, name, importlib.import_module(name))
-    few = {split: scripts.data.records(split)[:number] for split, number in (("train", 60), ("dev", 12), ("test", 8))}
-    for name in ("score", "train", "warm_start"):
-        monkeypatch.setattr(getattr(scripts, name), "records", lambda split, salt="": few[split])
+    for name in ("data", "pretrain_letters", "pretrain_phonemes"):
+        monkeypatch.setattr(getattr(scripts, name), "load_lexicon", lambda: dictionary)
     for name in ("pretrain_letters", "pretrain_phonemes"):
-        monkeypatch.setattr(getattr(scripts, name), "WIDTHS", {7: 4, 9: 4})
+        monkeypatch.setattr(getattr(scripts, name), "WIDTHS", {5: 4})
     yield scripts
     for name in names:
         sys.modules.pop(name, None)

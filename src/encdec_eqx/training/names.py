@@ -4,6 +4,7 @@ Knows how the model's fields are nested and how stacks are arranged; must not kn
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -91,6 +92,7 @@ def named(unrolled: Any, is_leaf: Callable[[Any], bool] = lambda _: False) -> It
             yield tuple(_readable(f"{field}.blocks.{layer}.{inside}") for layer in served), leaf
 
 
+@functools.cache  # a model is named several times while a step is made
 def _readable(path: str) -> str:
     for pattern, new in _RENAMED:
         path = pattern.sub(new, path)

@@ -6,6 +6,7 @@ Knows names as text; must not know models.
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -110,6 +111,7 @@ def _part(text: str) -> Part:
     return Part(text, components, takes_away)
 
 
+@functools.cache  # the same few words are compared for every array
 def _fits(pattern: str, word: str) -> bool:
     if not _is_range(pattern):
         return fnmatch.fnmatchcase(word, pattern)
@@ -123,6 +125,7 @@ def _fits(pattern: str, word: str) -> bool:
     return int(low or 0) <= int(word) and (not high or int(word) <= int(high))
 
 
+@functools.cache
 def _is_range(pattern: str) -> bool:
     return any(letter.isdigit() for letter in pattern) and _RANGE.fullmatch(pattern) is not None
 
