@@ -105,8 +105,8 @@ def test_real_bert_encodes_and_composes(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def dictionary(monkeypatch) -> Lexicon:
-    """Words of four letters that are said letter by letter, in place of the dictionary, so that all batches are alike."""
+def dictionary() -> Lexicon:
+    """Words of four letters, said letter by letter, in place of the real ones: so that all batches are alike."""
     rng, phonemes = np.random.default_rng(0), PHONEME_TOKENS[3:]
     words = {"".join(chr(ord("a") + letter) for letter in rng.integers(0, 26, 4)) for _ in range(400)}
     said = {word: (tuple(phonemes[ord(letter) - ord("a")] for letter in word),) for word in sorted(words)}

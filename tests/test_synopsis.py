@@ -1,15 +1,21 @@
-"""The data of `examples/synopsis`: descriptions read, cleaned, freed of near-duplicates and split."""
+"""`examples/synopsis`: descriptions read, cleaned, freed of near-duplicates and split; a model trained and scored."""
 
 import importlib
 import json
 import lzma
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from encdec_eqx import Encoder, StackConfig
 
 FOLDER = Path(__file__).parent.parent / "examples" / "synopsis"
+NAMES = ("descriptions", "duplicates", "prepare", "train", "score")
 COMMON = "This paragraph stands in all of the packages and says nothing of any of them."
 
 
@@ -18,10 +24,10 @@ def modules() -> dict[str, ModuleType]:
     """The example's files, which import each other by their bare names."""
     sys.path.insert(0, str(FOLDER))
     try:
-        yield {name: importlib.import_module(name) for name in ("descriptions", "duplicates", "prepare")}
+        yield {name: importlib.import_module(name) for name in NAMES}
     finally:
         sys.path.remove(str(FOLDER))
-        for name in ("descriptions", "duplicates", "prepare"):
+        for name in NAMES:
             sys.modules.pop(name, None)
 
 
@@ -105,3 +111,30 @@ def test_baselines_are_rouge_of_the_first_words(modules):
     values = modules["prepare"].baselines([row])
     assert values["first 8 words"]["rouge1"] == pytest.approx(100 * 2 * (2 / 8) * (2 / 4) / (2 / 8 + 2 / 4), abs=0.05)
     assert values["first 12 words"]["rouge1"] < values["first 8 words"]["rouge1"]
+
+
+def test_a_model_is_trained_and_scored(modules, tmp_path, capsys):
+    """With a tiny BERT in place of the real one."""
+    rng, words = random.Random(0), [f"w{at}" for at in range(20)]
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 101, "[SEP]": 102} | {word: 2 + at for at, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = [("[CLS]", 101), ("[SEP]", 102)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    bert = {"model_type": "bert", "vocab_size": 103, "hidden_size": 8, "num_hidden_layers": 1, "pad_token_id": 0}
+    bert |= {"intermediate_size": 16, "max_position_embeddings": 40, "num_attention_heads": 2}
+    Encoder.init(StackConfig.from_hf(bert), key=jax.random.key(0)).save_pretrained(tmp_path / "bert")
+    tokenizer.save(str(tmp_path / "bert" / "tokenizer.json"))
+    for name, count in (("train", 24), ("dev", 4)):
+        texts = [" ".join(rng.choices(words, k=9)) for _ in range(count)]
+        rows = [json.dumps({"source": text, "target": text[:8]}) for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    folders = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--model", str(tmp_path / "bert")]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a user's process
+        assert modules["train"].main([*folders, "--epochs", "1"]).ending == "finished"
+        model = str(tmp_path / "out" / "run" / "model")
+        results = modules["score"].main([model, "--data", str(tmp_path / "dev.jsonl"), "--shown", "1"])
+    assert set(results) == {"first 8 words", "first 12 words", "greedy", "beam 4"}
+    assert results["first 8 words"]["rouge1"] > 0
+    assert "Debian: w" in capsys.readouterr().out

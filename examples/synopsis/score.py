@@ -11,11 +11,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from train import LONGEST_SOURCE
+
 from encdec_eqx.text import TextToText
 from encdec_eqx.training.metrics import score
 
 METRICS = ("rouge1", "rouge2", "rougeL")
-LONGEST_SOURCE = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
