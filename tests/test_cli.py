@@ -68,15 +68,20 @@ def test_the_demo_leaves_the_packages_messages_as_they_were(calls, tmp_path):
     assert logger.level == before
 
 
-def test_words_are_split_at_spaces(calls):
+def test_words_are_split_at_spaces_and_said_by_the_packages_model(calls, tmp_path):
     assert cli.main(["demo", "--words", "hello  big world"]) == 0
-    [(name, words, output, _)] = calls
-    assert (name, words, output) == ("words", ["hello", "big", "world"], Path("encdec-eqx-demo"))
+    assert cli.main(["demo", "--words", "hello", "--output", str(tmp_path)]) == 0
+    said = [(name, words, output) for name, words, output, _ in calls]
+    assert said == [("words", ["hello", "big", "world"], None), ("words", ["hello"], tmp_path)]
 
 
-def test_cold_and_words_do_not_go_together(calls, capsys):
-    assert cli.main(["demo", "--cold", "--words", "hello"]) == 1
-    assert "do not go together" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [(["--cold"], "do not go together"), (["--steps", "3"], "of the training"), (["--seed", "1"], "of the training")],
+)
+def test_options_of_training_and_words_do_not_go_together(calls, capsys, option, told):
+    assert cli.main(["demo", *option, "--words", "hello"]) == 1
+    assert told in capsys.readouterr().err
     assert not calls
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
 from encdec_eqx.demo import batches, lexicon, metrics, pieces, recipe, run, vocabulary
 from encdec_eqx.demo.muon import muon, orthogonalised
+from encdec_eqx.text import TextToText
 
 ASSETS = resources.files("encdec_eqx.demo").joinpath("assets")
 TINY = recipe.Recipe(
@@ -260,7 +261,6 @@ def test_demo_from_loading_to_reloading(tiny_pieces, small_lexicon, tmp_path):
         run.check_output(tmp_path / "notes.txt")
     again = _console()
     run.say_words(["hello", "World"], tmp_path / "out", console=again)
-    assert "demo runs first" not in _printed(again)
     assert "World" in _printed(again)
 
 
@@ -301,6 +301,8 @@ def test_unreadable_words_fail_before_any_work(tmp_path):
         run.say_words(["ok", "9"], tmp_path / "none", console=_console())
     with pytest.raises(ValueError, match="no words"):
         run.say_words([], tmp_path / "none", console=_console())
+    with pytest.raises(ValueError, match="holds no model of a demo: run encdec-eqx demo --output"):
+        run.say_words(["ok"], tmp_path / "none", console=_console())
 
 
 # --- the packaged pieces
@@ -341,3 +343,39 @@ def _loss(decoder: Decoder, rows: list[list[int]]) -> float:
     log_probabilities = jax.nn.log_softmax(decoder(previous).logits)
     taken = np.take_along_axis(np.asarray(log_probabilities), ids[..., None], axis=-1)[..., 0]
     return float(-(taken * (ids != vocabulary.PHONEME_PAD)).sum() / (ids != vocabulary.PHONEME_PAD).sum())
+
+
+# --- the packaged model
+
+
+def test_the_packaged_model_is_small_and_holds_its_tokenizers():
+    with resources.as_file(ASSETS.joinpath("pronounce")) as folder:
+        names = {path.name for path in Path(folder).iterdir()}
+        assert sum(path.stat().st_size for path in Path(folder).iterdir()) < 8_000_000
+        assert json.loads(Path(folder, "config.json").read_text())["dtype"] == "float16"
+    assert names == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "source_tokenizer.json",
+        "target_tokenizer.json",
+    }
+
+
+@pytest.fixture(scope="module")
+def dev_words():
+    return lexicon.fixed_sample(lexicon.load_lexicon().words("dev"), 200)
+
+
+def test_the_packaged_model_pronounces_words_it_has_not_seen(dev_words):
+    """Of all 6,277 development words it gets 29.3 % wrong, of these 24.5 %."""
+    spoken = recipe.pronounce(pieces.load_trained(), dev_words)
+    rates = metrics.error_rates(spoken, [lexicon.load_lexicon().pronunciations[word] for word in dev_words])
+    assert rates.word < 0.26
+
+
+def test_the_packaged_model_speaks_through_its_tokenizers(dev_words):
+    with resources.as_file(ASSETS.joinpath("pronounce")) as folder:
+        speaker = TextToText.from_pretrained(folder)
+    said = speaker(dev_words[:40], max_new_tokens=32)
+    assert [tuple(text.split()) for text in said] == recipe.pronounce(pieces.load_trained(), dev_words[:40])

@@ -58,15 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--words",
         metavar="WORDS",
-        help="pronounce these words (letters and apostrophes, separated by spaces) with the model in --output; "
-        "if there is none, the demo runs first",
+        help="only pronounce these words (letters and apostrophes, separated by spaces), with the package's own model, "
+        "trained to the end, or with that of an earlier demo in --output",
     )
     demo.add_argument(
         "--output",
         type=Path,
-        default=_DEFAULT_OUTPUT,
         metavar="FOLDER",
-        help="where the model is saved (default: ./%(default)s)",
+        help=f"where the model is saved (default: ./{_DEFAULT_OUTPUT})",
     )
     demo.add_argument(
         "--cold",
@@ -77,9 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--seed",
         type=int,
-        default=0,
         metavar="N",
-        help="draws whatever is new, and the order of the words (default: %(default)s)",
+        help="draws whatever is new, and the order of the words (default: 0)",
     )
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser(
@@ -161,8 +159,6 @@ def _demo(chosen: argparse.Namespace) -> int:
     from .demo.recipe import Recipe
     from .demo.run import run_demo, say_words
 
-    defaults = Recipe()
-    recipe = Recipe(seed=chosen.seed, steps=chosen.steps or defaults.steps)
     console = Console()
     if chosen.words is not None:
         if chosen.cold:
@@ -170,11 +166,16 @@ def _demo(chosen: argparse.Namespace) -> int:
                 "--cold and --words do not go together: run the demo with --cold and another --output first, then "
                 "--words with that --output"
             )
+        if chosen.steps is not None or chosen.seed is not None:
+            raise ValueError("--steps and --seed are of the training, and --words only pronounces: leave one out")
         with _load_reports_unsaid():
-            say_words(chosen.words.split(), chosen.output, console=console, recipe=recipe)
+            say_words(chosen.words.split(), chosen.output, console=console)
         return 0
+    defaults = Recipe()
+    recipe = Recipe(seed=chosen.seed or defaults.seed, steps=chosen.steps or defaults.steps)
+    output = chosen.output or _DEFAULT_OUTPUT
     with _load_reports_unsaid():
-        result = run_demo(chosen.output, console=console, recipe=recipe, cold=chosen.cold, seed=chosen.seed)
+        result = run_demo(output, console=console, recipe=recipe, cold=chosen.cold, seed=recipe.seed)
     return 0 if result.reload_agrees else 1
 
 

@@ -1,6 +1,6 @@
-"""The two pretrained pieces that ship with the package, and random ones of the same shape.
+"""What ships with the package: two pretrained pieces, and a pair trained to the end; and random pieces of one shape.
 
-Knows where the files are; must not know how they were trained (`examples/pronounce/pretrain_*.py`).
+Knows where the files are; must not know how they were trained (`examples/pronounce/`).
 """
 
 from importlib import resources
@@ -19,6 +19,15 @@ def load_pieces(*, seed: int = 0) -> tuple[Encoder, Decoder]:
     with resources.as_file(_ASSETS.joinpath("phonemes")) as phonemes:
         decoder = Decoder.from_pretrained(phonemes, key=jax.random.key(seed))
     return encoder, decoder
+
+
+def load_trained() -> EncoderDecoder:
+    """A pair of the same families, somewhat larger, trained to the end on the training words.
+
+    Made by `examples/pronounce/train.py`; `docs/demo.md` has its figures.
+    """
+    with resources.as_file(_ASSETS.joinpath("pronounce")) as folder:
+        return EncoderDecoder.from_pretrained(folder)
 
 
 def random_pieces(*, seed: int = 0) -> tuple[Encoder, Decoder]:

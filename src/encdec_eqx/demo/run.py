@@ -15,7 +15,7 @@ from encdec_eqx import EncoderDecoder
 
 from .lexicon import fixed_sample, load_lexicon
 from .metrics import ErrorRates, error_rates
-from .pieces import join, load_pieces, random_pieces
+from .pieces import join, load_pieces, load_trained, random_pieces
 from .recipe import MAX_LETTERS, Recipe, finetune, pronounce, same_ids
 from .show import Show
 from .vocabulary import encode_word
@@ -108,23 +108,30 @@ def run_demo(
     return DemoResult(test=rates, steps=run.steps, folder=output, seconds=seconds, reload_agrees=agrees)
 
 
-def say_words(words: Sequence[str], output: Path, *, console: Console, recipe: Recipe | None = None) -> None:
-    """Pronounce the user's words with the model in `output`; if there is none, run the demo first.
+def say_words(words: Sequence[str], folder: Path | None = None, *, console: Console) -> None:
+    """Pronounce the user's words.
+
+    Args:
+        words: what to pronounce.
+        folder: holds the model of an earlier demo; default: the package's own, trained to the end.
+        console: where to print.
 
     Raises:
         WordError: a word that cannot be read; before any work is done.
-        ValueError: no words, or `output` holds something else.
+        ValueError: no words, or `folder` holds no demo's model.
     """
     if not words:
         raise ValueError('there are no words to pronounce: give some, as in --words "hello world"')
     for word in words:
         encode_word(word, max_letters=MAX_LETTERS)
+    if folder is not None and not is_demo_folder(folder):
+        raise ValueError(
+            f"{folder} holds no model of a demo: run encdec-eqx demo --output {folder} first, or leave --output out "
+            "for the package's own model"
+        )
     show = Show(console)
-    if not is_demo_folder(output):
-        show.text(f"There is no fine-tuned model in {output} yet, so the demo runs first (about two minutes, once).")
-        run_demo(output, console=console, recipe=recipe)
-    model = EncoderDecoder.from_pretrained(output)
-    show.heading(f"Your words, by the model in {output}")
+    model = load_trained() if folder is None else EncoderDecoder.from_pretrained(folder)
+    show.heading("Your words, by the " + ("package's own model" if folder is None else f"model in {folder}"))
     show.pronunciations(words, pronounce(model, words))
 
 
