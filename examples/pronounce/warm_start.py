@@ -80,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             folder = chosen.output / f"{name.replace(' ', '_')}_{seed}"
             if not (folder / "model").exists():
                 config = settings(folder, steps=chosen.steps, eval_steps=chosen.eval_steps, seed=seed)
-                fit(start(*pretrained, seed=seed), train, config, eval_data=dev, tokenizers=tokenizer_pair())
+                model = start(*pretrained, seed=seed)
+                result = fit(model, train, config, eval_data=dev, tokenizers=tokenizer_pair())
+                if result.ending == "interrupted":
+                    raise SystemExit(f"interrupted at step {result.step} of {folder.name}; the same command goes on.")
             logs[name].append(read_log(folder / "log.jsonl"))
     compare_curves(
         logs, chosen.output / "warm_start.png", field="per", label="phoneme error rate on development words (%)"
