@@ -95,10 +95,11 @@ def test_runs_are_compared_by_mean_and_spread_over_seeds(tmp_path: Path, figures
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimiser steps", "evaluation loss (nats a token)")
 
 
-def test_seeds_are_compared_where_all_have_been_evaluated(tmp_path: Path, figures: list):
+def test_seeds_are_compared_where_all_have_been_evaluated(tmp_path: Path, figures: list, caplog):
     runs = {"a": [_records(100), _records(60)]}
     compare_curves(runs, tmp_path / "a.png", label="loss")
     assert _line(figures[0].axes[0], "a (2 seeds)")[0].tolist() == [10, 20, 30, 40, 50, 60]
+    assert "4 steps that only some seeds of 'a' have reached" in caplog.text
     assert figures[0].axes[0].get_ylabel() == "loss"
 
 

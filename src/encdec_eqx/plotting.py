@@ -6,12 +6,15 @@ only its figures are used, never pyplot, so that a user's own figures and backen
 
 import importlib.util
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_logger = logging.getLogger("encdec_eqx")
 
 Records = Iterable[Mapping[str, Any]]
 Series = tuple[np.ndarray, np.ndarray]
@@ -64,6 +67,8 @@ def compare_curves(
     title: str | None = None,
 ) -> Path:
     """Draws several runs into a PNG file: for each name the mean over its seeds, and their standard deviation.
+
+    Only steps that all seeds of a name have are drawn; a warning says how many others there are.
 
     Args:
         runs: By name, the logs of the same run with different seeds (or one log).
@@ -176,6 +181,9 @@ def _on_common_steps(name: str, runs: Sequence[Series], event: str, field: str) 
     shared = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in runs)))
     if not shared:
         raise ValueError(f"the seeds of {name!r} have no {event!r} event at the same step: log them at equal steps.")
+    left_out = set().union(*(steps.tolist() for steps, _ in runs)) - set(shared)
+    if left_out:
+        _logger.warning("%d steps that only some seeds of %r have reached are not drawn.", len(left_out), name)
     rows = [dict(zip(steps.tolist(), values.tolist(), strict=True)) for steps, values in runs]
     return np.array(shared), np.array([[row[step] for step in shared] for row in rows])
 
