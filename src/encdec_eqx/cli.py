@@ -168,13 +168,13 @@ def _demo(chosen: argparse.Namespace) -> int:
             )
         if chosen.steps is not None or chosen.seed is not None:
             raise ValueError("--steps and --seed are of the training, and --words only pronounces: leave one out")
-        with _load_reports_unsaid():
-            say_words(chosen.words.split(), chosen.output, console=console)
-        return 0
     defaults = Recipe()
     recipe = Recipe(seed=chosen.seed or defaults.seed, steps=chosen.steps or defaults.steps)
     output = chosen.output or _DEFAULT_OUTPUT
     with _load_reports_unsaid():
+        if chosen.words is not None:
+            say_words(chosen.words.split(), chosen.output, console=console)
+            return 0
         result = run_demo(output, console=console, recipe=recipe, cold=chosen.cold, seed=recipe.seed)
     return 0 if result.reload_agrees else 1
 

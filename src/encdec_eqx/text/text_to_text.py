@@ -17,6 +17,7 @@ from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
+from .batching import by_length, filled, padded, source_pad
 from .tokenizer_pair import TokenizerPair
 
 
@@ -124,14 +125,11 @@ class TextToText:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         check_key(key)
         rows: list[tuple[list[str], np.ndarray, np.ndarray]] = [([], np.zeros(0), np.zeros(0))] * len(ids)
-        order = np.argsort([len(row) for row in ids], kind="stable")
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            # another number of rows would be another program, so the last batch repeats a text
-            filled = np.concatenate([chosen, np.repeat(chosen[:1], batch_size - len(chosen) if start else 0)])
-            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(filled)
-            result = self.model.generate(**self._batch([ids[i] for i in filled]), key=keys, **options)
-            for place, row in zip(chosen, self._rows(result, len(filled)), strict=False):
+        for chosen in by_length(ids, batch_size):
+            places = filled(chosen, min(batch_size, len(ids)))
+            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(places)
+            result = self.model.generate(**self._batch([ids[i] for i in places]), key=keys, **options)
+            for place, row in zip(chosen, self._rows(result, len(places)), strict=False):
                 rows[place] = row
         return TextResult(
             texts=[outputs for outputs, _, _ in rows],
@@ -181,13 +179,7 @@ class TextToText:
         return list(encoded), encoded.truncated
 
     def _batch(self, rows: list[np.ndarray]) -> Mapping[str, np.ndarray]:
-        encoder = self.model.encoder
-        pad = (encoder.config.pad_token_id if isinstance(encoder, Encoder) else None) or 0
-        lengths = np.array([len(row) for row in rows])
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.full(mask.shape, pad, np.int32)
-        ids[mask] = np.concatenate(rows)
-        return {"input_ids": ids, "attention_mask": mask}
+        return padded(rows, source_pad(self.model))
 
     def _rows(self, result: GenerationResult, texts: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
         said = self.tokenizers.decode_target(result.sequences)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .._trees import astype
 from .._typing import Array
+from ..text.batching import by_length, filled, padded, source_pad
 from .batch import checked_batch, completed_batch
 from .loss import seq2seq_loss
 
@@ -55,24 +56,17 @@ def generate_ids(
     Sources of similar length share a batch, and results come in the callers' order.
     """
     results: list[list[int]] = [[]] * len(sources)
-    order = np.argsort([len(source) for source in sources], kind="stable")
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        # the last batch is filled up with its first source: another number of rows would be another program
-        filled = [*chosen, *[chosen[0]] * (batch_size - len(chosen) if start else 0)]
-        rows = _generate_batch(model, [sources[at] for at in filled], max_new_tokens, num_beams)
+    for chosen in by_length(sources, batch_size):
+        places = filled(chosen, min(batch_size, len(sources)))
+        rows = _generate_batch(model, [sources[at] for at in places], max_new_tokens, num_beams)
         for at, row in zip(chosen, rows, strict=False):
             results[at] = row
     return results
 
 
 def _generate_batch(model: Any, sources: Sequence[np.ndarray], max_new_tokens: int, num_beams: int) -> list[list[int]]:
-    width = max(len(source) for source in sources)
-    ids = np.full((len(sources), width), model.special_tokens.pad_token_id or 0, np.int32)
-    mask = np.zeros(ids.shape, bool)
-    for row, source in enumerate(sources):
-        ids[row, : len(source)], mask[row, : len(source)] = source, True
-    result = model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, num_beams=num_beams)
+    batch = padded(sources, source_pad(model))
+    result = model.generate(**batch, max_new_tokens=max_new_tokens, num_beams=num_beams)
     truncated, lengths = np.asarray(result.truncated), np.asarray(result.lengths)
     rows = np.asarray(result.sequences)[:, 1:]
     # the end token is the last of the counted ones, unless the row was cut before it

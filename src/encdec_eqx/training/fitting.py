@@ -156,12 +156,12 @@ class _Run:
 
     def to_the_end(self, bar: Progress) -> Ending:
         """Takes steps until there are no more, patience has run out, or a signal came."""
-        total = self.ready.total_steps
+        total, key = self.ready.total_steps, self.ready.key
         self.meter.go_on()
         for batch in self._batches(self.step, total):
             if self.standing.exhausted:
                 break
-            self.state, metrics = self.ready.train_step(self.state, batch, self.ready.key)
+            self.state, metrics = self.ready.train_step(self.state, batch, key)
             self.step += 1
             self.meter.add(metrics, batch)
             self._afterwards(bar)

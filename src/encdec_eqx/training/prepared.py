@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..text import TokenizerPair
+from ..text.batching import source_pad
 from .config import DEFAULT_RANK, TrainConfig
 from .data import Batches, Example, Examples, OnBad
 from .diagnosis import Finding, check_before_training
@@ -70,7 +70,7 @@ class Prepared:
     @property
     def steps_per_epoch(self) -> int:
         """Batches in a pass over the data."""
-        return len(self.batches.epoch(0))
+        return len(self.batches)
 
     @property
     def total_steps(self) -> int:
@@ -197,7 +197,7 @@ def prepared(
     if held_out is not None and config.max_eval_samples is not None:
         held_out = Examples.of(held_out[: config.max_eval_samples])
     batches = _train_batches(model, examples, config)
-    optimizer = _optimizer(config, total_steps(config, len(batches.epoch(0))))
+    optimizer = _optimizer(config, total_steps(config, len(batches)))
     return Prepared(
         config=config,
         model=_adapted(model, config).with_layout("scanned", remat=config.remat),
@@ -259,7 +259,7 @@ def _train_batches(model: EncoderDecoder, examples: Examples, config: TrainConfi
         tokens_per_batch=config.tokens_per_batch,
         rows_multiple_of=config.gradient_accumulation_steps,
         max_shapes=config.max_shapes,
-        pad_token_id=_source_pad(model),
+        pad_token_id=source_pad(model),
         seed=config.seed,
     )
 
@@ -269,15 +269,9 @@ def _eval_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig
         examples,
         batch_size=config.per_device_eval_batch_size,
         max_shapes=config.max_shapes,
-        pad_token_id=_source_pad(model),
+        pad_token_id=source_pad(model),
         shuffle=False,
     )
-
-
-def _source_pad(model: EncoderDecoder) -> int:
-    """What stands behind a source. It is masked, so any id will do where the encoder's config names none."""
-    encoder = model.encoder
-    return (encoder.config.pad_token_id or 0) if isinstance(encoder, Encoder) else 0
 
 
 def _optimizer(config: TrainConfig, steps: int) -> Optimizer:
