@@ -123,6 +123,11 @@ def _contestant(row: Row) -> list[str]:
     return [row["size"], CONTESTANTS[row["contestant"]].title]
 
 
+def _failed(row: Row, heads: list[str]) -> list[str]:
+    """A line that says why there are no figures."""
+    return [*_contestant(row), row["failed"].replace("|", "/"), *["-"] * (len(heads) - 3)]
+
+
 def _equal_rows(result: Row) -> list[Row]:
     return [row for row in result["rows"] if row["data"] == "equal"]
 
@@ -139,7 +144,7 @@ def _train_step(result: Row) -> Table:
     lines = []
     for row in _equal_rows(result):
         if "failed" in row:
-            lines.append([*_contestant(row), row["failed"].replace("|", "/"), *["-"] * (len(heads) - 3)])
+            lines.append(_failed(row, heads))
             continue
         ours, theirs = (_in(row, whose, "median", "seconds") for whose in ("turns", "reference"))
         spread = " to ".join(_seconds(_in(row, "turns", which)) for which in ("least", "most"))
@@ -182,7 +187,7 @@ def _train_step_ragged(result: Row) -> Table:
         if row["data"] != "ragged":
             continue
         if "failed" in row:
-            lines.append([*_contestant(row), row["failed"].replace("|", "/"), *["-"] * (len(heads) - 3)])
+            lines.append(_failed(row, heads))
             continue
         ours, theirs = (_in(row, whose, "tokens_per_second") for whose in ("turns", "reference"))
         rates = [_count(ours), _count(theirs), _ratio(ours, theirs)]

