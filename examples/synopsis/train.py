@@ -6,8 +6,8 @@
     python examples/synopsis/score.py runs/synopsis/model --data synopsis/dev.jsonl
 
 The encoder is all-MiniLM-L6-v2 (6 layers of width 384), and so is the decoder: the same weights, run causally, with new
-cross-attention and a new head. An hour and a half of two CPU cores; stop it whenever you
-like, the same command goes on where it was.
+cross-attention and a new head. It takes an hour and a half of two CPU cores; stop it whenever you like, the same
+command goes on where it was.
 """
 
 import argparse
