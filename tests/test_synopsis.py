@@ -133,6 +133,7 @@ def test_a_model_is_trained_and_scored(modules, tmp_path, capsys):
     folders = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--model", str(tmp_path / "bert")]
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a user's process
         model = modules["train"].main([*folders, "--length", "0.5"])
+        assert model == tmp_path / "out" / "run2" / "model"  # written only by a run that has finished
         results = modules["score"].main([str(model), "--data", str(tmp_path / "dev.jsonl"), "--shown", "1"])
     assert set(results) == {"first 8 words", "first 12 words", "greedy", "beam 4"}
     assert results["first 8 words"]["rouge1"] > 0

@@ -1,7 +1,7 @@
 """Score a synopsis model beside the baselines, and show what it writes.
 
-python examples/synopsis/score.py runs/synopsis/model --data synopsis/dev.jsonl
-python examples/synopsis/score.py runs/synopsis/model --data synopsis/test.jsonl    # once, at the end
+python examples/synopsis/score.py runs/synopsis/run2/model --data synopsis/dev.jsonl
+python examples/synopsis/score.py runs/synopsis/run2/model --data synopsis/test.jsonl    # once, at the end
 
 The baselines are what anyone can write: the first 8 and the first 12 words of the description.
 """

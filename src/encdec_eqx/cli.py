@@ -11,7 +11,10 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _DEFAULT_OUTPUT = Path("encdec-eqx-demo")
 _INTERRUPTED = 3
@@ -156,27 +159,33 @@ def _demo(chosen: argparse.Namespace) -> int:
     _needed("rich", "demo")
     from rich.console import Console
 
-    from .demo.recipe import Recipe
-    from .demo.run import run_demo, say_words
+    with _load_reports_unsaid():
+        return (_run_demo if chosen.words is None else _say_words)(chosen, Console())
 
-    console = Console()
-    if chosen.words is not None:
-        if chosen.cold:
-            raise ValueError(
-                "--cold and --words do not go together: run the demo with --cold and another --output first, then "
-                "--words with that --output"
-            )
-        if chosen.steps is not None or chosen.seed is not None:
-            raise ValueError("--steps and --seed are of the training, and --words only pronounces: leave one out")
+
+def _run_demo(chosen: argparse.Namespace, console: "Console") -> int:
+    from .demo.recipe import Recipe
+    from .demo.run import run_demo
+
     defaults = Recipe()
     recipe = Recipe(seed=chosen.seed or defaults.seed, steps=chosen.steps or defaults.steps)
     output = chosen.output or _DEFAULT_OUTPUT
-    with _load_reports_unsaid():
-        if chosen.words is not None:
-            say_words(chosen.words.split(), chosen.output, console=console)
-            return 0
-        result = run_demo(output, console=console, recipe=recipe, cold=chosen.cold, seed=recipe.seed)
+    result = run_demo(output, console=console, recipe=recipe, cold=chosen.cold, seed=recipe.seed)
     return 0 if result.reload_agrees else 1
+
+
+def _say_words(chosen: argparse.Namespace, console: "Console") -> int:
+    from .demo.run import say_words
+
+    if chosen.cold:
+        raise ValueError(
+            "--cold and --words do not go together: run the demo with --cold and another --output first, then "
+            "--words with that --output"
+        )
+    if chosen.steps is not None or chosen.seed is not None:
+        raise ValueError("--steps and --seed are of the training, and --words only pronounces: leave one out")
+    say_words(chosen.words.split(), chosen.output, console=console)
+    return 0
 
 
 @contextlib.contextmanager
