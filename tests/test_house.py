@@ -18,6 +18,7 @@ PACKAGE = ROOT / "src" / "encdec_eqx"
 # A file imports from rows with a smaller number, or from its own folder.
 ROWS = {
     "_typing": 0,
+    "_quoting": 0,
     "config": 1,
     "_entrance": 1,
     "_trees": 1,
