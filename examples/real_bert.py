@@ -7,7 +7,7 @@ whole:
     python examples/real_bert.py
 
 Encodes two sentences, joins the encoder to a small random GPT-2 and takes one forward pass. With torch and transformers
-installed (`pip install "encdec-eqx[parity]"`) every layer's hidden states are compared with those of torch's
+installed (`pip install -e ".[parity]"`) every layer's hidden states are compared with those of torch's
 `BertModel`; without them the example says that it did not compare.
 """
 

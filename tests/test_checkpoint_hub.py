@@ -80,7 +80,7 @@ def test_what_looks_local_is_not_asked_of_the_hub(tmp_path: Path, hub: list, pat
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"no folder 'bert-base-uncased'.*pip install 'encdec-eqx\[hub\]'"):
+    with pytest.raises(ImportError, match=r'no folder \'bert-base-uncased\'.*pip install -e "\S*\[hub\]"'):
         Encoder.from_pretrained("bert-base-uncased")
 
 

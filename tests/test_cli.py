@@ -1,6 +1,7 @@
 """The command `encdec-eqx`: what it accepts, what it says, how it fails. The demo itself is replaced or tiny."""
 
 import importlib.util
+import json
 import logging
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from encdec_eqx import cli
+from encdec_eqx import _installing, cli
 from encdec_eqx.demo import run
 
 
@@ -105,7 +106,36 @@ def test_without_rich_the_demo_says_what_to_install(monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "rich" else find(name, *rest))
     assert cli.main(["demo"]) == 1
-    assert "pip install 'encdec-eqx[demo]'" in capsys.readouterr().err
+    assert 'pip install -e "' in (told := capsys.readouterr().err)
+    assert '[demo]"' in told
+
+
+def test_what_to_install_is_said_from_the_clone_that_this_is(monkeypatch, tmp_path):
+    clone = Path(cli.__file__).parents[2]
+    monkeypatch.chdir(clone)
+    assert _installing.install("train").endswith('pip install -e ".[train]"')
+    monkeypatch.chdir(tmp_path)
+    assert _installing.install("train").endswith(f'pip install -e "{clone}[train]"')
+    monkeypatch.setenv("PATH", str(tmp_path))  # a shell finds another pip, or none
+    assert _installing.install("train") == f'{sys.executable} -m pip install -e "{clone}[train]"'
+
+
+def test_an_installed_package_remembers_its_clone(monkeypatch, tmp_path):
+    monkeypatch.setattr(_installing, "__file__", str(tmp_path / "lib" / "encdec_eqx" / "_installing.py"))
+    clone = tmp_path / "a clone"
+    wheel = SimpleNamespace(read_text=lambda _: json.dumps({"url": clone.as_uri(), "dir_info": {}}))
+    monkeypatch.setattr(_installing.importlib.metadata, "distribution", lambda _: wheel)
+    assert _installing.install("hub").endswith('install -e ".[hub]" (in the folder of your clone of encdec_eqx)')
+    (clone / "src" / "encdec_eqx").mkdir(parents=True)
+    (clone / "pyproject.toml").touch()
+    assert _installing.install("hub").endswith(f'install -e "{clone}[hub]"')
+
+
+def test_no_message_or_page_installs_from_an_index():
+    root = Path(cli.__file__).parents[2]
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "examples").rglob("*.py")]
+    texts = [*pages, *Path(cli.__file__).parent.rglob("*.py")]
+    assert not [path for path in texts if "install" in (text := path.read_text()) and "encdec-eqx[" in text]
 
 
 def test_interruption_is_quiet(monkeypatch, capsys):

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "src" / "encdec_eqx"
 
 # A file imports from rows with a smaller number, or from its own folder.
 ROWS = {
+    "_installing": 0,
     "_typing": 0,
     "_quoting": 0,
     "config": 1,

@@ -142,5 +142,5 @@ def test_the_users_backend_and_figures_are_left_alone(tmp_path: Path):
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'encdec-eqx\[train\]'"):
+    with pytest.raises(ImportError, match=r'pip install -e "\S*\[train\]"'):
         loss_curve([], tmp_path / "a.png")

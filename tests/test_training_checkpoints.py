@@ -524,5 +524,5 @@ def test_arguments_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             checkpoints.save(2, _tiny(2, x=0.5), {})
         assert checkpoints.steps() == []
     monkeypatch.setattr(arrays.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ImportError, match=r"pip install 'encdec-eqx\[train\]'"):
+    with pytest.raises(ImportError, match=r'pip install -e "\S*\[train\]"'):
         RunCheckpoints(tmp_path)

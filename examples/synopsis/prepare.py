@@ -1,6 +1,6 @@
 """Make a data set of Debian's package descriptions: from the long description to the one-line synopsis.
 
-    pip install "encdec-eqx[eval]"
+    pip install -e ".[eval]"
     python examples/synopsis/prepare.py --output synopsis
 
 Debian publishes all English descriptions of a release in one file, its translation index. It is downloaded (6 MB), or

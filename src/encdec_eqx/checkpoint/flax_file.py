@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from .._installing import install
 from .safetensors_file import Entry
 
 _ARRAY, _SCALAR = 1, 3
@@ -40,9 +41,7 @@ def _unpack(path: Path) -> dict[str, Any]:
     try:
         import msgpack
     except ImportError:
-        raise ImportError(
-            f"reading {path} needs the msgpack package: pip install 'encdec-eqx[flax]' (or pip install msgpack)."
-        ) from None
+        raise ImportError(f"reading {path} needs msgpack, which is not installed: {install('flax')}") from None
 
     def array(code: int, data: bytes) -> Any:
         if code not in (_ARRAY, _SCALAR):

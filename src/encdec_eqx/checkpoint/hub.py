@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from .._installing import install
 from .errors import MissingFileError
 from .folder import CONFIG, FLAX_WEIGHTS, GENERATION_CONFIG, INDEX, WEIGHTS
 
@@ -65,8 +66,8 @@ def _download(
         from huggingface_hub import errors
     except ImportError:
         raise ImportError(
-            f"there is no folder {repo!r} (looked from {Path.cwd()}), and loading it as a Hub id needs the hub extra: "
-            "pip install 'encdec-eqx[hub]'."
+            f"there is no folder {repo!r} (looked from {Path.cwd()}), and loading it as a Hub id needs "
+            f"huggingface-hub, which is not installed: {install('hub')}"
         ) from None
 
     def fetch(patterns: list[str]) -> Path:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .._installing import install
+
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
 
 
@@ -118,5 +120,5 @@ def _library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise ImportError("tokenizers are read by the hub extra: pip install 'encdec-eqx[hub]'.") from None
+        raise ImportError(f"tokenizers is not installed, which reads tokenizers: {install('hub')}") from None
     return tokenizers

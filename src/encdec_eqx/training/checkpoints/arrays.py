@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..._installing import install
+
 _SETTLING = 0.3  # seconds in which writes that orbax has abandoned come to their end
 
 
@@ -24,9 +26,7 @@ def check_installed() -> None:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        raise ImportError(
-            "checkpoints of a run need orbax-checkpoint, which is not installed: pip install 'encdec-eqx[train]'"
-        )
+        raise ImportError(f"checkpoints of a run need orbax-checkpoint, which is not installed: {install('train')}")
 
 
 def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..._installing import install
 from .records import BadRecord
 
 Entry = tuple[int, Any] | BadRecord
@@ -112,7 +113,7 @@ def _parquet(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> It
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ImportError(f"reading {path} needs the parquet extra: pip install 'encdec-eqx[parquet]'.") from None
+        raise ImportError(f"reading {path} needs pyarrow, which is not installed: {install('parquet')}") from None
     try:
         table = pyarrow.parquet.ParquetFile(file)
     except pyarrow.ArrowInvalid as error:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..._installing import install
 from .finding import Diagnosis
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -22,7 +23,7 @@ def show(diagnosis: Diagnosis, console: Any = None) -> None:
         from rich.table import Table
         from rich.text import Text
     except ImportError:
-        raise ImportError("the table is drawn by rich: pip install 'encdec-eqx[train]'.") from None
+        raise ImportError(f"the table needs rich, which is not installed: {install('train')}") from None
 
     console = Console() if console is None else console
     console.print(Text(diagnosis.headline, style="bold" if diagnosis.ok else _COLOURS["error"]))

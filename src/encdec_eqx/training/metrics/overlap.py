@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
+from ..._installing import install
+
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Corpus BLEU in percent, as sacrebleu computes it by default (tokenizer 13a, exponential smoothing)."""
@@ -53,4 +55,4 @@ def _rouge_scorer() -> Any:
 
 
 def _missing(what: str, package: str) -> ImportError:
-    return ImportError(f"{what} need {package}, of the eval extra: pip install 'encdec-eqx[eval]'.")
+    return ImportError(f"{what} need {package}, which is not installed: {install('eval')}")
