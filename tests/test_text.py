@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers, processors
 
+import tolerances
 from encdec_eqx import EncoderDecoder
 from encdec_eqx.text import TextToText, TokenizerPair
 from models import decoder_config, encoder_config, randomised, tiny_pair
@@ -312,6 +313,35 @@ def test_it_says_what_generate_says(speaker):
     assert generated.scores.shape == generated.unfinished.shape == (5, 2)
     assert (generated.scores[:, 0] >= generated.scores[:, 1]).all()
     assert generated.unfinished.all() == (speaker.model.generate(ids, max_new_tokens=6).truncated.all())
+
+
+def test_no_option_is_dropped_on_the_way(speaker):
+    asked = {"max_new_tokens": 6, "num_beams": 2, "num_return_sequences": 2, "output_cross_attentions": True}
+    together = speaker.generate(WORDS, batch_size=2, **asked)
+    ids = speaker.tokenizers.encode_source(WORDS)
+    for place in (0, len(WORDS) - 1):
+        alone = speaker.model.generate(ids[place][None], **asked)
+        for output in range(2):
+            length = int(alone.lengths[output])
+            assert together.sequences[place][output].tolist() == alone.sequences[output, : length + 1].tolist()
+            assert alone.cross_attentions is not None
+            for mine, theirs in zip(together.cross_attentions[place][output], alone.cross_attentions, strict=True):
+                np.testing.assert_allclose(mine, theirs[output, :, :length], atol=tolerances.SAME_MODEL)
+    assert speaker.generate(WORDS[:1], max_new_tokens=2).cross_attentions is None
+    with pytest.raises(ValueError, match=r"output_cross_attentions would do nothing in a stream"):
+        next(speaker.stream(WORDS[0], max_new_tokens=2, output_cross_attentions=True))
+
+
+def test_prompts_have_a_row_a_text(speaker):
+    start = speaker.model.special_tokens.decoder_start_token_id
+    prompts = np.array([[start, 3 + row] for row in range(5)])
+    result = speaker.generate(WORDS, max_new_tokens=2, batch_size=2, decoder_input_ids=prompts)
+    assert [outputs[0][:2].tolist() for outputs in result.sequences] == prompts.tolist()
+    with pytest.raises(ValueError, match="decoder_input_ids must have a row a text: got 5 rows for 2 texts"):
+        speaker.generate(WORDS[:2], max_new_tokens=2, decoder_input_ids=prompts)
+    for name in ("input_ids", "attention_mask", "encoder_outputs"):
+        with pytest.raises(TypeError, match=f"{name} cannot be given beside texts"):
+            speaker.generate(WORDS[:2], max_new_tokens=2, **{name: prompts})
 
 
 def test_samples_do_not_depend_on_the_batches(speaker, key):

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int32
 
 from .._typing import check_key
 from ..embeddings import longest
@@ -19,6 +19,12 @@ from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
 from .batching import by_length, filled, padded, source_pad
 from .tokenizer_pair import TokenizerPair
+
+Attended = tuple[Float32[np.ndarray, "heads new source"] | None, ...]
+"""Cross-attention weights of one output, an array a layer."""
+
+_OF_THE_SOURCE = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "encoder_outputs")
+_BY_TEXT = ("decoder_input_ids", "decoder_attention_mask", "decoder_start_token_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +36,30 @@ class TextResult:
         scores: of every text those of its outputs; see `GenerationResult.scores`.
         unfinished: whether an output reached the maximum length without an end.
         truncated_sources: indices of the texts that were cut to `max_source_length`.
+        sequences: of every text the ids of its outputs, start token or prompt included, without padding.
+        cross_attentions: with `output_cross_attentions=True`: of every text and output, for each layer what was
+            attended to in the source when each token was chosen (None for a layer without cross-attention).
+        notes: options of the model's generation_config that could not apply and were dropped, one sentence each.
     """
 
     texts: list[list[str]]
     scores: Float32[np.ndarray, "batch each"]
     unfinished: Bool[np.ndarray, "batch each"]
     truncated_sources: tuple[int, ...]
+    sequences: list[list[Int32[np.ndarray, " width"]]]
+    cross_attentions: list[list[Attended]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Outputs:
+    """What was generated for one text."""
+
+    texts: list[str]
+    scores: np.ndarray
+    unfinished: np.ndarray
+    sequences: list[np.ndarray]
+    attended: list[Attended] | None
 
 
 class TextToText:
@@ -114,28 +138,38 @@ class TextToText:
             batch_size: texts at once.
             max_source_length: most ids of a source; longer ones are cut (reported). Default: what the encoder can read.
             key: a PRNG key for sampling; text `i` draws with `fold_in(key, i)`, whatever it is batched with.
-            **options: as for `EncoderDecoder.generate`: `max_new_tokens`, `num_beams`, ...
+            **options: as for `EncoderDecoder.generate`: `max_new_tokens`, `num_beams`, ... What it takes a row a
+                sequence (`decoder_input_ids`, ...) has a row a text here.
 
         Raises:
-            TypeError: `texts` is one string, or an option is unknown.
+            TypeError: `texts` is one string, or an option is unknown or made from the texts (`input_ids`, ...).
             ValueError: there are no texts, one is empty, `batch_size` is below 1, or as `EncoderDecoder.generate`.
         """
         ids, cut = self._sources(texts, max_source_length)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         check_key(key)
-        rows: list[tuple[list[str], np.ndarray, np.ndarray]] = [([], np.zeros(0), np.zeros(0))] * len(ids)
+        by_text, options = _taken_apart(options, len(ids))
+        rows: dict[int, _Outputs] = {}
+        notes: dict[str, None] = {}
         for chosen in by_length(ids, batch_size):
             places = filled(chosen, min(batch_size, len(ids)))
             keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(places)
-            result = self.model.generate(**self._batch([ids[i] for i in places]), key=keys, **options)
-            for place, row in zip(chosen, self._rows(result, len(places)), strict=False):
-                rows[place] = row
+            theirs: dict[str, Any] = {name: value[places] for name, value in by_text.items()}
+            result = self.model.generate(**self._batch([ids[i] for i in places]), key=keys, **theirs, **options)
+            lengths = [len(ids[i]) for i in places]
+            rows |= zip(chosen.tolist(), self._outputs(result, lengths), strict=False)
+            notes |= dict.fromkeys(result.notes)
+        each = [rows[place] for place in range(len(ids))]
+        attended = [row.attended for row in each if row.attended is not None]
         return TextResult(
-            texts=[outputs for outputs, _, _ in rows],
-            scores=np.stack([scores for _, scores, _ in rows]),
-            unfinished=np.stack([unfinished for _, _, unfinished in rows]),
+            texts=[row.texts for row in each],
+            scores=np.stack([row.scores for row in each]),
+            unfinished=np.stack([row.unfinished for row in each]),
             truncated_sources=cut,
+            sequences=[row.sequences for row in each],
+            cross_attentions=attended or None,
+            notes=tuple(notes),
         )
 
     def stream(self, text: str, *, max_source_length: int | None = None, **options: Any) -> Iterator[str]:
@@ -155,6 +189,9 @@ class TextToText:
         """
         if options.get("num_return_sequences", 1) != 1:
             raise ValueError("num_return_sequences asks for several outputs of a text: call .generate(texts, ...).")
+        if options.get("output_cross_attentions"):
+            raise ValueError("output_cross_attentions would do nothing in a stream: call .generate([text], ...).")
+        _taken_apart(options, 1)
         ids, _ = self._sources([text], max_source_length)
         tokens = np.zeros(0, np.int32)
         said = None
@@ -181,9 +218,47 @@ class TextToText:
     def _batch(self, rows: list[np.ndarray]) -> Mapping[str, np.ndarray]:
         return padded(rows, source_pad(self.model))
 
-    def _rows(self, result: GenerationResult, texts: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+    def _outputs(self, result: GenerationResult, source_lengths: Sequence[int]) -> Iterator[_Outputs]:
+        """The result by text, each cut to what it really holds."""
         said = self.tokenizers.decode_target(result.sequences)
-        each = len(said) // texts
-        for start in range(0, len(said), each):
-            rows = slice(start, start + each)
-            yield said[rows], result.scores[rows], result.truncated[rows]
+        each = len(said) // len(source_lengths)
+        widths = result.sequences.shape[1] - result.log_probs.shape[1] + result.lengths
+        for text, source in enumerate(source_lengths):
+            rows = range(text * each, (text + 1) * each)
+            yield _Outputs(
+                texts=[said[row] for row in rows],
+                scores=result.scores[rows.start : rows.stop],
+                unfinished=result.truncated[rows.start : rows.stop],
+                sequences=[result.sequences[row, : widths[row]] for row in rows],
+                attended=_attended(result, rows, source),
+            )
+
+
+def _attended(result: GenerationResult, rows: range, source: int) -> list[Attended] | None:
+    layers = result.cross_attentions
+    if layers is None:
+        return None
+    return [
+        tuple(None if layer is None else layer[row, :, : result.lengths[row], :source] for layer in layers)
+        for row in rows
+    ]
+
+
+def _taken_apart(options: Mapping[str, Any], texts: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Options that have a row a text, as arrays; and the others.
+
+    Raises:
+        TypeError: an option is made from the texts.
+        ValueError: it has another number of rows.
+    """
+    made = [name for name in _OF_THE_SOURCE if name in options]
+    if made:
+        raise TypeError(
+            f"{', '.join(made)} cannot be given beside texts, from which they are made: leave out, or call "
+            "speaker.model.generate(input_ids, ...)."
+        )
+    by_text = {name: np.asarray(options[name]) for name in _BY_TEXT if np.ndim(options.get(name, 0))}
+    for name, value in by_text.items():
+        if len(value) != texts:
+            raise ValueError(f"{name} must have a row a text: got {len(value)} rows for {texts} texts.")
+    return by_text, {name: value for name, value in options.items() if name not in by_text}
