@@ -38,6 +38,7 @@ ROWS = {
     "ties": 9,
     "generation": 9,
     "generating": 10,
+    "vocabularies": 10,
     "encoder_decoder": 11,
     "text": 12,
     "plotting": 12,

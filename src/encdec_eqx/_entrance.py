@@ -43,7 +43,7 @@ def as_ids(name: str, ids: Integer[ArrayLike, "*shape"], limit: int, what: str) 
 def _hint(bad: int) -> str:
     if bad == -100:
         return "-100 marks ignored labels: make decoder inputs with `shift_tokens_right`, which replaces it."
-    return "Check that the ids come from this model's own tokenizer, or resize the table."
+    return "Check that the ids come from this model's own tokenizer; `resize_token_embeddings` gives a model more ids."
 
 
 def as_mask(name: str, mask: ArrayLike | None) -> Bool[Array, "*shape"] | None:

@@ -44,7 +44,7 @@ class _Repr(reprlib.Repr):
             return self.repr_instance(x, level)
         return f"an array of shape {tuple(x.shape)} and dtype {x.dtype}"
 
-    repr_ArrayImpl = repr_ndarray  # jax's arrays
+    repr_ArrayImpl = repr_ndarray  # noqa: N815 (the name of jax's arrays)
 
 
 _REPR = _Repr()

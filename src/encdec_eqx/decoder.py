@@ -428,7 +428,8 @@ class Decoder(eqx.Module):
             decoder = eqx.tree_at(lambda d: d.head.projection.weight, decoder, weight)
         elif projection is not None:
             raise TypeError(
-                f"the head's projection is a {type(projection).__name__}; expected a Linear. Resize before wrapping it."
+                f"the head's projection is a {type(projection).__name__}; expected a Linear. Resize before wrapping "
+                "it, or merge adapters first: encdec_eqx.training.merge_lora(model)."
             )
         return Decoder(decoder.embeddings, decoder.stack, decoder.head, config, self.load_report, self.pooler)
 

@@ -32,6 +32,7 @@ from .layers.dropout import split_key
 from .layers.linear import AbstractLinear, Linear
 from .scanned import Layout, Remat
 from .ties import Ties, namesakes, tie, untie
+from .vocabularies import resize_both, resize_decoder, resize_encoder
 
 
 class Seq2SeqOutput(eqx.Module):
@@ -481,6 +482,58 @@ class EncoderDecoder(Generates):
             ValueError: an id is negative.
         """
         return dataclasses.replace(self, special_tokens=self.special_tokens.override("with_special_tokens", **ids))
+
+    @checked
+    def resize_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "EncoderDecoder":
+        """The same model with more or fewer token ids on both sides.
+
+        Where the pieces share one token table (BART and kin, `tie_encoder_decoder`) they still do. Two tables of one
+        size are both resized; of two sizes, `resize_encoder_token_embeddings` and `resize_decoder_token_embeddings`
+        resize one. What is tied stays tied; a constant bias of the logits gets zeros. Format, special tokens and
+        settings for generating are kept.
+
+        Args:
+            new_num_tokens: number of ids. Rows that both sizes have are kept.
+            key: draws the new rows: normal, of standard deviation `initializer_range`, as in a new model. (From 4.46
+                on, transformers draws them around the mean of the old rows, unless it is told `mean_resizing=False`.)
+
+        Raises:
+            TypeError: the head's projection is not a plain `Linear`.
+            ValueError: the pieces have vocabularies of two sizes, or a special token would be cut off.
+        """
+        encoder, decoder = resize_both(
+            self.encoder, self.decoder, self.ties, new_num_tokens, self.special_tokens, key=key
+        )
+        return dataclasses.replace(self, encoder=encoder, decoder=decoder)
+
+    @checked
+    def resize_encoder_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "EncoderDecoder":
+        """The same model with more or fewer token ids in the encoder, which has a table of its own.
+
+        Args:
+            new_num_tokens: number of ids. Rows that both sizes have are kept.
+            key: draws the new rows, as in `resize_token_embeddings`.
+
+        Raises:
+            ValueError: the decoder shares the table, the padding row would be cut off, or the encoder has no table.
+        """
+        return dataclasses.replace(self, encoder=resize_encoder(self.encoder, self.ties, new_num_tokens, key=key))
+
+    @checked
+    def resize_decoder_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "EncoderDecoder":
+        """The same model with more or fewer token ids in the decoder: its own table, its head and the head's bias.
+
+        Args:
+            new_num_tokens: number of ids. Rows that both sizes have are kept.
+            key: draws the new rows, as in `resize_token_embeddings`.
+
+        Raises:
+            TypeError: the head's projection is not a plain `Linear`.
+            ValueError: the encoder shares the table, or a special token would be cut off.
+        """
+        tokens = self.special_tokens
+        decoder = resize_decoder(self.decoder, self.ties, new_num_tokens, tokens, key=key)
+        return dataclasses.replace(self, decoder=decoder)
 
     def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "EncoderDecoder":
         """The same weights, bit for bit, in the other layout of stacks.

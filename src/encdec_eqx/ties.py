@@ -14,13 +14,13 @@ from .decoder import Decoder
 from .encoder import Encoder
 
 Ties = tuple[str, ...]
-"""Paths of the shared arrays, the same in both pieces, such as `stack.blocks.0.feed_forward.up.weight`."""
+"""Sorted paths of the shared arrays, the same in both pieces, such as `stack.blocks.0.feed_forward.up.weight`."""
 
 
 def namesakes(encoder: Encoder, decoder: Decoder) -> Ties:
     """Paths of the encoder's arrays that have a namesake in the decoder: all, but for a pooler that it lacks."""
     theirs = _arrays(decoder)
-    return tuple(path for path in _arrays(encoder) if path in theirs)
+    return tuple(sorted(path for path in _arrays(encoder) if path in theirs))
 
 
 def untie(encoder: Any, decoder: Decoder, ties: Ties) -> Any:

@@ -283,7 +283,7 @@ def shared_paths(
             f"tie_encoder_decoder is true, but the pieces differ in {', '.join(differing)}; expected the same "
             "architecture in both."
         )
-    return tuple(pairs)
+    return tuple(sorted(pairs))
 
 
 def _sizes(config: StackConfig) -> dict[str, int]:

@@ -22,7 +22,7 @@ def refuse_impossible_words(asked: Asked, *, vocab_size: int, eos_ids: tuple[int
         ids = {token for phrase in word for token in phrase}
         if max(ids) >= vocab_size:
             why = f"goes beyond the decoder's vocabulary of {vocab_size}"
-            how = "Pass ids of the decoder's own tokenizer, or resize its token table."
+            how = "Pass ids of the decoder's own tokenizer, or give the model more ids with resize_token_embeddings."
         elif ids.intersection(eos_ids):
             why = f"holds an end-of-sequence id ({sorted(ids.intersection(eos_ids))}), behind which nothing comes"
             how = "Tokenize words without special tokens (add_special_tokens=False)."

@@ -170,7 +170,7 @@ def _within(vocab_size: int, name: str, ids: tuple[int, ...], tokens: SpecialTok
             source = dict(tokens.sources).get(name, "not set anywhere")
             raise ValueError(
                 f"{name}={value} ({source}) is not an id of the decoder's vocabulary of {vocab_size}. Pass the "
-                f"decoder's own {name}=..., or resize its token table."
+                f"decoder's own {name}=..., or give the model more ids with resize_token_embeddings."
             )
 
 

@@ -62,7 +62,10 @@ def _within(
         return items
     beyond = f"{name}={wrong} ({asked.origin(name)}) goes beyond the decoder's vocabulary of {vocab_size}"
     if asked.origin(name) != FILE:
-        raise ValueError(f"{beyond}. Pass an id of the decoder's own tokenizer, or resize its token table.")
+        raise ValueError(
+            f"{beyond}. Pass an id of the decoder's own tokenizer, or give the model more ids with "
+            "resize_token_embeddings."
+        )
     asked.notes.append(f"{beyond}: dropped.")
     return tuple(item for item in items if item not in wrong)
 

@@ -4,11 +4,13 @@ Asks a tokenizer only what any `tokenizers.Tokenizer` answers.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import TOKEN_NAMES
+from ..vocabularies import one_table, resizing_call
 
 _LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 
@@ -19,10 +21,12 @@ def check(model: EncoderDecoder, source: Any, target: Any) -> None:
     Raises:
         ValueError: all that does not fit, in one message.
     """
-    problems = _too_small("target", target, "decoder", model.decoder.config.vocab_size)
+    sides = {"decoder": ("target", target)}
+    if isinstance(model.encoder, Encoder):
+        sides["encoder"] = ("source", source)
+    problems = _too_small(model, sides)
     problems += _not_special(model, target)
     if isinstance(model.encoder, Encoder):
-        problems += _too_small("source", source, "encoder", model.encoder.config.vocab_size)
         problems += _encoder_pad(model.encoder, source)
     if not problems:
         problems = _another_end(model, target)
@@ -30,14 +34,23 @@ def check(model: EncoderDecoder, source: Any, target: Any) -> None:
         raise ValueError("the tokenizers do not fit the model:\n" + "\n".join(f"  - {text}" for text in problems))
 
 
-def _too_small(side: str, tokenizer: Any, piece: str, rows: int) -> list[str]:
-    size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    if size <= rows:
-        return []
-    return [
-        f"the {side} tokenizer makes ids up to {size - 1}; the {piece}'s embeddings have {rows} rows. Is it this "
-        f"{piece}'s tokenizer? If tokens were added: {piece}.resize_token_embeddings({size}) before joining the pieces."
-    ]
+def _too_small(model: EncoderDecoder, sides: Mapping[str, tuple[str, Any]]) -> list[str]:
+    """What to do about ids beyond the embeddings, by piece: its side's name and tokenizer."""
+    sizes = {
+        piece: max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        for piece, (_, tokenizer) in sides.items()
+    }
+    problems = []
+    for piece, (side, _) in sides.items():
+        rows = getattr(model, piece).config.vocab_size
+        if sizes[piece] > rows:
+            # one table must hold the ids of both
+            call = resizing_call(model, piece, max(sizes.values()) if one_table(model) else sizes[piece])
+            problems.append(
+                f"the {side} tokenizer makes ids up to {sizes[piece] - 1}; the {piece}'s embeddings have {rows} rows. "
+                f"Is it this {piece}'s tokenizer? If tokens were added: {call}."
+            )
+    return problems
 
 
 def _not_special(model: EncoderDecoder, target: Any) -> list[str]:

@@ -113,7 +113,7 @@ def check_label_range(labels: ArrayLike, vocab_size: int) -> None:
     raise ValueError(
         f"labels must be {IGNORED} (ignored) or ids in [0, {vocab_size}), got {values[row, column]} at row {row}, "
         f"position {column} ({wrong.sum()} such labels). Is it the decoder's tokenizer that made them? A model whose "
-        "vocabulary grew needs resize_token_embeddings."
+        "vocabulary grew needs model.resize_token_embeddings(n, key=key), or resize_decoder_token_embeddings."
     )
 
 

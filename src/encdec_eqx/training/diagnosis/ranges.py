@@ -10,6 +10,7 @@ import numpy as np
 
 from ...embeddings import longest
 from ...encoder import Encoder
+from ...vocabularies import resizing_call
 from ..loss import IGNORED
 from .finding import Finding
 from .ids import Ids
@@ -39,7 +40,7 @@ def ids_out_of_range(ids: Ids, model: Any) -> Iterator[Finding]:
             severity="error",
             message=f"{name} hold {worst}; the {tokenizer}'s vocabulary has the ids 0 to {size - 1}.",
             fix=f"encode with the {tokenizer}'s own tokenizer (TokenizerPair.from_pretrained), or, if its vocabulary "
-            f"grew, {tokenizer}.resize_token_embeddings(n, key=key) before joining the pieces.",
+            f"grew, {resizing_call(model, tokenizer, 'n')}.",
             evidence={"name": name, "id": worst, "vocab_size": size},
         )
     source, target = sizes["source"], sizes["target"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...generation.special_tokens import TOKEN_NAMES, SpecialTokens
+from ...vocabularies import resizing_call
 from .finding import Finding
 from .ids import Ids
 
@@ -46,7 +47,7 @@ def out_of_range(model: Any) -> Iterator[Finding]:
                     severity="error",
                     message=f"the model's {name} is {one}, but the decoder's vocabulary has {vocab_size} ids.",
                     fix=f"set the right one with model.with_special_tokens({name}=...), or make room with "
-                    f"decoder.resize_token_embeddings({one + 1}, key=key) before joining the pieces.",
+                    f"{resizing_call(model, 'decoder', one + 1)}.",
                     evidence={"name": name, "id": one, "vocab_size": vocab_size},
                 )
 
