@@ -5,10 +5,12 @@ Knows the words and their ranges; must not know models, data or the loop.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
+
+import numpy as np
 
 from ..scanned import Remat
 from .metrics import metric
@@ -16,6 +18,12 @@ from .metrics import metric
 DEFAULT_EPOCHS = 3.0
 DEFAULT_RANK = 8
 DEFAULT_OUTPUT = Path("encdec-eqx-run")
+ALTERNATIVES = (
+    ("num_train_epochs", "max_steps"),
+    ("per_device_train_batch_size", "tokens_per_batch"),
+    ("warmup_ratio", "warmup_steps"),
+)
+"""Settings that say the same thing in two ways: one of them at most may be given."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +74,7 @@ class TrainConfig:
         max_eval_samples: Evaluate on the first so many examples; default all.
         predict_with_generate: Whether an evaluation generates, which the metrics of text need; its loss is always
             taken. Default: if `metrics` are given.
-        metrics: Metrics of generated text: "bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match", "wer", "cer",
+        metrics: Metrics of generated text, kept as a tuple: "bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match", "wer", "cer",
             "per".
         generation_num_beams: Beams of an evaluation.
         generation_max_new_tokens: Tokens that an evaluation may generate; default: the longest target that training
@@ -126,7 +134,7 @@ class TrainConfig:
     per_device_eval_batch_size: int = 32
     max_eval_samples: int | None = None
     predict_with_generate: bool | None = None
-    metrics: tuple[str, ...] = ()
+    metrics: Sequence[str] = ()
     generation_num_beams: int = 1
     generation_max_new_tokens: int | None = None
     metric_for_best_model: str | None = None
@@ -190,24 +198,18 @@ class TrainConfig:
         for name, (kind, least, most) in _RANGES.items():
             _check_number(name, getattr(self, name), kind, least, most)
         for selector, rate in self.learning_rates.items():
-            _check_number(f"learning_rates[{selector!r}]", rate, float, _ABOVE_ZERO, math.inf)
+            _check_number(f"learning_rates[{selector!r}]", rate, float, _ABOVE_ZERO, _HUGE)
         for name in ("resume", "bf16", "load_best_model_at_end"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
 
     def _check_pairs(self) -> None:
-        for one, other in (
-            ("num_train_epochs", "max_steps"),
-            ("per_device_train_batch_size", "tokens_per_batch"),
-        ):
-            if getattr(self, one) is not None and getattr(self, other) is not None:
+        for one, other in ALTERNATIVES:
+            # of the warm-up 0 is as good as leaving it out
+            if all(getattr(self, name) not in (None, 0) for name in (one, other)):
                 raise ValueError(
                     f"{one}={getattr(self, one)} and {other}={getattr(self, other)} are both given: leave one out."
                 )
-        if self.warmup_ratio and self.warmup_steps:
-            raise ValueError(
-                f"warmup_ratio={self.warmup_ratio} and warmup_steps={self.warmup_steps} are both given: leave one out."
-            )
         if self.batch_size is not None and self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 f"per_device_train_batch_size={self.batch_size} cannot be split into "
@@ -239,40 +241,44 @@ class TrainConfig:
             )
 
 
-_ABOVE_ZERO, _BELOW_ONE = math.ulp(0.0), math.nextafter(1.0, 0.0)
+_ABOVE_ZERO, _BELOW_ONE = float(np.finfo(np.float32).tiny), math.nextafter(1.0, 0.0)
+"""Numbers are computed with as float32, in which what lies below the first is 0, and what lies above the next infinite."""
+_HUGE = float(np.finfo(np.float32).max)
+_MOST = 2**31 - 1
+"""Steps and sizes are counted as int32."""
 
 _RANGES: dict[str, tuple[type, float, float]] = {
-    "num_train_epochs": (float, _ABOVE_ZERO, math.inf),
-    "max_steps": (int, 1, math.inf),
-    "per_device_train_batch_size": (int, 1, math.inf),
-    "tokens_per_batch": (int, 1, math.inf),
-    "gradient_accumulation_steps": (int, 1, math.inf),
-    "max_shapes": (int, 1, math.inf),
-    "max_source_length": (int, 1, math.inf),
-    "max_target_length": (int, 1, math.inf),
-    "learning_rate": (float, _ABOVE_ZERO, math.inf),
+    "num_train_epochs": (float, _ABOVE_ZERO, _HUGE),
+    "max_steps": (int, 1, _MOST),
+    "per_device_train_batch_size": (int, 1, _MOST),
+    "tokens_per_batch": (int, 1, _MOST),
+    "gradient_accumulation_steps": (int, 1, _MOST),
+    "max_shapes": (int, 1, _MOST),
+    "max_source_length": (int, 1, _MOST),
+    "max_target_length": (int, 1, _MOST),
+    "learning_rate": (float, _ABOVE_ZERO, _HUGE),
     "layer_wise_lr_decay": (float, _ABOVE_ZERO, 1.0),
     "warmup_ratio": (float, 0.0, 1.0),
-    "warmup_steps": (int, 0, math.inf),
-    "weight_decay": (float, 0.0, math.inf),
+    "warmup_steps": (int, 0, _MOST),
+    "weight_decay": (float, 0.0, _HUGE),
     "adam_beta1": (float, 0.0, _BELOW_ONE),
     "adam_beta2": (float, 0.0, _BELOW_ONE),
-    "adam_epsilon": (float, _ABOVE_ZERO, math.inf),
+    "adam_epsilon": (float, _ABOVE_ZERO, _HUGE),
     "max_grad_norm": (float, _ABOVE_ZERO, math.inf),
     "label_smoothing_factor": (float, 0.0, _BELOW_ONE),
-    "z_loss": (float, 0.0, math.inf),
-    "lora_rank": (int, 1, math.inf),
-    "lora_alpha": (float, _ABOVE_ZERO, math.inf),
-    "eval_steps": (int, 1, math.inf),
-    "per_device_eval_batch_size": (int, 1, math.inf),
-    "max_eval_samples": (int, 1, math.inf),
-    "generation_num_beams": (int, 1, math.inf),
-    "generation_max_new_tokens": (int, 1, math.inf),
-    "early_stopping_patience": (int, 1, math.inf),
-    "early_stopping_threshold": (float, 0.0, math.inf),
-    "logging_steps": (int, 1, math.inf),
-    "save_steps": (int, 1, math.inf),
-    "save_total_limit": (int, 1, math.inf),
+    "z_loss": (float, 0.0, _HUGE),
+    "lora_rank": (int, 1, _MOST),
+    "lora_alpha": (float, _ABOVE_ZERO, _HUGE),
+    "eval_steps": (int, 1, _MOST),
+    "per_device_eval_batch_size": (int, 1, _MOST),
+    "max_eval_samples": (int, 1, _MOST),
+    "generation_num_beams": (int, 1, _MOST),
+    "generation_max_new_tokens": (int, 1, _MOST),
+    "early_stopping_patience": (int, 1, _MOST),
+    "early_stopping_threshold": (float, 0.0, _HUGE),
+    "logging_steps": (int, 1, _MOST),
+    "save_steps": (int, 1, _MOST),
+    "save_total_limit": (int, 1, _MOST),
     "seed": (int, 0, 2**32 - 1),
 }
 """The kind of each number and its closed range; None is let through where it is a field's default."""
@@ -294,10 +300,11 @@ def _check_number(name: str, value: Any, kind: type, least: float, most: float) 
 
 
 def _described(least: float, most: float) -> str:
-    low = "greater than 0" if least == _ABOVE_ZERO else f"at least {least:g}"
+    low = f"greater than 0, and at least {least:.3g}" if least == _ABOVE_ZERO else f"at least {least:g}"
     if most == math.inf:
         return low
-    return f"{low} and {'less than 1' if most == _BELOW_ONE else f'at most {most:g}'}"
+    high = {_BELOW_ONE: "less than 1", _HUGE: "finite in float32", _MOST: f"at most {_MOST}"}
+    return f"{low} and {high.get(most, f'at most {most:g}')}"
 
 
 def _path(value: Any) -> Path:

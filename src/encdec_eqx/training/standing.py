@@ -19,8 +19,9 @@ class Standing:
         threshold: improvements up to this do not count against waiting.
         patience: evaluations without improvement after which the run is over; None: never.
         best: best value; None before the first evaluation.
-        best_step: step of the best value.
-        waited: evaluations since then.
+        best_step: its step; of equal values that of the lower loss, then the later one.
+        best_values: everything that was evaluated at that step.
+        waited: evaluations without improvement since then; an equal value is none.
     """
 
     metric: str
@@ -29,6 +30,7 @@ class Standing:
     patience: int | None = None
     best: float | None = None
     best_step: int | None = None
+    best_values: Mapping[str, float] | None = None
     waited: int = 0
 
     def after(self, step: int, values: Mapping[str, float]) -> "Standing":
@@ -36,8 +38,8 @@ class Standing:
         value = values[self.metric]
         gain = self._gain(value)
         waited = 0 if gain > self.threshold else self.waited + 1
-        if gain > 0:
-            return dataclasses.replace(self, best=value, best_step=step, waited=waited)
+        if gain > 0 or (gain == 0 and loss_of(values) <= loss_of(self.best_values)):
+            return dataclasses.replace(self, best=value, best_step=step, best_values=dict(values), waited=waited)
         return dataclasses.replace(self, waited=waited)
 
     def _gain(self, value: float) -> float:
@@ -55,8 +57,19 @@ class Standing:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+        return {
+            "best": self.best,
+            "best_step": self.best_step,
+            "best_values": None if self.best_values is None else dict(self.best_values),
+            "waited": self.waited,
+        }
 
     def restored(self, saved: Mapping[str, Any]) -> "Standing":
         """This standing with an earlier one's `state`."""
         return dataclasses.replace(self, **saved)
+
+
+def loss_of(values: Mapping[str, float] | None) -> float:
+    """The loss that decides between evaluations of equal value; infinite where there is none."""
+    loss = (values or {}).get("loss", math.inf)
+    return math.inf if math.isnan(loss) else loss

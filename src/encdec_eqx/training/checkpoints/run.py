@@ -21,6 +21,7 @@ import numpy as np
 
 from ..._typing import PRNGKey
 from ..metrics import METRICS
+from ..standing import loss_of
 from ..step import TrainState
 from . import arrays, files, snapshot
 from .errors import DamagedCheckpointError, NoUsableCheckpointError, not_written
@@ -163,7 +164,7 @@ class RunCheckpoints:
         return files.steps_in(self._folder)
 
     def best_step(self) -> int | None:
-        """The step whose checkpoint is best; of equals the first."""
+        """The step whose checkpoint is best; of equals the one of lower "loss", then the later."""
         ranking = self._by_merit()
         return ranking[0] if ranking else None
 
@@ -271,17 +272,17 @@ class RunCheckpoints:
         return self._printed[1]
 
     def _by_merit(self) -> list[int]:
-        """The steps whose checkpoint has the deciding metric, best first; of equals, the earlier first."""
+        """The steps whose checkpoint has the deciding metric, best first."""
         merits = {step: self._merit(step) for step in self.steps()}
-        return sorted((step for step, merit in merits.items() if not math.isnan(merit)), key=lambda step: -merits[step])
+        return sorted((step for step, merit in merits.items() if not math.isnan(merit[0])), key=merits.__getitem__)
 
-    def _merit(self, step: int) -> float:
-        """Greater is better; NaN if there is no such metric, or the file that has it cannot be read."""
+    def _merit(self, step: int) -> tuple[float, float, int]:
+        """Less is better: the metric, of equals the loss, then the later; NaN without that metric, or unreadable."""
         try:
             record = json.loads((files.place(self._folder, step) / _RECORD).read_text(encoding="utf-8"))
-            return self._sign * record["metrics"][self._best_metric]
+            return -self._sign * record["metrics"][self._best_metric], loss_of(record["metrics"]), -step
         except (OSError, ValueError, KeyError, TypeError):
-            return math.nan
+            return math.nan, math.inf, -step
 
 
 def _sign(metric: str | None, greater_is_better: bool | None) -> int:
