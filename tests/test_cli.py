@@ -158,6 +158,22 @@ def test_the_doctor_gets_its_arguments_and_gives_the_status(monkeypatch, tmp_pat
     assert made == [("pair", given)]
 
 
+@pytest.mark.parametrize("rate", ["-3", "0", "nan", "inf", "-inf", "1e999", "fast"])
+def test_a_rate_that_cannot_be_tried_is_refused_before_anything_is_loaded(rate, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["doctor", "nowhere", f"--learning-rate={rate}"])
+    assert caught.value.code == 2
+    assert "is not a finite number greater than 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", ["0", "-1", "1.5", "1_0", "\u0663", "\u00b2", "9" * 5000])
+def test_steps_are_whole_numbers_of_some_size(steps, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", f"--steps={steps}"])
+    assert caught.value.code == 2
+    assert "is not a whole number from 1 to" in capsys.readouterr().err
+
+
 def test_errors_that_are_not_the_librarys_keep_their_trace(monkeypatch):
     from encdec_eqx.training.diagnosis import command
 

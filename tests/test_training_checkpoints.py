@@ -172,12 +172,21 @@ def test_the_last_few_and_the_best_are_kept(tmp_path: Path):
             checkpoints.save(step, _tiny(step, value=step), {}, None if loss is None else {"loss": loss, "wer": 50})
             checkpoints.wait()
             newest = [s for s in (step - 1, step) if s > 0]
-            best = 1 if step == 1 else 2
+            best = min(step, 3)  # of equals the later
             assert checkpoints.steps() == sorted({*newest, best})
             assert checkpoints.best_step() == best
         latest, best = checkpoints.restore_latest(_tiny(0)), checkpoints.restore_best(_tiny(0))
     assert latest is not None and best is not None
-    assert (latest.step, _value(latest), best.step, _value(best)) == (7, 7.0, 2, 2.0)
+    assert (latest.step, _value(latest), best.step, _value(best)) == (7, 7.0, 3, 3.0)
+
+
+def test_of_equals_the_lower_loss_is_best(tmp_path: Path):
+    losses = {1: 0.5, 2: 0.3, 3: 0.4}
+    with RunCheckpoints(tmp_path, best_metric="exact_match") as checkpoints:
+        for step, loss in losses.items():
+            checkpoints.save(step, _tiny(step, value=step), {}, {"loss": loss, "exact_match": 50.0})
+        checkpoints.wait()
+        assert checkpoints.best_step() == 2
 
 
 @pytest.mark.parametrize(

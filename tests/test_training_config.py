@@ -8,13 +8,22 @@ from pathlib import Path
 import pytest
 
 from encdec_eqx.training.config import TrainConfig
-from encdec_eqx.training.job import DataSource, ModelSource, TrainJob, read_job
+from encdec_eqx.training.job import DataSource, ModelSource, TrainJob, giving_way, read_job
 from encdec_eqx.training.standing import Standing
 
 WRONG = [
     ({"learning_rate": 0.0}, ValueError, "learning_rate must be greater than 0, got 0.0"),
     ({"learning_rate": "1e-4"}, TypeError, "learning_rate must be a number, got '1e-4'"),
     ({"learning_rate": math.nan}, ValueError, "learning_rate must be greater than 0, got nan"),
+    ({"learning_rate": math.inf}, ValueError, r"learning_rate must be at most 3.4e\+38, the largest float32, got inf"),
+    ({"learning_rate": 1e300}, ValueError, "the largest float32"),
+    ({"learning_rate": 1e-50}, ValueError, "at least 1.18e-38: float32 has nothing between 0 and that, got 1e-50"),
+    ({"adam_epsilon": 1e-46}, ValueError, "adam_epsilon must be at least 1.18e-38"),
+    ({"num_train_epochs": math.inf}, ValueError, "num_train_epochs must be at most"),
+    ({"weight_decay": math.inf}, ValueError, "weight_decay must be at most"),
+    ({"max_steps": 2**31}, ValueError, "max_steps must be at most 2147483647, got 2147483648"),
+    ({"max_steps": 10**500}, ValueError, "max_steps must be at most 2147483647, got a whole number of 1661 bits"),
+    ({"adam_beta1": 1 - 1e-12}, ValueError, "adam_beta1 must be at least 0 and less than 1"),
     ({"max_steps": 2.5}, TypeError, "max_steps must be a whole number, got 2.5"),
     ({"max_steps": True}, TypeError, "max_steps must be a whole number"),
     ({"seed": -1}, ValueError, "seed must be at least 0"),
@@ -50,6 +59,27 @@ def test_defaults_depend_on_what_is_given():
     assert TrainConfig(metrics=["rouge1", "bleu"]).best_by == "rouge1"
     assert TrainConfig(metrics=["rouge1"]).generates
     assert not TrainConfig().generates
+
+
+def test_lists_of_names_are_kept_as_tuples_and_configs_are_equal_either_way():
+    one, other = TrainConfig(metrics=["per", "cer"]), TrainConfig(metrics=("per", "cer"))
+    assert one.metrics == ("per", "cer")
+    assert one == other
+
+
+def test_an_option_takes_the_place_of_what_says_the_same_in_another_way():
+    job = TrainJob(
+        model=ModelSource(model_name_or_path="pair"),
+        train=TrainConfig(num_train_epochs=5.0, tokens_per_batch=99, warmup_ratio=0.1),
+    )
+    assert giving_way(job, {"seed"}) == job
+    assert giving_way(job, {"max_steps", "per_device_train_batch_size"}).train == TrainConfig(warmup_ratio=0.1)
+    assert giving_way(job, {"warmup_steps"}).train == dataclasses.replace(job.train, warmup_ratio=0.0)
+    assert giving_way(job, {"encoder_name_or_path"}).model == ModelSource()
+    both = giving_way(job, {"num_train_epochs", "max_steps"})
+    assert both == job  # given together, they stay a contradiction
+    steps = TrainJob(train=TrainConfig(max_steps=7))
+    assert giving_way(steps, {"num_train_epochs"}).train == TrainConfig()
 
 
 def test_a_config_is_made_again_from_its_plain_values():
@@ -127,6 +157,7 @@ def test_patience_runs_out_and_small_gains_do_not_help():
         assert (standing.best, standing.waited) == (best, waited)
     assert standing.exhausted
     assert standing.best_step == 3
+    assert standing.best_values == {"loss": 1.95, "bleu": 0.0}
     fresh = Standing(metric="loss", greater_is_better=False, threshold=0.1, patience=2)
     assert fresh.restored(json.loads(json.dumps(standing.state()))) == standing
 
@@ -136,3 +167,21 @@ def test_more_can_be_better_and_nan_never_is():
     assert standing.best is None
     standing = standing.after(2, {"bleu": 3.0}).after(3, {"bleu": 2.0}).after(4, {"bleu": math.nan})
     assert (standing.best, standing.best_step, standing.waited) == (3.0, 2, 2)
+
+
+def test_of_equal_values_the_lower_loss_is_best_then_the_later_step():
+    standing = Standing(metric="exact_match", greater_is_better=True, patience=9)
+    losses = {1: 0.5, 2: 0.7, 3: 0.4, 4: 0.4, 5: math.nan, 6: 0.41}
+    expected = {1: 1, 2: 1, 3: 3, 4: 4, 5: 4, 6: 4}
+    for step, loss in losses.items():
+        standing = standing.after(step, {"loss": loss, "exact_match": 0.0})
+        assert standing.best_step == expected[step]
+    assert standing.waited == 5  # an equal value is no improvement
+    alone = Standing(metric="loss", greater_is_better=False).after(1, {"loss": 0.5}).after(2, {"loss": 0.5})
+    assert alone.best_step == 2
+
+
+def test_model_seeds_beyond_32_bits_are_refused():
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match="model_seed must be at least 0 and below"):
+            ModelSource(model_seed=seed)

@@ -260,6 +260,18 @@ def test_the_command_trains_as_its_file_says_and_options_win(job: Path, capsys):
     EncoderDecoder.from_pretrained("run/model")
 
 
+def test_steps_given_to_the_command_win_over_the_files_epochs_and_the_other_way_round(job: Path, capsys):
+    text = Path("job.toml").read_text()
+    Path("epochs.toml").write_text(text.replace("max_steps = 2", "num_train_epochs = 9"))
+    assert main(["train", "epochs.toml", "--max-steps=3", "--output-dir", "a"]) == 0
+    assert main(["train", "job.toml", "--num-train-epochs", "0.5", "--output-dir", "b"]) == 0
+    assert [read_log(f"{name}/log.jsonl")[-1]["step"] for name in "ab"] == [3, 1]
+    assert json.loads(Path("a/config.json").read_text()).get("num_train_epochs") is None
+    with pytest.raises(SystemExit):
+        main(["train", "epochs.toml", "--max-steps", "3", "--num-train-epochs", "1", "--output-dir", "c"])
+    assert "are both given: leave one out" in capsys.readouterr().err
+
+
 def test_the_command_needs_no_file(job: Path):
     words = ["--model-name-or-path", "pair", "--train-file", "train.jsonl", "--validation-file", "dev.jsonl"]
     assert main(["train", *words, "--max-steps", "1", "--output-dir", "other"]) == 0

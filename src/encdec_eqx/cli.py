@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import importlib.util
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -93,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--data", type=Path, metavar="FILE", help="pairs to look at: JSONL, CSV, TSV or Parquet")
     doctor.add_argument("--source-column", metavar="NAME", help="name of the source in each record")
     doctor.add_argument("--target-column", metavar="NAME", help="name of the target in each record")
-    doctor.add_argument("--learning-rate", type=float, metavar="RATE", help="highest rate of the schedule, to be tried")
+    doctor.add_argument(
+        "--learning-rate", type=_above_zero, metavar="RATE", help="highest rate of the schedule, to be tried"
+    )
     doctor.set_defaults(run=_doctor)
     # its options are made from the settings' own definition, see `_train`
     commands.add_parser(
@@ -109,11 +112,11 @@ def _train(words: Sequence[str]) -> int:
     """
     tyro = _needed("tyro", "train")
     _needed("rich", "train")
-    from .training.job import TrainJob, read_job
+    from .training.job import TrainJob, giving_way, read_job
     from .training.run_job import run_job
 
     file = words[0] if words and not words[0].startswith("-") else None
-    job = TrainJob() if file is None else read_job(file)
+    job = TrainJob() if file is None else giving_way(read_job(file), _options_given(words[1:]))
     job = tyro.cli(
         TrainJob,
         prog="encdec-eqx train [CONFIG.toml]",
@@ -202,10 +205,27 @@ def _load_reports_unsaid() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _options_given(words: Sequence[str]) -> set[str]:
+    """Names of the options that have a value among the words, as the settings' fields spell them."""
+    given = set()
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and (value if equals else following) != "None":
+            given.add(name.removeprefix("--").replace("-", "_"))
+    return given
+
+
 def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to {10**9 - 1}")
     return int(text)
+
+
+def _above_zero(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a finite number greater than 0")
 
 
 if __name__ == "__main__":

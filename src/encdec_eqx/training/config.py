@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from .._quoting import quoted
 from ..scanned import Remat
 from .metrics import metric
 
@@ -74,8 +75,8 @@ class TrainConfig:
         max_eval_samples: Evaluate on the first so many examples; default all.
         predict_with_generate: Whether an evaluation generates, which the metrics of text need; its loss is always
             taken. Default: if `metrics` are given.
-        metrics: Metrics of generated text, kept as a tuple: "bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match", "wer", "cer",
-            "per".
+        metrics: Metrics of generated text, kept as a tuple: "bleu", "chrf", "rouge1", "rouge2", "rougeL",
+            "exact_match", "wer", "cer", "per".
         generation_num_beams: Beams of an evaluation.
         generation_max_new_tokens: Tokens that an evaluation may generate; default: the longest target that training
             may hold.
@@ -241,9 +242,9 @@ class TrainConfig:
             )
 
 
-_ABOVE_ZERO, _BELOW_ONE = float(np.finfo(np.float32).tiny), math.nextafter(1.0, 0.0)
-"""Numbers are computed with as float32, in which what lies below the first is 0, and what lies above the next infinite."""
-_HUGE = float(np.finfo(np.float32).max)
+_ABOVE_ZERO, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_BELOW_ONE = float(np.nextafter(np.float32(1.0), np.float32(0.0)))
+"""Numbers become float32: 0 if smaller than these, infinite if larger, and 1 if closer to 1."""
 _MOST = 2**31 - 1
 """Steps and sizes are counted as int32."""
 
@@ -288,23 +289,37 @@ _MAY_BE_NONE = {
 }
 
 
+def check_learning_rate(value: Any) -> None:
+    """Raises unless the value is one that `learning_rate` may have.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of range.
+    """
+    _check_number("learning_rate", value, *_RANGES["learning_rate"])
+
+
 def _check_number(name: str, value: Any, kind: type, least: float, most: float) -> None:
     if value is None and name in _MAY_BE_NONE:
         return
     allowed = (int,) if kind is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, allowed):
         expected = "a whole number" if kind is int else "a number"
-        raise TypeError(f"{name} must be {expected}, got {value!r}.")
+        raise TypeError(f"{name} must be {expected}, got {quoted(value)}.")
     if not least <= value <= most:
-        raise ValueError(f"{name} must be {_described(least, most)}, got {value!r}.")
+        raise ValueError(f"{name} must be {_described(value, least, most)}, got {quoted(value)}.")
 
 
-def _described(least: float, most: float) -> str:
-    low = f"greater than 0, and at least {least:.3g}" if least == _ABOVE_ZERO else f"at least {least:g}"
-    if most == math.inf:
+def _described(value: float, least: float, most: float) -> str:
+    """The range, or that bound of it which the value passes for the sake of its representation."""
+    if value > most and most in (_HUGE, _MOST):
+        return f"at most {most:.3g}, the largest float32" if most == _HUGE else f"at most {most}"
+    if least == _ABOVE_ZERO and 0 < value < least:
+        return f"at least {least:.3g}: float32 has nothing between 0 and that"
+    low = "greater than 0" if least == _ABOVE_ZERO else f"at least {least:g}"
+    if most in (_HUGE, _MOST, math.inf):
         return low
-    high = {_BELOW_ONE: "less than 1", _HUGE: "finite in float32", _MOST: f"at most {_MOST}"}
-    return f"{low} and {high.get(most, f'at most {most:g}')}"
+    return f"{low} and {'less than 1' if most == _BELOW_ONE else f'at most {most:g}'}"
 
 
 def _path(value: Any) -> Path:

@@ -8,13 +8,20 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .config import TrainConfig
+from .._quoting import quoted
+from .config import ALTERNATIVES, TrainConfig
 
 Section = TypeVar("Section")
+_PIECES = ("encoder_name_or_path", "decoder_name_or_path")
+_GIVE_WAY: dict[str, dict[str, tuple[str, ...]]] = {
+    "model": {"model_name_or_path": _PIECES, **dict.fromkeys(_PIECES, ("model_name_or_path",))},
+    "train": {one: (other,) for pair in ALTERNATIVES for one, other in (pair, pair[::-1])},
+}
+"""By table and name: what says the same thing in another way, and gives way where a later source gives the name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,8 @@ class ModelSource:
         pieces = [self.encoder_name_or_path, self.decoder_name_or_path]
         if self.model_name_or_path is not None and any(pieces):
             raise ValueError("model_name_or_path names a whole pair: leave encoder_ and decoder_name_or_path out.")
+        if not 0 <= self.model_seed < 2**32:
+            raise ValueError(f"model_seed must be at least 0 and below 2**32, got {quoted(self.model_seed)}.")
 
     def check(self) -> None:
         """Raises ValueError unless a pair or two pieces are named."""
@@ -100,6 +109,17 @@ class TrainJob:
         """Raises ValueError where something that the run needs is not named."""
         self.model.check()
         self.data.check()
+
+
+def giving_way(job: TrainJob, given: Collection[str]) -> TrainJob:
+    """The job without what would contradict options of these names, which win over it; `max_steps` over epochs, say."""
+    changed: dict[str, Any] = {}
+    for table, alternatives in _GIVE_WAY.items():
+        section = getattr(job, table)
+        defaults = {field.name: field.default for field in dataclasses.fields(section)}
+        names = {other for name in given for other in alternatives.get(name, ()) if other not in given}
+        changed[table] = dataclasses.replace(section, **{name: defaults[name] for name in names})
+    return dataclasses.replace(job, **changed)
 
 
 def read_job(path: str | Path) -> TrainJob:
@@ -155,7 +175,7 @@ def _value(value: Any, kind: Any, where: str) -> Any:
             return value
         if option is Path and isinstance(value, str):
             return Path(value)
-        if origin is tuple and isinstance(value, list):
+        if origin is Sequence and isinstance(value, list):
             return tuple(value)
         if origin is Mapping and isinstance(value, Mapping):
             return dict(value)

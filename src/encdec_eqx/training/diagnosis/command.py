@@ -11,6 +11,7 @@ from ...embeddings import longest
 from ...encoder import Encoder
 from ...encoder_decoder import EncoderDecoder
 from ...text import TokenizerPair
+from ..config import check_learning_rate
 from ..data import Batches, encode_pairs, read_pairs
 from ..data.records import Pairs
 from ..job import DataSource, ModelSource, TrainJob, read_job
@@ -48,9 +49,12 @@ def run_doctor(
 
     Raises:
         FileNotFoundError: something that is named is not there.
-        ValueError: a file cannot be read, or no record can be used; or a rate was given, but no data to try it on.
+        ValueError: a file cannot be read, or no record can be used; or a rate is out of range, or was given without
+            data to try it on.
         ImportError: rich is not installed.
     """
+    if learning_rate is not None:
+        check_learning_rate(learning_rate)
     job = _job(path, data, source_column, target_column)
     if learning_rate is not None and job.data.train_file is None:
         raise ValueError("learning_rate is tried on data, and none was given: add data=... (--data FILE).")

@@ -11,6 +11,7 @@ from typing import Any
 from ...encoder_decoder import EncoderDecoder
 from ...scanned import ScannedStack
 from ..batch import checked_entries
+from ..config import check_learning_rate
 from ..trainable import cut_and_trained
 from . import freezing, labels, ranges, source, special_tokens, tokenizing, weights
 from .finding import Diagnosis, Finding
@@ -89,11 +90,14 @@ def diagnose(
 
     Raises:
         TypeError: the model or the batch is of the wrong kind.
-        ValueError: the batch holds a name that no model reads or lacks one, or optimizer and learning_rate are given.
+        ValueError: the batch holds a name that no model reads or lacks one, optimizer and learning_rate are both given,
+            or the rate is out of range.
     """
     start = time.perf_counter()
     if optimizer is not None and learning_rate is not None:
         raise ValueError("optimizer and learning_rate are both given: an optimizer has its own rate, leave one out.")
+    if learning_rate is not None:
+        check_learning_rate(learning_rate)
     ids = None if batch is None else _ids(model, batch)
     model, trained = cut_and_trained(_in_fast_layout(model) if _fits_any_layout(trainable) else model, trainable)
     sizes, names = Weights(model), freezing.trained_names(model, trained)
