@@ -416,5 +416,5 @@ def test_an_encoder_that_adds_no_special_tokens_cannot_read_an_empty_text():
 def test_without_tokenizers_the_message_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ImportError, match=r"encdec-eqx\[hub\]"):
+    with pytest.raises(ImportError, match=r'pip install -e "\S*\[hub\]"'):
         TokenizerPair.load(tmp_path)

@@ -20,8 +20,8 @@ from ..generation.result import GenerationResult
 from .batching import by_length, filled, padded, source_pad
 from .tokenizer_pair import TokenizerPair
 
-Attended = tuple[Float32[np.ndarray, "heads new source"] | None, ...]
-"""Cross-attention weights of one output, an array a layer."""
+Attended = tuple[Float32[np.ndarray, "_ _ _"] | None, ...]
+"""Cross-attention weights of one output, an array (heads, new, source) a layer; sizes differ from text to text."""
 
 _OF_THE_SOURCE = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "encoder_outputs")
 _BY_TEXT = ("decoder_input_ids", "decoder_attention_mask", "decoder_start_token_id")
@@ -46,7 +46,7 @@ class TextResult:
     scores: Float32[np.ndarray, "batch each"]
     unfinished: Bool[np.ndarray, "batch each"]
     truncated_sources: tuple[int, ...]
-    sequences: list[list[Int32[np.ndarray, " width"]]]
+    sequences: list[list[Int32[np.ndarray, " _"]]]
     cross_attentions: list[list[Attended]] | None = None
     notes: tuple[str, ...] = ()
 
