@@ -215,6 +215,78 @@ def test_groups_keep_away_from_what_earlier_ones_chose():
         assert any((row == greedy.sequences[at]).all() for row in result.sequences[3 * at : 3 * at + 3])
 
 
+def _search_in_groups(model, prompt, *, groups, size, new, ends, penalty, early, diversity, pad):
+    """Groups of beams as transformers 4.46.3 defines them, over Python lists, a sentence at a time."""
+    running, pools, done = (
+        [[(0.0, tuple(prompt))] for _ in range(groups)],
+        [[] for _ in range(groups)],
+        [False] * groups,
+    )
+    for length in range(1, new + 1):
+        chosen = []
+        for at in range(groups):
+            if done[at]:
+                chosen += [pad] * size
+                continue
+            found = [
+                (score + share - diversity * chosen.count(token), (*row, token))
+                for score, row in running[at]
+                for token, share in enumerate(model(row))
+            ]
+            found.sort(key=lambda one: -one[0])
+            pools[at] += [(score / length**penalty, row) for score, row in found[:size] if row[-1] in ends]
+            pools[at] = sorted(pools[at], key=lambda one: -one[0])[:size]
+            running[at] = [one for one in found if one[1][-1] not in ends][:size]
+            chosen += [row[-1] for _, row in running[at]]
+            hoped = new if early == "never" and penalty > 0 else length
+            full = len(pools[at]) == size
+            done[at] = full and (early is True or pools[at][-1][0] >= found[0][0] / hoped**penalty)
+        if all(done):
+            break
+    for at in np.flatnonzero(~np.asarray(done)):
+        pools[at] += [(score / length**penalty, row) for score, row in running[at]]
+        pools[at] = sorted(pools[at], key=lambda one: -one[0])[:size]
+    return sorted((one for pool in pools for one in pool), key=lambda one: -one[0])
+
+
+@pytest.mark.parametrize(("groups", "beams"), [(4, 4), (2, 4)])
+def test_groups_are_the_search_written_out(groups, beams):
+    """Also where a group is done long before the others, which from then on see padding in it."""
+    rng, uneven = np.random.default_rng(groups), 0
+    for run in range(24):
+        decoder, source, models = _case(run % 3, vocab=11)
+        ends = rng.permutation(np.arange(2, 11))[: rng.integers(1, 3)].tolist()
+        options = {
+            "penalty": float(rng.choice([1.0, 0.6, 2.0, -0.5])),
+            "early": [True, False, False, "never"][rng.integers(4)],
+            "diversity": float(rng.choice([0.3, 1.0, 2.0])),
+        }
+        result = generate(
+            decoder,
+            source,
+            max_new_tokens=12,
+            eos_token_id=ends,
+            num_beams=beams,
+            num_beam_groups=groups,
+            num_return_sequences=beams,
+            length_penalty=options["penalty"],
+            early_stopping=options["early"],
+            diversity_penalty=options["diversity"],
+        )
+        for at, model in enumerate(models):
+            expected = _search_in_groups(
+                model, [1], groups=groups, size=beams // groups, new=12, ends=ends, pad=0, **options
+            )
+            rows = slice(at * beams, (at + 1) * beams)
+            np.testing.assert_allclose(result.scores[rows], [score for score, _ in expected], rtol=SEQUENCE_SCORES)
+            for row, (_, tokens) in zip(result.sequences[rows], expected, strict=True):
+                ended = tokens[-1] in ends
+                assert row[: len(tokens)].tolist() == [*tokens[:-1], ends[0] if ended else tokens[-1]]
+                assert (row[len(tokens) :] == 0).all()
+            uneven += len({len(tokens) for _, tokens in expected}) > 1
+    assert uneven > 24
+
+
 # --- drawn beams -----------------------------------------------------------------------------------------------------
 
 

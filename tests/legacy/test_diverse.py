@@ -25,16 +25,19 @@ def _check(theirs, ours, arrays, **options):
 
 
 def _options(rng: np.random.Generator, groups: int, beams: int, ends: list[int]) -> dict:
-    return {
+    new = int(rng.integers(3, 14))
+    options = {
         "num_beam_groups": groups,
         "num_beams": beams,
         "num_return_sequences": int(rng.integers(1, beams + 1)),
-        "diversity_penalty": float(rng.choice([0.3, 1.0, 5.0])),
+        "diversity_penalty": float(rng.choice([0.3, 1.0, 2.0, 5.0])),
         "length_penalty": float(rng.choice([1.0, 0.0, -1.0, 2.0, 0.6])),
-        "early_stopping": [True, False, "never"][rng.integers(3)],
-        "max_new_tokens": int(rng.integers(3, 14)),
+        "early_stopping": [True, False, "never", None][rng.integers(4)],
+        "min_new_tokens": int(rng.integers(1, new)) if rng.random() < 0.5 else None,
+        "max_new_tokens": new,
         "eos_token_id": ends,
     }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @pytest.mark.parametrize("ends", [1, 4])
@@ -49,6 +52,19 @@ def test_ids_and_scores(models, pair, ends):
             result = _check(theirs, ours, arrays, **_options(rng, groups, beams, likely_ends(theirs, arrays, ends)))
             ended += (~result.truncated).sum()
     assert ended > RUNS
+
+
+def test_groups_of_one_beam_are_done_at_their_first_end(models):
+    """What becomes of the later groups hangs on the last bit of a comparison: the best there is has just finished."""
+    theirs, ours = models("bert-gpt2", 3)
+    uneven = 0
+    for run in range(20):
+        arrays = sentences(run)
+        options = {"num_beam_groups": 4, "num_beams": 4, "num_return_sequences": 4, "diversity_penalty": 2.0}
+        rules = {"length_penalty": [0.6, 2.0][run % 2], "min_new_tokens": run % 7, "max_new_tokens": 14}
+        result = _check(theirs, ours, arrays, **options, **rules, eos_token_id=likely_ends(theirs, arrays, 1 + run % 3))
+        uneven += sum(len(set(lengths)) > 1 for lengths in result.lengths.reshape(3, 4).tolist())
+    assert uneven > 20
 
 
 def test_prompts(models):
@@ -67,4 +83,5 @@ def test_rules_stand_around_the_penalty(models, rules):
     rng = np.random.default_rng(6)
     for run in range(4):
         options = {**_options(rng, 3, 6, likely_ends(theirs, sentences(run), 3)), "max_new_tokens": 12}
+        options.pop("min_new_tokens", None)
         _check(theirs, ours, sentences(run), **options, **rules)

@@ -74,12 +74,31 @@ def as_4_46(group: Group, step: Step, *, column: Int32[Array, ""], pad_id: Int32
     """
     size = group.running.scores.shape[1]
     running = _best(step, jnp.where(step.ends, -jnp.inf, step.found.scores), size)
-    pool = group.pool.with_(_first(step, size), step.ends[:, :size] & ~group.closed[:, None])
-    hope = pool.may_improve(jnp.max(step.found.scores, axis=1) / step.bound)
+    first = _first(step, size)
+    pool = group.pool.with_(first, step.ends[:, :size] & ~group.closed[:, None])
+    hope = pool.may_improve(attainable(step.found, first, norm=step.norm, bound=step.bound))
     closed = group.closed | (pool.full & (step.when_full | ~hope))
     leftover = jnp.broadcast_to((step.last & ~closed)[:, None], (closed.shape[0], size))
     pool = pool.with_(normalized(running, step.norm), leftover)
     return Group(_padded(running, group.closed, column, pad_id), pool, closed | step.last)
+
+
+def attainable(
+    found: Candidates, first: Hypotheses, *, norm: Float[Array, ""], bound: Float[Array, ""]
+) -> Float[Array, " batch"]:
+    """The best score that a sentence may hope for by the rules of 4.46.3.
+
+    If its best continuation has just finished, that is often the very score that has just entered the pool, and then
+    there is no hope. Dividing once more by an equal number may give another last bit (XLA multiplies by the reciprocal
+    where it likes to), which would be hope: so the number itself is taken.
+
+    Args:
+        found: the best continuations, the best first.
+        first: the hypotheses of the first of them, their scores divided by `norm`.
+        norm: by what a hypothesis of this length is divided.
+        bound: by what the best continuation is, to guess what can become of it.
+    """
+    return jnp.where(bound == norm, first.scores[:, 0], found.scores[:, 0] / bound)
 
 
 def _best(step: Step, scores: Float[Array, "batch candidates"], size: int) -> Hypotheses:

@@ -17,7 +17,7 @@ from .._typing import Array, ArrayLike
 from .beams import BeamSearch, BeamState
 from .best import best_hypotheses, with_first_end
 from .candidates import Candidates
-from .closing import Group
+from .closing import Group, attainable
 from .forced_words import ForcedWords, Progress, read
 from .hypotheses import Hypotheses, Pool, normalized
 from .loop import AbstractStrategy, DecoderStep, Opening, Record, is_end
@@ -103,11 +103,14 @@ class ConstrainedBeamSearch(AbstractStrategy):
         chosen, after = self._chosen(running, progress, totals, found.picked(_opened(ends, self.plain.beams)))
         finished, was_met = self._finished(progress, found, ends)
 
-        def continued(by: Candidates) -> Hypotheses:
-            return normalized(self.plain.continued(running, by, length, *tables), self.plain.lengths.norms[generated])
+        norm, bound = (table[generated] for table in (self.plain.lengths.norms, self.plain.lengths.bounds))
 
-        pool = group.pool.with_(continued(finished), was_met & ~group.closed[:, None])
-        hope = pool.may_improve(found.scores[:, 0] / self.plain.lengths.bounds[generated])
+        def continued(by: Candidates) -> Hypotheses:
+            return normalized(self.plain.continued(running, by, length, *tables), norm)
+
+        first = continued(finished)
+        pool = group.pool.with_(first, was_met & ~group.closed[:, None])
+        hope = pool.may_improve(attainable(found, first, norm=norm, bound=bound))
         closed = group.closed | (pool.full & (self.plain.lengths.when_full | ~hope))
         last = length + 1 == self.plain.limit
         order, kept = self._kept_at_the_limit(after)
