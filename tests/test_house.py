@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "encdec_eqx"
 ROWS = {
     "_installing": 0,
     "_typing": 0,
+    "_json": 0,
     "_quoting": 0,
     "config": 1,
     "_entrance": 1,

@@ -1,7 +1,9 @@
 """The tokenizer pair and text to text, with tokenizers of BERT's and of GPT-2's kind."""
 
 import dataclasses
+import json
 import logging
+import re
 import sys
 
 import jax
@@ -294,6 +296,92 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "source_tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"has tokenizer.json and source_tokenizer.json"):
         TokenizerPair.load(tmp_path)
+
+
+def _spoilt(part: str, value: object) -> bytes:
+    """A tokenizer's file with another id in one of its parts."""
+    file = json.loads(word_pieces().to_str())
+    if part == "vocab":
+        file["model"]["vocab"]["cat"] = value
+    elif part == "added_tokens":
+        file["added_tokens"][0]["id"] = value
+    else:
+        file["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [value]
+    return json.dumps(file).encode()
+
+
+@pytest.mark.parametrize("part", ["vocab", "added_tokens", "post_processor"])
+@pytest.mark.parametrize("value", [2**31, 2**32 - 1, 2**64, -1, 1.5, None, 2_000_000])
+def test_an_id_that_no_tokenizer_has_is_refused_before_the_library_makes_room_for_it(tmp_path, part, value):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(_spoilt(part, value))
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json gives the token .* the id .*; expected a whole number from 0"
+    ):
+        TokenizerPair.from_files(path)
+
+
+def test_a_large_honest_id_is_read(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + _spoilt("added_tokens", PAD))
+    assert TokenizerPair.load(tmp_path).source.get_vocab() == word_pieces().get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[1]", r"it holds \[1\]; expected an object"),
+        (b"{", "not JSON: Expecting property name"),
+        (b'{"version": ' + b"9" * 5000 + b"}", "a whole number of more than 4300 digits"),
+        (b"[" * 200_000, "nests too deeply"),
+        (b"\xff", "not JSON: 'utf-8' codec"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_named_in_one_line(tmp_path, content, says):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is no tokenizer.json: .*{says}") as caught:
+        TokenizerPair.from_files(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# --- what is no text
+
+
+NO_TEXTS = [
+    (["hello", None], TypeError, "text 1 is None; expected a string"),
+    (
+        ["hello", b"who?"],
+        TypeError,
+        r"text 1 is bytes b'who\?'; expected a string\. Decode bytes: text\.decode\('utf-8'\)",
+    ),
+    ([3, "a", 4.5], TypeError, r"text 0 \(and 1 more of 3\) is int 3; expected a string\. A number is written by str"),
+    ([["hello"]], TypeError, r"text 0 is list \['hello'\]; expected a string\. Texts are one flat list"),
+    (["a", "b\ud83d"], ValueError, r"text 1 holds half a surrogate pair at letter 1: 'b\\ud83d'"),
+    (b"hello", TypeError, r"texts must be a list of strings, got bytes b'hello'"),
+    (None, TypeError, "texts must be a list of strings, got None"),
+    (7, TypeError, "texts must be a list of strings, got int 7"),
+    ([float("nan")], TypeError, "text 0 is float nan; expected a string"),
+    ([10**5000], TypeError, "text 0 is int a whole number of 16610 bits; expected a string"),
+]
+
+
+@pytest.mark.parametrize(("texts", "kind", "says"), NO_TEXTS, ids=range(len(NO_TEXTS)))
+def test_what_is_no_text_names_its_place_everywhere(speaker, unchecked, texts, kind, says):
+    for call in (speaker, speaker.generate, speaker.tokenizers.encode_source, speaker.tokenizers.encode_target):
+        with pytest.raises(kind, match=says):
+            call(texts)
+    if isinstance(texts, list):
+        with pytest.raises(kind, match=r"text 0 (is|holds)"):
+            list(speaker.stream(texts[-1]))
+
+
+def test_a_surrogate_pair_joined_as_the_message_says_is_read(speaker):
+    with pytest.raises(ValueError) as caught:
+        speaker.tokenizers.encode_source(["cat \ud83d\ude00"])
+    assert "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')" in str(caught.value)
+    joined = "cat \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert joined == "cat \U0001f600"
+    assert len(speaker.tokenizers.encode_source([joined])) == 1
 
 
 # --- text to text

@@ -3,13 +3,13 @@
 Knows nothing of models, families or names' meanings; looks up a Hub id only through `hub`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from .._json import loads
 from .errors import MissingFileError
 from .flax_file import FlaxFile
 from .safetensors_file import Entry, SafetensorsFile
@@ -141,8 +141,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file holds anything else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        value = loads(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}. Download or copy it again.") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a JSON {type(value).__name__}; expected an object {{...}}.")

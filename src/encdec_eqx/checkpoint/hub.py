@@ -94,3 +94,29 @@ def _download(
             f"({how}?): {type(error).__name__}: {reason}"
         ) from None
     return folder
+
+
+def hub_file(repo: str, name: str) -> Path:
+    """One file of a Hub repository, downloaded if the cache does not have it.
+
+    Args:
+        repo: the repository's id.
+        name: the file's name.
+
+    Raises:
+        MissingFileError: it cannot be had (a FileNotFoundError).
+        ImportError: the `hub` extra is needed and not installed.
+    """
+    nowhere = f"there is no folder {repo!r} (looked from {Path.cwd()})"
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise ImportError(
+            f"{nowhere}, and loading it as a Hub id needs huggingface-hub, which is not installed: {install('hub')}"
+        ) from None
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo, name))
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MissingFileError(f"{nowhere}, and no {name} of that name could be had from the Hub: {reason}") from None

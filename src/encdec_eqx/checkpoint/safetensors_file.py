@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from .._json import loads
+
 MAX_HEADER = 100_000_000
 """Longest header accepted, in bytes: the limit of the safetensors library."""
 
@@ -123,11 +125,9 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             )
         text = file.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(path, pairs))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        header = loads(text, object_pairs_hook=lambda pairs: _without_repeats(path, pairs))
+    except ValueError as error:
         raise ValueError(f"{path} is corrupt or no safetensors file: its header is not JSON ({error}).") from None
-    except RecursionError:
-        raise ValueError(f"{path} is corrupt: its header nests too deeply to be one of safetensors.") from None
     if not isinstance(header, dict):
         raise ValueError(f"{path} is corrupt: its header is a JSON {type(header).__name__}; expected an object.")
     return header, 8 + length

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .._installing import install
+from .._quoting import printable
+from ..checkpoint.hub import hub_file
+from .ids_in_file import check_ids
 
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
 
@@ -43,10 +46,16 @@ def read(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {os.fspath(path)!r} (looked from {Path.cwd()}).")
     library = _library()
+    content = path.read_bytes()
+    check_ids(content, path)
     try:
-        return library.Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 -- the Rust side raises no narrower class
-        raise ValueError(f"{path} is no tokenizer of the tokenizers library: {error}") from None
+        return library.Tokenizer.from_str(content.decode("utf-8-sig"))
+    except BaseException as error:  # the Rust side raises no narrower class, and panics are no Exceptions
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(
+            f"{printable(path)} is no tokenizer of the tokenizers library: {printable(str(error), 300)}"
+        ) from None
 
 
 def read_pretrained(path: str | os.PathLike) -> Any:
@@ -66,15 +75,7 @@ def read_pretrained(path: str | os.PathLike) -> Any:
                 f"AutoTokenizer.from_pretrained({os.fspath(path)!r}).save_pretrained({os.fspath(path)!r})"
             )
         return read(place / BOTH)
-    library = _library()
-    try:
-        return library.Tokenizer.from_pretrained(os.fspath(path))
-    except Exception as error:  # noqa: BLE001 -- the Rust side raises no narrower class
-        reason = " ".join(str(error).split())[:300]
-        raise FileNotFoundError(
-            f"there is no folder {os.fspath(path)!r} (looked from {Path.cwd()}), and no tokenizer of that name could "
-            f"be had from the Hub: {reason}"
-        ) from None
+    return read(hub_file(os.fspath(path), BOTH))
 
 
 def read_folder(folder: Path) -> tuple[Any, Any]:

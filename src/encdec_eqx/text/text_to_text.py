@@ -12,12 +12,14 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
+from .._quoting import quoted
 from .._typing import check_key
 from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
 from .batching import by_length, filled, padded, source_pad
+from .texts import listed
 from .tokenizer_pair import TokenizerPair
 
 Attended = tuple[Float32[np.ndarray, "_ _ _"] | None, ...]
@@ -142,7 +144,8 @@ class TextToText:
                 sequence (`decoder_input_ids`, ...) has a row a text here.
 
         Raises:
-            TypeError: `texts` is one string, or an option is unknown or made from the texts (`input_ids`, ...).
+            TypeError: `texts` is one string, one of them is none (says which), or an option is unknown or made from the
+                texts (`input_ids`, ...).
             ValueError: there are no texts, one is empty, `batch_size` is below 1, or as `EncoderDecoder.generate`.
         """
         ids, cut = self._sources(texts, max_source_length)
@@ -207,12 +210,13 @@ class TextToText:
         encoder = self.model.encoder
         if max_length is None and isinstance(encoder, Encoder):
             max_length = longest(encoder.config, None)
+        texts = listed(texts)
         encoded = self.tokenizers.encode_source(texts, max_length)
         if not encoded:
             raise ValueError("there is nothing to generate from: no texts were given.")
         for index, row in enumerate(encoded):
             if not len(row):
-                raise ValueError(f"text {index} is empty: {texts[index]!r}.")
+                raise ValueError(f"text {index} is empty: {quoted(texts[index])}.")
         return list(encoded), encoded.truncated
 
     def _batch(self, rows: list[np.ndarray]) -> Mapping[str, np.ndarray]:

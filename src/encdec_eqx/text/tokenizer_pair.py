@@ -16,6 +16,7 @@ from ..generation.special_tokens import SpecialTokens
 from . import files
 from .encoded import Encoded, report_cut
 from .fits import check
+from .texts import listed as _listed
 
 _PORTION = 4096
 
@@ -113,7 +114,7 @@ class TokenizerPair:
             A list of int32 arrays; `truncated` has the indices of the texts that were cut (logged too).
 
         Raises:
-            TypeError: `texts` is one string.
+            TypeError: `texts` is one string, or one of them is none; says which.
             ValueError: `max_length` leaves no room for text.
         """
         room = _room(max_length, self.source.num_special_tokens_to_add(False), "source")
@@ -144,7 +145,7 @@ class TokenizerPair:
             A list of int32 arrays; `truncated` has the indices of the texts that were cut (logged too).
 
         Raises:
-            TypeError: `texts` is one string.
+            TypeError: `texts` is one string, or one of them is none; says which.
             ValueError: no model was given (`for_model`), `max_length` leaves no room for text, or a text has the end
                 token inside.
         """
@@ -198,12 +199,6 @@ class TokenizerPair:
                 "model, model.with_special_tokens(eos_token_id=...) gives it one."
             )
         return tuple(ends)  # pyright: ignore[reportArgumentType]
-
-
-def _listed(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError("texts must be a list of strings, got one string; put it into a list.")
-    return list(texts)
 
 
 def _encodings(tokenizer: Any, texts: list[str]) -> Iterator[Any]:

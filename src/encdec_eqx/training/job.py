@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from .._json import too_many_digits
 from .._quoting import quoted
 from .config import ALTERNATIVES, TrainConfig
 
@@ -132,11 +133,13 @@ def read_job(path: str | Path) -> TrainJob:
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}.") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not TOML, which is UTF-8 text: {error}.") from None
+    except ValueError:  # the others are ValueErrors too; this one comes from int()
+        raise ValueError(f"{path} cannot be read: {too_many_digits()}.") from None
     sections = {field.name: field.type for field in dataclasses.fields(TrainJob)}
     _check_names(content, sections, f"{path}", "tables")
     made = {
