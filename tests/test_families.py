@@ -209,14 +209,37 @@ def test_what_older_versions_wrote_changes_nothing(family: str):
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_an_attribute_that_no_version_has_is_named(family: str):
-    with pytest.raises(ValueError, match="attribute 'surprise' = 3 is not known"):
-        StackConfig.from_hf(_hf(family, surprise=3))
+def test_attributes_that_no_version_has_are_left_out_and_named_at_once(family: str, caplog: pytest.LogCaptureFixture):
+    given = _hf(family, surprise=3, author="\x1b[1mx")
+    plain = StackConfig.from_hf(_hf(family))
+    assert not caplog.records
+    assert StackConfig.from_hf(given) == plain
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    assert "not understood: surprise, author; if it changes numbers, so does leaving it out" in said.message
+    with pytest.raises(
+        ValueError, match=r"not understood: surprise = 3, author = '\\x1b\[1mx'\. strict_config=True makes"
+    ):
+        StackConfig.from_hf(given, strict_config=True)
+    assert StackConfig.from_hf(_hf(family), strict_config=True) == plain
+
+
+def test_of_thousands_of_names_some_are_shown(caplog: pytest.LogCaptureFixture):
+    StackConfig.from_hf(_hf("bert", **{f"{'n' * 500}{i}": i for i in range(9000)}))
+    (said,) = caplog.records
+    assert "and 8980 more" in said.message
+    assert len(said.message) < 2000
 
 
 REFUSED = [
-    ("gpt2", {"hidden_act": "gelu"}, "attribute 'hidden_act' = 'gelu' is not known"),
-    ("bert", {"n_ctx": 6}, "attribute 'n_ctx' = 6 is not known"),
+    ("bert", {"pruned_heads": []}, "'pruned_heads' is \\[\\]; expected {}: pruned"),
+    ("bert", {"is_encoder_decoder": 0}, "'is_encoder_decoder' is 0; expected False"),
+    ("bert", {"auto_map": ""}, "'auto_map' is ''; expected None"),
+    ("bert", {"configuration_files": ["config.4.0.0.json"]}, "torch reads another file in place of config.json"),
+    ("bert", {"transformers_weights": "other.safetensors"}, "rename it to model.safetensors"),
+    ("gpt2", {"sliding_window": 4}, "torch's cache would drop tokens by it"),
+    ("albert", {"position_embedding_type": None}, "'position_embedding_type' is None; expected 'absolute'"),
+    ("bart", {"num_attention_heads": 3, "encoder_attention_heads": 2}, "two names of one attribute"),
     ("bert", {"pruned_heads": {"0": [1]}}, "'pruned_heads' is {'0': \\[1\\]}; expected {}: pruned"),
     ("bert", {"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
     ("bert", {"auto_map": {"AutoModel": "x.Y"}}, "code of its own, which is never run"),
@@ -354,13 +377,36 @@ def test_a_pairs_config_comes_apart_and_together():
     assert read_pair(written) == read
 
 
+def test_a_pairs_own_unknown_attributes_are_kept():
+    read = read_pair({"model_type": "encoder-decoder", "encoder": _hf("bert"), "decoder": _hf("gpt2"), "surprise": [1]})
+    assert read.unknown == {"surprise": [1]}
+    assert write_pair(read)["surprise"] == [1]
+
+
+FIXED_TRUE = dataclasses.replace(FAMILIES["bert"], fixed={"do_layer_norm_before": (True, "no other order is built")})
+
+
+@pytest.mark.parametrize("value", [False, None, 0, "", {}, 1, "true"])
+def test_what_is_built_in_one_way_only_lets_no_other_value_pass(value: Any):
+    assert FIXED_TRUE.from_hf(_hf("bert", do_layer_norm_before=True)) == StackConfig.from_hf(_hf("bert"))
+    with pytest.raises(ValueError, match=r"'do_layer_norm_before' is .*; expected True: no other order is built"):
+        FIXED_TRUE.from_hf(_hf("bert", do_layer_norm_before=value))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"encoder": None}, "no object 'encoder'"),
         ({"decoder": [1]}, "no object 'decoder'"),
         ({"encoder": {**SMALL["bert"], "is_decoder": True}}, "the encoder's config has is_decoder"),
-        ({"surprise": 1}, "attribute 'surprise' = 1 is not known"),
+        ({"tie_encoder_decoder": "false"}, "attribute 'tie_encoder_decoder' is 'false'; expected true or false"),
+        ({"tie_encoder_decoder": 0}, "attribute 'tie_encoder_decoder' is 0; expected true or false"),
+        ({"is_encoder_decoder": "yes"}, "attribute 'is_encoder_decoder' is 'yes'; expected true or false"),
+        ({"vocab_size": "11"}, "attribute 'vocab_size' is '11'; expected a whole number"),
+        ({"pad_token_id": 0.5}, "attribute 'pad_token_id' is 0.5; expected a whole number or null"),
+        ({"eos_token_id": ["2"]}, "attribute 'eos_token_id' is .*; expected whole numbers"),
+        ({"encoder": {**SMALL["bert"], "is_decoder": "false"}}, "attribute 'is_decoder' is 'false'; expected true"),
+        ({"cross_attention_hidden_size": 8}, "'cross_attention_hidden_size' = 8; .* put it under 'decoder'"),
         ({"pruned_heads": {"0": [1]}}, "attribute 'pruned_heads' = "),
     ],
 )

@@ -24,6 +24,7 @@ ROWS = {
     "config": 1,
     "_entrance": 1,
     "_trees": 1,
+    "_unknown": 1,
     "layers": 2,
     "cache": 3,
     "embeddings": 3,

@@ -130,7 +130,8 @@ def test_two_tables_where_nothing_is_tied_are_refused(tmp_path: Path) -> None:
         ({"tie_encoder_decoder": True}, "tie_encoder_decoder is true; expected false"),
         ({"is_decoder": True}, "model_type is 'bart'; expected 'encoder-decoder', or a family with both pieces"),
         ({"model_type": "xglm"}, r"expected 'encoder-decoder', or a family with both pieces \(bart, blenderbot"),
-        ({"surprise": 3}, "attribute 'surprise' = 3 is not known"),
+        ({"tie_encoder_decoder": "false"}, "attribute 'tie_encoder_decoder' is 'false'; expected true or false"),
+        ({"is_decoder": "false"}, "attribute 'is_decoder' is 'false'; expected true or false"),
         ({"decoder_layers": 2}, r"missing 'model\.decoder\.layers\.1"),
     ],
 )

@@ -5,8 +5,11 @@ through `READERS`, which the families fill. A switch is named by its effect and 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
+
+from ._quoting import quoted
 
 ACTIVATIONS = (
     "gelu",
@@ -35,8 +38,18 @@ ACTIVATIONS = (
 SINUSOIDS = ("sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2tensor")
 """Kinds of position tables that are constants."""
 
-READERS: dict[str, Callable[[Mapping[str, Any]], "StackConfig"]] = {}
-"""`model_type` to the function that reads that family's Hugging Face config."""
+MAX_LAYERS = 1024
+"""Most layers of a stack. Each takes some 10 ms to put together; the deepest that were published have 500."""
+
+MAX_SIZE = 2**24
+"""Largest size of anything: of a vocabulary (the largest published have a million entries), of a table of positions, of
+a width. Beyond is a damaged or a malicious config, whose arrays no machine holds."""
+
+MAX_CONSTANT_TABLE = 2**28
+"""Most numbers in a table of positions that is computed and not read: a gibibyte of float32, seconds to compute."""
+
+READERS: dict[str, Callable[[Mapping[str, Any], bool], "StackConfig"]] = {}
+"""`model_type` to the function that reads that family's Hugging Face config; the flag is `strict_config`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,8 +161,8 @@ class NormConfig:
 
     def __post_init__(self):
         _one_of(self, "placement", ("post", "pre"))
-        if not self.eps > 0:
-            raise ValueError(f"NormConfig.eps is {self.eps!r}; it must be above 0.")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"NormConfig.eps is {self.eps!r}; it must be above 0, and finite.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,10 +252,10 @@ class EmbeddingsConfig:
             _positive(self, "size")
             if not self.projection:
                 raise ValueError(f"EmbeddingsConfig.size is {self.size}: set `projection`, the map to the layers.")
-        if self.task_type_size < 0:
-            raise ValueError(f"EmbeddingsConfig.task_type_size is {self.task_type_size}; it cannot be negative.")
-        if self.token_type_size < 0:
-            raise ValueError(f"EmbeddingsConfig.token_type_size is {self.token_type_size}; it cannot be negative.")
+        for name in ("task_type_size", "token_type_size"):
+            if not 0 <= (value := getattr(self, name)) <= MAX_SIZE:
+                bounds = f"it cannot be negative, nor above {MAX_SIZE}"
+                raise ValueError(f"EmbeddingsConfig.{name} is {quoted(value)}; {bounds}.")
         if self.token_type_size and self.token_types_from_tokens:
             raise ValueError("token types come from a table of their own or from the token table: choose one.")
 
@@ -331,10 +344,20 @@ class StackConfig:
         _rate(self, "dropout")
         if not self.layers:
             raise ValueError("StackConfig.layers is empty: a stack needs at least one LayerSpec.")
+        if len(self.layers) > MAX_LAYERS:
+            raise ValueError(f"StackConfig.layers has {len(self.layers)} layers; expected at most {MAX_LAYERS}.")
+        width = self.attention.head_dim if self.positions.use == "rotated" else self.embedding_size
+        if self.positions.kind != "learned" and self.positions.max_positions * width > MAX_CONSTANT_TABLE:
+            raise ValueError(
+                f"the table of positions has {self.positions.max_positions} rows of {width}, which are computed; "
+                f"expected at most {MAX_CONSTANT_TABLE} numbers."
+            )
         if self.cross_attention_hidden_size is not None:
             _positive(self, "cross_attention_hidden_size")
-        if self.initializer_range < 0:
-            raise ValueError(f"StackConfig.initializer_range is {self.initializer_range}; it cannot be negative.")
+        if not 0 <= self.initializer_range < math.inf:
+            raise ValueError(
+                f"StackConfig.initializer_range is {self.initializer_range}; it cannot be negative or infinite."
+            )
         _check_shared_layers(self.layers)
         if self.head is not None and self.head.tied and self.head_width != self.embedding_size:
             raise ValueError(
@@ -345,11 +368,12 @@ class StackConfig:
             raise ValueError(f"positions rotate pairs, but AttentionConfig.head_dim is {self.attention.head_dim}: odd.")
 
     @classmethod
-    def from_hf(cls, hf: Mapping[str, Any]) -> "StackConfig":
+    def from_hf(cls, hf: Mapping[str, Any], *, strict_config: bool = False) -> "StackConfig":
         """Read a Hugging Face `config.json` of one encoder or one decoder.
 
         Args:
             hf: the config as a mapping; `model_type` names the family.
+            strict_config: whether attributes that nothing is known of are an error; otherwise one warning names them.
 
         Returns:
             The same architecture as a `StackConfig`.
@@ -358,10 +382,10 @@ class StackConfig:
             ValueError: the family is unknown, or an attribute has a value that is not supported.
         """
         model_type = hf.get("model_type")
-        if model_type not in READERS:
+        if not isinstance(model_type, str) or model_type not in READERS:
             known = ", ".join(sorted(READERS))
-            raise ValueError(f"unknown model_type {model_type!r} in a config; known families: {known}.")
-        return READERS[model_type](hf)
+            raise ValueError(f"unknown model_type {quoted(model_type)} in a config; known families: {known}.")
+        return READERS[model_type](hf, strict_config)
 
     @property
     def cross_attention(self) -> bool:
@@ -407,18 +431,22 @@ def _check_shared_layers(layers: tuple[LayerSpec, ...]) -> None:
 
 def _positive(config: Any, *names: str) -> None:
     for name in names:
-        value = getattr(config, name)
+        value, what = getattr(config, name), f"{type(config).__name__}.{name}"
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(config).__name__}.{name} is {value!r}; expected a whole number of at least 1.")
+            raise ValueError(f"{what} is {quoted(value)}; expected a whole number of at least 1.")
+        if value > MAX_SIZE:
+            raise ValueError(f"{what} is {quoted(value)}; expected at most {MAX_SIZE}.")
 
 
 def _rate(config: Any, name: str) -> None:
     value = getattr(config, name)
     if not 0 <= value < 1:
-        raise ValueError(f"{type(config).__name__}.{name} is {value!r}; a dropout rate is at least 0 and below 1.")
+        raise ValueError(
+            f"{type(config).__name__}.{name} is {quoted(value)}; a dropout rate is at least 0 and below 1."
+        )
 
 
 def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in choices:
-        raise ValueError(f"{type(config).__name__}.{name} is {value!r}; expected one of {', '.join(choices)}.")
+        raise ValueError(f"{type(config).__name__}.{name} is {quoted(value)}; expected one of {', '.join(choices)}.")

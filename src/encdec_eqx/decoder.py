@@ -326,6 +326,7 @@ class Decoder(eqx.Module):
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        strict_config: bool = False,
         **attributes: Any,
     ) -> "Decoder":
         """Load a decoder from a checkpoint of any of the family's models.
@@ -339,6 +340,8 @@ class Decoder(eqx.Module):
             cache_dir: where Hub downloads are kept.
             local_files_only: never use the network.
             token: access token of a private Hub repository.
+            strict_config: whether attributes of the config that nothing is known of are an error. If not, the report
+                and one warning name them, and they are saved again.
             **attributes: attributes of the config to set, such as a dropout rate, under Hugging Face's names.
 
         Returns:
@@ -358,6 +361,7 @@ class Decoder(eqx.Module):
             dtype=dtype,
             key=key,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
+            strict_config=strict_config,
             overrides=attributes,
         )
 

@@ -205,6 +205,7 @@ class Encoder(eqx.Module):
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        strict_config: bool = False,
         **attributes: Any,
     ) -> "Encoder":
         """Load an encoder from a checkpoint of any of the family's models.
@@ -218,6 +219,8 @@ class Encoder(eqx.Module):
             cache_dir: where Hub downloads are kept.
             local_files_only: never use the network.
             token: access token of a private Hub repository.
+            strict_config: whether attributes of the config that nothing is known of are an error. If not, the report
+                and one warning name them, and they are saved again.
             **attributes: attributes of the config to set, such as a dropout rate, under Hugging Face's names.
 
         Returns:
@@ -237,6 +240,7 @@ class Encoder(eqx.Module):
             dtype=dtype,
             key=key,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
+            strict_config=strict_config,
             overrides=attributes,
         )
 

@@ -5,7 +5,6 @@ Knows nothing of what the pieces are made of, nor of any family.
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -16,16 +15,19 @@ from jaxtyping import Bool, Float, Integer
 
 from . import _trees
 from ._entrance import as_mask
+from ._quoting import printable
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, check_key, checked
 from .cache import DecoderCache
 from .checkpoint.pair import PAIR, load_pair, save_pair
-from .checkpoint.piece import HubOptions, how_drawn
+from .checkpoint.piece import HubOptions, how_drawn, log, reports_held_back
 from .checkpoint.report import LoadReport, joined
 from .config import StackConfig
 from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .families import FAMILIES, WHOLES, PairConfig, read_pair, write_pair
 from .generating import Generates
+from .generation.derived import MARK
+from .generation.file_settings import file_settings
 from .generation.settings import GenerationConfig
 from .generation.special_tokens import SpecialTokens
 from .layers.dropout import split_key
@@ -135,6 +137,7 @@ class EncoderDecoder(Generates):
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        strict_config: bool = False,
     ) -> "EncoderDecoder":
         """Load a pair saved by `save_pretrained`, by torch's `EncoderDecoderModel` or by the old Flax class.
 
@@ -147,6 +150,8 @@ class EncoderDecoder(Generates):
             cache_dir: where Hub downloads are kept.
             local_files_only: never use the network.
             token: access token of a private Hub repository.
+            strict_config: whether attributes of the config that nothing is known of are an error. If not, the report
+                and one warning name them, and they are saved again.
 
         Returns:
             The model; its `load_report` says what was loaded and what was left aside.
@@ -164,9 +169,17 @@ class EncoderDecoder(Generates):
             read=read_pair,
             dtype=dtype,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
+            strict_config=strict_config,
         )
         model: EncoderDecoder = loaded.model
-        tokens, options = _generation_settings(path, loaded.generation_config, loaded.config, model.decoder)
+        tokens, options = file_settings(
+            printable(path),
+            file=loaded.generation_config,
+            config=loaded.config,
+            decoder_options=loaded.decoder_options,
+            class_options=loaded.class_options,
+            decoder_ids=special_token_ids(model.decoder),
+        )
         return dataclasses.replace(
             model,
             encoder=dataclasses.replace(model.encoder, load_report=loaded.encoder_report),
@@ -184,6 +197,7 @@ class EncoderDecoder(Generates):
         *,
         key: PRNGKey | None = None,
         dtype: DTypeLike | None = jnp.float32,
+        strict_config: bool = False,
         **options: Any,
     ) -> "EncoderDecoder":
         """Load two pieces and join them: `Encoder.from_pretrained`, `Decoder.from_pretrained`, then `from_pieces`.
@@ -193,6 +207,7 @@ class EncoderDecoder(Generates):
             decoder_path: a folder or a Hub id; cross-attention is added where it has none.
             key: draws what is new; default `jax.random.key(0)`.
             dtype: dtype of all arrays; `None` keeps each tensor's own.
+            strict_config: whether attributes of either config that nothing is known of are an error.
             **options: `encoder_…` and `decoder_…`: further arguments of the two `from_pretrained`s.
 
         Raises:
@@ -205,9 +220,13 @@ class EncoderDecoder(Generates):
                 raise TypeError(f"got the option {name!r}; expected one that begins with encoder_ or decoder_.")
             given[piece][argument] = value
         keys = split_key(key, 3)
-        encoder = Encoder.from_pretrained(encoder_path, **{"dtype": dtype, "key": keys[0], **given["encoder"]})
-        decoder = Decoder.from_pretrained(decoder_path, **{"dtype": dtype, "key": keys[1], **given["decoder"]})
-        return cls.from_pieces(encoder, decoder, key=keys[2])
+        both = {"dtype": dtype, "strict_config": strict_config}
+        with reports_held_back():
+            encoder = Encoder.from_pretrained(encoder_path, **{**both, "key": keys[0], **given["encoder"]})
+            decoder = Decoder.from_pretrained(decoder_path, **{**both, "key": keys[1], **given["decoder"]})
+        model = cls.from_pieces(encoder, decoder, key=keys[2])
+        log(model.load_report)
+        return model
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Save `config.json`, `generation_config.json` and `model.safetensors` as torch's class would.
@@ -228,6 +247,7 @@ class EncoderDecoder(Generates):
             )
         tokens = self.special_tokens.to_hf()
         options = {} if self.generation_config is None else self.generation_config.to_hf()
+        options.pop(MARK, None)  # what is saved counts by itself, whatever config.json says
         save_pair(
             folder,
             self.with_layout("unrolled"),
@@ -557,22 +577,6 @@ class EncoderDecoder(Generates):
     def astype(self, dtype: DTypeLike) -> "EncoderDecoder":
         """The same model with its arrays cast to a floating-point dtype; a part alone: `model.decoder.astype(…)`."""
         return _trees.astype(self, dtype)
-
-
-def _generation_settings(
-    path: str | os.PathLike,
-    generation_config: Mapping[str, Any] | None,
-    config: Mapping[str, Any],
-    decoder: Decoder,
-) -> tuple[SpecialTokens, GenerationConfig]:
-    """What a checkpoint's files say about generating, the strongest place first."""
-    places = [("config.json", config), ("the decoder's config", special_token_ids(decoder))]
-    if generation_config is not None:
-        places.insert(0, ("generation_config.json", generation_config))
-    try:
-        return SpecialTokens.resolve(*places), GenerationConfig.from_hf(generation_config, config)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)}, {places[0][0]}: {error}") from None
 
 
 def special_token_ids(decoder: Decoder) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 
+from .._unknown import refuse
 from ..config import StackConfig
 from .folder import CONFIG, open_tensors, read_config, read_generation_config
 from .load import load
@@ -60,6 +61,11 @@ class PairData(Protocol):
         """Attributes that are not used."""
         ...
 
+    @property
+    def unknown(self) -> Mapping[str, Any]:
+        """Attributes that nothing is known of."""
+        ...
+
 
 @runtime_checkable
 class WholeData(Protocol):
@@ -89,10 +95,6 @@ class WholeData(Protocol):
         """Paths of the arrays that the pieces share."""
         ...
 
-    def generation(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """What the config says about generating, defaults included."""
-        ...
-
 
 Wholes = Mapping[str, WholeData]
 
@@ -107,6 +109,8 @@ class LoadedPair:
         encoder_report: of the encoder.
         decoder_report: of the decoder.
         config: content of `config.json`, with its class's defaults for generating.
+        decoder_options: what a pair's decoder says about generating, its class's defaults included.
+        class_options: the defaults of the decoder's class for generating.
         generation_config: content of `generation_config.json`, or None.
     """
 
@@ -115,6 +119,8 @@ class LoadedPair:
     encoder_report: LoadReport
     decoder_report: LoadReport
     config: Mapping[str, Any]
+    decoder_options: Mapping[str, Any]
+    class_options: Mapping[str, Any]
     generation_config: Mapping[str, Any] | None
 
 
@@ -127,6 +133,7 @@ def load_pair(
     read: Callable[[Mapping[str, Any]], PairData],
     dtype: Any,
     hub: HubOptions,
+    strict_config: bool,
 ) -> LoadedPair:
     """Load encoder and decoder; nothing may be missing.
 
@@ -139,6 +146,7 @@ def load_pair(
         read: takes a pair's config apart.
         dtype: dtype of all arrays; None keeps each tensor's own.
         hub: where to look for a Hub id.
+        strict_config: whether attributes that nothing is known of are an error.
     """
     folder = hub.folder(path)
     hf = read_config(folder)
@@ -153,6 +161,16 @@ def load_pair(
     decoder_family = family_of(pair.decoder, families, f"{place}{nested[1]}", "decoder")
     encoder = stack_config(encoder_family, pair.encoder, f"{place}{nested[0]}")
     decoder = stack_config(decoder_family, pair.decoder, f"{place}{nested[1]}")
+    try:
+        options = decoder_family.generation_options(pair.decoder)
+    except ValueError as error:
+        raise ValueError(f"{place}{nested[1]}: {error}.") from None
+    unknown = dict(pair.unknown)
+    if whole is None:
+        unknown |= {f"encoder.{name}": value for name, value in encoder_family.unknown(pair.encoder).items()}
+        unknown |= {f"decoder.{name}": value for name, value in decoder_family.unknown(pair.decoder).items()}
+    if strict_config:
+        refuse(place, unknown)
     what = f"a {encoder.model_type} to {decoder.model_type} pair" if whole is None else f"a {encoder.model_type} model"
     if whole is None:
         tables = _tables(encoder, decoder, families)
@@ -181,15 +199,18 @@ def load_pair(
         ignored=tuple(loaded.ignored),
         notes=(*loaded.notes, *dict.fromkeys(remarks)),
         tied=tuple((f"encoder.{tie}", f"decoder.{tie}") for tie in ties),
+        unknown=tuple(unknown),
         attributes=json.dumps(dict(pair.others)),
     )
-    log(report, loud=False)
+    log(report)
     return LoadedPair(
         model=model,
         report=report,
         encoder_report=_piece_report(path, what, "encoder", encoder_family.unused_attributes(pair.encoder)),
         decoder_report=_piece_report(path, what, "decoder", decoder_family.unused_attributes(pair.decoder)),
-        config=hf if whole is None else whole.generation(hf),
+        config=hf if whole is None else {**hf, **options},
+        decoder_options=options if whole is None else {},
+        class_options=decoder_family.generation_options({}),
         generation_config=read_generation_config(folder),
     )
 
@@ -241,7 +262,8 @@ def _whole(hf: Mapping[str, Any], wholes: Wholes, place: Any) -> WholeData | Non
     model_type = hf.get("model_type")
     if model_type in ("encoder-decoder", "encoder_decoder"):
         return None
-    both = not hf.get("is_decoder") and hf.get("is_encoder_decoder", True)
+    # other kinds than true and false are told of by who reads the config
+    both = hf.get("is_decoder") is not True and hf.get("is_encoder_decoder", True) not in (False, None)
     if isinstance(model_type, str) and model_type in wholes and both:
         return wholes[model_type]
     raise ValueError(

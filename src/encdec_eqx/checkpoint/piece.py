@@ -3,36 +3,40 @@
 Knows nothing of the families (they are handed in) nor of the model classes (a function that builds one is).
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 
+from .._unknown import refuse
 from ..config import StackConfig
 from .folder import CONFIG, open_tensors, read_config
 from .hub import local_folder
 from .load import Loaded, load
-from .report import LoadReport
+from .report import UNUSED_POOLER, LoadReport
 from .save import dtype_name, save
 from .table import NameTable
 
 Role = Literal["encoder", "decoder"]
 
 _logger = logging.getLogger("encdec_eqx")
+_held_back: contextvars.ContextVar[bool] = contextvars.ContextVar("reports_held_back", default=False)
 
 # Groups of tensors that a checkpoint may lack as a whole, and what they are.
 _MAY_BE_NEW: Mapping[Role, Mapping[str, str]] = {
-    "encoder": {"pooler": "the pooler (which nothing uses: it is kept for saving)"},
+    "encoder": {"pooler": UNUSED_POOLER},
     "decoder": {
         "cross": "cross-attention",
         "head": "the language-model head",
-        "pooler": "the pooler (which nothing uses: it is kept for saving)",
+        "pooler": UNUSED_POOLER,
     },
 }
 
@@ -61,6 +65,14 @@ class FamilyData(Protocol):
 
     def handles(self, name: str) -> bool:
         """Whether a config's attribute has an effect."""
+        ...
+
+    def unknown(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of a config that nothing is known of."""
+        ...
+
+    def generation_options(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """What a config says about generating."""
         ...
 
     def unused_attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +115,7 @@ def load_piece(
     dtype: Any,
     key: Any,
     hub: HubOptions,
+    strict_config: bool,
     overrides: Mapping[str, Any],
 ) -> Any:
     """Load an encoder or a decoder from any checkpoint of its family, with or without a head.
@@ -115,6 +128,7 @@ def load_piece(
         dtype: dtype of all arrays; None keeps each tensor's own.
         key: for arrays that the checkpoint lacks; None means `jax.random.key(0)`.
         hub: where to look for a Hub id.
+        strict_config: whether attributes that nothing is known of are an error.
         overrides: attributes of the config to set.
 
     Returns:
@@ -129,6 +143,9 @@ def load_piece(
     if role == "encoder":
         as_role = {"is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None}
     config = stack_config(family, {**hf, **as_role, **overrides}, place)
+    unknown = family.unknown(hf)
+    if strict_config:
+        refuse(place, unknown)
     table = NameTable(**family.table(config, role))
     what = f"a {config.model_type} {role}"
     module, loaded = load(
@@ -149,9 +166,10 @@ def load_piece(
         new=_new(loaded, role, how_drawn(config.initializer_range, key)),
         ignored=tuple(loaded.ignored),
         notes=(*loaded.notes, *family.remarks({**hf, **as_role})),
+        unknown=tuple(unknown),
         attributes=json.dumps(family.unused_attributes({**hf, **as_role})),
     )
-    log(report, loud=any(group != "pooler" for _, group in loaded.new))
+    log(report)
     return dataclasses.replace(module, load_report=report)
 
 
@@ -221,9 +239,20 @@ def stack_config(family: FamilyData, hf: Mapping[str, Any], place: Path | str) -
         raise ValueError(f"{place}: {error}") from None
 
 
-def log(report: LoadReport, *, loud: bool) -> None:
-    """Log a report: as a warning if some of what will be used is new."""
-    _logger.log(logging.WARNING if loud else logging.INFO, "%s", report)
+def log(report: LoadReport) -> None:
+    """Log a report, unless one of a pair will say the same: as a warning if it has something to warn of."""
+    if not _held_back.get():
+        _logger.log(logging.WARNING if report.loud else logging.INFO, "%s", report)
+
+
+@contextlib.contextmanager
+def reports_held_back() -> Iterator[None]:
+    """Within, reports of pieces are not logged: the pair they are joined to has one of its own."""
+    before = _held_back.set(True)
+    try:
+        yield
+    finally:
+        _held_back.reset(before)
 
 
 def how_drawn(initializer_range: float, key: Any) -> str:

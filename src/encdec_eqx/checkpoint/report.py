@@ -1,14 +1,21 @@
 """`LoadReport`: what loading a checkpoint did, in a few lines. Knows nothing of how it was done."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
+
+from .._quoting import printable
+from .._unknown import not_understood
+
+UNUSED_POOLER = "the pooler (which nothing uses: it is kept for saving)"
+"""How a report describes a new pooler, which is nothing to warn of."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class LoadReport:
     """What was loaded, what is new, and what was left aside and why.
 
-    A model carries its report as a static field, so all reports are equal: two models that differ only in where they
-    came from share their compiled functions.
+    As a text it is short; `verbose()` names the arrays, too. A model carries its report as a static field, so all
+    reports are equal: two models that differ only in where they came from share their compiled functions.
 
     Attributes:
         source: the folder or Hub id.
@@ -19,6 +26,7 @@ class LoadReport:
         ignored: tensors of the checkpoint that are not used, and why.
         tied: arrays that share another's values: the one without, the one with.
         notes: anything else worth knowing.
+        unknown: attributes of the checkpoint's config that nothing is known of.
         attributes: attributes of the checkpoint's config that the model does not use, as JSON; written back on saving.
     """
 
@@ -30,6 +38,7 @@ class LoadReport:
     ignored: tuple[tuple[str, str], ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     attributes: str = "{}"
 
     def __eq__(self, other: object) -> bool:
@@ -38,14 +47,29 @@ class LoadReport:
     def __hash__(self) -> int:
         return hash(LoadReport)
 
+    @property
+    def loud(self) -> bool:
+        """Whether it has something to warn of: something that will be used is new, or was not understood."""
+        return bool(self.unknown) or any(not why.startswith(UNUSED_POOLER) for _, why in self.new)
+
     def __str__(self) -> str:
+        return self._text(_counted)
+
+    def verbose(self) -> str:
+        """The same with the names of all arrays and tensors."""
+        return self._text(_named)
+
+    def _text(self, grouped: Callable[[Iterable[tuple[str, str]], str], list[str]]) -> str:
         if not self.source and not self.new:
             return "Not loaded from a checkpoint."
-        lines = [f"{self.what} from {self.source}: {len(self.loaded)} tensors loaded ({_size(self.loaded_bytes)})."]
-        lines += [f"  new: {line}" for line in _grouped(self.new)]
-        lines += [f"  ignored: {line}" for line in _grouped(self.ignored)]
+        loaded = f"{len(self.loaded)} tensors loaded ({_size(self.loaded_bytes)})"
+        lines = [f"{self.what} from {printable(self.source)}: {loaded}."]
+        lines += [f"  {not_understood(self.unknown)}"] if self.unknown else []
+        lines += [f"  new: {line}" for line in grouped(self.new, "array")]
+        lines += [f"  ignored: {line}" for line in grouped(self.ignored, "tensor")]
         if self.tied:
-            lines.append(f"  tied: {len(self.tied)} arrays, such as {self.tied[0][0]} = {self.tied[0][1]}")
+            example = f", such as {self.tied[0][0]} = {self.tied[0][1]}" if grouped is _named else ""
+            lines.append(f"  tied: {_count(len(self.tied), 'array')} of the encoder, to the decoder's{example}")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -60,7 +84,7 @@ def joined(encoder: LoadReport, decoder: LoadReport, *, new: tuple[tuple[str, st
     """
     named = (("encoder", encoder), ("decoder", decoder))
     return LoadReport(
-        source=" and ".join(report.source or "fresh weights" for _, report in named),
+        source=" and ".join(report.source or "newly initialised weights" for _, report in named),
         what="a pair",
         loaded=tuple(f"{piece}.{name}" for piece, report in named for name in report.loaded),
         loaded_bytes=encoder.loaded_bytes + decoder.loaded_bytes,
@@ -68,19 +92,32 @@ def joined(encoder: LoadReport, decoder: LoadReport, *, new: tuple[tuple[str, st
         ignored=tuple((f"{piece}.{name}", why) for piece, report in named for name, why in report.ignored),
         tied=encoder.tied + decoder.tied,
         notes=tuple(f"{piece}: {note}" for piece, report in named for note in report.notes),
+        unknown=tuple(f"{piece}.{name}" for piece, report in named for name in report.unknown),
     )
 
 
-def _grouped(items: tuple[tuple[str, str], ...]) -> list[str]:
-    """One line for all names with the same explanation."""
+def _counted(items: Iterable[tuple[str, str]], noun: str) -> list[str]:
+    """One line for all names with the same explanation: how many there are."""
+    return [f"{_count(len(names), noun)}: {why}" for why, names in _by_reason(items).items()]
+
+
+def _named(items: Iterable[tuple[str, str]], noun: str) -> list[str]:
+    """The same with the names."""
+    return [
+        f"{_count(len(names), noun)} ({', '.join(printable(name) for name in names)}): {why}"
+        for why, names in _by_reason(items).items()
+    ]
+
+
+def _by_reason(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name, why in items:
         groups.setdefault(why, []).append(name)
-    return [f"{_names(names)}: {why}" for why, names in groups.items()]
+    return groups
 
 
-def _names(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{len(names)} items ({names[0]}, …, {names[-1]})"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _size(count: int) -> str:

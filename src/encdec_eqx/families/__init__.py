@@ -1,6 +1,10 @@
 """The families by `model_type`, and the readers that `StackConfig.from_hf` looks up. Knows nothing of files."""
 
-from ..config import READERS
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._unknown import say
+from ..config import READERS, StackConfig
 from ._family import Family as Family
 from ._family import Role as Role
 from .albert import ALBERT
@@ -48,7 +52,17 @@ WHOLES: dict[str, WholeFormat] = {
 }
 """The formats of checkpoints that hold both pieces of one family, by `model_type`."""
 
-READERS.update({name: family.from_hf for name, family in FAMILIES.items()})
+
+def _reader(family: Family) -> Callable[[Mapping[str, Any], bool], StackConfig]:
+    def read(hf: Mapping[str, Any], strict: bool) -> StackConfig:
+        config = family.from_hf(hf)
+        say(f"the {family.model_type} config", family.unknown(hf), strict=strict)
+        return config
+
+    return read
+
+
+READERS.update({name: _reader(family) for name, family in FAMILIES.items()})
 
 __all__ = [
     "FAMILIES",

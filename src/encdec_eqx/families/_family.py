@@ -3,7 +3,8 @@
 Data and the few functions that interpret it. Knows nothing of files, arrays or model classes.
 
 A config's attribute is handled (it has a default in `Family.attributes`), ignored for a reason (every family's are in
-`_attributes.IGNORED`), or allowed only at one value (`_attributes.FIXED`): anything else is an error that names it.
+`_ignored.IGNORED`), or allowed only at one value (`_attributes.FIXED`): of anything else nothing is known. It is left
+out of the model, kept for saving, and named by whoever loads (`Family.unknown`).
 """
 
 import dataclasses
@@ -13,10 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._quoting import quoted
 from ..config import StackConfig
 from ..embeddings import constant_positions
 from ..stack import schedule
-from ._attributes import COMMON, FIXED, IGNORED, check_kind, tokens, unused_attributes
+from ._attributes import COMMON, FIXED, OF_THE_FILE, at_fixed, check_kind, tokens
+from ._ignored import GENERATION, IGNORED
 
 Row = tuple[str, str, str]
 Role = Literal["encoder", "decoder"]
@@ -34,15 +37,12 @@ class Whole:
 
     Attributes:
         architecture: torch's class, as a saved config names it.
-        generation: what the config says about generating where a checkpoint has no `generation_config.json` and its
-            config says nothing: defaults of torch's config class.
         saves_positions: whether torch's class writes constant tables of positions.
         shared: whether the pieces share one token table, by the attributes of the config.
         write: attributes that describe neither piece alone, from both configs and whether they share.
     """
 
     architecture: str
-    generation: Mapping[str, Any]
     saves_positions: bool = True
     shared: Callable[[Mapping[str, Any]], bool] = lambda hf: True
     write: Callable[[StackConfig, StackConfig, bool], dict[str, Any]] = lambda encoder, decoder, shared: {}
@@ -59,7 +59,7 @@ class Family:
         prefixes: for each role, the prefixes that files may put before the base model's names; the first is how torch's
             class with a head writes them.
         attributes: attributes that are handled, with the family's defaults.
-        ignored: attributes of this family that are not used, and why.
+        ignored: attributes of this family that change no number of a model, and why.
         fixed: attributes of this family that are accepted only at the value given, and why.
         spellings: other names of handled attributes.
         fresh: attributes to write for a model that came from no file, in which torch's defaults would mean another one.
@@ -77,6 +77,9 @@ class Family:
         write: a `StackConfig` to the attributes that express it.
         remarks: what a user should know of a config that is read, one sentence each.
         other_role: attributes that only one role reads, by the role that does not.
+        generation: defaults of torch's config class for generating.
+        old_generation: what a config says about generating in words of older versions, in today's; it counts where
+            today's are absent or null.
         whole: how checkpoints hold encoder and decoder together, if the family has such.
     """
 
@@ -99,20 +102,22 @@ class Family:
     buffers: Callable[[StackConfig], Mapping[str, tuple[int, ...]]] = lambda config: {}
     remarks: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda hf: ()
     other_role: Mapping[Role, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    old_generation: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda hf: {}
     whole: Whole | None = None
 
     def from_hf(self, hf: Mapping[str, Any]) -> StackConfig:
-        """Read a Hugging Face config.
+        """Read a Hugging Face config. Attributes that nothing is known of are left to `unknown`.
 
         Raises:
-            ValueError: an attribute is unknown, or has a value that is not supported.
+            ValueError: an attribute has a value that is not supported.
         """
         try:
             attributes = self._attributes(hf)
             if attributes["is_decoder"] and "decoder" not in self.architectures:
                 raise ValueError("is_decoder is true, but models of this family can only be encoders")
             return self.read(attributes)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"the {self.model_type} config cannot be used: {error}") from None
 
     def to_hf(self, config: StackConfig, role: Role) -> dict[str, Any]:
@@ -138,11 +143,23 @@ class Family:
         """Whether an attribute of this name has an effect."""
         return self.spellings.get(name, name) in {**COMMON, **self.attributes}
 
+    def unknown(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of a config that nothing is known of."""
+        known = {*COMMON, *self.attributes, *self.spellings, *self.fixed, *FIXED, *self.ignored, *IGNORED}
+        return {name: value for name, value in hf.items() if name not in known}
+
     def unused_attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """The attributes of a config that reading it ignores, to be written back on saving."""
+        """The attributes of a config that reading it does not use, to be written back on saving."""
         skipped = self.other_role.get("decoder" if hf.get("is_decoder") else "encoder", ())
-        own = {name: value for name, value in hf.items() if name in self.ignored or name in skipped}
-        return own | unused_attributes(hf)
+        kept = {name: value for name, value in hf.items() if name in self.ignored or name in skipped}
+        kept |= {name: value for name, value in hf.items() if name in IGNORED and name not in OF_THE_FILE}
+        return kept | self.unknown(hf)
+
+    def generation_options(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """What a config says about generating, its class's defaults included; null where it says "none"."""
+        said = {**self.generation, **{name: value for name, value in hf.items() if name in GENERATION}}
+        old = self.old_generation({**COMMON, **self.attributes, **hf})
+        return said | {name: value for name, value in old.items() if said.get(name) is None}
 
     def table(self, config: StackConfig, role: Role) -> dict[str, Any]:
         """The name table of one model: the keyword arguments of the loader's `NameTable`.
@@ -212,19 +229,17 @@ class Family:
         for name, value in hf.items():
             own = self.spellings.get(name, name)
             if own != name and own in hf and hf[own] != value:
-                raise ValueError(f"{name!r} is {value!r} and {own!r} is {hf[own]!r}, two names of one attribute")
+                raise ValueError(
+                    f"{name!r} is {quoted(value)} and {own!r} is {quoted(hf[own])}, two names of one attribute; "
+                    "expected one of them"
+                )
             if own in result:
                 check_kind(name, value, result[own])
                 result[own] = float(value) if isinstance(result[own], float) and value is not None else value
             elif name in self.fixed or (name in FIXED and name not in self.ignored):
                 allowed, why = {**FIXED, **self.fixed}[name]
-                if value and value != allowed:
-                    raise ValueError(f"attribute {name!r} is {value!r}; expected {allowed!r}: {why}")
-            elif name not in IGNORED and name not in self.ignored:
-                raise ValueError(
-                    f"attribute {name!r} = {value!r} is not known; expected one that every {self.model_type} "
-                    "implementation has. If it changes no number, remove it from config.json"
-                )
+                if not at_fixed(value, allowed):
+                    raise ValueError(f"attribute {name!r} is {quoted(value)}; expected {allowed!r}: {why}")
         if isinstance(result["eos_token_id"], list):
             result["eos_token_id"] = tuple(result["eos_token_id"])
         return result

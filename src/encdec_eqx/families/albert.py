@@ -8,7 +8,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import LayerSpec, StackConfig
+from .._quoting import quoted
+from ..config import MAX_LAYERS, LayerSpec, StackConfig
 from . import bert
 from .bert import BERT
 
@@ -72,6 +73,11 @@ def read(hf: Mapping[str, Any]) -> StackConfig:
         raise ValueError(
             f"num_hidden_layers is {depth}, num_hidden_groups {groups} and inner_group_num {inner}; expected groups of "
             "at least one layer"
+        )
+    if depth * inner > MAX_LAYERS:
+        raise ValueError(
+            f"num_hidden_layers is {depth} and inner_group_num {quoted(inner)}, {quoted(depth * inner)} layers in all; "
+            f"expected at most {MAX_LAYERS}"
         )
     return config.replace(
         layers=tuple(

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from .._quoting import quoted
 from ..config import (
     AttentionConfig,
     EmbeddingsConfig,
@@ -18,7 +19,7 @@ from ..config import (
     PositionsConfig,
     StackConfig,
 )
-from ._attributes import head_dim, layers, tokens
+from ._attributes import check_kind, head_dim, layers, tokens
 from ._family import Family, Role, Whole
 
 ATTRIBUTES = {
@@ -45,14 +46,15 @@ ATTRIBUTES = {
 
 _FIXED_BY_THE_FAMILY = (
     *("normalize_before", "normalize_embedding", "add_final_layer_norm", "static_position_embeddings"),
-    *("extra_pos_embeddings", "add_bias_logits", "layernorm_variant", "do_blenderbot_90_layernorm", "save_step"),
+    *("extra_pos_embeddings", "add_bias_logits", "layernorm_variant", "do_blenderbot_90_layernorm"),
 )
+_LAYERDROP = ("encoder_layerdrop", "decoder_layerdrop")
 IGNORED = {
     "is_encoder_decoder": "said by what is loaded: one piece, or both",
-    "num_hidden_layers": "repeats encoder_layers",
-    **dict.fromkeys(_FIXED_BY_THE_FAMILY, "of older versions; the family fixes it"),
-    **dict.fromkeys(("classif_dropout", "force_bos_token_to_be_generated"), "of older versions; nothing reads it"),
-    **dict.fromkeys(("encoder_layerdrop", "decoder_layerdrop", "layerdrop"), "layers are never dropped here"),
+    "num_hidden_layers": "repeats encoder_layers; the layers' own numbers count",
+    **dict.fromkeys(_FIXED_BY_THE_FAMILY, "of 2020's versions; since then the family fixes it and nothing reads it"),
+    **dict.fromkeys(("classif_dropout", "save_step", "layerdrop"), "of 2020's versions; nothing reads it"),
+    **dict.fromkeys(_LAYERDROP, "layers are dropped in training only, and never here: `remarks` says so"),
 }
 
 _LAYER = (
@@ -197,6 +199,24 @@ def write(config: StackConfig) -> dict[str, Any]:
     }
 
 
+def old_generation(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """What 2020's BART checkpoints call `force_bos_token_to_be_generated`: as in torch, BART's alone."""
+    forced = hf.get("force_bos_token_to_be_generated", False)
+    if forced is not None:
+        check_kind("force_bos_token_to_be_generated", forced, False)
+    return {"forced_bos_token_id": hf["bos_token_id"]} if forced else {}
+
+
+def no_layerdrop(*names: str) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
+    """A family's remark that no layer is dropped in training, by the attributes of its rates."""
+
+    def remarks(hf: Mapping[str, Any]) -> tuple[str, ...]:
+        rates = [f"{name} = {quoted(hf[name])}" for name in names if hf.get(name)]
+        return (f"{', '.join(rates)}: in training, no layer is dropped here",) if rates else ()
+
+    return remarks
+
+
 def role_of(hf: Mapping[str, Any]) -> Role:
     """Which of the two pieces a config is read for."""
     return "decoder" if hf["is_decoder"] else "encoder"
@@ -233,7 +253,7 @@ def relative(
     whole: Whole,
     *,
     model_type: str,
-    ignored: Mapping[str, str] = IGNORED,
+    generation: Mapping[str, Any],
     read: Callable[[Mapping[str, Any]], StackConfig] | None = None,
     write: Callable[[StackConfig], dict[str, Any]] = write_role,
 ) -> Family:
@@ -245,7 +265,7 @@ def relative(
         attributes: attributes that are handled, with the family's defaults.
         whole: how both pieces stand in one checkpoint.
         model_type: its name in configs.
-        ignored: attributes that are not used, and why.
+        generation: defaults of torch's config class for generating.
         read: reads one piece's config; default `read_role`.
         write: writes one piece's config.
     """
@@ -254,8 +274,8 @@ def relative(
         architectures={"encoder": f"{name}Encoder", "decoder": f"{name}ForCausalLM"},
         prefixes=PREFIXES,
         attributes=attributes,
-        ignored=ignored,
-        spellings={"hidden_size": "d_model"},
+        ignored=IGNORED | {"force_bos_token_to_be_generated": "of 2020's versions of BART alone; nothing reads it"},
+        spellings={"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"},
         layer="layers.{i}",
         rows=ROWS,
         optional={"embeddings.positions.weight": True, "head.bias": False},
@@ -265,14 +285,22 @@ def relative(
         read=(lambda hf: read_role(hf, style)) if read is None else read,
         write=write,
         other_role=OTHER_ROLE,
+        remarks=no_layerdrop(*_LAYERDROP),
+        generation=generation,
         whole=whole,
     )
 
 
-BART = relative(
-    "Bart",
-    Style(),
-    ATTRIBUTES,
-    Whole(architecture="BartForConditionalGeneration", generation={"forced_eos_token_id": 2}),
-    model_type="bart",
+_FORCED = "of 2020's versions; `old_generation` reads it"
+BART = dataclasses.replace(
+    relative(
+        "Bart",
+        Style(),
+        ATTRIBUTES,
+        Whole(architecture="BartForConditionalGeneration"),
+        model_type="bart",
+        generation={"forced_eos_token_id": 2},
+    ),
+    ignored=IGNORED | {"force_bos_token_to_be_generated": _FORCED},
+    old_generation=old_generation,
 )

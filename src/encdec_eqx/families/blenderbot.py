@@ -26,9 +26,7 @@ BLENDERBOT = bart.relative(
     "Blenderbot",
     bart.Style(placement="pre", final_norm=True, embedding_norm=False, offset=0),
     ATTRIBUTES,
-    Whole(
-        architecture="BlenderbotForConditionalGeneration",
-        generation={"forced_eos_token_id": 2, "encoder_no_repeat_ngram_size": 3},
-    ),
+    Whole(architecture="BlenderbotForConditionalGeneration"),
     model_type="blenderbot",
+    generation={"forced_eos_token_id": 2, "encoder_no_repeat_ngram_size": 3},
 )

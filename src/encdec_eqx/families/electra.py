@@ -20,10 +20,8 @@ ATTRIBUTES = {
     "intermediate_size": 1024,
 }
 
-SUMMARY = dict.fromkeys(
-    (f"summary_{name}" for name in ("type", "use_proj", "activation", "last_dropout", "first_dropout")),
-    "of heads for other tasks",
-)
+_SUMMARY = ("type", "use_proj", "activation", "proj_to_labels", "last_dropout", "first_dropout")
+SUMMARY = dict.fromkeys((f"summary_{name}" for name in _SUMMARY), "of heads for other tasks")
 
 PROJECTION = (
     ("embeddings.projection.weight", "embeddings_project.weight", "transposed"),

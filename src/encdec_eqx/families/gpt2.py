@@ -37,7 +37,10 @@ ATTRIBUTES = {
     "eos_token_id": 50256,
 }
 
-_SUMMARY = ("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout")
+_SUMMARY = (
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+    *("summary_first_dropout", "summary_last_dropout", "hidden_dropout"),
+)
 
 ROWS = {
     "base": (
@@ -135,8 +138,8 @@ GPT2 = Family(
     ignored={
         **dict.fromkeys(_SUMMARY, "of classification heads"),
         "reorder_and_upcast_attn": "scores are always computed in float32 here",
-        "n_ctx": "the size of a buffer in older versions",
-        "predict_special_tokens": "nothing reads it",
+        "n_ctx": "the size of a buffer in older versions; nothing reads it",
+        "predict_special_tokens": "of the first version; nothing reads it",
     },
     spellings={
         "hidden_size": "n_embd",

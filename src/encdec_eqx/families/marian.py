@@ -51,12 +51,12 @@ MARIAN = bart.relative(
     ATTRIBUTES,
     Whole(
         architecture="MarianMTModel",
-        generation={"forced_eos_token_id": 0},
         saves_positions=False,
         shared=lambda hf: hf.get("share_encoder_decoder_embeddings", True),
         write=write_both,
     ),
     model_type="marian",
+    generation={"forced_eos_token_id": 0},
     read=read,
     write=write,
 )

@@ -10,6 +10,7 @@ MBART = bart.relative(
     "MBart",
     bart.Style(placement="pre", final_norm=True),
     {**bart.ATTRIBUTES, "decoder_start_token_id": None},
-    Whole(architecture="MBartForConditionalGeneration", generation={"forced_eos_token_id": 2}),
+    Whole(architecture="MBartForConditionalGeneration"),
     model_type="mbart",
+    generation={"forced_eos_token_id": 2},
 )

@@ -20,6 +20,7 @@ PEGASUS = bart.relative(
     "Pegasus",
     STYLE,
     ATTRIBUTES,
-    Whole(architecture="PegasusForConditionalGeneration", generation={"forced_eos_token_id": 1}),
+    Whole(architecture="PegasusForConditionalGeneration"),
     model_type="pegasus",
+    generation={"forced_eos_token_id": 1},
 )

@@ -57,6 +57,7 @@ TROCR = Family(
     prefixes={"decoder": ("model.decoder", "decoder")},
     attributes=ATTRIBUTES,
     ignored={"decoder_layerdrop": bart.IGNORED["decoder_layerdrop"]},
+    remarks=bart.no_layerdrop("decoder_layerdrop"),
     spellings={
         "hidden_size": "d_model",
         "num_attention_heads": "decoder_attention_heads",

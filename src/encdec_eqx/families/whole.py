@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import StackConfig
-from ._attributes import unused_attributes
 from ._family import Family, Row
-from .pair import TOKENS, PairConfig
+from .pair import TOKENS, PairConfig, check_kinds
 
 _TABLE = "embeddings.tokens.weight"
 
@@ -29,17 +28,21 @@ class WholeFormat:
             ValueError: the pieces share more than the token table.
         """
         assert self.family.whole is not None
+        check_kinds(hf)
         if hf.get("tie_encoder_decoder"):
             raise ValueError(
-                "tie_encoder_decoder is true; expected false: pieces of one checkpoint share their token table only"
+                "tie_encoder_decoder is true; expected false: pieces of one checkpoint share their token table only. "
+                "If the file holds the tensors of both, set it to false in config.json"
             )
+        unused = self.family.unused_attributes(hf)
         encoder = {**hf, "is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None}
         return PairConfig(
             encoder=encoder,
             decoder={**hf, "is_decoder": True, "add_cross_attention": True},
             tied=self.family.whole.shared(hf),
             tokens={name: hf.get(name) for name in TOKENS},
-            others={name: value for name, value in hf.items() if name in self.family.ignored} | unused_attributes(hf),
+            others={name: value for name, value in unused.items() if not self.family.handles(name)},
+            unknown=self.family.unknown(hf),
         )
 
     def write(
@@ -115,11 +118,6 @@ class WholeFormat:
     def ties(self, shared: bool) -> tuple[str, ...]:
         """Paths of the arrays that the pieces share."""
         return (_TABLE,) if shared else ()
-
-    def generation(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """What the config says about generating, its class's defaults included, where no other file says it."""
-        assert self.family.whole is not None
-        return {**self.family.whole.generation, **hf}
 
 
 def _encoder_rows(rows: tuple[Row, ...], shared: bool) -> tuple[Row, ...]:

@@ -156,12 +156,18 @@ def resolve_tokens(
     reachable = tuple(end for end in ends if end < vocab_size)
     source = dict(tokens.sources).get("eos_token_id", "")
     if reachable != ends and source not in (ARGUMENT, PASSED, BY_USER):
-        notes = (f"eos_token_id={ends} ({source}) goes beyond the decoder's vocabulary of {vocab_size}: dropped.",)
+        notes = (_unreachable(ends, reachable, source, vocab_size),)
         tokens = tokens.override(source, eos_token_id=reachable)
     _within(vocab_size, "eos_token_id", tokens.require("eos_token_id"), tokens)
     if reachable:
         _within(vocab_size, "pad_token_id", (tokens.require("pad_token_id"),), tokens)
     return tokens, notes
+
+
+def _unreachable(ends: tuple[int, ...], reachable: tuple[int, ...], source: str, vocab_size: int) -> str:
+    dropped = [end for end in ends if end not in reachable]
+    left = f"{list(reachable)} stays" if reachable else "no end is left"
+    return f"eos_token_id={dropped} ({source}) is beyond the decoder's vocabulary of {vocab_size}: dropped; {left}."
 
 
 def _within(vocab_size: int, name: str, ids: tuple[int, ...], tokens: SpecialTokens) -> None:

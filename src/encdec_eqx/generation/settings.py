@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from . import options
+from .derived import DEFAULTS
 from .settings_checks import CHECKS
 from .special_tokens import TOKEN_NAMES, SpecialTokens
 
@@ -16,26 +17,11 @@ _logger = logging.getLogger("encdec_eqx")
 
 # transformers' defaults: in a `config.json`, whose old versions spell everything out, they say nothing.
 _HF_DEFAULTS: dict[str, Any] = {
-    "max_length": 20,
-    "min_length": 0,
-    "do_sample": False,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "num_beams": 1,
-    "num_beam_groups": 1,
-    "diversity_penalty": 0.0,
-    "num_return_sequences": 1,
-    "length_penalty": 1.0,
-    "early_stopping": False,
-    "repetition_penalty": 1.0,
+    **{name: value for name, value in DEFAULTS.items() if value is not None},
     "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
-    "remove_invalid_values": False,
+    "num_assistant_tokens": 20,
     "renormalize_logits": False,
 }
 
@@ -160,7 +146,10 @@ class GenerationConfig:
 
     @classmethod
     def from_hf(
-        cls, generation_config: Mapping[str, Any] | None, config: Mapping[str, Any] | None = None
+        cls,
+        generation_config: Mapping[str, Any] | None,
+        config: Mapping[str, Any] | None = None,
+        decoder: Mapping[str, Any] | None = None,
     ) -> "GenerationConfig":
         """Read what a checkpoint's files say about generating. Token ids are left to `SpecialTokens.resolve`.
 
@@ -168,6 +157,7 @@ class GenerationConfig:
             generation_config: the content of `generation_config.json`, or None if there is no such file.
             config: the content of `config.json`; read only where the other file is absent, as transformers does, and
                 only for values that differ from transformers' defaults.
+            decoder: what the decoder's config in it says, which counts where `config` says nothing.
 
         Returns:
             The options. Of `max_length` and `max_new_tokens` in one file the latter is kept, as transformers does
@@ -177,7 +167,7 @@ class GenerationConfig:
             place, found = "generation_config.json", dict(generation_config)
         else:
             place = "config.json"
-            found = {k: v for k, v in (config or {}).items() if _says_something(k, v)}
+            found = {k: v for said in (decoder, config) for k, v in (said or {}).items() if _says_something(k, v)}
         found = {k: v for k, v in found.items() if v is not None and k not in TOKEN_NAMES}
         for weaker, stronger in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
             if weaker in found and stronger in found:
@@ -216,7 +206,7 @@ def refuse_both(first: Any, second: Any, first_name: str, second_name: str) -> N
 def _says_something(name: str, value: Any) -> bool:
     if name in options.NOT_BUILT:
         return not options.does_nothing(name, value)
-    return name in option_names() and _HF_DEFAULTS.get(name) != value
+    return name in option_names() and value is not None and _HF_DEFAULTS.get(name) != value
 
 
 # Lists and mappings of a JSON file, made hashable and back; a tag tells a mapping from a list of pairs.

@@ -85,6 +85,8 @@ class SpecialTokens:
         for name in TOKEN_NAMES:
             for place, mapping in places:
                 value = mapping.get(name)
+                if isinstance(value, list | tuple):
+                    value = [item for item in value if not _means_none(item)] or (None if value else value)
                 if value is not None and not _means_none(value):
                     values[name], sources[name] = value, place
                     break
