@@ -3,14 +3,16 @@
 import importlib.util
 import json
 import logging
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from encdec_eqx import _installing, cli
+from encdec_eqx import _installing, _writing, cli
 from encdec_eqx.demo import run
 
 
@@ -38,6 +40,17 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         cli.main(arguments)
     assert caught.value.code == 2
     assert "usage: encdec-eqx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "x", str(2**32), str(2**64), "9" * 5000, "1.5", "²"])
+def test_a_seed_that_is_none_is_refused_by_name(seed, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", f"--seed={seed}"])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert "argument --seed" in told
+    assert "is not a whole number from 0 to 4294967295" in told
+    assert len(told) < 600
 
 
 @pytest.fixture
@@ -86,14 +99,89 @@ def test_options_of_training_and_words_do_not_go_together(calls, capsys, option,
     assert not calls
 
 
+def test_words_that_can_be_read_are_said_and_the_others_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "load_trained", lambda: None)
+    monkeypatch.setattr(run, "pronounce", lambda model, words: [("P", word.upper()) for word in words])
+    assert cli.main(["demo", "--words", "café hello R2"]) == 0
+    told = capsys.readouterr().out
+    assert "P HELLO" in told
+    assert "P CAFÉ" not in told
+    assert "cannot pronounce 'café': character 4 is 'é'" in told
+    assert "cannot pronounce 'R2': character 2 is '2'" in told
+
+
 def test_unreadable_words_are_one_line_on_stderr(tmp_path, capsys):
-    assert cli.main(["demo", "--output", str(tmp_path / "none"), "--words", "hello w0rld"]) == 1
+    assert cli.main(["demo", "--output", str(tmp_path / "none"), "--words", "w0rld"]) == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "'w0rld'" in told
     assert "'0'" in told
     assert "letters a-z and the apostrophe" in told
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("inside", ["", "deep/er"])
+def test_an_output_that_cannot_be_made_is_found_before_the_run(calls, tmp_path, capsys, inside):
+    (tmp_path / "notes").write_text("mine")
+    output = tmp_path / "notes" / inside
+    assert cli.main(["demo", "--output", str(output)]) == 1
+    told = capsys.readouterr().err
+    assert f"--output {output}" in told
+    assert "is a file; give a folder" in told
+    assert not calls
+
+
+@pytest.mark.parametrize("output", ["/proc/demo", "x" * 300])
+def test_an_output_that_cannot_be_written_to_is_found_before_the_run(calls, tmp_path, capsys, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--output", output]) == 1
+    told = capsys.readouterr().err
+    assert f"--output {output} cannot be written to (" in told
+    assert "Errno" not in told
+    assert not calls
+    assert not list(tmp_path.iterdir())
+
+
+def test_trying_an_output_leaves_nothing_behind(tmp_path):
+    _writing.check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_ends_with_commands_that_can_be_typed(calls, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(Path(cli.__file__))])
+    assert cli.main(["demo", "--output", str(tmp_path / "my demo")]) == 0
+    told = capsys.readouterr().out
+    assert f"-m encdec_eqx.cli demo --words \"encoder decoder\" --output '{tmp_path / 'my demo'}'" in told
+    assert "train --help" in told
+
+
+@pytest.mark.parametrize("busy", ["time.sleep(60)", "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"])
+def test_ctrl_c_ends_a_command_at_once_whatever_it_does(busy):
+    """The second one is a call without a bytecode in it, as compiling is: no handler of Python's runs."""
+    code = "import hashlib, time\nfrom encdec_eqx._ctrl_c import leaving_at_ctrl_c\nprint('in', end='')\n"
+    code += f"with leaving_at_ctrl_c('left'):\n  import sys; print('go', file=sys.stderr, flush=True); {busy}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"go\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, b"in", b"\nleft\n")
+
+
+def test_a_first_ctrl_c_is_left_to_what_saves_and_a_second_one_ends_the_process():
+    code = "import time\nfrom encdec_eqx._ctrl_c import leaving_at_ctrl_c\n"
+    code += "from encdec_eqx.training.interrupts import graceful_stop\n"
+    code += "with leaving_at_ctrl_c('left'), graceful_stop() as flag:\n"
+    code += "  print('go', flush=True)\n"
+    code += "  while not flag.requested: time.sleep(0.01)\n"
+    code += "  print('asked', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for said in (b"go\n", b"asked\n"):
+            assert process.stdout.readline() == said
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, capsys):

@@ -298,7 +298,9 @@ def test_pronouncing_does_not_depend_on_company():
 
 def test_unreadable_words_fail_before_any_work(tmp_path):
     with pytest.raises(vocabulary.WordError, match="'9'"):
-        run.say_words(["ok", "9"], tmp_path / "none", console=_console())
+        run.say_words(["9"], tmp_path / "none", console=_console())
+    with pytest.raises(ValueError, match="'9'.*'8'"):
+        run.say_words(["9", "8"], tmp_path / "none", console=_console())
     with pytest.raises(ValueError, match="no words"):
         run.say_words([], tmp_path / "none", console=_console())
     with pytest.raises(ValueError, match="holds no model of a demo: run encdec-eqx demo --output"):

@@ -17,7 +17,9 @@ PACKAGE = ROOT / "src" / "encdec_eqx"
 
 # A file imports from rows with a smaller number, or from its own folder.
 ROWS = {
+    "_ctrl_c": 0,
     "_installing": 0,
+    "_writing": 0,
     "_typing": 0,
     "_json": 0,
     "_quoting": 0,
@@ -179,6 +181,18 @@ def test_importing_the_package_is_light():
     heavy += ["matplotlib", "tyro", "pyarrow", "sacrebleu", "rouge_score"]
     loaded = _python(f"import sys, encdec_eqx; print([name for name in {heavy} if name in sys.modules])")
     assert loaded == "[]"
+
+
+def test_importing_the_package_does_not_wait_for_jax():
+    assert _python("import sys, encdec_eqx, encdec_eqx.cli; print('jax' in sys.modules)") == "False"
+    assert _python("import encdec_eqx; print(encdec_eqx.decoder.Decoder is encdec_eqx.Decoder)") == "True"
+
+
+def test_every_public_name_is_told_to_type_checkers_and_to_the_import():
+    code = "import encdec_eqx; print(*sorted([*encdec_eqx._PLACES, 'families']))"
+    told = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    [block] = [node for node in told.body if isinstance(node, ast.If)]
+    assert _python(code).split() == sorted(one.names[0].name for one in block.body if isinstance(one, ast.ImportFrom))
 
 
 def test_the_public_names_are_there():

@@ -226,7 +226,7 @@ def test_files_that_cannot_be_read_at_all(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is damaged, or not Parquet"):
         read_pairs(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"encdec-eqx\[parquet\]"):
+    with pytest.raises(ImportError, match=r"install -e .*\[parquet\]"):
         read_pairs(tmp_path / "a.parquet")
 
 

@@ -9,8 +9,10 @@ import importlib
 import importlib.util
 import logging
 import math
+import shlex
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 _DEFAULT_OUTPUT = Path("encdec-eqx-demo")
 _INTERRUPTED = 3
+_AT_CTRL_C = "encdec-eqx: interrupted; nothing was saved after the last message."
+_MOST_STEPS = 10**9 - 1
+_MOST_SEED = 2**32 - 1  # as in training: what NumPy and jax both take
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,17 +38,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words[:1] == ["train"]:
-            return _train(words[1:])
+            return _patient(_train, words[1:])
         chosen = _parser().parse_args(words)
-        return chosen.run(chosen)
+        return _patient(chosen.run, chosen)
     except (ValueError, TypeError, ImportError, OSError, FloatingPointError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not type(error).__module__.startswith("encdec_eqx."):
             raise  # not one of ours: a trace says more
-        print(f"encdec-eqx: {error}", file=sys.stderr)
+        print(f"encdec-eqx: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("encdec-eqx: interrupted; nothing was saved after the last message.", file=sys.stderr)
+        print(_AT_CTRL_C, file=sys.stderr)
         return 130
+
+
+def _patient(run: Callable[[Any], int], argument: Any) -> int:
+    from ._ctrl_c import leaving_at_ctrl_c
+
+    with leaving_at_ctrl_c(_AT_CTRL_C):
+        return run(argument)
+
+
+def _sentence(error: BaseException) -> str:
+    """What an error says; of one that comes from the system, without its number."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--steps", type=_at_least_one, metavar="N", help="training steps, instead of the recipe's")
     demo.add_argument(
         "--seed",
-        type=int,
+        type=_seed,
         metavar="N",
         help="draws whatever is new, and the order of the words (default: 0)",
     )
@@ -169,14 +188,46 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _run_demo(chosen: argparse.Namespace, console: "Console") -> int:
+    from ._writing import check_writable
     from .demo.recipe import Recipe
     from .demo.run import run_demo
 
     defaults = Recipe()
     recipe = Recipe(seed=chosen.seed or defaults.seed, steps=chosen.steps or defaults.steps)
     output = chosen.output or _DEFAULT_OUTPUT
+    check_writable(output, "--output")
     result = run_demo(output, console=console, recipe=recipe, cold=chosen.cold, seed=recipe.seed)
+    _say_what_is_next(output, console)
     return 0 if result.reload_agrees else 1
+
+
+def _say_what_is_next(output: Path, console: "Console") -> None:
+    """Commands that work as they are printed, in the shell and the folder that this one was typed in."""
+    command, extra = _as_it_was_called(), ""
+    if importlib.util.find_spec("tyro") is None:
+        from ._installing import install
+
+        extra = f"{install('train')}\n    "
+    words = f'{command} demo --words "encoder decoder"'
+    lines = {
+        "pronounce words of your own with this model": f"{words} --output {shlex.quote(str(output))}",
+        "the same with the package's own model, trained to the end": words,
+        "see what the pretraining is worth": f"{command} demo --cold --output {shlex.quote(f'{output}-cold')}",
+        "fine-tune a pair on data of your own (docs/fine_tuning.md)": f"{extra}{command} train --help",
+    }
+    console.print("\n[bold]What you can do next[/bold]")
+    for what, typed in lines.items():
+        console.print(f"  {what}:\n    {typed}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _as_it_was_called() -> str:
+    """What to type to call this command again."""
+    name = Path(sys.argv[0]).name
+    if name == "encdec-eqx":
+        found = shutil.which(name)
+        is_found = found is not None and Path(found).resolve() == Path(sys.argv[0]).resolve()
+        return name if is_found else shlex.quote(sys.argv[0])
+    return f"{shlex.quote(sys.executable)} -m encdec_eqx.cli"
 
 
 def _say_words(chosen: argparse.Namespace, console: "Console") -> int:
@@ -216,8 +267,18 @@ def _options_given(words: Sequence[str]) -> set[str]:
 
 
 def _at_least_one(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to {10**9 - 1}")
+    return _whole_number(text, 1, _MOST_STEPS)
+
+
+def _seed(text: str) -> int:
+    return _whole_number(text, 0, _MOST_SEED)
+
+
+def _whole_number(text: str, least: int, most: int) -> int:
+    """The number; argparse puts the option's name in front of the message."""
+    # the length first: Python does not read thousands of digits
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
     return int(text)
 
 

@@ -18,7 +18,7 @@ from .metrics import ErrorRates, error_rates
 from .pieces import join, load_pieces, load_trained, random_pieces
 from .recipe import MAX_LETTERS, Recipe, finetune, pronounce, same_ids
 from .show import Show
-from .vocabulary import encode_word
+from .vocabulary import WordError, encode_word
 
 TEST_WORDS = 2000
 """Held-out words that are scored: a fixed sample of the test split, small enough for the demo's two minutes."""
@@ -117,13 +117,14 @@ def say_words(words: Sequence[str], folder: Path | None = None, *, console: Cons
         console: where to print.
 
     Raises:
-        WordError: a word that cannot be read; before any work is done.
+        WordError: none of the words can be read; before any work is done.
         ValueError: no words, or `folder` holds no demo's model.
     """
     if not words:
         raise ValueError('there are no words to pronounce: give some, as in --words "hello world"')
-    for word in words:
-        encode_word(word, max_letters=MAX_LETTERS)
+    readable, errors = _readable(words)
+    if not readable:
+        raise errors[0] if len(errors) == 1 else ValueError("; ".join(map(str, errors)))
     if folder is not None and not is_demo_folder(folder):
         raise ValueError(
             f"{folder} holds no model of a demo: run encdec-eqx demo --output {folder} first, or leave --output out "
@@ -132,7 +133,23 @@ def say_words(words: Sequence[str], folder: Path | None = None, *, console: Cons
     show = Show(console)
     model = load_trained() if folder is None else EncoderDecoder.from_pretrained(folder)
     show.heading("Your words, by the " + ("package's own model" if folder is None else f"model in {folder}"))
-    show.pronunciations(words, pronounce(model, words))
+    show.pronunciations(readable, pronounce(model, readable))
+    for error in errors:
+        show.text(error)
+
+
+def _readable(words: Sequence[str]) -> tuple[list[str], list[WordError]]:
+    """The words that can be read, and what is wrong with the others."""
+    readable: list[str] = []
+    errors: list[WordError] = []
+    for word in words:
+        try:
+            encode_word(word, max_letters=MAX_LETTERS)
+        except WordError as error:
+            errors.append(error)
+        else:
+            readable.append(word)
+    return readable, errors
 
 
 def is_demo_folder(folder: Path) -> bool:
