@@ -43,6 +43,7 @@ ROWS = {
     "generation": 9,
     "generating": 10,
     "vocabularies": 10,
+    "targets": 10,
     "encoder_decoder": 11,
     "text": 12,
     "plotting": 12,

@@ -28,8 +28,8 @@ from .families import FAMILIES, WHOLES, PairConfig, read_pair, write_pair
 from .generating import Generates
 from .generation.derived import MARK
 from .generation.file_settings import file_settings
-from .generation.settings import GenerationConfig
-from .generation.special_tokens import SpecialTokens
+from .generation.settings import FORCED_TOKENS, GenerationConfig, check_forced
+from .generation.special_tokens import BY_USER, SpecialTokens
 from .layers.dropout import split_key
 from .layers.linear import AbstractLinear, Linear
 from .scanned import Layout, Remat
@@ -492,16 +492,24 @@ class EncoderDecoder(Generates):
         return (states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)), mask
 
     def with_special_tokens(self, **ids: Any) -> "EncoderDecoder":
-        """The same model with other special tokens.
+        """The same model with other special tokens, or tokens that generation forces: labels and outputs follow them.
 
         Args:
-            **ids: any of `bos_token_id`, `eos_token_id` (an id or several), `pad_token_id`, `decoder_start_token_id`.
+            **ids: any of `bos_token_id`, `eos_token_id` (an id or several), `pad_token_id`, `decoder_start_token_id`; or
+                of `generation_config`'s `forced_bos_token_id` (the target language of an mBART-50) and
+                `forced_eos_token_id`, where None means that nothing is forced.
 
         Raises:
             TypeError: another name, or an id that is not an integer.
-            ValueError: an id is negative.
+            ValueError: an id is negative, or a forced one beyond the decoder's vocabulary.
         """
-        return dataclasses.replace(self, special_tokens=self.special_tokens.override("with_special_tokens", **ids))
+        forced = {name: ids.pop(name) for name in FORCED_TOKENS if name in ids}
+        tokens = self.special_tokens.override(BY_USER, **ids)
+        if not forced:
+            return dataclasses.replace(self, special_tokens=tokens)
+        options = dataclasses.replace(self.generation_config or GenerationConfig(), **forced)
+        check_forced(options, self.decoder.config.vocab_size)
+        return dataclasses.replace(self, special_tokens=tokens, generation_config=options)
 
     @checked
     def resize_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "EncoderDecoder":

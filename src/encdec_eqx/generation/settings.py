@@ -15,6 +15,9 @@ from .special_tokens import TOKEN_NAMES, SpecialTokens
 
 _logger = logging.getLogger("encdec_eqx")
 
+FORCED_TOKENS = ("forced_bos_token_id", "forced_eos_token_id")
+"""Options that say what a target begins and ends with, as special tokens do."""
+
 # transformers' defaults: in a `config.json`, whose old versions spell everything out, they say nothing.
 _HF_DEFAULTS: dict[str, Any] = {
     **{name: value for name, value in DEFAULTS.items() if value is not None},
@@ -192,6 +195,18 @@ class GenerationConfig:
 def option_names() -> tuple[str, ...]:
     """The options of `generate` other than token ids, in the order of `GenerationConfig`."""
     return tuple(f.name for f in fields(GenerationConfig) if f.name != "others" and f.name not in TOKEN_NAMES)
+
+
+def check_forced(config: GenerationConfig, vocab_size: int) -> None:
+    """Raise a `ValueError` if a token that is forced is no id of the decoder's vocabulary."""
+    for name in FORCED_TOKENS:
+        value = getattr(config, name)
+        for one in value if isinstance(value, tuple) else () if value is None else (value,):
+            if one >= vocab_size:
+                raise ValueError(
+                    f"{name}={one} is not an id of the decoder's vocabulary of {vocab_size}. Pass an id of the decoder's "
+                    "own tokenizer, or resize its token table."
+                )
 
 
 def refuse_both(first: Any, second: Any, first_name: str, second_name: str) -> None:

@@ -18,6 +18,7 @@ from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
+from ..targets import TargetForm
 from .batching import by_length, filled, padded, source_pad
 from .texts import listed
 from .tokenizer_pair import TokenizerPair
@@ -161,7 +162,7 @@ class TextToText:
             theirs: dict[str, Any] = {name: value[places] for name, value in by_text.items()}
             result = self.model.generate(**self._batch([ids[i] for i in places]), key=keys, **theirs, **options)
             lengths = [len(ids[i]) for i in places]
-            rows |= zip(chosen.tolist(), self._outputs(result, lengths), strict=False)
+            rows |= zip(chosen.tolist(), self._outputs(result, lengths, {**options, **theirs}), strict=False)
             notes |= dict.fromkeys(result.notes)
         each = [rows[place] for place in range(len(ids))]
         attended = [row.attended for row in each if row.attended is not None]
@@ -200,7 +201,7 @@ class TextToText:
         said = None
         for chunk in self.model.stream(**self._batch(ids), **options):
             tokens = chunk.done.get(0, np.concatenate([tokens, chunk.tokens[0]]))
-            now = self.tokenizers.decode_target([tokens])[0]
+            now = self.tokenizers.decode_target([tokens], form=TargetForm.of(self.model, options))[0]
             # half a letter of several bytes is not shown
             if now != said and (0 in chunk.done or not now.endswith("\ufffd")):
                 said = now
@@ -222,9 +223,11 @@ class TextToText:
     def _batch(self, rows: list[np.ndarray]) -> Mapping[str, np.ndarray]:
         return padded(rows, source_pad(self.model))
 
-    def _outputs(self, result: GenerationResult, source_lengths: Sequence[int]) -> Iterator[_Outputs]:
+    def _outputs(
+        self, result: GenerationResult, source_lengths: Sequence[int], asked: Mapping[str, Any]
+    ) -> Iterator[_Outputs]:
         """The result by text, each cut to what it really holds."""
-        said = self.tokenizers.decode_target(result.sequences)
+        said = self.tokenizers.decode_target(result.sequences, form=TargetForm.of(self.model, asked))
         each = len(said) // len(source_lengths)
         widths = result.sequences.shape[1] - result.log_probs.shape[1] + result.lengths
         for text, source in enumerate(source_lengths):

@@ -13,9 +13,11 @@ import numpy as np
 
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import SpecialTokens
+from ..targets import TargetForm
 from . import files
 from .encoded import Encoded, report_cut
-from .fits import check
+from .fits import check, looks_special
+from .survival import keeps_all, unknown_id
 from .texts import listed as _listed
 
 _PORTION = 4096
@@ -31,16 +33,20 @@ class TokenizerPair:
         source: a `tokenizers.Tokenizer`.
         target: another, or the same.
         special_tokens: the model's; from `for_model`. Targets end with its `eos_token_id`.
+        target_form: what targets begin and end with; from `for_model`. By the special tokens alone if it is not given.
     """
 
     source: Any
     target: Any
     special_tokens: SpecialTokens | None = None
+    target_form: TargetForm | None = None
 
     def __post_init__(self):
         same = self.source is self.target
         object.__setattr__(self, "source", files.copied(self.source))
         object.__setattr__(self, "target", self.source if same else files.copied(self.target))
+        if self.target_form is None and self.special_tokens is not None:
+            object.__setattr__(self, "target_form", TargetForm.of_tokens(self.special_tokens))
 
     @classmethod
     def from_files(cls, source: str | os.PathLike, target: str | os.PathLike | None = None) -> "TokenizerPair":
@@ -95,13 +101,13 @@ class TokenizerPair:
         check(model, self.source, self.target)
 
     def for_model(self, model: EncoderDecoder) -> "TokenizerPair":
-        """The same, checked against a model and knowing its special tokens, as targets need.
+        """The same, checked against a model and knowing what its targets begin and end with.
 
         Raises:
             ValueError: see `check`.
         """
         self.check(model)
-        return replace(self, special_tokens=model.special_tokens)
+        return replace(self, special_tokens=model.special_tokens, target_form=TargetForm.of(model))
 
     def encode_source(self, texts: Sequence[str], max_length: int | None = None) -> Encoded:
         """Ids for the encoder, with the special tokens that its tokenizer adds.
@@ -131,14 +137,15 @@ class TokenizerPair:
     def encode_target(
         self, texts: Sequence[str], max_length: int | None = None, *, on_bad: Literal["error", "report"] = "error"
     ) -> Encoded:
-        """Labels: ids ended by the model's end token, once, and without a start token.
+        """Labels: what the model generates for these texts, from behind its start token to its end token.
 
-        What the tokenizer itself would put around a text (BERT's [CLS] and [SEP]) is left out, so tokenizers of every
-        kind give what a decoder should say.
+        A token that generation forces first (`forced_bos_token_id`: BART's `<s>`, mBART-50's language code) stands in
+        front. What the tokenizer itself would put around a text (BERT's [CLS] and [SEP]) is left out, so tokenizers of
+        every kind give what a decoder should say.
 
         Args:
-            texts: what to encode. A text that already ends with the end token is not given a second one.
-            max_length: most ids, the end included; what is cut is ended too.
+            texts: what to encode. A text that already begins or ends so is not given a second token.
+            max_length: most ids, the forced first one and the end included; what is cut is ended too.
             on_bad: of texts with the end token inside: "error", or "report" them in the result's `bad`.
 
         Returns:
@@ -149,56 +156,70 @@ class TokenizerPair:
             ValueError: no model was given (`for_model`), `max_length` leaves no room for text, or a text has the end
                 token inside.
         """
-        ends = self._ends()
-        room = _room(max_length, len(ends[:1]), "target")
+        form = self._ended_form()
+        room = _room(max_length, form.added, "target")
         ids: list[np.ndarray] = []
         cut: list[int] = []
         bad: dict[int, str] = {}
         for at, encoding in enumerate(_encodings(self.target, _listed(texts))):
-            row = encoding.ids
-            content = row[:-1] if row and row[-1] in ends else row
-            if inside := set(ends).intersection(content):
+            content = form.bare(encoding.ids)
+            if inside := set(form.ends or ()).intersection(content):
                 bad[at] = f"the target has the end token {self.target.id_to_token(min(inside))!r} inside"
-                content = []
             elif room is not None and len(content) > room:
                 cut.append(at)
-            ids.append(_array([] if at in bad else [*content[:room], *ends[:1]]))
+            ids.append(_array([] if at in bad else form.labels(content, room)))
         if bad and on_bad == "error":
             at, reason = next(iter(bad.items()))
             raise ValueError(f"text {at} ({len(bad)} of {len(ids)} such): {reason}: {texts[at]!r:.80}")
         report_cut("target", len(cut), len(ids), max_length)
         return Encoded(ids, tuple(cut), bad)
 
-    def decode_target(self, ids: Iterable[Iterable[int] | np.ndarray] | np.ndarray) -> list[str]:
+    def decode_target(
+        self, ids: Iterable[Iterable[int] | np.ndarray] | np.ndarray, *, form: TargetForm | None = None
+    ) -> list[str]:
         """Text of what a model generated, or of labels.
 
-        A start token in front, all from the first end token on, padding, -100 and other special tokens are left out.
+        A start token in front, a forced first token behind it, all from the first end token on, padding, -100 and
+        other special tokens are left out. A forced first token that is an ordinary word stays.
 
         Args:
             ids: rows of ids, such as `result.sequences`, or a list of arrays.
+            form: of what was generated, if the call of `generate` asked for another than the model's own.
         """
-        return self.target.decode_batch([self._content(np.asarray(row)) for row in ids], skip_special_tokens=True)
+        form = form or self.target_form or TargetForm()
+        keep_first = form.first is not None and not looks_special(self.target, form.first)
+        rows = [form.content(np.asarray(row), keep_first=keep_first).tolist() for row in ids]
+        return self.target.decode_batch(rows, skip_special_tokens=True)
 
-    def _content(self, row: np.ndarray) -> list[int]:
-        tokens = self.special_tokens
-        row = row[row >= 0]
-        if tokens is None:
-            return row.tolist()
-        if len(row) and row[0] == tokens.decoder_start_token_id:
-            row = row[1:]
-        ends = np.flatnonzero(np.isin(row, tokens.eos_token_id or ()))
-        row = row[: ends[0]] if len(ends) else row
-        return row[row != tokens.pad_token_id].tolist() if tokens.pad_token_id is not None else row.tolist()
+    def round_trip(self, texts: Sequence[str]) -> list[str]:
+        """Target texts as they come back from ids: what a model that makes no mistake would say.
 
-    def _ends(self) -> tuple[int, ...]:
-        ends = None if self.special_tokens is None else self.special_tokens.eos_token_id
-        if ends is None:
+        A tokenizer may write them otherwise than they were (BERT's separates "2021-03-03" into "2021 - 03 - 03", and
+        its uncased one knows no capitals). A text of which something is lost, because the tokenizer does not know it,
+        or that has the end token inside, is returned as it is: no model can say it.
+
+        Args:
+            texts: what targets should say.
+
+        Raises:
+            TypeError: `texts` is one string.
+            ValueError: no model was given (`for_model`).
+        """
+        encoded = self.encode_target(texts, on_bad="report")
+        unknown = unknown_id(self.target)
+        whole = [at not in encoded.bad and (unknown is None or unknown not in row) for at, row in enumerate(encoded)]
+        said = zip(texts, self.decode_target(encoded), whole, strict=True)
+        return [again if sound and keeps_all(self.target, text, again) else text for text, again, sound in said]
+
+    def _ended_form(self) -> TargetForm:
+        form = self.target_form
+        if form is None or form.ends is None:
             why = "it was not given" if self.special_tokens is None else "the model has no eos_token_id"
             raise ValueError(
                 f"targets end with the model's end token, but {why}: tokenizers.for_model(model) takes it from a "
                 "model, model.with_special_tokens(eos_token_id=...) gives it one."
             )
-        return tuple(ends)  # pyright: ignore[reportArgumentType]
+        return form
 
 
 def _encodings(tokenizer: Any, texts: list[str]) -> Iterator[Any]:

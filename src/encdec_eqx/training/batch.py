@@ -14,6 +14,7 @@ import numpy as np
 from .._entrance import as_ids, as_mask
 from .._typing import Array, ArrayLike
 from ..encoder import Encoder
+from ..targets import TargetForm
 from .loss import check_label_range, shift_tokens_right
 
 REQUIRED = ("input_ids", "labels")
@@ -73,13 +74,15 @@ def checked_entries(batch: Mapping[str, ArrayLike | None]) -> dict[str, ArrayLik
 def completed_batch(batch: dict[str, Array], model: Any) -> dict[str, Array]:
     """The batch with its decoder inputs, which are the labels moved right unless they were given.
 
+    A row of mBART's labels may end with its language code, behind the end token: that is the row's first input then.
+
     No decoder mask is added for the padding behind a row's last label: the decoder is causal, so no labelled position
     can see it.
     """
     if "decoder_input_ids" in batch:
         return batch
-    tokens = model.special_tokens
-    inputs = shift_tokens_right(batch["labels"], tokens.pad_token_id, tokens.decoder_start_token_id)
+    form = TargetForm.of(model)
+    inputs = shift_tokens_right(batch["labels"], form.pad, form.starts(batch["labels"]))
     return {**batch, "decoder_input_ids": inputs}
 
 

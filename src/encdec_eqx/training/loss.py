@@ -3,11 +3,13 @@
 Knows arrays only: no model, no optimiser, no tokenizer.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int32, Integer
 
 from .._typing import Array, ArrayLike, TargetIds, checked
 
@@ -17,7 +19,9 @@ IGNORED = -100
 
 @checked
 def shift_tokens_right(
-    labels: TargetIds, pad_token_id: int | np.integer | None, decoder_start_token_id: int | np.integer | None
+    labels: TargetIds,
+    pad_token_id: int | np.integer | None,
+    decoder_start_token_id: int | np.integer | Integer[ArrayLike, " batch"] | None,
 ) -> Int32[Array, "batch target"]:
     """The decoder's inputs for these labels: moved one step to the right behind the start token.
 
@@ -28,7 +32,7 @@ def shift_tokens_right(
     Args:
         labels: Integer ids, "batch target"; -100 where there is no label.
         pad_token_id: Stands where a label is -100.
-        decoder_start_token_id: The first input of every row.
+        decoder_start_token_id: The first input of every row; or of each its own, as an array (languages).
 
     Returns:
         int32 ids of the labels' shape.
@@ -38,9 +42,8 @@ def shift_tokens_right(
         ValueError: An id is None or negative.
     """
     pad = _token_id("pad_token_id", pad_token_id, "the eos_token_id is the usual stand-in")
-    start = _token_id("decoder_start_token_id", decoder_start_token_id, "bos_token_id or BERT's [CLS] is usual")
     labels = jnp.asarray(labels).astype(jnp.int32)
-    first = jnp.full((labels.shape[0], 1), start, labels.dtype)
+    first = _starts(decoder_start_token_id, labels.shape[0])[:, None]
     shifted = jnp.concatenate([first, labels[:, :-1]], axis=1)[:, : labels.shape[1]]
     return jnp.where(shifted == IGNORED, pad, shifted)
 
@@ -115,6 +118,16 @@ def check_label_range(labels: ArrayLike, vocab_size: int) -> None:
         f"position {column} ({wrong.sum()} such labels). Is it the decoder's tokenizer that made them? A model whose "
         "vocabulary grew needs model.resize_token_embeddings(n, key=key), or resize_decoder_token_embeddings."
     )
+
+
+def _starts(value: Any, rows: int) -> Int32[Array, " batch"]:
+    """The first input of every row."""
+    if not np.ndim(value) or value is None:
+        start = _token_id("decoder_start_token_id", value, "bos_token_id or BERT's [CLS] is usual")
+        return jnp.full((rows,), start, jnp.int32)
+    if not isinstance(value, Tracer) and (wrong := np.asarray(value)[np.asarray(value) < 0]).size:
+        raise ValueError(f"decoder_start_token_id must hold ids of the vocabulary, got {wrong[0]}.")
+    return jnp.asarray(value).astype(jnp.int32)
 
 
 def _token_id(name: str, value: int | np.integer | None, hint: str) -> int:
