@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..encoder_decoder import EncoderDecoder
+from ..targets import TargetForm
 from ..text import TokenizerPair
 from ..text.batching import source_pad
 from .config import DEFAULT_RANK, TrainConfig
@@ -146,11 +147,9 @@ class Prepared:
             max_new_tokens=config.generation_max_new_tokens or int(max(self.batches.examples.labels.lengths)),
             num_beams=config.generation_num_beams,
         )
-        texts = self._texts(ids)
-        references = self._texts([example.labels for example in examples])
         return [
-            Generated(source=example.source or "", text=text, references=self._references(example, reference))
-            for example, text, reference in zip(examples, texts, references, strict=True)
+            Generated(source=example.source or "", text=text, references=references)
+            for example, text, references in zip(examples, self._texts(ids), self._references(examples), strict=True)
         ]
 
     @property
@@ -166,11 +165,19 @@ class Prepared:
         """Rows of ids as text; without tokenizers, as their numbers."""
         if self.tokenizers is not None:
             return self.tokenizers.decode_target([np.asarray(row, np.int32) for row in rows])
-        ends = self.model.special_tokens.eos_token_id or ()
-        return [" ".join(str(token) for token in row if token not in ends) for row in rows]
+        form = TargetForm.of(self.model)
+        return [" ".join(map(str, form.content(np.asarray(row, np.int32)).tolist())) for row in rows]
 
-    def _references(self, example: Example, label_text: str) -> tuple[str, ...]:
-        return example.targets if example.targets and self.tokenizers is not None else (label_text,)
+    def _references(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
+        """Of every example the accepted texts as the tokenizer writes them, which is how the model's are written too."""
+        of_labels = self._texts([example.labels for example in examples])
+        if self.tokenizers is None:
+            return [(text,) for text in of_labels]
+        written = iter(self.tokenizers.round_trip([text for example in examples for text in example.targets]))
+        return [
+            tuple(next(written) for _ in example.targets) or (text,)
+            for example, text in zip(examples, of_labels, strict=True)
+        ]
 
 
 def prepared(

@@ -13,7 +13,7 @@ from ...scanned import ScannedStack
 from ..batch import checked_entries
 from ..config import check_learning_rate
 from ..trainable import cut_and_trained
-from . import freezing, labels, ranges, source, special_tokens, tokenizing, weights
+from . import agreement, freezing, labels, ranges, source, special_tokens, tokenizing, weights
 from .finding import Diagnosis, Finding
 from .ids import Ids
 from .learning_rate import Tried
@@ -38,6 +38,7 @@ _BECAUSE = {
     "nothing_to_attend": ("encoder_ignored", "gradient_zero"),
     "attention_mask_inverted": ("nothing_to_attend", "attention_mask_missing"),
     "labels_hold_padding": ("labels_without_eos",),
+    "labels_shifted": ("labels_without_forced_bos",),
     "labels_of_another_vocabulary": ("loss_above_uniform",),
     "wrong_start_token": ("loss_above_uniform",),
 }
@@ -152,6 +153,7 @@ def _of_weights(model: Any, sizes: Weights, trained: set[str]) -> Iterator[Findi
 def _of_ids(model: Any, ids: Ids | None, tokenizers: Any) -> Iterator[Finding]:
     yield from special_tokens.missing(ids, model)
     yield from special_tokens.out_of_range(model)
+    yield from agreement.forced_end_is_none(model)
     yield from ranges.pieces_swapped(model)
     if tokenizers is not None:
         yield from tokenizing.do_not_fit(tokenizers, model)
@@ -164,7 +166,10 @@ def _of_ids(model: Any, ids: Ids | None, tokenizers: Any) -> Iterator[Finding]:
     yield from labels.hold_padding(ids, model)
     yield from labels.begin_with_start(ids, model)
     yield from labels.lack_the_end(ids, model)
-    yield from labels.inputs_are_not_shifted(ids)
+    yield from labels.inputs_are_not_shifted(ids, model)
+    yield from agreement.lack_the_forced_first(ids, model, tokenizers)
+    yield from agreement.are_of_another_language(ids, model)
+    yield from agreement.cannot_be_generated(ids, model)
     yield from labels.are_all_the_same(ids)
     yield from special_tokens.start_is_a_word(ids, model)
     yield from special_tokens.start_differs(ids, model)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...targets import TargetForm
 from .finding import Finding
 from .ids import Ids, share, tail
 
@@ -52,19 +53,20 @@ def hold_padding(ids: Ids, model: Any) -> Iterator[Finding]:
 def begin_with_start(ids: Ids, model: Any) -> Iterator[Finding]:
     """Labels that begin with the start token: they were shifted already, and will be shifted again.
 
-    An error where the end is missing too (it was pushed out); where rows are otherwise whole, the decoder merely learns
-    to say its start token first, which costs a step of every generation.
+    An error where the end is missing too (it was pushed out) and the start token is one that no text holds; where rows
+    are otherwise whole, the decoder merely learns to say its start token first, which costs a step of every generation.
     """
-    start, ends = model.special_tokens.decoder_start_token_id, _ends(model)
-    rows = [row for row in ids.targets if len(row) > 1]
+    form = TargetForm.of(model)
+    start, rows = form.start, [row for row in ids.targets if len(row) > 1]
     begun = share([row[0] == start for row in rows])
-    if start is None or begun < 0.5:
+    if start is None or begun < 0.5 or start == form.first:
         return
-    pad = model.special_tokens.pad_token_id
-    whole = share([_ended(row, ends, pad) for row in rows]) >= 0.5
+    whole = share([_ended(row, form) for row in rows]) >= 0.5
+    # targets of a sorted file may all begin with a start token that is an ordinary word besides
+    certain = not whole and start in {model.special_tokens.bos_token_id, form.pad, *(form.ends or ())}
     yield Finding(
         code="labels_shifted",
-        severity="warning" if whole else "error",
+        severity="error" if certain else "warning",
         message=f"{begun:.0%} of the rows of labels begin with the start token {start}"
         + (": the decoder reads it twice." if whole else " and lack the end: they were shifted before they came here."),
         fix=f"give labels unshifted and without a start token, for the decoder's inputs are made from them: {_CALL}",
@@ -75,23 +77,27 @@ def begin_with_start(ids: Ids, model: Any) -> Iterator[Finding]:
 def lack_the_end(ids: Ids, model: Any) -> Iterator[Finding]:
     """Rows without an end token: the model never learns to stop.
 
-    Where most rows have one and those without fill the whole width, the rest was cut off: a few such rows are usual
-    (an info), a tenth of them is a warning.
+    Where those without one fill the whole width, they may have been cut off: a few such rows are usual (an info), a
+    tenth of them is a warning, and so are all of them, for a batch may hold the longest targets of a file. (It may also
+    be that all targets are of one length and have no end.) Rows that are shorter were not cut.
     """
-    ends, pad = _ends(model), model.special_tokens.pad_token_id
+    form = TargetForm.of(model)
+    ends = form.ends
     if not ends or not ids.targets:
         return
-    open_rows = np.array([not _ended(row, ends, pad) for row in ids.targets])
+    open_rows = np.array([not _ended(row, form) for row in ids.targets])
     cut = open_rows & ids.full
+    short = share(open_rows & ~cut)
     evidence = {"without": int(open_rows.sum()), "of": len(open_rows), "eos_token_id": str(list(ends))}
-    if share(open_rows) >= 0.5 or share(open_rows & ~cut) >= _SOME:
+    if share(open_rows) >= 0.5 or short >= _SOME:
         usual, times = Counter(int(row[-1]) for row in ids.targets).most_common(1)[0]
         hint = f" ({times} rows end with {usual}: is that the end?)" if times > 1 and usual not in ends else ""
         yield Finding(
             code="labels_without_eos",
-            severity="error" if share(open_rows) >= 0.5 else "warning",
+            severity="error" if share(open_rows) >= 0.5 and short >= _SOME else "warning",
             message=f"{open_rows.sum()} of {len(open_rows)} rows of labels do not end with the model's end token "
-            f"{_named(ends)}{hint}, so it does not learn to stop.",
+            f"{_named(ends)}{hint}, so it does not learn to stop"
+            + ("." if short >= _SOME else ", unless they were cut off: they all fill the batch's width."),
             fix=f"end every row: {_CALL} If another id ends them, model.with_special_tokens(eos_token_id=...).",
             evidence=evidence,
         )
@@ -106,10 +112,13 @@ def lack_the_end(ids: Ids, model: Any) -> Iterator[Finding]:
         )
 
 
-def inputs_are_not_shifted(ids: Ids) -> Iterator[Finding]:
-    """`decoder_input_ids` that equal the labels (the answer is given away), or have little to do with them."""
-    inputs = ids.decoder_inputs
-    if inputs is None or inputs.shape != ids.labels.shape:
+def inputs_are_not_shifted(ids: Ids, model: Any) -> Iterator[Finding]:
+    """`decoder_input_ids` that equal the labels (the answer is given away), or have little to do with them.
+
+    What the labels give when they are moved right is right, even where it equals them, as it does in `a a a a`.
+    """
+    inputs, form = ids.decoder_inputs, TargetForm.of(model)
+    if inputs is None or inputs.shape != ids.labels.shape or _is_shifted(ids, inputs, form):
         return
     both = ids.counted[:, 1:] & ids.counted[:, :-1]
     same = share((inputs == ids.labels)[ids.counted])
@@ -159,8 +168,20 @@ def padding_behind(row: np.ndarray, ends: tuple[int, ...], pad: int | None) -> i
     return run if run > 1 and run < len(row) and int(row[-run - 1]) in ends else 0
 
 
-def _ended(row: np.ndarray, ends: tuple[int, ...], pad: int | None) -> bool:
-    content = row[: len(row) - padding_behind(row, ends, pad)]
+def _is_shifted(ids: Ids, inputs: np.ndarray, form: TargetForm) -> bool:
+    """Whether inputs are the labels moved right, behind one and the same id."""
+    begins = inputs[ids.rows, 0]
+    both = ids.counted[:, 1:] & ids.counted[:, :-1]
+    alike = len(set(begins.tolist())) == 1 and (both.any() or begins[:1].tolist() == [form.start])
+    return alike and share((inputs[:, 1:] == ids.labels[:, :-1])[both] if both.any() else True) >= 0.95
+
+
+def _ended(row: np.ndarray, form: TargetForm) -> bool:
+    """Whether a row ends with an end token, padding aside; or with mBART's language code behind it."""
+    ends = form.ends or ()
+    content = row[: len(row) - padding_behind(row, ends, form.pad)]
+    if len(content) > 1 and int(content[-2]) in ends and (form.code_behind_end or content[-1] == form.start):
+        return True
     return len(content) > 0 and int(content[-1]) in ends
 
 

@@ -56,7 +56,7 @@ def start_is_a_word(ids: Ids, model: Any) -> Iterator[Finding]:
     """A start token that is none of bos, eos and pad, and stands in the middle of labels: an ordinary token.
 
     Nothing but ordinary tokens (and separators) stands in the middle of a target. First and last places are left out:
-    language codes may stand there.
+    language codes may stand there. A warning, for a decoder that was trained with an ordinary token in front wants it.
     """
     tokens: SpecialTokens = model.special_tokens
     start, special = tokens.decoder_start_token_id, {tokens.bos_token_id, tokens.pad_token_id, *_ends(tokens)}
@@ -66,7 +66,7 @@ def start_is_a_word(ids: Ids, model: Any) -> Iterator[Finding]:
     if inside:
         yield Finding(
             code="wrong_start_token",
-            severity="error",
+            severity="warning",
             message=f"decoder_start_token_id is {start}, which stands {inside} times in the middle of labels: it is an "
             "ordinary token of the target.",
             fix="model = model.with_special_tokens(decoder_start_token_id=...): the decoder's [CLS], <s> or "
@@ -79,7 +79,8 @@ def start_differs(ids: Ids, model: Any) -> Iterator[Finding]:
     """`decoder_input_ids` that begin with one and the same id, which is not the model's start token.
 
     Generation would then begin with a token that the decoder never began with in training. Rows that begin with
-    different ids (languages, prompts) are left alone.
+    different ids (languages, prompts) are left alone; of one id that is no special token, a batch of a single language
+    may be the reason, so that is a warning.
     """
     inputs, start = ids.decoder_inputs, model.special_tokens.decoder_start_token_id
     if inputs is None or start is None or not len(ids.rows):
@@ -89,9 +90,11 @@ def start_differs(ids: Ids, model: Any) -> Iterator[Finding]:
     first = {int(inputs[row, begins[row]]) for row in ids.rows}
     if len(first) == 1 and first != {start}:
         (other,) = first
+        tokens: SpecialTokens = model.special_tokens
+        special = {tokens.bos_token_id, tokens.pad_token_id, *_ends(tokens)}
         yield Finding(
             code="start_token_differs",
-            severity="error",
+            severity="error" if other in special else "warning",
             message=f"every row of decoder_input_ids begins with {other}, but generation begins with {start}.",
             fix=f"model = model.with_special_tokens(decoder_start_token_id={other}), or make the inputs with "
             "shift_tokens_right(labels, pad_token_id, decoder_start_token_id).",
