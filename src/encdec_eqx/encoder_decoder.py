@@ -495,8 +495,8 @@ class EncoderDecoder(Generates):
         """The same model with other special tokens, or tokens that generation forces: labels and outputs follow them.
 
         Args:
-            **ids: any of `bos_token_id`, `eos_token_id` (an id or several), `pad_token_id`, `decoder_start_token_id`; or
-                of `generation_config`'s `forced_bos_token_id` (the target language of an mBART-50) and
+            **ids: any of `bos_token_id`, `eos_token_id` (an id or several), `pad_token_id`, `decoder_start_token_id`,
+                or of `generation_config`'s `forced_bos_token_id` (the target language of an mBART-50) and
                 `forced_eos_token_id`, where None means that nothing is forced.
 
         Raises:

@@ -19,8 +19,8 @@ from .generation.special_tokens import TOKEN_NAMES, SpecialTokens
 _IGNORED = -100
 
 _CODE_BEHIND_THE_END = ("mbart",)
-"""Formats of whole checkpoints whose labels may carry the language's code behind the end (`a b c </s> ro_RO`), which is
-moved to the front to become the first decoder input (`ro_RO a b c </s>`): `shift_tokens_right` of transformers' mBART."""
+"""Formats of whole checkpoints whose labels may carry the language's code behind the end (`a b c </s> ro_RO`), which
+moves to the front as the first decoder input (`ro_RO a b c </s>`): `shift_tokens_right` of transformers' mBART."""
 
 
 @dataclass(frozen=True, kw_only=True)

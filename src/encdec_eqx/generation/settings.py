@@ -204,8 +204,8 @@ def check_forced(config: GenerationConfig, vocab_size: int) -> None:
         for one in value if isinstance(value, tuple) else () if value is None else (value,):
             if one >= vocab_size:
                 raise ValueError(
-                    f"{name}={one} is not an id of the decoder's vocabulary of {vocab_size}. Pass an id of the decoder's "
-                    "own tokenizer, or resize its token table."
+                    f"{name}={one} is not an id of the decoder's vocabulary of {vocab_size}. Pass an id of the "
+                    "decoder's own tokenizer, or resize its token table."
                 )
 
 

@@ -227,7 +227,9 @@ class TextToText:
         self, result: GenerationResult, source_lengths: Sequence[int], asked: Mapping[str, Any]
     ) -> Iterator[_Outputs]:
         """The result by text, each cut to what it really holds."""
-        said = self.tokenizers.decode_target(result.sequences, form=TargetForm.of(self.model, asked))
+        started_apart = np.ndim(asked.get("decoder_start_token_id", 0)) and "decoder_input_ids" not in asked
+        shown = result.sequences[:, 1:] if started_apart else result.sequences
+        said = self.tokenizers.decode_target(shown, form=TargetForm.of(self.model, asked))
         each = len(said) // len(source_lengths)
         widths = result.sequences.shape[1] - result.log_probs.shape[1] + result.lengths
         for text, source in enumerate(source_lengths):

@@ -35,9 +35,10 @@ class ModelSource:
         decoder_name_or_path: Folder or Hub id of a decoder, instead of a saved pair.
         source_tokenizer: Folder, `tokenizer.json` or Hub id; default: what lies beside the pair or the encoder.
         target_tokenizer: The same for the target; default: what lies beside the pair or the decoder.
-        pad_token_id: Instead of the one that the files name; so for the next two.
+        pad_token_id: Instead of the one that the files name; so for the next three.
         eos_token_id: Ends a target.
         decoder_start_token_id: The decoder's first input.
+        forced_bos_token_id: What generation puts first, and labels begin with: the language's code of an mBART-50.
         model_seed: Draws what is new in a model made of two pieces.
     """
 
@@ -49,6 +50,7 @@ class ModelSource:
     pad_token_id: int | None = None
     eos_token_id: int | None = None
     decoder_start_token_id: int | None = None
+    forced_bos_token_id: int | None = None
     model_seed: int = 0
 
     def __post_init__(self):

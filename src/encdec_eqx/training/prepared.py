@@ -169,7 +169,7 @@ class Prepared:
         return [" ".join(map(str, form.content(np.asarray(row, np.int32)).tolist())) for row in rows]
 
     def _references(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
-        """Of every example the accepted texts as the tokenizer writes them, which is how the model's are written too."""
+        """Of every example the accepted texts, as the tokenizer writes them: so the model's own are written too."""
         of_labels = self._texts([example.labels for example in examples])
         if self.tokenizers is None:
             return [(text,) for text in of_labels]

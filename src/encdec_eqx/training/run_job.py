@@ -50,7 +50,7 @@ def load_model(source: ModelSource) -> EncoderDecoder:
         model = EncoderDecoder.from_encoder_decoder_pretrained(
             source.encoder_name_or_path, source.decoder_name_or_path, key=jax.random.key(source.model_seed)
         )
-    names = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+    names = ("pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
     given = {name: getattr(source, name) for name in names if getattr(source, name) is not None}
     return model.with_special_tokens(**given) if given else model
 

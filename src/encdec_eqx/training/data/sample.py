@@ -30,7 +30,5 @@ def sampled(examples: Sequence[Example], most: int, pad_token_id: int) -> tuple[
         pad_token_id: stands behind shorter sources.
     """
     few = [examples[at] for at in from_all_over(len(examples), most)]
-    batches = Batches(
-        Examples.of(few), batch_size=len(few), max_shapes=1, pad_token_id=pad_token_id, shuffle=False
-    )
+    batches = Batches(Examples.of(few), batch_size=len(few), max_shapes=1, pad_token_id=pad_token_id, shuffle=False)
     return few, batches.epoch(0)[0]

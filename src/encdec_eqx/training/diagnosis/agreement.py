@@ -17,7 +17,7 @@ from .ids import Ids, share
 _SOME = 0.1
 """Share of the rows from which on something is no accident."""
 
-_FORCE_NOTHING = "model.with_special_tokens(forced_bos_token_id=None)"
+_FORCE = "model.with_special_tokens(forced_bos_token_id={})"
 
 
 def lack_the_forced_first(ids: Ids, model: Any, tokenizers: Any = None) -> Iterator[Finding]:
@@ -37,20 +37,21 @@ def lack_the_forced_first(ids: Ids, model: Any, tokenizers: Any = None) -> Itera
     several = codes and len({int(row[0]) for row in rows}) > 1
     most = len(others) >= 0.5 * len(rows)
     which = f" (they begin with {begins[0]})" if len(begins) == 1 else ""
+    instead = begins[0] if len(begins) == 1 and codes else "..."
     yield Finding(
         code="labels_without_forced_bos",
         severity="info" if several else "error" if most and not codes else "warning",
         message=f"{len(others)} of {len(rows)} rows of labels do not begin with {form.first}, which generation forces "
         f"first{which}: the model learns its first word where generation puts that token.",
-        fix=f"begin labels with it (TokenizerPair.encode_target does); or, if they are right as they are, let generation "
-        f"force what they begin with, model.with_special_tokens(forced_bos_token_id="
-        f"{begins[0] if len(begins) == 1 and codes else '...'}), or nothing: {_FORCE_NOTHING}.",
+        fix="begin labels with it (TokenizerPair.encode_target does); or, if they are right as they are, let "
+        f"generation force what they begin with ({_FORCE.format(instead)}), or nothing "
+        f"({_FORCE.format(None)}).",
         evidence={"rows": len(others), "of": len(rows), "forced_bos_token_id": form.first},
     )
 
 
 def _may_be_codes(begins: list[int], rows: list[np.ndarray], tokenizers: Any) -> bool:
-    """Whether rows begin with languages' codes: special tokens; without a tokenizer, a few ids that stand nowhere else."""
+    """Whether rows begin with languages' codes: special tokens; without a tokenizer, few ids found nowhere else."""
     if tokenizers is not None:
         return all(looks_special(tokenizers.target, one) for one in begins)
     inside = np.concatenate([row[1:] for row in rows])
@@ -58,7 +59,7 @@ def _may_be_codes(begins: list[int], rows: list[np.ndarray], tokenizers: Any) ->
 
 
 def are_of_another_language(ids: Ids, model: Any) -> Iterator[Finding]:
-    """mBART's labels that end with a language's code, where generation starts with another one."""
+    """MBART's labels that end with a language's code, where generation starts with another one."""
     form = TargetForm.of(model)
     if not form.code_behind_end or ids.decoder_inputs is not None or not len(ids.rows):
         return
