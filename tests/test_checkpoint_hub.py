@@ -9,8 +9,9 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from checkpoints import BERT_CONFIG, bert_tensors, write
-from encdec_eqx import Encoder
+from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.checkpoint.errors import MissingFileError
+from encdec_eqx.text import TokenizerPair
 
 
 @pytest.fixture
@@ -76,6 +77,33 @@ def test_what_looks_local_is_not_asked_of_the_hub(tmp_path: Path, hub: list, pat
         with pytest.raises(MissingFileError, match="there is no folder"):
             Encoder.from_pretrained(path)
     assert hub == []
+
+
+def test_pieces_that_ship_with_the_package_have_names(hub: list):
+    encoder = Encoder.from_pretrained("letters")
+    decoder = Decoder.from_pretrained("phonemes")
+    assert (encoder.config.model_type, decoder.config.model_type) == ("bert", "gpt2")
+    assert encoder.load_report.source == "letters"
+    model = EncoderDecoder.from_encoder_decoder_pretrained("letters", "phonemes")
+    tokenizers = TokenizerPair.from_pretrained("letters", "phonemes").for_model(model)
+    assert tokenizers.encode_source(["Cab"])[0].tolist() == [6, 4, 5, 1]
+    assert tokenizers.decode_target([[1, 9, 4, 2]]) == ["B AE"]
+    assert not hub
+    Encoder.from_pretrained("own/letters")
+    assert [call["repo_id"] for call in hub] == ["own/letters"]
+    with pytest.raises(MissingFileError, match="there is no folder 'letters'"):
+        Encoder.from_pretrained(Path("letters"))
+
+
+def test_a_local_folder_of_such_a_name_wins_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "letters").mkdir()
+    with pytest.raises(MissingFileError, match=r"no config\.json in letters"):
+        Encoder.from_pretrained("letters")
+    with pytest.raises(FileNotFoundError, match=r"letters has no tokenizer\.json"):
+        TokenizerPair.from_pretrained("letters", "phonemes")
+    assert "'letters' is read from" in caplog.text
+    assert "ships with the package is not" in caplog.text
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):

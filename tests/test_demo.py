@@ -299,7 +299,7 @@ def test_pronouncing_does_not_depend_on_company():
 def test_unreadable_words_fail_before_any_work(tmp_path):
     with pytest.raises(vocabulary.WordError, match="'9'"):
         run.say_words(["9"], tmp_path / "none", console=_console())
-    with pytest.raises(ValueError, match="'9'.*'8'"):
+    with pytest.raises(ValueError, match=r"'9'.*'8'"):
         run.say_words(["9", "8"], tmp_path / "none", console=_console())
     with pytest.raises(ValueError, match="no words"):
         run.say_words([], tmp_path / "none", console=_console())

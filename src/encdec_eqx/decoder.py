@@ -332,7 +332,8 @@ class Decoder(eqx.Module):
         """Load a decoder from a checkpoint of any of the family's models.
 
         Args:
-            path: a folder with `config.json` and the weights, or a Hub id such as `"gpt2"` (with the `hub` extra).
+            path: a folder with `config.json` and the weights, or a Hub id such as `"gpt2"` (with the `hub` extra),
+                or `"phonemes"`, which ships with the package.
             dtype: dtype of all arrays; `None` keeps each tensor's own.
             key: draws what the checkpoint lacks: cross-attention, and the head of a base model. Default
                 `jax.random.key(0)`.

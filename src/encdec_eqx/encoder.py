@@ -212,7 +212,7 @@ class Encoder(eqx.Module):
 
         Args:
             path: a folder with `config.json` and the weights, or a Hub id such as `"bert-base-uncased"` (with the `hub`
-                extra).
+                extra), or `"letters"`, which ships with the package.
             dtype: dtype of all arrays; `None` keeps each tensor's own.
             key: draws what the checkpoint lacks: at most a pooler, which nothing uses; default `jax.random.key(0)`.
             revision: branch, tag or commit of a Hub repository.

@@ -10,6 +10,7 @@ from pathlib import Path
 from .._installing import install
 from .errors import MissingFileError
 from .folder import CONFIG, FLAX_WEIGHTS, GENERATION_CONFIG, INDEX, WEIGHTS
+from .shipped import shipped
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _JSON = [CONFIG, GENERATION_CONFIG, INDEX]
@@ -28,6 +29,7 @@ def local_folder(
 
     Args:
         path: a folder, or a Hub id such as `"gpt2"` or `"google-bert/bert-base-uncased"`. A folder of that name wins.
+            "letters" and "phonemes" are the pieces that ship with the package.
         revision: a branch, tag or commit of the Hub repository.
         cache_dir: where downloads are kept; the Hub client's own default if not given.
         local_files_only: use what is in the cache, and never the network.
@@ -40,7 +42,7 @@ def local_folder(
         MissingFileError: there is no such folder, or the repository cannot be reached or has no such file.
         ImportError: the `hub` extra is needed and not installed.
     """
-    folder = Path(path).expanduser()
+    folder = shipped(path) or Path(path).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():

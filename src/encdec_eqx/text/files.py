@@ -10,6 +10,7 @@ from typing import Any
 from .._installing import install
 from .._quoting import printable
 from ..checkpoint.hub import hub_file
+from ..checkpoint.shipped import shipped
 from .ids_in_file import check_ids
 
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
@@ -65,7 +66,7 @@ def read_pretrained(path: str | os.PathLike) -> Any:
         FileNotFoundError: it cannot be found.
         ValueError: its file is damaged.
     """
-    place = Path(path).expanduser()
+    place = shipped(path) or Path(path).expanduser()
     if place.is_file():
         return read(place)
     if place.is_dir():
