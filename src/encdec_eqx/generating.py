@@ -20,6 +20,7 @@ from .generation.generate import Request, request
 from .generation.rescore import rescore
 from .generation.result import GenerationResult
 from .generation.retrace import Rescored
+from .generation.scalars import whole
 from .generation.settings import GenerationConfig
 from .generation.special_tokens import SpecialTokens
 from .generation.streaming import StreamChunk
@@ -128,8 +129,7 @@ class Generates(eqx.Module):
         Raises:
             ValueError: `tokens_at_a_time` is below 1; otherwise as `generate`.
         """
-        if tokens_at_a_time < 1:
-            raise ValueError(f"tokens_at_a_time must be at least 1, got {tokens_at_a_time}.")
+        tokens_at_a_time = whole("tokens_at_a_time", tokens_at_a_time, least=1, most=2**31 - 1)
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         prompt = (decoder_input_ids, decoder_attention_mask)
         ready = self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options)

@@ -6,6 +6,7 @@ Must not know: what the options mean, and how they combine (`resolve`).
 from collections.abc import Mapping
 from typing import Any
 
+from .._quoting import quoted
 from . import options
 from .settings import GenerationConfig, option_names
 
@@ -42,8 +43,8 @@ class Asked:
         if value is None or value == neutral:
             return
         if self.origin(name) != FILE:
-            raise ValueError(f"{name}={value!r} ({self.origin(name)}) would do nothing: {why}.")
-        self.notes.append(f"{name}={value!r} of {FILE} is dropped: {why}.")
+            raise ValueError(f"{name}={quoted(value)} ({self.origin(name)}) would do nothing: {why}.")
+        self.notes.append(f"{name}={quoted(value)} of {FILE} is dropped: {why}.")
 
     def refuse_not_built(self) -> None:
         """An error for an option that is not built and would have an effect."""

@@ -151,7 +151,8 @@ class Lengths(eqx.Module):
     @classmethod
     def of(cls, length_penalty: float, early_stopping: bool | str, *, longest: int, columns: int) -> "Lengths":
         """The tables for at most `longest` generated tokens, `columns` long."""
-        lengths = np.arange(1, columns + 1, dtype=np.float64)
+        # no hypothesis is longer, and longer powers might leave the range of float32
+        lengths = np.minimum(np.arange(1, columns + 1, dtype=np.float64), longest)
         # The sums are negative: with a positive penalty the longest sequence is the one that divides most.
         hopeful = np.full_like(lengths, longest) if early_stopping == "never" and length_penalty > 0 else lengths
         norms, bounds = ((table**length_penalty).astype(np.float32) for table in (lengths, hopeful))

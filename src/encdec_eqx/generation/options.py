@@ -7,6 +7,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from .._quoting import quoted
+from .scalars import plain
+
 # Options of transformers' GenerationConfig that are not built: name -> (values at which it does nothing, the nearest
 # option that is built). A neutral value is always accepted.
 NOT_BUILT: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -82,14 +85,17 @@ BOOKKEEPING = frozenset(
 
 def does_nothing(name: str, value: Any) -> bool:
     """Whether a not-built option has a value that changes nothing."""
-    return value is None or any(value == neutral for neutral in NOT_BUILT[name][0])
+    value = plain(value)
+    return value is None or (
+        isinstance(value, bool | int | float) and any(value == neutral for neutral in NOT_BUILT[name][0])
+    )
 
 
 def not_built(name: str, value: Any, origin: str) -> NotImplementedError:
     """The error for a not-built option that would have had an effect."""
     instead = "" if origin == "argument" else f" It comes from {origin}; pass {_neutral_words(name)} to do without it."
     return NotImplementedError(
-        f"{name}={value!r} is not built yet. The nearest option that is: {NOT_BUILT[name][1]}.{instead}"
+        f"{name}={quoted(value)} is not built yet. The nearest option that is: {NOT_BUILT[name][1]}.{instead}"
     )
 
 
@@ -101,7 +107,7 @@ def _neutral_words(name: str) -> str:
 def unknown(name: str, known: Iterable[str]) -> TypeError:
     """The error for a name that `generate` does not know, with the nearest one it does."""
     if name in REPLACED:
-        return TypeError(f"generate takes no {name!r}: {REPLACED[name]}.")
+        return TypeError(f"generate takes no '{name}': {REPLACED[name]}.")
     names = sorted(set(known) | set(NOT_BUILT))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return TypeError(f"generate takes no option {name!r}; the nearest it knows is {close[0]!r}.")
+    return TypeError(f"generate takes no option {quoted(name)}; the nearest it knows is {close[0]!r}.")

@@ -18,7 +18,8 @@ from .forced_checks import check_room, refuse_impossible_words
 from .rules import rule_settings
 from .searches import Search, search_settings
 from .settings import GenerationConfig, option_names, refuse_both
-from .settings_checks import flag
+from .scalars import flag
+from .sizes import check_length_penalty
 from .special_tokens import BY_USER, TOKEN_NAMES, SpecialTokens
 
 _logger = logging.getLogger("encdec_eqx")
@@ -215,6 +216,8 @@ def resolve_settings(
     refuse_impossible_words(asked, vocab_size=vocab_size, eos_ids=eos_ids)
     search = search_settings(asked, has_key, vocab_size)
     longest = _max_new_tokens(asked, prompt_width)
+    if "length_penalty" in search:
+        check_length_penalty(search["length_penalty"], longest, asked.origin("length_penalty"))
     check_room(asked, search.get("force_words_ids", ()), prompt_width=prompt_width, longest=longest)
     min_length, min_new_tokens = _least(asked, prompt_width, longest, not eos_ids)
     rules = rule_settings(

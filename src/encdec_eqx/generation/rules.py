@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 
+from .._quoting import quoted
 from .asked import ARGUMENT, FILE, Asked
 
 # Rules that need nothing but their own value, and the value at which they change nothing.
@@ -60,14 +61,14 @@ def _within(
     wrong = tuple(item for item in items if max(ids_of(item)) >= vocab_size)
     if not wrong:
         return items
-    beyond = f"{name}={wrong} ({asked.origin(name)}) goes beyond the decoder's vocabulary of {vocab_size}"
+    beyond = f"{name}={quoted(wrong)} ({asked.origin(name)}) goes beyond the decoder's vocabulary of {vocab_size}"
     if asked.origin(name) != FILE:
         raise ValueError(
             f"{beyond}. Pass an id of the decoder's own tokenizer, or give the model more ids with "
             "resize_token_embeddings."
         )
     asked.notes.append(f"{beyond}: dropped.")
-    return tuple(item for item in items if item not in wrong)
+    return tuple(item for item in items if max(ids_of(item)) < vocab_size)
 
 
 def _first(asked: Asked, prompt_width: int, vocab_size: int) -> int | None:
@@ -93,7 +94,7 @@ def _bad_words(asked: Asked, eos_ids: tuple[int, ...], vocab_size: int) -> tuple
     if ends == words:
         asked.refuse_or_drop(name, (), why)
         return ()
-    asked.notes.append(f"{name}={ends} ({asked.origin(name)}) is dropped: {why}.")
+    asked.notes.append(f"{name}={quoted(ends)} ({asked.origin(name)}) is dropped: {why}.")
     return tuple(word for word in words if word not in ends)
 
 
@@ -125,7 +126,7 @@ def _own(asked: Asked) -> tuple[Any, ...]:
     for processor in processors:
         form = "an equinox.Module that is called as processor(logits, prefix, length), or a sequence of them"
         if not isinstance(processor, eqx.Module) or not callable(processor):
-            raise TypeError(f"logits_processor ({ARGUMENT}) must be {form}; got {processor!r}.")
+            raise TypeError(f"logits_processor ({ARGUMENT}) must be {form}; got {quoted(processor)}.")
         try:
             inspect.signature(processor).bind("logits", "prefix", "length")
         except TypeError as error:

@@ -20,6 +20,7 @@ from .prompt import PositionRule, Prompt
 from .resolve import Settings
 from .result import GenerationResult
 from .retrace import Sequences
+from .sizes import check_run
 from .special_tokens import SpecialTokens
 from .strategies import Context, choose, reads_whole_prompt
 
@@ -77,6 +78,7 @@ class Run:
             key=key,
         )
         self.strategy = choose(settings, context)
+        self._check_size(config.vocab_size)
 
     def start(self, decoder: loop.DecoderStep, project: Any, states: ArrayLike, mask: np.ndarray) -> Any:
         """The state in front of the first token; only the last token of the prompt is still to be fed."""
@@ -142,6 +144,17 @@ class Run:
         each = result.sequences.shape[0] // self.batch
         real = np.repeat(self.prompt.real[: self.batch, -self.width :], each, axis=0)
         return Sequences(result.sequences[:, self.unseen.shape[1] :], real, self.width, each, self.sentences)
+
+    def _check_size(self, vocab_size: int) -> None:
+        """Refuse what no device holds. The strategy has no array yet that is as large as the run."""
+        strategy = self.strategy
+        check_run(
+            sequences=self.sentences,
+            rows=strategy.cache_rows,
+            at_once=strategy.tokens_at_once,
+            slots=self.bucket.slots,
+            vocab_size=vocab_size,
+        )
 
     def _missing(self, lengths: np.ndarray) -> tuple[str, ...]:
         """A note on places that beam search found nothing for: not enough outputs are possible."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from .._quoting import printable, quoted
 from . import options
 from .derived import DEFAULTS
 from .settings_checks import CHECKS
@@ -178,10 +179,14 @@ class GenerationConfig:
                 del found[weaker]
         unknown = sorted(set(found) - {*option_names(), *options.NOT_BUILT, *options.BOOKKEEPING})
         if unknown:
-            _logger.warning("%s: not known and not acted on: %s.", place, ", ".join(unknown))
+            _logger.warning("%s: not known and not acted on: %s.", place, printable(", ".join(unknown), 400))
         # An empty list asks for nothing.
-        ours = {k: v for k in option_names() if k in found and (v := found.pop(k)) not in ([], {})}
-        return cls(**ours, others=tuple(sorted((k, _hashable(v)) for k, v in found.items())))
+        ours = {k: v for k in option_names() if k in found and not _is_empty(v := found.pop(k))}
+        others = tuple((k, _hashable(found[k])) for k in sorted(found))
+        try:
+            return cls(**ours, others=others)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{place}: {error}") from None
 
     def to_hf(self) -> dict[str, Any]:
         """The content of `generation_config.json`: everything that was set, and what was carried along."""
@@ -213,7 +218,7 @@ def refuse_both(first: Any, second: Any, first_name: str, second_name: str) -> N
     """Raise a `ValueError` if both are set: each says the same thing in its own way."""
     if first is not None and second is not None:
         raise ValueError(
-            f"both {first_name}={first} and {second_name}={second} are given; {first_name} counts the prompt or start "
+            f"both {first_name}={quoted(first)} and {second_name}={quoted(second)} are given; {first_name} counts the prompt or start "
             f"token, {second_name} does not. Pass one of them."
         )
 
@@ -222,6 +227,10 @@ def _says_something(name: str, value: Any) -> bool:
     if name in options.NOT_BUILT:
         return not options.does_nothing(name, value)
     return name in option_names() and value is not None and _HF_DEFAULTS.get(name) != value
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, list | tuple | dict) and not value
 
 
 # Lists and mappings of a JSON file, made hashable and back; a tag tells a mapping from a list of pairs.

@@ -4,11 +4,13 @@ Must not know: how options combine, models, arrays.
 """
 
 import math
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+from .._quoting import quoted
+from .scalars import finite, flag, not_negative, number, plain, positive, refuse_several, share, token, whole
 
 _WORDS = "a list of lists of ids, such as [[3], [4, 5]]"
 _BIASES = "pairs of ids and a bias, such as [[[3], -1.5], [[4, 5], 2.0]] or {(3,): -1.5, (4, 5): 2.0}"
@@ -16,94 +18,33 @@ _FORCED = "phrases as lists of ids, or lists of alternative phrases, such as [[4
 _DECAY = "two numbers, [start, factor], such as [20, 1.05]"
 
 
-def whole(name: str, value: Any, *, least: int) -> int:
-    """An integer from `least` on."""
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}.")
-    return number
-
-
-def number(name: str, value: Any) -> float:
-    """Anything that is a number; not NaN."""
-    if isinstance(value, bool | str):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
-    try:
-        result = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).") from None
-    if math.isnan(result):
-        raise ValueError(f"{name} must be a number, got {result}.")
-    return result
-
-
-def finite(name: str, value: Any) -> float:
-    """A finite number."""
-    result = number(name, value)
-    if math.isinf(result):
-        raise ValueError(f"{name} must be finite, got {result}.")
-    return result
-
-
-def positive(name: str, value: Any, *, instead: str) -> float:
-    """A finite number above 0."""
-    result = finite(name, value)
-    if result <= 0:
-        raise ValueError(f"{name} must be above 0, got {result}; {instead}.")
-    return result
-
-
-def not_negative(name: str, value: Any, *, instead: str) -> float:
-    """A finite number from 0 on."""
-    result = finite(name, value)
-    if result < 0:
-        raise ValueError(f"{name} must be at least 0, got {result}; {instead}.")
-    return result
-
-
-def share(name: str, value: Any, *, what: str, above_0: bool = False, below_1: bool = False) -> float:
-    """A number between 0 and 1, with or without the ends."""
-    result = finite(name, value)
-    if not 0 <= result <= 1 or (above_0 and result == 0) or (below_1 and result == 1):
-        interval = f"{'(' if above_0 else '['}0, 1{')' if below_1 else ']'}"
-        raise ValueError(f"{name} is {what} and must lie in {interval}, got {result}.")
-    return result
-
-
-def flag(name: str, value: Any) -> bool:
-    """True or False, and nothing that only counts as such."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}.")
-    return value
-
-
 def early_stopping(name: str, value: Any) -> bool | str:
     """True, False or "never"."""
-    if isinstance(value, bool) or value == "never":
+    refuse_several(name, value)
+    value = plain(value)
+    if isinstance(value, bool) or (isinstance(value, str) and value == "never"):
         return value
-    raise ValueError(f'{name} must be True, False or "never", got {value!r}.')
-
-
-def _token(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer id or several, got {value!r}.")
-    if (token := operator.index(value)) < 0:
-        raise ValueError(f"{name} must be at least 0, got {token}.")
-    return token
+    raise ValueError(f'{name} must be True, False or "never", got {quoted(value)}.')
 
 
 def tokens(name: str, value: Any, *, may_be_empty: bool) -> tuple[int, ...]:
     """One id or several, as a tuple."""
     several = isinstance(value, Sequence) or (hasattr(value, "ndim") and value.ndim == 1)
-    found = tuple(_token(name, item) for item in (value if several and not isinstance(value, str) else (value,)))
+    found = tuple(token(name, item) for item in (value if several and not isinstance(value, str | bytes) else (value,)))
     if not found and not may_be_empty:
         raise ValueError(f"{name} is empty; pass an id, several, or leave it out.")
     return found
+
+
+def forced_first(name: str, value: Any) -> int:
+    """One id."""
+    if getattr(value, "ndim", 0) or (isinstance(value, Sequence) and not isinstance(value, str)):
+        raise TypeError(
+            f"{name} must be one id, which holds for all rows of the call, got {quoted(value)}. Where rows begin with "
+            "different tokens (languages), pass decoder_start_token_id=[...] with one id a row if the token takes the "
+            "place of the start token, or decoder_input_ids=[[start, token], ...] with one row each if it follows it."
+        )
+    return whole(name, value, least=0, most=_MOST_ID)
 
 
 def words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
@@ -116,7 +57,7 @@ def forced_words(name: str, value: Any) -> tuple[tuple[tuple[int, ...], ...], ..
     found = []
     for item in _items(name, value, _FORCED):
         alternatives = _items(name, item, _FORCED)
-        nested = bool(alternatives) and not hasattr(alternatives[0], "__index__")
+        nested = bool(alternatives) and not isinstance(plain(alternatives[0]), int)
         found.append(_alternatives(name, alternatives) if nested else (_word(name, alternatives, _FORCED),))
     if not found:
         raise ValueError(f"{name} is empty; pass {_FORCED}, or leave it out.")
@@ -125,13 +66,15 @@ def forced_words(name: str, value: Any) -> tuple[tuple[tuple[int, ...], ...], ..
 
 def _alternatives(name: str, value: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
     found = tuple(_word(name, item, _FORCED) for item in value)
-    for at, phrase in enumerate(found):
-        for other in found[:at] + found[at + 1 :]:
-            if other[: len(phrase)] == phrase:
-                raise ValueError(
-                    f"{name}: of the alternatives {[list(one) for one in found]}, {list(phrase)} is the beginning of "
-                    f"{list(other)}, or the same: the longer one can never be what is met. Leave one of them out."
-                )
+    # in their order, what begins alike stands side by side
+    ordered = sorted(found)
+    for phrase, other in zip(ordered, ordered[1:], strict=False):
+        if other[: len(phrase)] == phrase:
+            raise ValueError(
+                f"{name}: of the alternatives {quoted([list(one) for one in found])}, {quoted(list(phrase))} is the "
+                f"beginning of {quoted(list(other))}, or the same: the longer one can never be what is met. Leave one "
+                "of them out."
+            )
     return found
 
 
@@ -147,30 +90,41 @@ def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     found: dict[tuple[int, ...], float] = {}
     for pair in pairs:
         if len(pair) != 2:
-            raise TypeError(f"{name} must be {_BIASES}; {pair!r} is not a pair.")
-        found[_word(name, pair[0], _BIASES)] = number(f"the bias of {name} for {pair[0]!r}", pair[1])
+            raise TypeError(f"{name} must be {_BIASES}; {quoted(pair)} is not a pair.")
+        found[_word(name, pair[0], _BIASES)] = _bias(name, pair)
     return tuple(found.items())
+
+
+def _bias(name: str, pair: Any) -> float:
+    try:
+        result = number("the bias", pair[1])
+        return result if result == -math.inf else finite("the bias", result)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}, for {quoted(pair[0])}: {error}") from None
 
 
 def decay(name: str, value: Any) -> tuple[int, float]:
     """A number of tokens and a factor."""
     pair = _items(name, value, _DECAY)
     if len(pair) != 2:
-        raise TypeError(f"{name} must be {_DECAY}, got {value!r}.")
-    start = whole(f"the start of {name}", pair[0], least=0)
+        raise TypeError(f"{name} must be {_DECAY}, got {quoted(value)}.")
+    start = plain(pair[0])
+    # an array of both has one dtype
+    start = int(start) if isinstance(start, float) and start.is_integer() else start
+    start = whole(f"the start of {name}", start, least=0, most=_MOST_TOKENS)
     return start, positive(f"the factor of {name}", pair[1], instead="1 changes nothing")
 
 
 def _items(name: str, value: Any, form: str) -> Sequence[Any]:
     if hasattr(value, "ndim") and value.ndim > 0:
         return value.tolist()
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name} must be {form}, got {value!r}.")
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be {form}, got {quoted(value)}.")
     return value
 
 
 def _word(name: str, value: Any, form: str) -> tuple[int, ...]:
-    found = tuple(_token(name, item) for item in _items(name, value, form))
+    found = tuple(token(name, item) for item in _items(name, value, form))
     if not found:
         raise ValueError(f"{name} holds an empty sequence of ids; it must be {form}.")
     return found
@@ -180,31 +134,52 @@ def _from_text(name: str, key: Any) -> Any:
     if not isinstance(key, str):
         return key
     if not re.fullmatch(r"\(\d+(, \d+)*,?\)", key):
-        raise TypeError(f"{name} must be {_BIASES}; the key {key!r} is none.")
+        raise TypeError(f"{name} must be {_BIASES}; the key {quoted(key)} is none.")
     return tuple(int(part) for part in re.findall(r"\d+", key))
 
 
-_LEAST = {
-    "max_length": 1,
-    "max_new_tokens": 1,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "top_k": 0,
-    "num_beams": 1,
-    "num_beam_groups": 1,
-    "num_assistant_tokens": 1,
-    "prompt_lookup_num_tokens": 1,
-    "max_matching_ngram_size": 1,
-    "num_return_sequences": 1,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "forced_bos_token_id": 0,
+_MOST_TOKENS = 2**20
+"""Of a sequence: eight times the longest that any decoder built here was trained on."""
+
+_MOST_ID = 2**31 - 1
+"""Ids are int32."""
+
+_MOST_BEAMS = 1024
+"""Each is compared with each, so that a sequence's scores grow with their square; people use up to some dozens."""
+
+_MOST_UNROLLED = 64
+"""Of what is written into the program once each, which takes longer and longer to compile."""
+
+_MOST_RESULTS = 2**16
+"""Samples of one sequence."""
+
+_COMPILED = "each makes the program that has to be compiled larger"
+
+_LENGTH = {"least": 0, "most": _MOST_TOKENS}
+_UNROLLED = {"least": 1, "most": _MOST_UNROLLED, "why": _COMPILED}
+
+_RANGES: dict[str, dict[str, Any]] = {
+    "max_length": {**_LENGTH, "least": 1},
+    "max_new_tokens": {**_LENGTH, "least": 1},
+    "min_length": _LENGTH,
+    "min_new_tokens": _LENGTH,
+    # more than there are tokens mean all
+    "top_k": {"least": 0, "most": 2**31 - 1},
+    "num_beams": {"least": 1, "most": _MOST_BEAMS, "why": "memory grows with their square"},
+    "num_beam_groups": _UNROLLED,
+    "num_assistant_tokens": _UNROLLED,
+    "prompt_lookup_num_tokens": _UNROLLED,
+    "max_matching_ngram_size": _UNROLLED,
+    "num_return_sequences": {"least": 1, "most": _MOST_RESULTS},
+    "no_repeat_ngram_size": {**_UNROLLED, "least": 0},
+    "encoder_no_repeat_ngram_size": {**_UNROLLED, "least": 0},
 }
 
 _NO_PENALTY = "1 is no penalty, more is a stronger one"
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **{name: partial(whole, least=least) for name, least in _LEAST.items()},
+    **{name: partial(whole, **its) for name, its in _RANGES.items()},
+    "forced_bos_token_id": forced_first,
     "do_sample": flag,
     "temperature": partial(positive, instead="for the most probable token pass do_sample=False"),
     "top_p": partial(share, what="a probability mass"),

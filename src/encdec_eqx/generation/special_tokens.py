@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._quoting import quoted
+from .scalars import plain
+
 _logger = logging.getLogger("encdec_eqx")
 
 TOKEN_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -20,23 +23,35 @@ BY_USER = "with_special_tokens"
 _FALLBACKS = {"pad_token_id": "eos_token_id", "decoder_start_token_id": "bos_token_id"}
 
 
+_A_START_PER_ROW = (
+    " It is one for all rows here; one id a row is an argument of the call: "
+    "model.generate(..., decoder_start_token_id=[...])."
+)
+
+
 def _derived(name: str) -> str:
     return f"not set anywhere, taken from {_FALLBACKS[name]}"
 
 
 def _as_id(name: str, value: Any) -> int:
+    value = plain(value)
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer token id, got {value!r}.")
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer token id, got {value!r} ({type(value).__name__}).") from None
+        several = isinstance(value, Iterable) and not isinstance(value, str)
+        hint = _A_START_PER_ROW if several and name == "decoder_start_token_id" else ""
+        raise TypeError(
+            f"{name} must be an integer token id, got {quoted(value)} ({type(value).__name__}).{hint}"
+        ) from None
     if number < 0:
-        raise ValueError(f"{name} must be a token id (0 or more), got {number}; leave it out if there is none.")
+        raise ValueError(f"{name} must be a token id (0 or more), got {quoted(number)}; leave it out if there is none.")
     return number
 
 
 def _as_ids(name: str, value: Any) -> tuple[int, ...]:
+    value = plain(value)
     values = value if isinstance(value, Iterable) else (value,)
     return tuple(dict.fromkeys(_as_id(name, v) for v in values))
 
@@ -105,7 +120,7 @@ class SpecialTokens:
         """
         unknown = sorted(set(ids) - set(TOKEN_NAMES))
         if unknown:
-            raise TypeError(f"unknown special token {unknown[0]!r}; the names are {', '.join(TOKEN_NAMES)}.")
+            raise TypeError(f"unknown special token {quoted(unknown[0])}; the names are {', '.join(TOKEN_NAMES)}.")
         given = {name: value for name, value in ids.items() if value is not None}
         if not given:
             return self

@@ -21,6 +21,7 @@ from .loop import AbstractStrategy
 from .prompt import PositionRule
 from .resolve import Settings
 from .sampling import Sampling
+from .sizes import check_comparisons
 from .source import padded_ids
 from .special_tokens import SpecialTokens
 from .speculative import Speculative
@@ -135,8 +136,9 @@ def _beams(settings: Settings, context: Context) -> BeamSearch:
 
 
 def _constrained(settings: Settings, context: Context) -> ConstrainedBeamSearch:
-    plain = _beams(settings, context)
-    return ConstrainedBeamSearch(plain=plain, words=ForcedWords.of(settings.force_words_ids), pad_id=plain.pad_id)
+    plain, words = _beams(settings, context), ForcedWords.of(settings.force_words_ids)
+    check_comparisons(sequences=context.sentences, continuations=settings.num_beams * words.offers)
+    return ConstrainedBeamSearch(plain=plain, words=words, pad_id=plain.pad_id)
 
 
 def _contrastive(settings: Settings, context: Context) -> ContrastiveSearch:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..buckets import LEAST_SLOTS, bucket
 from ..resolve import Settings
+from ..scalars import MOST
 from . import lengths, numbers, repetition, shares, words
 from ._base import Length, Logits, Prefix, Processor
 
@@ -127,7 +128,7 @@ def _decaying(decay: tuple[int, float], new: int, prompt_width: int, ends: np.nd
     start, factor = decay
     with np.errstate(over="ignore"):
         growth = np.power(factor, np.arange(bucket(new, least=LEAST_SLOTS), dtype=np.float64)) - 1
-    growth = np.minimum(growth, np.finfo(np.float32).max).astype(np.float32)
+    growth = np.minimum(growth, MOST).astype(np.float32)
     return lengths.DecayingLength(np.asarray(prompt_width + start, np.int32), growth, ends)
 
 

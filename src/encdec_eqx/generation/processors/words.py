@@ -43,15 +43,15 @@ class SequenceBias(eqx.Module):
         """The rule for pairs of a sequence and its bias, at least one."""
         # Lone ids first: sums are made in torch's order.
         pairs = sorted(biases, key=lambda pair: len(pair[0]) > 1)
-        distinct = list(dict.fromkeys(sequence[-1] for sequence, _ in pairs))
+        place = {last: at for at, last in enumerate(dict.fromkeys(sequence[-1] for sequence, _ in pairs))}
         longest = max(len(sequence) for sequence, _ in pairs) - 1
         many = bucket(len(pairs), least=LEAST_LIST)
         before = np.full((many, bucket(longest) if longest else 0), _ANYTHING, np.int32)
         for row, (sequence, _) in enumerate(pairs):
             before[row, before.shape[1] - len(sequence) + 1 :] = sequence[:-1]
         return cls(
-            ids=_padded(distinct, bucket(len(distinct), least=LEAST_LIST), np.int32, _NOWHERE),
-            of=_padded([distinct.index(sequence[-1]) for sequence, _ in pairs], many, np.int32, 0),
+            ids=_padded(list(place), bucket(len(place), least=LEAST_LIST), np.int32, _NOWHERE),
+            of=_padded([place[sequence[-1]] for sequence, _ in pairs], many, np.int32, 0),
             before=before,
             lengths=_padded([len(sequence) for sequence, _ in pairs], many, np.int32, 1),
             biases=_padded([bias for _, bias in pairs], many, np.float32, 0),
