@@ -23,6 +23,7 @@ ROWS = {
     "_typing": 0,
     "_json": 0,
     "_quoting": 0,
+    "_asides": 0,
     "config": 1,
     "_entrance": 1,
     "_trees": 1,

@@ -535,3 +535,100 @@ def test_arguments_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arrays.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ImportError, match=r'pip install -e "\S*\[train\]"'):
         RunCheckpoints(tmp_path)
+
+
+def _stray(folder: Path) -> dict[str, str]:
+    """Entries that are no checkpoints, by name, with what is said of each."""
+    (folder / "checkpoint-007").mkdir()
+    (folder / "checkpoint-9").write_text("a file")
+    (folder / "checkpoint-8").symlink_to(folder / "nowhere")
+    (folder / "checkpoint-\u0663").mkdir()  # an Arabic-Indic 3
+    (folder / "checkpoint-2\u00b2").mkdir()
+    (folder / "checkpoint-1 (copy)").mkdir()
+    (folder / "notes\x1b[31m.txt").write_text("mine")
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / ".DS_Store").write_text("")
+    return {
+        "'checkpoint-007'": "", "'checkpoint-9'": " (not a folder)", "'checkpoint-8'": " (a link to nothing)",
+        "'checkpoint-\u0663'": "", "'checkpoint-2\u00b2'": "", "'checkpoint-1 (copy)'": "",
+        r"'notes\x1b[31m.txt'": "", "'loop'": " (a link to nothing)",
+    }  # fmt: skip
+
+
+def test_what_is_no_checkpoint_is_stepped_over_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with RunCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, _tiny(2, value=2.0), {})
+        assert checkpoints.notes == ()
+    expected = _stray(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with caplog.at_level(logging.WARNING), RunCheckpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2]
+        latest = checkpoints.restore_latest(_tiny(0))
+        (note,) = checkpoints.notes
+    assert latest is not None and (latest.step, latest.notes) == (2, ())
+    for name, why in expected.items():
+        assert f"{name}{why}" in note
+    assert ".DS_Store" not in note
+    assert note.isprintable()
+    assert note in caplog.messages
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_many_strays_are_named_in_one_short_line(tmp_path: Path):
+    for number in range(500):
+        (tmp_path / f"{number}.tmp").write_text("")
+    with RunCheckpoints(tmp_path) as checkpoints:
+        (note,) = checkpoints.notes
+    assert "and 492 more" in note
+    assert len(note) < 400
+
+
+@pytest.mark.parametrize("kind", ["file", "link to nothing"])
+def test_a_stray_in_a_checkpoints_place_makes_room_and_is_kept(tmp_path: Path, kind: str):
+    place = tmp_path / "checkpoint-3"
+    place.write_text("mine") if kind == "file" else place.symlink_to(tmp_path / "nowhere")
+    (tmp_path / "checkpoint-3.stray").write_text("an earlier one")
+    (tmp_path / ".unfinished-checkpoint-3").write_text("a file")
+    with RunCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, _tiny(3, value=3.0), {})
+        restored = checkpoints.restore_latest(_tiny(0))
+    assert restored is not None and restored.step == 3
+    moved = tmp_path / "checkpoint-3.stray-2"
+    assert moved.is_symlink() if kind != "file" else moved.read_text() == "mine"
+    assert (tmp_path / "checkpoint-3.stray").read_text() == "an earlier one"
+
+
+def test_a_copy_of_a_checkpoint_under_another_step_is_not_taken_for_that_step(tmp_path: Path):
+    with RunCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, _tiny(2, value=2.0), {})
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-5")
+    with RunCheckpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(_tiny(0))
+    assert restored is not None and restored.step == 2
+    assert "step 5 is damaged (it is a copy of that of step 2)" in restored.notes[0]
+
+
+def test_a_checkpoint_may_be_a_link_to_a_folder_elsewhere_which_is_left_alone(tmp_path: Path):
+    with RunCheckpoints(tmp_path / "run", save_total_limit=1) as checkpoints:
+        checkpoints.save(2, _tiny(2, value=2.0), {})
+    (tmp_path / "run" / "checkpoint-2").rename(tmp_path / "moved")
+    (tmp_path / "run" / "checkpoint-2").symlink_to(tmp_path / "moved")
+    with RunCheckpoints(tmp_path / "run", save_total_limit=1) as checkpoints:
+        restored = checkpoints.restore_latest(_tiny(0))
+        assert restored is not None and _value(restored) == 2.0
+        checkpoints.save(3, _tiny(3, value=3.0), {})
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "checkpoint-3"]
+    files.verify(tmp_path / "moved")
+
+
+@pytest.mark.parametrize("kind", ["file", "link to nothing", "folder as lock"])
+def test_a_folder_that_cannot_hold_checkpoints_is_a_sentence(tmp_path: Path, kind: str):
+    folder = tmp_path / "checkpoints"
+    if kind == "file":
+        folder.write_text("")
+    elif kind == "link to nothing":
+        folder.symlink_to(tmp_path / "nowhere")
+    else:
+        (folder / ".lock").mkdir(parents=True)
+    with pytest.raises(ValueError, match="move it away"):
+        RunCheckpoints(folder)

@@ -1,8 +1,10 @@
 """`fit` on tiny pairs: equal to a loop written by hand, evaluated, stopped, resumed, and from the shell."""
 
+import dataclasses
 import json
 import os
 import signal
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.cli import main
 from encdec_eqx.training import TrainConfig, TrainingDivergedError, fit, init_train_state, make_train_step
+from encdec_eqx.training.checkpoints import RunCheckpoints
 from encdec_eqx.training.data import Batches, Example
 from encdec_eqx.training.evaluation import generate_ids, mean_loss
-from encdec_eqx.training.log import read_log
+from encdec_eqx.training.log import RunLog, read_log
 from encdec_eqx.training.lora import drop_lora, load_lora, merge_lora
 from encdec_eqx.training.prepared import prepared
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
@@ -188,6 +191,47 @@ def test_resuming_over_other_data_or_settings_is_an_error(tmp_path: Path):
         fit(pair(), reversal(17), config(tmp_path / "run", resume=True))
     again = fit(pair(), reversal(16), config(tmp_path / "run", logging_steps=3, resume=True))
     assert again.step == 6
+
+
+def test_what_a_killed_save_left_is_cleared_and_nothing_else(tmp_path: Path):
+    settings = config(tmp_path / "run", max_steps=1, lora="cross_attention")
+    fit(pair(), reversal(8), settings)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    ours = [".model", ".lora", ".log.jsonl", ".config.json", "lora/.lora.safetensors", "model/.target_tokenizer.json"]
+    left = [tmp_path / "run" / f"{name}.{uuid.uuid4().hex}" for name in ours]
+    theirs = [tmp_path / "run" / name for name in (".model.backup", "model/.model.safetensors.old", ".nfs0001")]
+    left[0].mkdir()
+    (left[0] / "model.safetensors").write_bytes(b"half")
+    for path in [*left[1:], *theirs]:
+        path.write_bytes(b"half")
+    fit(pair(), reversal(8), dataclasses.replace(settings, resume=True))
+    after = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    assert after == sorted([*before, *(path.relative_to(tmp_path) for path in theirs)])
+
+
+def test_the_log_is_on_the_disk_before_a_checkpoint_is_written(tmp_path: Path, monkeypatch):
+    events = []
+    for kind, name in ((RunLog, "write"), (RunLog, "sync"), (RunCheckpoints, "save")):
+        real = getattr(kind, name)
+
+        def told(self: Any, *given: Any, real: Any = real, name: str = name, **more: Any) -> Any:
+            events.append(name)
+            return real(self, *given, **more)
+
+        monkeypatch.setattr(kind, name, told)
+    fit(pair(), reversal(16), config(tmp_path / "run", logging_steps=1, save_steps=2, max_steps=4))
+    assert [events[at - 1] for at, event in enumerate(events) if event == "save"] == ["sync", "sync"]
+
+
+@pytest.mark.parametrize("name", ["model", "checkpoints", "lora", "log.jsonl", "loss.png"])
+def test_a_file_where_a_folder_belongs_is_found_before_the_run(tmp_path: Path, name: str):
+    settings = config(tmp_path / "run", max_steps=1, resume=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    place = tmp_path / "run" / name
+    place.mkdir() if "." in name else place.symlink_to("nowhere")
+    with pytest.raises(ValueError, match=f"{name} is .*: move it away"):
+        fit(pair(), reversal(8), settings)
 
 
 def test_adapters_are_trained_alone_and_saved_both_ways(tmp_path: Path):

@@ -96,6 +96,54 @@ def test_a_line_that_a_crash_cut_short_is_no_event(tmp_path: Path):
     assert read_log(tmp_path / "log") == [*whole[:-1], {"event": "note", "text": "after"}]
 
 
+SPOILED = [
+    b"{nonsense}", b"[1]", b'{"event": "train"', b"\0" * 40, b'{"event": "note", "text": "\xff\xfe"}', b"",
+    b"[" * 100_000, b'{"event": "train", "step": "3"}', b'{"event": "train", "step": true}', b'{"step": 3}',
+    b'{"event": "train"}\0',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", SPOILED, ids=lambda line: repr(line[:20]))
+@pytest.mark.parametrize("followed", [True, False], ids=["followed", "last"])
+def test_a_resumed_log_is_cut_at_the_first_line_that_cannot_be_read(tmp_path: Path, line: bytes, followed: bool):
+    path = tmp_path / "log"
+    whole = _log_of(path, range(1, 6)).splitlines(keepends=True)
+    spoiled = [*whole[:3], line + b"\n", *(whole[3:] if followed else [])]
+    path.write_bytes(b"".join(spoiled))
+    with RunLog(path, resume_from=4) as log:
+        assert path.read_bytes() == b"".join(whole[:3])
+        log.write("train", step=5, loss=0.2)
+    assert [record["step"] for record in read_log(path)] == [1, 2, 2, 5]
+    (note,) = log.notes
+    assert note.startswith("line 4 of log ")
+    assert ("and what follows, 6 lines in all, are removed" if followed else "it is removed") in note
+    assert note.isprintable()
+
+
+def test_a_log_that_is_whole_or_ends_in_half_a_line_says_so(tmp_path: Path):
+    whole = _log_of(tmp_path / "log", range(1, 3))
+    with RunLog(tmp_path / "log", resume_from=2) as log:
+        assert log.notes == ()
+    (tmp_path / "log").write_bytes(whole + b'{"event": "tr')
+    with RunLog(tmp_path / "log", resume_from=2) as log:
+        assert log.notes == ("line 5 of log has no end: it is removed, and the run goes on.",)
+    assert (tmp_path / "log").read_bytes() == whole
+
+
+def test_events_of_the_step_itself_can_be_taken_back(tmp_path: Path):
+    _log_of(tmp_path / "log", range(1, 5))
+    with RunLog(tmp_path / "log", resume_from=4, without=("eval",)) as log:
+        assert [(record["event"], record.get("step")) for record in log.records()] == [
+            ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("train", 4), ("note", None),
+        ]  # fmt: skip
+
+
+def test_a_log_that_is_a_folder_is_refused(tmp_path: Path):
+    (tmp_path / "log").mkdir()
+    with pytest.raises(ValueError, match="is a folder: move it away"):
+        RunLog(tmp_path / "log", resume_from=2)
+
+
 @pytest.mark.parametrize("line", [b"{nonsense}", b"[1]", b'{"event": "train"'])
 def test_any_other_damage_is_an_error_that_names_the_line(tmp_path: Path, line: bytes):
     (tmp_path / "log").write_bytes(b'{"event": "note"}\n' + line + b'\n{"event": "note"}\n')

@@ -47,20 +47,23 @@ save_total_limit = 2
 
 # Imports everything once, and gives each run a process of its own by forking, before jax has started anything.
 NURSERY = """
-import os, sys
+import os, signal, sys
 import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 import matplotlib.backends.backend_agg, optax, orbax.checkpoint, tyro
 import encdec_eqx.training.fitting
+from encdec_eqx.checkpoint import save
 from encdec_eqx.cli import main
 
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.dup2(2, 1)  # what it prints goes where its messages go
-        status = main(line.split())
+        if line.startswith("killed-while-saving "):
+            save._move_into_place = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        status = main(line.removeprefix("killed-while-saving ").split())
         sys.stdout.flush()
         os._exit(status)
     print(child, flush=True)
@@ -77,9 +80,9 @@ class _Runs:
     folder: Path
 
     @contextlib.contextmanager
-    def running(self, output: Path) -> Iterator["_Run"]:
+    def running(self, output: Path, how: str = "") -> Iterator["_Run"]:
         assert self.nursery.stdin is not None
-        self.nursery.stdin.write(f"train job.toml --resume --output-dir {output}\n")
+        self.nursery.stdin.write(f"{how}train job.toml --resume --output-dir {output}\n")
         self.nursery.stdin.flush()
         run = _Run(output, int(self._answer()), None)
         yield run
@@ -257,3 +260,39 @@ def test_sigterm_saves_and_a_damaged_newest_gives_way_to_the_one_before(runs: _R
     assert f"the checkpoint of step {steps[-1]} is damaged" in runs.messages()
     assert f"step {steps[-2]} is used instead" in runs.messages()
     _check_same(output, undisturbed)
+
+
+def test_killed_in_the_final_save_it_leaves_nothing_behind_once_it_is_resumed(runs: _Runs, undisturbed: Path):
+    output = runs.folder / "unsaved"
+    for _ in range(2):
+        with runs.running(output, "killed-while-saving ") as run:
+            pass
+        assert run.status == -signal.SIGKILL, runs.messages()
+        (left,) = [path.name for path in output.iterdir() if path.name.startswith(".")]
+        assert left.startswith(".model.")
+    runs.to_the_end(output)
+    _check_same(output, undisturbed)
+    assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in undisturbed.iterdir())
+
+
+def test_a_spoiled_log_and_stray_entries_are_named_and_do_not_stop_a_resumed_run(runs: _Runs, undisturbed: Path):
+    output = runs.folder / "spoiled"
+    with runs.running(output) as run:
+        run.strike(signal.SIGKILL, lambda run: run.logged >= 9)
+    step = files.steps_in(output / "checkpoints")[-1]
+    content = (output / "log.jsonl").read_bytes()
+    lines = content.splitlines(keepends=True)
+    (output / "log.jsonl").write_bytes(b"".join(lines[:1]) + b"\0" * (len(content) - sum(map(len, lines[:1]))))
+    (output / "checkpoints" / "checkpoint-007").mkdir()
+    (output / "checkpoints" / "checkpoint-24").symlink_to("nowhere")  # where the last one belongs
+    runs.to_the_end(output)
+    assert "line 2 of log.jsonl holds NUL bytes: it is removed, and the run goes on." in runs.messages()
+    assert f"the log lacks {step - 1} of its {step} lines of the steps up to {step}" in runs.messages()
+    assert "'checkpoint-007', 'checkpoint-24' (a link to nothing)" in runs.messages()
+    notes = [line["text"] for line in read_log(output / "log.jsonl") if line["event"] == "note"]
+    assert len(notes) == 4  # and the one that it was resumed
+    steps = [line["step"] for line in _log(output) if line["event"] == "train"]
+    assert steps == [1, *range(step + 1, STEPS + 1)]
+    ours, theirs = _last_state(output), _last_state(undisturbed)
+    assert all(array.tobytes() == theirs[name].tobytes() for name, array in ours.items())
+    assert (output / "checkpoints" / "checkpoint-24.stray").is_symlink()

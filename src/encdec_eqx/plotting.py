@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ._asides import aside_of
 from ._installing import install
 
 _logger = logging.getLogger("encdec_eqx")
@@ -222,7 +223,7 @@ def _saved(figure: Any, path: str | Path) -> Path:
     """The picture in its place at once: nobody sees half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
+    aside = aside_of(path)
     figure.savefig(aside, format="png", dpi=_DPI)
     aside.replace(path)
     return path

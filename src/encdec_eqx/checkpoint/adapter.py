@@ -6,13 +6,13 @@ Knows files and names as text; must not know models, nor what an adapter is.
 import functools
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._asides import aside_of
 from .errors import MissingFileError
 from .folder import read_json
 from .safetensors_file import SafetensorsFile, write_file
@@ -31,7 +31,7 @@ def write_adapter(folder: str | os.PathLike, tensors: Mapping[str, np.ndarray], 
     if target.exists() and not target.is_dir():
         raise ValueError(f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet.")
     target.mkdir(parents=True, exist_ok=True)
-    aside = {name: target / f".{name}.{uuid.uuid4().hex}" for name in (ADAPTER_WEIGHTS, ADAPTER_SETTINGS)}
+    aside = {name: aside_of(target / name) for name in (ADAPTER_WEIGHTS, ADAPTER_SETTINGS)}
     try:
         entries = [
             (name, array.shape, array.dtype, functools.partial(np.asarray, array)) for name, array in tensors.items()

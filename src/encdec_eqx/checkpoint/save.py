@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._asides import aside_of
 from .._trees import path_name
 from . import transforms
 from .folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
@@ -50,7 +50,7 @@ def save(
         raise ValueError(f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet.")
     tensors = _tensors(model, table)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    aside = aside_of(target)
     aside.mkdir()
     try:
         write_file(aside / WEIGHTS, tensors)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .._asides import aside_of
 from .._installing import install
 from .._quoting import printable
 from ..checkpoint.hub import hub_file
@@ -113,7 +114,7 @@ def write_folder(folder: Path, source: Any, target: Any) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    new = path.with_name(path.name + ".new")
+    new = aside_of(path)
     new.write_text(text, encoding="utf-8")
     new.replace(path)
 

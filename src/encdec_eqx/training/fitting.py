@@ -21,6 +21,8 @@ from .prepared import Prepared, prepared
 from .progress import Progress, progress
 from .step import TrainState
 
+_OF_STEPS = ("train", "eval")
+
 Ending = Literal["finished", "early stopping", "interrupted"]
 
 
@@ -96,6 +98,7 @@ def fit(
             )
         )
         stop = stack.enter_context(graceful_stop())
+        output.clear()
         run = _Run(ready, output, checkpoints, stop)
         run.resume()
         output.write_settings(config)
@@ -104,8 +107,8 @@ def fit(
             run.introduce(bar)
             ending = run.to_the_end(bar)
         trained = run.finished_model(ending)
-    if ending != "interrupted":
-        output.save_model(trained, tokenizers, has_lora=config.lora is not None)
+        if ending != "interrupted":
+            output.save_model(trained, tokenizers, has_lora=config.lora is not None)
     records = tuple(read_log(output.log))
     output.draw(records)
     return FitResult(
@@ -130,6 +133,7 @@ class _Run:
         self.state: TrainState = ready.initial_state()
         self.step, self.standing, self.meter = 0, ready.standing, Meter()
         self.saved_at, self.resumed = 0, False
+        self.logged = 0
         self.notes: tuple[str, ...] = ()
 
     def resume(self) -> None:
@@ -140,13 +144,14 @@ class _Run:
         self.state, self.step = found.state, found.step
         self.standing = self.standing.restored(found.position["standing"])
         self.meter = Meter(found.position["meter"])
+        self.logged = found.position["logged"]
         self.saved_at, self.resumed = self.step, True
         self.notes = (f"resumed from the checkpoint of step {self.step}", *found.notes)
 
     def introduce(self, bar: Progress) -> None:
         """Says what is trained, on which batches, and what looks wrong before anything is computed."""
         bar.note(f"{self.ready.summary}\n{self.ready.batches.describe()}")
-        for note in self.notes:
+        for note in (*self.notes, *self.checkpoints.notes, *self.log.notes, *self._lost_lines()):
             bar.note(note)
             self.log.write("note", step=self.step, text=note)
         for finding in self.ready.findings:
@@ -204,7 +209,7 @@ class _Run:
                 "tokens_per_second": reading.tokens_per_second,
                 "epoch": self.step / self.ready.steps_per_epoch,
             }
-            self.log.write("train", step=self.step, **line)
+            self._record("train", **line)
             bar.update(self.step, **line)
         else:
             bar.update(self.step)
@@ -218,15 +223,28 @@ class _Run:
         bar.evaluating()
         values = self.ready.evaluate(self.state.model)
         self.standing = self.standing.after(self.step, values)
-        self.log.write("eval", step=self.step, **values)
+        self._record("eval", **values)
         bar.evaluated(self.step, values)
         self._save(values)
         self.output.draw(self.log.records())
         self.meter.go_on()
 
+    def _record(self, event: str, **numbers: float) -> None:
+        """Writes a line of the log that belongs to this step."""
+        self.log.write(event, step=self.step, **numbers)
+        self.logged += 1
+
+    def _lost_lines(self) -> tuple[str, ...]:
+        """What the log lacks of the steps before the checkpoint: a power cut may take what was not on the disk yet."""
+        there = sum(line["event"] in _OF_STEPS for line in self.log.records())
+        if there >= self.logged:
+            return ()
+        return (f"the log lacks {self.logged - there} of its {self.logged} lines of the steps up to {self.step}.",)
+
     def _save(self, metrics: dict[str, float] | None = None) -> None:
         self.meter.pause()
-        position = {"standing": self.standing.state(), "meter": self.meter.state()}
+        position = {"standing": self.standing.state(), "meter": self.meter.state(), "logged": self.logged}
+        self.log.sync()  # a checkpoint that survives a power cut must not be ahead of its log
         self.checkpoints.save(self.step, self.state, position, metrics)
         self.saved_at = self.step
         self.meter.go_on()

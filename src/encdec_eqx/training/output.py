@@ -5,18 +5,23 @@ Knows file names; must not know how their contents come about.
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .._asides import aside_of, clear_asides, is_aside
+from ..checkpoint.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
+from ..checkpoint.folder import CONFIG, GENERATION_CONFIG, WEIGHTS
 from ..plotting import loss_curve
 from ..text import TokenizerPair
+from ..text.files import BOTH, SOURCE, TARGET
 from .config import TrainConfig
 from .lora import merge_lora, save_lora
 
 _CONFIG, _LOG, _CURVE = "config.json", "log.jsonl", "loss.png"
 _CHECKPOINTS, _MODEL, _ADAPTERS = "checkpoints", "model", "lora"
-_ASIDE = ".new"
+_FOLDERS, _FILES = (_CHECKPOINTS, _MODEL, _ADAPTERS), (_CONFIG, _LOG, _CURVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +39,14 @@ class Output:
         """The folder, made if need be. A new one has the settings written into it before anything else.
 
         Raises:
-            ValueError: It is a file, holds something that no run wrote, or a run and `resume` is not set.
+            ValueError: It is a file, holds something that no run wrote, or a run and `resume` is not set; or a file is
+                where a folder of the run belongs, or the other way round.
         """
         folder = config.output_dir
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"output_dir {folder} is a file; give a folder.")
         held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        held = [name for name in held if name != _CONFIG + _ASIDE]  # a run that was killed at once
+        held = [name for name in held if not is_aside(name, _CONFIG)]  # of a run that was killed at once
         if held and _CONFIG not in held:
             raise ValueError(f"output_dir {folder} holds {', '.join(held[:5])}, which no run wrote: give a new folder.")
         if held and not config.resume:
@@ -48,6 +54,7 @@ class Output:
                 f"output_dir {folder} holds a run already: go on with it by resume=True (--resume), or give another "
                 "folder."
             )
+        _check_kinds(folder)
         folder.mkdir(parents=True, exist_ok=True)
         output = cls(folder)
         if not held:
@@ -74,6 +81,12 @@ class Output:
         """Folder of the finished model."""
         return self.folder / _MODEL
 
+    def clear(self) -> None:
+        """Removes what a killed process left half written; to be called while no other one is at the folder."""
+        clear_asides(self.folder, [*_FOLDERS, *_FILES])
+        clear_asides(self.model, [CONFIG, GENERATION_CONFIG, WEIGHTS, BOTH, SOURCE, TARGET])
+        clear_asides(self.folder / _ADAPTERS, [ADAPTER_WEIGHTS, ADAPTER_SETTINGS])
+
     def save_model(self, model: Any, tokenizers: TokenizerPair | None, *, has_lora: bool) -> None:
         """Saves the finished model, and the tokenizers with it; adapters merged, and once more by themselves."""
         if has_lora:
@@ -88,7 +101,20 @@ class Output:
         loss_curve(list(records), self.folder / _CURVE)
 
 
+def _check_kinds(folder: Path) -> None:
+    """Refuses at once what would otherwise fail at the end of the run."""
+    for name in _FOLDERS:
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            raise ValueError(f"{folder / name} is not a folder, which the run needs there: move it away.")
+    for name in _FILES:
+        if (folder / name).is_dir():
+            raise ValueError(f"{folder / name} is a folder, and the run needs a file of that name: move it away.")
+
+
 def _write_aside(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + _ASIDE)
-    aside.write_text(text, encoding="utf-8")
+    aside = aside_of(path)
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     aside.replace(path)

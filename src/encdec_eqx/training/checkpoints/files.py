@@ -1,22 +1,36 @@
 """Folders of checkpoints: each appears whole, by one rename, and is checked against the digests of its files.
 
 A checkpoint is a folder `checkpoint-<step>` with a list `SHA256SUMS` in the format of `sha256sum`. Whatever else may be
-left behind by a crash has a name that starts with a dot. Must not know what is in the files.
+left behind by a crash has a name that starts with a dot. Anything else is a stray entry: it is stepped over. Must not
+know what is in the files.
 """
 
 import contextlib
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..._asides import remove
+from ..._quoting import printable, quoted
 from .errors import DamagedCheckpointError
 
 SUMS = "SHA256SUMS"
-_NAME = re.compile(r"checkpoint-(\d+)")
-_UNFINISHED, _DISCARDED = ".unfinished-", ".discarded-"
+_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")  # as `place` writes it: no 007, no other script's digits
+_UNFINISHED, _DISCARDED, _DAMAGED, _STRAY = ".unfinished-", ".discarded-", ".damaged", ".stray"
+
+
+def made(folder: Path) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        ValueError: It is a file, or a link to nothing.
+    """
+    if os.path.lexists(folder) and not _is_folder(folder):
+        raise ValueError(f"{printable(folder)} is not a folder, which checkpoints need: move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def place(folder: Path, step: int) -> Path:
@@ -28,8 +42,24 @@ def steps_in(folder: Path) -> list[int]:
     """The steps that have a checkpoint, ascending; none if the folder is gone."""
     if not folder.is_dir():
         return []
-    names = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    names = (_NAME.fullmatch(path.name) for path in folder.iterdir() if _is_folder(path))
     return sorted(int(match[1]) for match in names if match)
+
+
+def strays(folder: Path) -> list[str]:
+    """What lies among the checkpoints and is none, fit to be printed: the name, and where that helps why it is none."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        is_checkpoint = _NAME.fullmatch(path.name) is not None
+        if path.name.startswith(".") or path.name.endswith(_DAMAGED) or (is_checkpoint and _is_folder(path)):
+            continue
+        if path.is_symlink() and not _is_there(path):
+            found.append(f"{quoted(path.name)} (a link to nothing)")
+        elif is_checkpoint:
+            found.append(f"{quoted(path.name)} (not a folder)")
+        else:
+            found.append(quoted(path.name))
+    return found
 
 
 @contextlib.contextmanager
@@ -37,18 +67,20 @@ def appearing(folder: Path, step: int) -> Iterator[Path]:
     """An empty folder to fill. It becomes the checkpoint of `step` at the end, or disappears on an error."""
     final = place(folder, step)
     unfinished = folder / f"{_UNFINISHED}{final.name}"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove(unfinished)
     unfinished.mkdir()
     try:
         yield unfinished
         _seal(unfinished)
-        former = _hidden(folder, step) if final.exists() else None
+        former = _hidden(folder, step) if _is_folder(final) else None
+        if os.path.lexists(final):  # a file or a link to nothing: somebody's, and in the way
+            final.replace(_free(folder, f"{final.name}{_STRAY}"))
         unfinished.rename(final)
-        _sync(folder)
+        sync_folder(folder)
         if former is not None:
-            shutil.rmtree(former, ignore_errors=True)
+            remove(former)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove(unfinished)
         raise
 
 
@@ -75,13 +107,13 @@ def verify(path: Path) -> None:
 
 def discard(folder: Path, step: int) -> None:
     """Removes a checkpoint: first from sight, by one rename, then from the disk."""
-    shutil.rmtree(_hidden(folder, step), ignore_errors=True)
+    remove(_hidden(folder, step))
 
 
 def set_aside(folder: Path, step: int) -> Path:
     """Renames a damaged checkpoint, so that it is neither read nor counted any more."""
-    damaged = folder / f"{place(folder, step).name}.damaged"
-    shutil.rmtree(damaged, ignore_errors=True)
+    damaged = folder / f"{place(folder, step).name}{_DAMAGED}"
+    remove(damaged)
     return place(folder, step).rename(damaged)
 
 
@@ -89,14 +121,35 @@ def sweep(folder: Path) -> None:
     """Removes what a crash has left half written or half removed."""
     for path in folder.iterdir():
         if path.name.startswith((_UNFINISHED, _DISCARDED)):
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
 
 def _hidden(folder: Path, step: int) -> Path:
     """The checkpoint of a step, renamed out of sight."""
     hidden = folder / f"{_DISCARDED}{place(folder, step).name}"
-    shutil.rmtree(hidden, ignore_errors=True)
+    remove(hidden)
     return place(folder, step).rename(hidden)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder, or a link to one, that can be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _free(folder: Path, name: str) -> Path:
+    """A path of that name that nothing is at, with a number behind it if need be."""
+    numbered = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+    return next(folder / each for each in numbered if not os.path.lexists(folder / each))
 
 
 def _seal(path: Path) -> None:
@@ -107,7 +160,7 @@ def _seal(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     for folder in [path, *(inner for inner in path.rglob("*") if inner.is_dir())]:
-        _sync(folder)
+        sync_folder(folder)
 
 
 def _listed(path: Path) -> dict[str, str]:
@@ -133,7 +186,8 @@ def _digest(path: Path, sync: bool = False) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk."""
     if os.name == "nt":  # Windows cannot open folders
         return
     handle = os.open(folder, os.O_RDONLY)

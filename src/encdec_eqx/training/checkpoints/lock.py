@@ -19,8 +19,14 @@ class FolderLock:
 
         Raises:
             FolderInUseError: Another process, or another object of this one, holds it.
+            ValueError: A folder has the name of the lock.
         """
-        self._handle: int | None = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._handle: int | None = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except IsADirectoryError:
+            raise ValueError(
+                f"{folder / '.lock'} is a folder, where a file of that name is needed: move it away."
+            ) from None
         try:
             locks: Any = importlib.import_module("fcntl")
             locks.flock(self._handle, locks.LOCK_EX | locks.LOCK_NB)

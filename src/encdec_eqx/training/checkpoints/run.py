@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._quoting import printable
 from ..._typing import PRNGKey
 from ..metrics import METRICS
 from ..standing import loss_of
@@ -30,6 +31,7 @@ from .lock import FolderLock
 
 _LOG = logging.getLogger(__name__)
 _RECORD, _STATE = "run.json", "state"
+_SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,9 @@ class RunCheckpoints:
     resuming over others is an error that says what differs.
 
     One process at a time may hold a folder.
+
+    Attributes:
+        notes: What was stepped over in the folder because it is no checkpoint.
     """
 
     def __init__(
@@ -85,20 +90,20 @@ class RunCheckpoints:
         Raises:
             ImportError: orbax is not installed.
             FolderInUseError: Another process is using the folder.
-            ValueError: An option is out of its range.
+            ValueError: An option is out of its range, or the folder is a file.
         """
         if save_total_limit < 1:
             raise ValueError(f"save_total_limit must be at least 1, got {save_total_limit}.")
         arrays.check_installed()
         self._sign = _sign(best_metric, greater_is_better)
-        self._folder = Path(folder)
         self._limit = save_total_limit
         self._best_metric = best_metric
         self._run = _plain("run", run or {})
         self._printed: tuple[eqx.Module, Fingerprint] | None = None
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = files.made(Path(folder))
         self._lock = FolderLock(self._folder)
         files.sweep(self._folder)
+        self.notes = self._stepped_over()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -203,6 +208,16 @@ class RunCheckpoints:
                 raise
             _LOG.error("%s", failure)  # beside the error that ended the run, which goes on its way
 
+    def _stepped_over(self) -> tuple[str, ...]:
+        """Names what lies among the checkpoints and is none."""
+        strays = files.strays(self._folder)
+        if not strays:
+            return ()
+        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
+        note = f"no checkpoint, and stepped over, in {printable(self._folder)}: {', '.join(strays[:_SHOWN])}{more}."
+        _LOG.warning("%s", note)
+        return (note,)
+
     def _write(self, record: dict[str, Any], taken: dict[str, np.ndarray], frozen: eqx.Module) -> None:
         step = record["step"]
         try:
@@ -228,6 +243,7 @@ class RunCheckpoints:
             path = files.place(self._folder, step)
             try:
                 files.verify(path)
+                _check_step(path, step)
             except DamagedCheckpointError as error:
                 damaged[step] = f"the checkpoint of step {step} is damaged ({error})"
                 continue
@@ -283,6 +299,16 @@ class RunCheckpoints:
             return -self._sign * record["metrics"][self._best_metric], loss_of(record["metrics"]), -step
         except (OSError, ValueError, KeyError, TypeError):
             return math.nan, math.inf, -step
+
+
+def _check_step(path: Path, step: int) -> None:
+    """Refuses a checkpoint under another step's name, such as a copy."""
+    try:
+        held = json.loads((path / _RECORD).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpointError(f"{_RECORD} is not a record of a step") from error
+    if held != step:
+        raise DamagedCheckpointError(f"it is a copy of that of step {held}")
 
 
 def _sign(metric: str | None, greater_is_better: bool | None) -> int:
