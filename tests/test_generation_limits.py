@@ -1,4 +1,4 @@
-"""Options of `generate` at and beyond the edges: what float32 and int32 hold, what a machine holds, arrays for numbers."""
+"""Options of `generate` at and beyond the edges: what float32, int32 and a machine hold; arrays where numbers go."""
 
 import time
 
@@ -91,7 +91,7 @@ def test_a_temperature_below_float32_s_least_names_greedy_search():
 
 @pytest.mark.parametrize("value", [[[[3], 1e300]], [[[3], -1e300]], [[[3], np.inf]], [[[3], np.nan]], {(3,): 10**400}])
 def test_biases_that_float32_does_not_hold(value):
-    with pytest.raises(ValueError, match="sequence_bias, for .*: the bias must be"):
+    with pytest.raises(ValueError, match=r"sequence_bias, for .*: the bias must be"):
         GenerationConfig(sequence_bias=value)
     assert GenerationConfig(sequence_bias=[[[3], -np.inf]]).sequence_bias == (((3,), -np.inf),)
 

@@ -16,9 +16,9 @@ from .assistants import Assistant, drafting_settings
 from .constraints.interface import AbstractConstraint
 from .forced_checks import check_room, refuse_impossible_words
 from .rules import rule_settings
+from .scalars import flag
 from .searches import Search, search_settings
 from .settings import GenerationConfig, option_names, refuse_both
-from .scalars import flag
 from .sizes import check_length_penalty
 from .special_tokens import BY_USER, TOKEN_NAMES, SpecialTokens
 

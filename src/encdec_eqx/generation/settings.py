@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from .._quoting import printable, quoted
+from .._quoting import printable
 from . import options
 from .derived import DEFAULTS
 from .settings_checks import CHECKS
@@ -218,7 +218,7 @@ def refuse_both(first: Any, second: Any, first_name: str, second_name: str) -> N
     """Raise a `ValueError` if both are set: each says the same thing in its own way."""
     if first is not None and second is not None:
         raise ValueError(
-            f"both {first_name}={quoted(first)} and {second_name}={quoted(second)} are given; {first_name} counts the prompt or start "
+            f"both {first_name}={first} and {second_name}={second} are given; {first_name} counts the prompt or start "
             f"token, {second_name} does not. Pass one of them."
         )
 

@@ -3,6 +3,7 @@
 Must not know: how options combine, models, arrays.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,7 @@ def _alternatives(name: str, value: Sequence[Any]) -> tuple[tuple[int, ...], ...
     found = tuple(_word(name, item, _FORCED) for item in value)
     # in their order, what begins alike stands side by side
     ordered = sorted(found)
-    for phrase, other in zip(ordered, ordered[1:], strict=False):
+    for phrase, other in itertools.pairwise(ordered):
         if other[: len(phrase)] == phrase:
             raise ValueError(
                 f"{name}: of the alternatives {quoted([list(one) for one in found])}, {quoted(list(phrase))} is the "
