@@ -37,6 +37,34 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "AttentionConfig",
+    "Decoder",
+    "DecoderCache",
+    "DecoderOutput",
+    "EmbeddingsConfig",
+    "Encoder",
+    "EncoderDecoder",
+    "EncoderOutput",
+    "EncoderProtocol",
+    "FeedForwardConfig",
+    "GenerationConfig",
+    "HeadConfig",
+    "LayerSpec",
+    "LoadReport",
+    "NormConfig",
+    "PositionsConfig",
+    "Seq2SeqOutput",
+    "SpecialTokens",
+    "StackConfig",
+    "astype",
+    "families",
+    "init_train_state",
+    "make_train_step",
+    "seq2seq_loss",
+    "shift_tokens_right",
+]
+
 _PLACES = {
     "astype": "._trees",
     "DecoderCache": ".cache",
@@ -78,4 +106,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES, "families"})
+    return sorted({*globals(), *__all__})
