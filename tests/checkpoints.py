@@ -119,6 +119,17 @@ def pair_tensors() -> Tensors:
     return bert_tensors("encoder.") | gpt2_tensors("decoder.transformer.", cross=True)
 
 
+def write_tied_pair(folder: Path, **settings: Any) -> Path:
+    """BERT to BERT with `tie_encoder_decoder`, as torch writes it: the decoder's tensors, and the encoder's pooler."""
+    bert = {**BERT_CONFIG, "bos_token_id": 2, "eos_token_id": 3}
+    decoder = {**bert, "is_decoder": True, "add_cross_attention": True}
+    config = {"model_type": "encoder-decoder", "encoder": bert, "decoder": decoder, "tie_encoder_decoder": True}
+    tensors = bert_tensors("decoder.bert.", pooler=False, cross=True)
+    tensors |= {f"decoder.{name}": value for name, value in bert_head().items()}
+    tensors |= {f"encoder.{name}": value for name, value in bert_tensors("").items() if name.startswith("pooler.")}
+    return write(folder, config, tensors, generation_config={"num_beams": 2, "max_length": 9, **settings})
+
+
 def write(folder: Path, config: dict[str, Any] | None, tensors: Tensors, **files: dict[str, Any]) -> Path:
     """A folder with `config.json`, `model.safetensors` and further JSON files."""
     folder.mkdir(parents=True, exist_ok=True)

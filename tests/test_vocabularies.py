@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from checkpoints import BERT_CONFIG, bert_head, bert_tensors, write
+from checkpoints import write_tied_pair
 from encdec_eqx import EncoderDecoder, EncoderOutput, HeadConfig
 from encdec_eqx.training import add_lora
 from models import VOCAB, decoder_config, tiny_pair
@@ -26,17 +26,7 @@ LAYOUTS = ["unrolled", "scanned"]
 
 @pytest.fixture(scope="session")
 def tied_pair(tmp_path_factory: pytest.TempPathFactory) -> EncoderDecoder:
-    """BERT to BERT with `tie_encoder_decoder`, as torch writes it: the decoder's tensors only."""
-    bert = {**BERT_CONFIG, "bos_token_id": 2, "eos_token_id": 3}
-    decoder = {**bert, "is_decoder": True, "add_cross_attention": True}
-    config = {"model_type": "encoder-decoder", "encoder": bert, "decoder": decoder, "tie_encoder_decoder": True}
-    tensors = bert_tensors("decoder.bert.", pooler=False, cross=True)
-    tensors |= {f"decoder.{name}": value for name, value in bert_head().items()}
-    tensors |= {f"encoder.{name}": value for name, value in bert_tensors("").items() if name.startswith("pooler.")}
-    folder = write(
-        tmp_path_factory.mktemp("tied"), config, tensors, generation_config={"num_beams": 2, "max_length": 9}
-    )
-    return EncoderDecoder.from_pretrained(folder)
+    return EncoderDecoder.from_pretrained(write_tied_pair(tmp_path_factory.mktemp("tied")))
 
 
 def _model(name: str, tied_pair: EncoderDecoder) -> EncoderDecoder:

@@ -33,7 +33,7 @@ from .generation.special_tokens import BY_USER, SpecialTokens
 from .layers.dropout import split_key
 from .layers.linear import AbstractLinear, Linear
 from .scanned import Layout, Remat
-from .ties import Ties, namesakes, tie, untie
+from .ties import Ties, kept, scanned_alike, share_layers, tie, untie
 from .vocabularies import resize_both, resize_decoder, resize_encoder
 
 
@@ -575,11 +575,13 @@ class EncoderDecoder(Generates):
         Raises:
             ValueError: the layout or `remat` is unknown, or `remat` is asked of the unrolled layout.
         """
-        encoder, decoder = self.pieces()
-        if isinstance(encoder, Encoder):
-            encoder = encoder.with_layout(layout, remat=remat)
-        decoder = decoder.with_layout(layout, remat=remat)
-        ties = namesakes(encoder, decoder) if any(tie.startswith("stack.") for tie in self.ties) else self.ties
+        whole, decoder = self.pieces()
+        if share_layers(self.ties) and layout == "scanned":
+            encoder, decoder = scanned_alike(whole, decoder, remat=remat)
+        else:
+            encoder = whole.with_layout(layout, remat=remat) if isinstance(whole, Encoder) else whole
+            decoder = decoder.with_layout(layout, remat=remat)
+        ties = kept(self.ties, whole, encoder, decoder) if share_layers(self.ties) else self.ties
         return dataclasses.replace(self, encoder=tie(encoder, ties), decoder=decoder, ties=ties)
 
     def astype(self, dtype: DTypeLike) -> "EncoderDecoder":

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 
+from .._quoting import quoted
 from .._unknown import refuse
 from ..config import StackConfig
 from .folder import CONFIG, open_tensors, read_config
@@ -146,6 +147,7 @@ def load_piece(
     unknown = family.unknown(hf)
     if strict_config:
         refuse(place, unknown)
+    _check_effects(family, {**hf, **as_role}, overrides, role)
     table = NameTable(**family.table(config, role))
     what = f"a {config.model_type} {role}"
     module, loaded = load(
@@ -272,6 +274,13 @@ def _check_overrides(family: FamilyData, model_type: str, overrides: Mapping[str
                 f"from_pretrained got {name!r}, which is neither an argument nor an attribute of a {model_type} config "
                 "that has an effect."
             )
+
+
+def _check_effects(family: FamilyData, hf: Mapping[str, Any], overrides: Mapping[str, Any], role: Role) -> None:
+    """Another value of an attribute must make another model: BART's decoders cannot do without cross-attention."""
+    for name, value in overrides.items():
+        if name in hf and hf[name] != value and family.from_hf({**hf, name: value}) == family.from_hf(hf):
+            raise TypeError(f"{name}={quoted(value)} changes nothing of a {hf['model_type']} {role}: leave it out.")
 
 
 def _known(families: Families, config: StackConfig, role: Role) -> FamilyData:

@@ -100,6 +100,19 @@ def to_layout(
     return unrolled
 
 
+def changes(stack: AbstractStack) -> tuple[int, ...]:
+    """Numbers of the layers whose arrays are of another kind than those of the layer before; the layer past the last.
+
+    Stacks that are cut at all of these have segments of one kind, which are stacked in one way only.
+    """
+    unrolled = _unrolled(stack) if isinstance(stack, ScannedStack) else stack
+    assert isinstance(unrolled, UnrolledStack)
+    if len(unrolled.blocks) < len(unrolled.layers):
+        return ()  # layers that share weights cannot be cut
+    kinds = [_kind(block) for block in unrolled.blocks]
+    return (*(at for at in range(1, len(kinds)) if kinds[at] != kinds[at - 1]), len(kinds))
+
+
 def map_stacks(function: Callable[..., Any], tree: _Tree, *others: Any) -> _Tree:
     """The tree with the function's results in place of its stacks, wherever they are.
 

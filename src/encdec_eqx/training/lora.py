@@ -17,6 +17,7 @@ from ..checkpoint.adapter import read_adapter, write_adapter
 from ..layers.linear import AbstractLinear, Linear
 from ..layers.low_rank import LowRank, WithLoRA, shifted
 from ..scanned import ScannedStack, map_stacks, rescan, to_layout, unroll
+from ..ties import share_layers
 from .names import named
 from .selectors import Selectors, select
 
@@ -62,7 +63,7 @@ def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | No
     scale = 1.0 if alpha is None else alpha / rank
     if not scale > 0.0:
         raise ValueError(f"alpha must be above 0, got {alpha}; as large as the rank, or twice, is usual.")
-    unrolled = unroll(model)
+    unrolled = _unrolled(model)
     found = _linears(unrolled)
     able = [number for number, it in enumerate(found) if _why_not(it) is None]
     picked = select(
@@ -71,7 +72,7 @@ def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | No
         unpickable={it.names[0]: why for it in found if (why := _why_not(it)) is not None},
     )
     new = {number for number, pick in zip(able, picked, strict=True) if pick}
-    _check_not_shared(model, [found[number] for number in sorted(new)])
+    _check_not_shared(found, [found[number] for number in sorted(new)])
 
     def adapted(number: int, linear: Any) -> Any:
         if number not in new:
@@ -80,7 +81,7 @@ def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | No
         key_of_layer = jax.random.fold_in(key, number)
         return WithLoRA(linear, LowRank.init(into, *out, rank=rank, scale=scale, key=key_of_layer))
 
-    return rescan(_replaced(unrolled, adapted), model)
+    return _rescanned(_replaced(unrolled, adapted), model)
 
 
 def merge_lora(model: Model) -> Model:
@@ -116,7 +117,7 @@ def unmerge_lora(merged: Model, adapted: Model) -> Model:
     Raises:
         ValueError: `adapted` has no adapter, or the two are not alike.
     """
-    unrolled = unroll(merged)
+    unrolled = _unrolled(merged)
     ours, theirs = _linears(unrolled), _with_lora(adapted)
     if [it.names for it in ours] != [it.names for it in theirs]:
         raise ValueError("the two models have different linear layers: were the adapters made for another model?")
@@ -128,7 +129,7 @@ def unmerge_lora(merged: Model, adapted: Model) -> Model:
         _check_fit({theirs[number].names[0]: (linear, its.lora)})
         return WithLoRA(shifted(linear, its.lora, -1.0), its.lora)
 
-    return rescan(_replaced(unrolled, split), merged)
+    return _rescanned(_replaced(unrolled, split), merged)
 
 
 def save_lora(model: eqx.Module, folder: str | os.PathLike) -> None:
@@ -164,7 +165,7 @@ def load_lora(model: Model, folder: str | os.PathLike) -> Model:
         NotImplementedError: a layer is shared by encoder and decoder.
     """
     adapters = _read(folder)
-    unrolled = unroll(model)
+    unrolled = _unrolled(model)
     found = {it.names[0]: it for it in _linears(unrolled)}
     unknown = sorted(set(adapters) - set(found))
     problems = [f"the model has no linear layer {name!r}" for name in unknown]
@@ -172,14 +173,14 @@ def load_lora(model: Model, folder: str | os.PathLike) -> Model:
     if problems:
         raise ValueError(f"the adapters in {os.fspath(folder)} do not fit the model: {'; '.join(problems)}.")
     _check_fit({name: (found[name].linear, lora) for name, lora in adapters.items()})
-    _check_not_shared(model, [found[name] for name in adapters])
+    _check_not_shared(list(found.values()), [found[name] for name in adapters])
     names = list(found)
 
     def adapted(number: int, linear: Any) -> Any:
         lora = adapters.get(names[number])
         return linear if lora is None else WithLoRA(linear, lora)
 
-    return rescan(_replaced(unrolled, adapted), model)
+    return _rescanned(_replaced(unrolled, adapted), model)
 
 
 def _is_linear(node: Any) -> bool:
@@ -209,16 +210,30 @@ def _why_not(found: _Found) -> str | None:
     return "is carried without being read" if found.names[0].endswith("pooler") else None
 
 
-def _check_not_shared(model: Any, picked: list[_Found]) -> None:
-    ties = getattr(model, "ties", ())
-    for found in picked:
-        path = found.names[0].split(".", 1)[-1]
-        in_layers = path.startswith("layers.") and any(tie.startswith("stack.") for tie in ties)
-        if in_layers or f"{path}.weight" in ties:
+def _check_not_shared(found: list[_Found], picked: list[_Found]) -> None:
+    """The encoder's empty layers are the decoder's of the same name; cross-attention has no namesake."""
+    empty = [it for it in found if isinstance(it.linear, Linear) and it.linear.weight is None]
+    shared = {name.replace("encoder.", "decoder.", 1) for it in empty for name in it.names}
+    for it in picked:
+        if shared.intersection(it.names):
             raise NotImplementedError(
-                f"{found.names[0]!r} is shared by encoder and decoder, and an adapter would be in one of them only: "
-                "take them apart with model.pieces() and EncoderDecoder.from_pieces first."
+                f"{it.names[0]!r} is shared by encoder and decoder, and an adapter would be in one of them only. Take "
+                "a selector such as 'cross_attention', which is the decoder's own, or give the encoder arrays of its "
+                "own first: model = dataclasses.replace(model, encoder=model.pieces()[0], ties=())."
             )
+
+
+def _unrolled(model: Any) -> Any:
+    """The model with its stacks unrolled, and the paths of what its pieces share with them."""
+    return model.with_layout("unrolled") if share_layers(getattr(model, "ties", ())) else unroll(model)
+
+
+def _rescanned(unrolled: Any, like: Any) -> Any:
+    """The layout of `like`; where the pieces share layers, both are cut alike, as adapters on some layers cut one."""
+    if not share_layers(getattr(like, "ties", ())):
+        return rescan(unrolled, like)
+    stack = like.decoder.stack
+    return unrolled.with_layout("scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else unrolled
 
 
 def _with_lora(model: eqx.Module) -> list[_Found]:
@@ -231,6 +246,8 @@ def _with_lora(model: eqx.Module) -> list[_Found]:
 def _plain(model: Any, made: Callable[[WithLoRA], Linear]) -> Any:
     _with_lora(model)
     plain = _replaced(model, lambda _, linear: made(linear) if isinstance(linear, WithLoRA) else linear)
+    if share_layers(getattr(model, "ties", ())):
+        return _rescanned(plain, model)
     # adapters on some layers only had cut the stacks
     return map_stacks(
         lambda stack: to_layout(stack, "scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else stack,

@@ -3,6 +3,7 @@
 Knows what the pieces carry without reading, and how stacks are cut; must not know optimisers.
 """
 
+import dataclasses
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -16,6 +17,7 @@ from ..encoder import Encoder
 from ..heads import LMHead
 from ..layers.linear import Embedding
 from ..scanned import ScannedStack, map_stacks, to_layout
+from ..ties import kept, scanned_alike, share_layers, tie
 from .names import places, slots
 from .selectors import Selectors, select
 
@@ -62,30 +64,47 @@ def segmented(model: Model, selectors: Selectors) -> Model:
     So `trainable(segmented(model, selectors), selectors)` is a tree of bools, whatever layers are picked.
     `with_layout("scanned")` joins the segments again. An unrolled model is returned as it is.
 
+    Where encoder and decoder share their layers, both are cut alike.
+
     Raises:
-        NotImplementedError: the layers that would be cut apart share weights, with each other or with the encoder's.
+        NotImplementedError: the layers that would be cut apart share weights with each other.
     """
     entries = picked_entries(model, selectors)
+    if share_layers(getattr(model, "ties", ())):
+        return _cut_alike(model, entries)
 
     def cut(stack: Any, its_slots: Any) -> Any:
-        if not isinstance(stack, ScannedStack):
-            return stack
-        cuts = {
-            start + repeat * len(segment.groups)
-            for segment, start in zip(its_slots.segments, stack.starts, strict=True)
-            for slot in jax.tree.leaves(segment.groups)
-            for repeat in _changes(entries[slot.leaf])
-        }
+        cuts = _cuts(stack, its_slots, entries)
         if not cuts:
             return stack
-        if any(path.startswith("stack.") for path in getattr(model, "ties", ())):
-            raise NotImplementedError(
-                "encoder and decoder share their layers, which a scanned layout can train or freeze only as a whole; "
-                "keep this model unrolled."
-            )
         return to_layout(stack, "scanned", remat=stack.remat, cuts=sorted({*stack.starts[1:], *cuts}))
 
     return map_stacks(cut, model, slots(model))
+
+
+def _cuts(stack: Any, its_slots: Any, entries: list[list[bool]]) -> set[int]:
+    """Numbers of the layers of a scanned stack where layers that are picked meet layers that are not."""
+    if not isinstance(stack, ScannedStack):
+        return set()
+    return {
+        start + repeat * len(segment.groups)
+        for segment, start in zip(its_slots.segments, stack.starts, strict=True)
+        for slot in jax.tree.leaves(segment.groups)
+        for repeat in _changes(entries[slot.leaf])
+    }
+
+
+def _cut_alike(model: Any, entries: list[list[bool]]) -> Any:
+    its_slots = slots(model)
+    pairs = [(getattr(model, piece).stack, getattr(its_slots, piece).stack) for piece in ("encoder", "decoder")]
+    cuts = {cut for stack, its in pairs for cut in _cuts(stack, its, entries)}
+    if not cuts:
+        return model
+    whole, decoder = model.pieces()
+    earlier = model.decoder.stack.starts[1:]
+    encoder, decoder = scanned_alike(whole, decoder, remat=model.decoder.stack.remat, cuts={*earlier, *cuts})
+    ties = kept(model.ties, whole, encoder, decoder)
+    return dataclasses.replace(model, encoder=tie(encoder, ties), decoder=decoder, ties=ties)
 
 
 def cut_and_trained(model: Model, chosen: PyTree[bool] | Selectors | None) -> tuple[Model, PyTree[bool]]:
