@@ -47,9 +47,10 @@ BATCH = {"input_ids": SOURCE, "attention_mask": MASK, "labels": TARGET}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EncoderDecoder]:
-    folders = {name: GOLDENS / name for name in NAMES if name != "tied_pair"}
-    folders["tied_pair"] = write_tied_pair(tmp_path_factory.mktemp("tied"))
-    return {name: EncoderDecoder.from_pretrained(folder) for name, folder in folders.items()}
+    tied = EncoderDecoder.from_pretrained(write_tied_pair(tmp_path_factory.mktemp("tied")))
+    # saved here once: torch's notes on how a file came to be are not written back
+    bart = _saved_and_loaded(EncoderDecoder.from_pretrained(GOLDENS / "bart"), tmp_path_factory.mktemp("bart"))
+    return {"bart": bart, "tied_pair": tied}
 
 
 @pytest.fixture(params=[("bart", "unrolled"), *(("tied_pair", layout) for layout in LAYOUTS)], ids="-".join)
