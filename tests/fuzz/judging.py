@@ -5,6 +5,7 @@ Knows nothing of what is read.
 
 import dataclasses
 import logging
+import signal
 import time
 import traceback
 import warnings
@@ -40,6 +41,15 @@ class Attempt:
     faults: list[str] = dataclasses.field(default_factory=list)
 
 
+class _TooLongError(BaseException):
+    """Raised where a call has taken far too long, so that the process lives on."""
+
+
+def _give_up(number: int, frame: object) -> None:
+    del number, frame
+    raise _TooLongError("and was ended")
+
+
 class _Kept(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +75,8 @@ def attempt(
     kept, logger = _Kept(), logging.getLogger("encdec_eqx")
     logger.addHandler(kept)
     start, had = time.process_time(), _reset_peak()
+    signal.signal(signal.SIGPROF, _give_up)
+    signal.setitimer(signal.ITIMER_PROF, 3 * seconds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
@@ -80,6 +92,7 @@ def attempt(
         result.error = error if isinstance(error, Exception) else RuntimeError(str(error))
         result.faults.append(f"raised {type(error).__name__} in {where.name} ({where.filename}): {error!s:.300}")
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         logger.removeHandler(kept)
     if result.error is not None:
         result.error.__traceback__ = None

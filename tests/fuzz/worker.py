@@ -8,7 +8,7 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-WALL = 60.0
+WALL = 40.0
 """Seconds without an answer after which the process is ended: far more than the processor time that is allowed."""
 
 HERE = Path(__file__).parent
