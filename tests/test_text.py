@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tokenizers import pre_tokenizers, processors
+from tokenizers import Tokenizer, pre_tokenizers, processors
 
 import tolerances
 from encdec_eqx import EncoderDecoder
@@ -319,6 +319,26 @@ def test_an_id_that_no_tokenizer_has_is_refused_before_the_library_makes_room_fo
         ValueError, match=r"tokenizer\.json gives the token .* the id .*; expected a whole number from 0"
     ):
         TokenizerPair.from_files(path)
+
+
+@pytest.mark.parametrize("tokenizer", [word_pieces, byte_pairs])
+def test_two_tokens_of_one_id_are_refused_before_one_of_them_is_lost(tmp_path, tokenizer):
+    file = json.loads(tokenizer().to_str())
+    vocabulary = file["model"]["vocab"]
+    first, second = list(vocabulary)[20:22]
+    vocabulary[second] = vocabulary[first]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    message = rf"tokenizer\.json gives the tokens '{re.escape(first)}' and '{re.escape(second)}' one id, 20; expected"
+    with pytest.raises(ValueError, match=message):
+        TokenizerPair.load(tmp_path)
+
+
+def test_what_the_rust_side_raises_while_encoding_is_a_value_error():
+    file = json.loads(word_pieces().to_str())
+    file["model"]["unk_token"] = "[NONE]"
+    lacking = Tokenizer.from_str(json.dumps(file))
+    with pytest.raises(ValueError, match=r"the tokenizer cannot encode these texts: .*\[UNK\]|\[NONE\]"):
+        TokenizerPair(lacking, lacking).encode_source(["漢"])
 
 
 def test_a_large_honest_id_is_read(tmp_path):

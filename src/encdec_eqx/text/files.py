@@ -13,6 +13,7 @@ from .._quoting import printable
 from ..checkpoint.hub import hub_file
 from ..checkpoint.shipped import shipped
 from .ids_in_file import check_ids
+from .rust_errors import as_value_error
 
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
 
@@ -28,11 +29,10 @@ def copied(tokenizer: Any) -> Any:
     if not isinstance(tokenizer, library.Tokenizer):
         inner = " (of a transformers tokenizer, pass .backend_tokenizer)" if hasattr(tokenizer, "vocab_size") else ""
         raise TypeError(f"expected a tokenizers.Tokenizer, got {type(tokenizer).__name__}{inner}.")
-    try:
+    with as_value_error("the tokenizer cannot be saved, so it cannot be kept with a model"):
         text = tokenizer.to_str()
-    except Exception as error:  # noqa: BLE001 -- the Rust side raises no narrower class
-        raise ValueError(f"the tokenizer cannot be saved, so it cannot be kept with a model: {error}") from None
-    copy = library.Tokenizer.from_str(text)
+    with as_value_error("the tokenizer cannot be read again once it is saved, so it cannot be kept with a model"):
+        copy = library.Tokenizer.from_str(text)
     copy.no_padding()
     copy.no_truncation()
     return copy
@@ -50,14 +50,8 @@ def read(path: Path) -> Any:
     library = _library()
     content = path.read_bytes()
     check_ids(content, path)
-    try:
+    with as_value_error(f"{printable(path)} is no tokenizer of the tokenizers library"):
         return library.Tokenizer.from_str(content.decode("utf-8-sig"))
-    except BaseException as error:  # the Rust side raises no narrower class, and panics are no Exceptions
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(
-            f"{printable(path)} is no tokenizer of the tokenizers library: {printable(str(error), 300)}"
-        ) from None
 
 
 def read_pretrained(path: str | os.PathLike) -> Any:

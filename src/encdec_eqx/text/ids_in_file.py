@@ -19,7 +19,7 @@ def check_ids(content: bytes, path: Path) -> None:
     """Raise where an id is far beyond the number of tokens.
 
     Raises:
-        ValueError: the file is no JSON object, or an id is no whole number, negative or too large.
+        ValueError: the file is no JSON object, an id is no whole number, negative or too large, or two tokens have one.
     """
     try:
         file = loads(content)
@@ -34,6 +34,21 @@ def check_ids(content: bytes, path: Path) -> None:
             raise ValueError(
                 f"{printable(path)} gives the token {quoted(token)} the id {quoted(given)}; expected a whole number "
                 f"from 0 to {tokens + MOST_UNUSED - 1} (the file has {tokens} tokens). Copy or make the file again."
+            )
+    if isinstance(vocabulary, dict):
+        _check_distinct(vocabulary, path)
+
+
+def _check_distinct(vocabulary: dict[str, int], path: Path) -> None:
+    """Two tokens of one id: once such a tokenizer has been saved and read again, one of them is gone."""
+    if len(set(vocabulary.values())) == len(vocabulary):
+        return
+    first: dict[int, str] = {}
+    for token, given in vocabulary.items():
+        if first.setdefault(given, token) != token:
+            raise ValueError(
+                f"{printable(path)} gives the tokens {quoted(first[given])} and {quoted(token)} one id, {given}; "
+                "expected an id for each. Copy or make the file again."
             )
 
 

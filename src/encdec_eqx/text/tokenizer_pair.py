@@ -17,6 +17,7 @@ from ..targets import TargetForm
 from . import files
 from .encoded import Encoded, report_cut
 from .fits import check, looks_special
+from .rust_errors import as_value_error
 from .survival import keeps_all, unknown_id
 from .texts import listed as _listed
 
@@ -130,7 +131,8 @@ class TokenizerPair:
             if room is not None and len(encoding.ids) > room:
                 cut.append(len(ids))
                 encoding.truncate(room)
-            ids.append(_array(self.source.post_process(encoding).ids))
+            with as_value_error("the tokenizer cannot put its special tokens around a text"):
+                ids.append(_array(self.source.post_process(encoding).ids))
         report_cut("source", len(cut), len(ids), max_length)
         return Encoded(ids, tuple(cut))
 
@@ -225,7 +227,9 @@ class TokenizerPair:
 def _encodings(tokenizer: Any, texts: list[str]) -> Iterator[Any]:
     """Of every text, without special tokens; in portions, because an encoding takes far more room than its ids."""
     for start in range(0, len(texts), _PORTION):
-        yield from tokenizer.encode_batch_fast(texts[start : start + _PORTION], add_special_tokens=False)
+        with as_value_error("the tokenizer cannot encode these texts"):
+            made = tokenizer.encode_batch_fast(texts[start : start + _PORTION], add_special_tokens=False)
+        yield from made
 
 
 def _room(max_length: int | None, special: int, side: str) -> int | None:
