@@ -405,6 +405,25 @@ def test_forced_ids_beyond_the_vocabulary_are_dropped_from_a_file_only(name):
         resolve({"max_new_tokens": 5, name: 99})
 
 
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])
+def test_a_forced_id_that_is_suppressed_leaves_no_token(name):
+    with pytest.raises(ValueError, match=rf"{name}=.*7.* \(argument\) and suppress_tokens=\(5, 7\).*no token is left"):
+        resolve({"max_new_tokens": 5, name: 7}, file=config(suppress_tokens=[5, 7]))
+    found = resolve({"max_new_tokens": 5}, file=config(suppress_tokens=[5, 7], **{name: 7}))
+    assert (found.forced_bos_token_id, found.forced_eos_token_ids) == (None, ())
+    assert f"{name} is dropped" in found.notes[0]
+    ends = resolve({"max_new_tokens": 5, "suppress_tokens": [7], "forced_eos_token_id": [6, 7]}).forced_eos_token_ids
+    assert ends == (6, 7)
+
+
+def test_suppressing_every_id_leaves_no_token():
+    half = DEFAULTS["vocab_size"] // 2
+    some, others = list(range(half)), list(range(half, DEFAULTS["vocab_size"]))
+    with pytest.raises(ValueError, match="no token is left to generate"):
+        resolve({"max_new_tokens": 5, "suppress_tokens": some, "begin_suppress_tokens": others})
+    assert resolve({"max_new_tokens": 5, "suppress_tokens": some}).suppress_tokens == tuple(some)
+
+
 def test_a_forced_first_token_needs_a_lone_start_token():
     assert resolve({"max_new_tokens": 5}, file=config(forced_bos_token_id=7), prompt_width=3).notes
     with pytest.raises(ValueError, match="would do nothing: it takes the place of the first token"):

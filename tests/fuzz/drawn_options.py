@@ -102,6 +102,9 @@ def call(rng: random.Random, its: Form) -> dict[str, Any]:
     arguments |= its.search
     for name in its.rules:
         arguments[name] = _value(rng, name, its, longest)
+    forced = {arguments.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
+    if "suppress_tokens" in arguments:  # a forced id that is suppressed is refused
+        arguments["suppress_tokens"] = [i for i in arguments["suppress_tokens"] if i not in forced] or [0]
     if "num_beams" in its.search and "num_beam_groups" not in its.search:
         arguments["length_penalty"] = rng.choice([0.0, 0.5, 1.0, 1.7, -0.5])
     if "num_beam_groups" in its.search:

@@ -36,18 +36,26 @@ def rule_settings(
 
     Raises:
         TypeError: for a processor that is none.
-        ValueError: for ids that the decoder does not have, and rules that would do nothing.
+        ValueError: for ids that the decoder does not have, rules that would do nothing, and rules that leave no token.
     """
+    suppressed = _within(asked, "suppress_tokens", vocab_size)
+    at_first = _within(asked, "begin_suppress_tokens", vocab_size)
+    if vocab_size <= len({*suppressed, *at_first}):
+        raise ValueError(
+            f"suppress_tokens and begin_suppress_tokens hold all {vocab_size} ids of the decoder: no token is left to "
+            "generate. Leave some out."
+        )
+    first = _first(asked, prompt_width, vocab_size)
     return {
         **{name: asked.get(name, neutral) for name, neutral in _PLAIN.items()},
         **{name: _of_the_source(asked, name, neutral, has_source_ids) for name, neutral in _OF_THE_SOURCE.items()},
         "sequence_bias": _within(asked, "sequence_bias", vocab_size, ids_of=lambda pair: pair[0]),
         "bad_words_ids": _bad_words(asked, eos_ids, vocab_size),
-        "suppress_tokens": _within(asked, "suppress_tokens", vocab_size),
-        "begin_suppress_tokens": _within(asked, "begin_suppress_tokens", vocab_size),
+        "suppress_tokens": suppressed,
+        "begin_suppress_tokens": at_first,
         "exponential_decay_length_penalty": _decay(asked, eos_ids),
-        "forced_bos_token_id": _first(asked, prompt_width, vocab_size),
-        "forced_eos_token_ids": _within(asked, "forced_eos_token_id", vocab_size),
+        "forced_bos_token_id": first if first is not None and _left(asked, "forced_bos_token_id", (first,)) else None,
+        "forced_eos_token_ids": _left(asked, "forced_eos_token_id", _within(asked, "forced_eos_token_id", vocab_size)),
         "logits_processors": _own(asked),
     }
 
@@ -81,6 +89,21 @@ def _first(asked: Asked, prompt_width: int, vocab_size: int) -> int | None:
         asked.refuse_or_drop(name, None, why)
         return None
     return first if _within(asked, name, vocab_size) else None
+
+
+def _left(asked: Asked, name: str, forced: tuple[int, ...]) -> tuple[int, ...]:
+    """The ids that a place must have, unless `suppress_tokens` forbids them all: nothing would be left for it."""
+    suppressed = asked.get("suppress_tokens", ())
+    if not forced or set(forced) - set(suppressed):
+        return forced
+    both = (
+        f"{name}={quoted(asked.get(name))} ({asked.origin(name)}) and suppress_tokens={quoted(suppressed)} "
+        f"({asked.origin('suppress_tokens')}) contradict each other: no token is left for that place"
+    )
+    if {asked.origin(name), asked.origin("suppress_tokens")} != {FILE}:
+        raise ValueError(f"{both}. Leave the id out of one of them.")
+    asked.notes.append(f"{both}; {name} is dropped.")
+    return ()
 
 
 def _bad_words(asked: Asked, eos_ids: tuple[int, ...], vocab_size: int) -> tuple[tuple[int, ...], ...]:
