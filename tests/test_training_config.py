@@ -1,5 +1,6 @@
 """The settings of a run and the file that describes one: ranges, contradictions, unknown names, wrong types."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from encdec_eqx.training.config import TrainConfig
+from encdec_eqx.training.course import check_course, course_of
 from encdec_eqx.training.job import DataSource, ModelSource, TrainJob, giving_way, read_job
 from encdec_eqx.training.standing import Standing
 
@@ -147,6 +149,31 @@ def test_a_job_without_model_or_data_says_which_names_to_give():
         TrainJob(model=ModelSource(model_name_or_path="x")).check()
     with pytest.raises(ValueError, match="names a whole pair"):
         ModelSource(model_name_or_path="x", encoder_name_or_path="y")
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "goes_on"),
+    [
+        ("constant", {}, True),
+        ("constant_with_warmup", {"warmup_steps": 3}, True),
+        ("inverse_sqrt", {"warmup_steps": 3}, True),
+        ("warmup_stable_decay", {"lr_scheduler_kwargs": {"num_decay_steps": 2}}, False),
+        ("linear", {}, False),
+        ("linear", {"warmup_steps": 3}, False),
+        ("cosine", {}, False),
+        ("polynomial", {}, False),
+        ("constant_with_warmup", {"warmup_ratio": 0.5}, False),
+    ],
+)
+def test_a_run_goes_on_longer_if_the_rates_of_its_steps_do_not_change(shape: str, more: dict, goes_on: bool):
+    then, now = (course_of(TrainConfig(lr_scheduler_type=shape, max_steps=steps, **more), steps) for steps in (10, 20))
+    again = json.loads(json.dumps(then))
+    check_course(again, then, step=10, output_dir=Path("run"))
+    with contextlib.nullcontext() if goes_on else pytest.raises(ValueError, match="cannot go on with another schedule"):
+        check_course(again, now, step=10, output_dir=Path("run"))
+    # a warm-up and a plateau of a run that was stopped before its decay are as they would have been
+    if shape in ("warmup_stable_decay", "linear") and (more or shape != "linear"):
+        check_course(again, now, step=3, output_dir=Path("run"))
 
 
 def test_patience_runs_out_and_small_gains_do_not_help():

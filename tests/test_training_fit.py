@@ -16,12 +16,14 @@ import pytest
 from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.cli import main
 from encdec_eqx.training import TrainConfig, TrainingDivergedError, fit, init_train_state, make_train_step
-from encdec_eqx.training.checkpoints import RunCheckpoints
-from encdec_eqx.training.data import Batches, Example
+from encdec_eqx.training.checkpoints import RunCheckpoints, files
+from encdec_eqx.training.data import Batches, Example, Examples
 from encdec_eqx.training.evaluation import generate_ids, mean_loss
 from encdec_eqx.training.log import RunLog, read_log
 from encdec_eqx.training.lora import drop_lora, load_lora, merge_lora
 from encdec_eqx.training.prepared import prepared
+from encdec_eqx.training.reading import digest
+from encdec_eqx.training.standing import Standing
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 from tolerances import SAME_LOSS_ALONE
 
@@ -187,10 +189,129 @@ def test_resuming_over_other_data_or_settings_is_an_error(tmp_path: Path):
     fit(pair(), reversal(16), config(tmp_path / "run"))
     with pytest.raises(ValueError, match="learning_rate"):
         fit(pair(), reversal(16), config(tmp_path / "run", learning_rate=1e-3, resume=True))
-    with pytest.raises(ValueError, match="examples"):
+    with pytest.raises(ValueError, match=r"examples: 16 examples, .* in the checkpoint, 17 examples, .* now"):
         fit(pair(), reversal(17), config(tmp_path / "run", resume=True))
     again = fit(pair(), reversal(16), config(tmp_path / "run", logging_steps=3, resume=True))
     assert again.step == 6
+
+
+def test_resuming_over_other_validation_data_is_an_error(tmp_path: Path):
+    held_out = reversal(4, seed=1)
+    settings = config(tmp_path / "run", max_steps=1)
+    fit(pair(), reversal(16), settings, eval_data=held_out)
+    resumed = dataclasses.replace(settings, resume=True)
+    other = [*held_out[:3], {**held_out[3], "labels": [3, END]}]
+    with pytest.raises(
+        ValueError, match=r"\n  validation examples: 4 examples, .* in the checkpoint, 4 examples, .* now"
+    ):
+        fit(pair(), reversal(16), resumed, eval_data=other)
+    with pytest.raises(ValueError, match=r"validation examples: 4 examples, .* in the checkpoint, none now"):
+        fit(pair(), reversal(16), resumed)
+    assert fit(pair(), reversal(16), resumed, eval_data=held_out).step == 1
+
+
+def test_references_of_the_validation_data_count_too():
+    rows = np.array([5, 6], np.int32)
+    one, other = (Examples.of([Example(input_ids=rows, labels=rows, targets=(text,))]) for text in ("a", "b"))
+    assert digest(one) == digest(other)
+    assert digest(one, references=True) != digest(other, references=True)
+
+
+_EVALUATED = {"eval_steps": 4, "logging_steps": 3, "save_total_limit": 1, "load_best_model_at_end": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "then"),
+    [
+        ({"lr_scheduler_type": "constant", **_EVALUATED}, {"max_steps": 5}, {"max_steps": 9}),
+        ({"lr_scheduler_type": "constant", "max_steps": None}, {"num_train_epochs": 1.0}, {"num_train_epochs": 2.5}),
+        (
+            {"max_steps": 9},
+            {"lr_scheduler_type": "constant", "max_steps": 5},
+            {
+                "lr_scheduler_type": "warmup_stable_decay",
+                "lr_scheduler_kwargs": {"num_stable_steps": 5, "num_decay_steps": 4},
+            },
+        ),
+    ],
+    ids=["constant", "epochs", "decay at the end"],
+)
+def test_a_lengthened_run_is_the_run_that_was_long_from_the_start(
+    tmp_path: Path, changes: dict[str, Any], first: dict[str, Any], then: dict[str, Any]
+):
+    held_out = reversal(4, seed=1) if "eval_steps" in changes else None
+    records, settings = reversal(24), {"max_shapes": 1, **changes}
+    short = fit(pair(), records, config(tmp_path / "run", **{**settings, **first}), eval_data=held_out)
+    assert short.ending == "finished"
+    longer = fit(pair(), records, config(tmp_path / "run", **{**settings, **then}, resume=True), eval_data=held_out)
+    whole = fit(pair(), records, config(tmp_path / "whole", **{**settings, **then}), eval_data=held_out)
+    assert longer.step == whole.step > short.step
+    assert same(longer.model, whole.model)
+    assert (longer.best, longer.best_step) == (whole.best, whole.best_step)
+    logs = [
+        [{**line, "tokens_per_second": 0} for line in result.log if line["event"] in ("train", "eval")]
+        for result in (longer, whole)
+    ]
+    assert logs[0] == logs[1]
+    states = [RunCheckpoints(tmp_path / name / "checkpoints", run=None) for name in ("run", "whole")]
+    steps = [checkpoints.steps()[-1] for checkpoints in states]
+    for checkpoints in states:
+        checkpoints.close()
+    assert steps == [whole.step] * 2
+
+
+def test_the_evaluation_at_a_former_end_is_not_the_best_of_the_longer_run(tmp_path: Path, monkeypatch):
+    # step 3 ended the first run with a loss that no later evaluation reaches, step 2 is the best of the longer run
+    losses = {2: 0.5, 3: 0.1, 4: 0.7, 6: 0.6}
+    real = Standing.after
+
+    def after(self: Standing, at: int, values: dict[str, float]) -> Standing:
+        return real(self, at, {**values, "loss": losses[at]})
+
+    def save(self: Any, at: int, state: Any, position: Any, metrics: Any = None, **more: Any) -> None:
+        real_save(self, at, state, position, metrics and {**metrics, "loss": losses[at]}, **more)
+
+    real_save = RunCheckpoints.save
+    monkeypatch.setattr(Standing, "after", after)
+    monkeypatch.setattr(RunCheckpoints, "save", save)
+    settings = config(
+        tmp_path / "run", max_steps=3, eval_steps=2, lr_scheduler_type="constant", save_total_limit=1,
+        load_best_model_at_end=True,
+    )  # fmt: skip
+    held_out = reversal(4, seed=1)
+    short = fit(pair(), reversal(24), settings, eval_data=held_out)
+    assert short.best_step == 3
+    longer = dataclasses.replace(settings, max_steps=6, resume=True)
+    result = fit(pair(), reversal(24), longer, eval_data=held_out)
+    assert (result.best_step, result.best) == (2, 0.5)
+    assert files.steps_in(tmp_path / "run" / "checkpoints") == [2, 6]
+    two = fit(pair(), reversal(24), config(tmp_path / "two", max_steps=2, lr_scheduler_type="constant"))
+    assert same(result.model, two.model)
+
+
+def test_a_longer_run_that_would_have_had_other_rates_is_refused_with_a_way_out(tmp_path: Path):
+    records = reversal(16)
+    fit(pair(), records, config(tmp_path / "linear", max_steps=3))
+    longer = config(tmp_path / "linear", max_steps=5, resume=True)
+    with pytest.raises(ValueError, match="total_steps: 3 in the checkpoint, 5 now") as refused:
+        fit(pair(), records, longer)
+    assert "the rate of step 2 was 0.00667 and would be 0.008: 'linear' spreads its decay" in str(refused.value)
+    model = EncoderDecoder.from_pretrained(tmp_path / "linear" / "model")  # as the message recommends
+    assert fit(model, records, config(tmp_path / "further", max_steps=1)).step == 1
+    with pytest.raises(ValueError, match=r"has taken 3 steps, and max_steps=2 asks for 2 in all: give more"):
+        fit(pair(), records, dataclasses.replace(longer, max_steps=2))
+    assert fit(pair(), records, dataclasses.replace(longer, max_steps=3)).ending == "finished"
+
+
+def test_a_warm_up_that_is_a_share_of_the_run_can_be_lengthened_as_a_number_of_steps(tmp_path: Path):
+    records, ratio = reversal(16), {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.5}
+    fit(pair(), records, config(tmp_path / "run", max_steps=4, **ratio))
+    with pytest.raises(ValueError, match="Give warmup_steps=2 in place of warmup_ratio"):
+        fit(pair(), records, config(tmp_path / "run", max_steps=6, resume=True, **ratio))
+    fixed = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2}
+    longer = fit(pair(), records, config(tmp_path / "run", max_steps=6, resume=True, **fixed))
+    whole = fit(pair(), records, config(tmp_path / "whole", max_steps=6, **fixed))
+    assert same(longer.model, whole.model)
 
 
 def test_what_a_killed_save_left_is_cleared_and_nothing_else(tmp_path: Path):

@@ -6,13 +6,14 @@ is computed, how a batch is made, how a checkpoint is written or what the screen
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ..text import TokenizerPair
 from .checkpoints import RunCheckpoints
 from .config import TrainConfig
+from .course import check_course
 from .interrupts import StopFlag, graceful_stop
 from .log import RunLog, read_log
 from .meter import Meter
@@ -102,7 +103,9 @@ def fit(
         run = _Run(ready, output, checkpoints, stop)
         run.resume()
         output.write_settings(config)
-        run.log = stack.enter_context(RunLog(output.log, resume_from=run.step if run.resumed else None))
+        run.log = stack.enter_context(
+            RunLog(output.log, resume_from=run.step if run.resumed else None, without=run.taken_back)
+        )
         with progress(ready.total_steps, start=run.step, console=console) as bar:
             run.introduce(bar)
             ending = run.to_the_end(bar)
@@ -134,6 +137,8 @@ class _Run:
         self.step, self.standing, self.meter = 0, ready.standing, Meter()
         self.saved_at, self.resumed = 0, False
         self.logged = 0
+        self.taken_back: tuple[str, ...] = ()
+        self.early: dict[str, Any] | None = None
         self.notes: tuple[str, ...] = ()
 
     def resume(self) -> None:
@@ -142,11 +147,27 @@ class _Run:
         if found is None:
             return
         self.state, self.step = found.state, found.step
-        self.standing = self.standing.restored(found.position["standing"])
-        self.meter = Meter(found.position["meter"])
-        self.logged = found.position["logged"]
+        position = self._lengthened(found.position)
+        self.standing = self.standing.restored(position["standing"])
+        self.meter = Meter(position["meter"])
+        self.logged = position["logged"]
         self.saved_at, self.resumed = self.step, True
-        self.notes = (f"resumed from the checkpoint of step {self.step}", *found.notes)
+        self.notes = (f"resumed from the checkpoint of step {self.step}", *found.notes, *self.notes)
+
+    def _lengthened(self, position: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Where the run stands: as it was saved, or as if it had not ended there, if it is now to be longer."""
+        then, now = position["course"], self.ready.course
+        check_course(then, now, step=self.step, output_dir=self.config.output_dir)
+        early = position["early"]
+        if then["total_steps"] == now["total_steps"] or early is None:
+            return position
+        self.taken_back = tuple(early["events"])
+        self.notes = (
+            f"the run was to end at step {then['total_steps']} and goes on to step {now['total_steps']}; what its end "
+            "had added to the log is taken back",
+        )
+        stood = {name: value for name, value in early.items() if value is not None}
+        return {**position, **stood, "logged": position["logged"] - len(self.taken_back)}
 
     def introduce(self, bar: Progress) -> None:
         """Says what is trained, on which batches, and what looks wrong before anything is computed."""
@@ -200,7 +221,8 @@ class _Run:
     def _afterwards(self, bar: Progress) -> None:
         """What is due after a step: a line of the log, an evaluation, a checkpoint."""
         last = self.step == self.ready.total_steps
-        if last or self.step % self.config.logging_steps == 0:
+        self.early = self._early() if last else None
+        if last or self.ready.line_due(self.step):
             reading = self.meter.read(self.step)
             line = {
                 "loss": reading.loss,
@@ -213,10 +235,27 @@ class _Run:
             bar.update(self.step, **line)
         else:
             bar.update(self.step)
-        if self.ready.evaluation_due(self.step):
+        if self.ready.evaluation_due(self.step) or (last and self.ready.evaluates):
             self._evaluate(bar)
         elif self.ready.checkpoint_due(self.step):
             self._save()
+
+    def _early(self) -> dict[str, Any] | None:
+        """What comes at this step only because it is the last, and how the run stands without it; None: nothing does.
+
+        A run that is lengthened later takes it back, and so becomes what it would have been.
+        """
+        line = not self.ready.line_due(self.step)
+        evaluation = self.ready.evaluates and not self.ready.evaluation_due(self.step)
+        events = [name for name, comes in (("train", line), ("eval", evaluation)) if comes]
+        if not events:
+            return None
+        self.meter.pause()
+        return {
+            "events": events,
+            "meter": self.meter.state() if line else None,
+            "standing": self.standing.state() if evaluation else None,
+        }
 
     def _evaluate(self, bar: Progress) -> None:
         self.meter.pause()
@@ -243,8 +282,15 @@ class _Run:
 
     def _save(self, metrics: dict[str, float] | None = None) -> None:
         self.meter.pause()
-        position = {"standing": self.standing.state(), "meter": self.meter.state(), "logged": self.logged}
+        position = {
+            "standing": self.standing.state(),
+            "meter": self.meter.state(),
+            "logged": self.logged,
+            "course": self.ready.course,
+            "early": self.early,
+        }
         self.log.sync()  # a checkpoint that survives a power cut must not be ahead of its log
-        self.checkpoints.save(self.step, self.state, position, metrics)
+        passing = self.early is not None and "eval" in self.early["events"]
+        self.checkpoints.save(self.step, self.state, position, metrics, passing=passing)
         self.saved_at = self.step
         self.meter.go_on()

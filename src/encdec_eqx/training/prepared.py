@@ -17,6 +17,7 @@ from ..targets import TargetForm
 from ..text import TokenizerPair
 from ..text.batching import source_pad
 from .config import DEFAULT_RANK, TrainConfig
+from .course import COURSE, course_of
 from .data import Batches, Example, Examples, OnBad
 from .diagnosis import Finding, check_before_training
 from .evaluation import Generated, generate_ids, mean_loss
@@ -28,8 +29,8 @@ from .standing import Standing
 from .step import TrainState, TrainStep, init_train_state, make_train_step
 from .summary import TrainableSummary, summarize_trainable
 
-# Settings that a resumed run may change: they do not decide what is computed.
-_FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end")
+# Settings that a resumed run may change: they do not decide what is computed, or are compared by their effect.
+_FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end", *COURSE)
 _MANY_STEPS = 1_000_000
 _ADAPTERS = 1
 """Folded into the run's key for drawing adapters, so that dropout draws with another."""
@@ -98,7 +99,17 @@ class Prepared:
     def identity(self) -> dict[str, Any]:
         """All that decides the run's numbers, beside the model: what a resumed run must share."""
         decisive = {name: value for name, value in self.config.to_dict().items() if name not in _FREE}
-        return {**decisive, "total_steps": self.total_steps, "examples": digest(self.batches.examples)}
+        held_out = self.eval_examples
+        return {
+            **decisive,
+            "examples": digest(self.batches.examples),
+            "validation examples": "none" if held_out is None else digest(held_out, references=True),
+        }
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """Its length and schedule, in values that JSON can hold."""
+        return course_of(self.config, self.total_steps)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -115,10 +126,13 @@ class Prepared:
         """What is trained, and what it takes in bytes."""
         return summarize_trainable(self.model, self.config.trained, optimizer=self.optimizer)
 
+    def line_due(self, step: int) -> bool:
+        """Whether the log gets a line after this many steps, wherever the run ends."""
+        return step % self.config.logging_steps == 0
+
     def evaluation_due(self, step: int) -> bool:
-        """Whether the model is evaluated after this many steps: every `eval_steps`, and at the end."""
-        every = self.config.eval_steps or self.steps_per_epoch
-        return self.evaluates and (step % every == 0 or step == self.total_steps)
+        """Whether the model is evaluated after this many steps, wherever the run ends: every `eval_steps`."""
+        return self.evaluates and step % (self.config.eval_steps or self.steps_per_epoch) == 0
 
     def checkpoint_due(self, step: int) -> bool:
         """Whether a checkpoint is written after this many steps, beside those that come with evaluations."""

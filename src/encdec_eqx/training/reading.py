@@ -63,9 +63,11 @@ def _vocab_sizes(model: EncoderDecoder) -> tuple[int, int]:
     return source, model.decoder.config.vocab_size
 
 
-def digest(examples: Examples) -> str:
-    """A few characters that change with any id of any example."""
+def digest(examples: Examples, *, references: bool = False) -> str:
+    """A few characters that change with any id of any example, and with the texts that metrics compare to, if asked."""
     hashed = hashlib.sha256()
+    if references:
+        hashed.update(repr([example.targets for example in examples]).encode())
     for rows in (examples.inputs, examples.labels):
         hashed.update(rows.ids.tobytes())
         hashed.update(rows.offsets.tobytes())

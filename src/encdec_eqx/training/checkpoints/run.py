@@ -115,6 +115,7 @@ class RunCheckpoints:
         metrics: Mapping[str, float] | None = None,
         *,
         key: PRNGKey | None = None,
+        passing: bool = False,
     ) -> None:
         """Copies the state and returns; the copy is written in the background, after the one before is done.
 
@@ -124,6 +125,7 @@ class RunCheckpoints:
             position: Where the data stands, in values that JSON can hold.
             metrics: Of an evaluation of this very state, if there was one.
             key: A PRNG key to be kept beside the state.
+            passing: The metrics count only until there is a later checkpoint: the run was evaluated because it ends.
 
         Raises:
             CheckpointNotWrittenError: The save before this one failed.
@@ -140,6 +142,7 @@ class RunCheckpoints:
             "position": _plain("position", position),
             "metrics": None if metrics is None else _plain("metrics", {k: float(v) for k, v in metrics.items()}),
             "key": None if key is None else _key_to_json(key),
+            "passing": passing,
         }
         self.wait()
         self._writing = self._writer.submit(self._write, record, snapshot.taken(state), state.frozen)
@@ -231,7 +234,7 @@ class RunCheckpoints:
 
     def _prune(self) -> None:
         """Discards all but the newest and the best."""
-        kept = {*self.steps()[-self._limit :], self.best_step()}
+        kept = {*self.steps()[-self._limit :], *self._by_merit()[:1], *self._by_merit(lasting=True)[:1]}
         for step in self.steps():
             if step not in kept:
                 files.discard(self._folder, step)
@@ -287,15 +290,18 @@ class RunCheckpoints:
             self._printed = frozen, fingerprint(frozen, self._run)
         return self._printed[1]
 
-    def _by_merit(self) -> list[int]:
-        """The steps whose checkpoint has the deciding metric, best first."""
-        merits = {step: self._merit(step) for step in self.steps()}
+    def _by_merit(self, *, lasting: bool = False) -> list[int]:
+        """The steps whose checkpoint has the deciding metric, best first; if asked, those that keep counting."""
+        steps = self.steps()
+        merits = {step: self._merit(step, passing=step == steps[-1] and not lasting) for step in steps}
         return sorted((step for step, merit in merits.items() if not math.isnan(merit[0])), key=merits.__getitem__)
 
-    def _merit(self, step: int) -> tuple[float, float, int]:
-        """Less is better: the metric, of equals the loss, then the later; NaN without that metric, or unreadable."""
+    def _merit(self, step: int, *, passing: bool) -> tuple[float, float, int]:
+        """Less is better: the metric, of equals the loss, then the later; NaN if there is none that counts."""
         try:
             record = json.loads((files.place(self._folder, step) / _RECORD).read_text(encoding="utf-8"))
+            if record.get("passing") and not passing:
+                return math.nan, math.inf, -step
             return -self._sign * record["metrics"][self._best_metric], loss_of(record["metrics"]), -step
         except (OSError, ValueError, KeyError, TypeError):
             return math.nan, math.inf, -step
