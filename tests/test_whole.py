@@ -132,6 +132,7 @@ def test_two_tables_where_nothing_is_tied_are_refused(tmp_path: Path) -> None:
         ({"model_type": "xglm"}, r"expected 'encoder-decoder', or a family with both pieces \(bart, blenderbot"),
         ({"tie_encoder_decoder": "false"}, "attribute 'tie_encoder_decoder' is 'false'; expected true or false"),
         ({"is_decoder": "false"}, "attribute 'is_decoder' is 'false'; expected true or false"),
+        ({"max_position_embeddings": 10**6}, r"wrong shape of 'model\.encoder\.embed_positions\.weight'.*expected"),
         ({"decoder_layers": 2}, r"missing 'model\.decoder\.layers\.1"),
     ],
 )

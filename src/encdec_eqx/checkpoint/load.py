@@ -7,6 +7,7 @@ memory with the file: a checkpoint may be overwritten by the model that was load
 
 import dataclasses
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._quoting import printable, quoted
 from .._trees import path_name
 from . import transforms
 from .folder import Tensors
@@ -24,6 +26,16 @@ from .table import NameTable
 
 Tree = TypeVar("Tree")
 
+QUICK_LAYERS = 48
+"""Deeper models are held against the file's names before their shapes are traced, which takes some 10 ms a layer."""
+
+QUICK_POSITIONS = 2**16
+"""Longer tables of constants are held against the file's before they are computed."""
+
+POSITIONS = "embeddings.positions.weight"
+"""The path of a stack's table of positions."""
+
+_BLOCK = re.compile(r"(.*\bstack\.blocks)\.(\d+)\.")
 _ALIGNMENT = 64
 _SHOWN = 10
 
@@ -103,6 +115,42 @@ def load(
         else:
             arrays[path] = _initial(path, shapes[path], default, key, initializer_range)
     return jax.tree_util.tree_unflatten(structure, [arrays[path_name(path)] for path, _ in leaves]), plan.loaded
+
+
+def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapping[str, int]) -> None:
+    """That what would take long to put together is in the checkpoint at all; whether it is right is for `load` to say.
+
+    Args:
+        table: rows of the model.
+        tensors: the checkpoint.
+        what: the model in words, for messages.
+        positions: rows of the tables of positions, by their paths.
+
+    Raises:
+        ValueError: a deep model has layers that the checkpoint has nothing of, or a long table of positions another
+            length there.
+    """
+    present = {table.canonical(name): name for name in tensors.entries}
+    for _, (ours, theirs, _) in table.rows():
+        name = present.get(table.canonical(theirs)) if positions.get(ours, 0) > QUICK_POSITIONS else None
+        if name is not None and tensors.entries[name].shape[:1] != (positions[ours],):
+            got, rows = tensors.entries[name].shape, positions[ours]
+            problem = f"wrong shape of {quoted(name)}: got {got}, expected {rows} rows from the config"
+            raise ValueError(_message(what, tensors.path, [problem]))
+    layers: dict[str, dict[int, bool]] = {}
+    for _, (ours, theirs, _) in table.rows():
+        if block := _BLOCK.match(ours):
+            stack, number = layers.setdefault(block[1], {}), int(block[2])
+            stack[number] = stack.get(number, False) or table.canonical(theirs) in present
+    if sum(map(len, layers.values())) <= QUICK_LAYERS:
+        return
+    for stack, found in layers.items():
+        if not all(found.values()):
+            piece = f" of the {stack.split('.')[0]}" if "." in stack.removesuffix("stack.blocks") else ""
+            raise ValueError(
+                f"cannot load {printable(tensors.path)} as {what}: its config.json says {len(found)} layers{piece}, and the "
+                f"file has tensors of {sum(found.values())}. Does its config.json belong to these weights?"
+            )
 
 
 def _check_dtype(dtype: Any) -> None:

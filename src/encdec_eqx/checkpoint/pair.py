@@ -15,7 +15,7 @@ import jax
 from .._unknown import refuse
 from ..config import StackConfig
 from .folder import CONFIG, open_tensors, read_config, read_generation_config
-from .load import load
+from .load import POSITIONS, check_size, load
 from .piece import Families, HubOptions, family_of, hf_config, log, recorded_dtype, stack_config
 from .report import LoadReport
 from .save import save
@@ -172,19 +172,26 @@ def load_pair(
     if strict_config:
         refuse(place, unknown)
     what = f"a {encoder.model_type} to {decoder.model_type} pair" if whole is None else f"a {encoder.model_type} model"
+    tensors = open_tensors(folder)
+    positions = {
+        f"{piece}.{POSITIONS}": config.positions.max_positions
+        for piece, config in (("encoder", encoder), ("decoder", decoder))
+    }
     if whole is None:
         tables = _tables(encoder, decoder, families)
         ties = shared_paths(*tables, encoder, decoder) if pair.tied else ()
+        check_size(pair_table(*tables, tied=pair.tied, projection=False), tensors, what=what, positions=positions)
         skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, PAIR))
         table = pair_table(*tables, tied=pair.tied, projection=skeleton.enc_to_dec_proj is not None)
     else:
         ties = whole.ties(pair.tied)
-        skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, encoder.model_type))
         table = NameTable(**whole.table(encoder, decoder, shared=pair.tied))
+        check_size(table, tensors, what=what, positions=positions)
+        skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, encoder.model_type))
     model, loaded = load(
         skeleton,
         table,
-        open_tensors(folder),
+        tensors,
         what=what,
         dtype=dtype,
         key=jax.random.key(0),

@@ -21,7 +21,7 @@ from .._unknown import refuse
 from ..config import StackConfig
 from .folder import CONFIG, open_tensors, read_config
 from .hub import local_folder
-from .load import Loaded, load
+from .load import POSITIONS, Loaded, check_size, load
 from .report import UNUSED_POOLER, LoadReport
 from .save import dtype_name, save
 from .table import NameTable
@@ -150,10 +150,12 @@ def load_piece(
     _check_effects(family, {**hf, **as_role}, overrides, role)
     table = NameTable(**family.table(config, role))
     what = f"a {config.model_type} {role}"
+    tensors = open_tensors(folder)
+    check_size(table, tensors, what=what, positions={POSITIONS: config.positions.max_positions})
     module, loaded = load(
         eqx.filter_eval_shape(build, config, key=jax.random.key(0)),
         table,
-        open_tensors(folder),
+        tensors,
         what=what,
         dtype=dtype,
         key=jax.random.key(0) if key is None else key,

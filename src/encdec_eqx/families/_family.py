@@ -214,11 +214,12 @@ class Family:
     def _layers(self, config: StackConfig, group: str) -> tuple[Row, ...]:
         distinct = schedule(config.layers)
         first = [distinct.index(number) for number in range(max(distinct) + 1)]
+        rows = self._rows(config, group)
         return tuple(
             (f"stack.blocks.{i}.{ours}", f"{self._layer(i, config)}.{theirs}", transform)
             for i, at in enumerate(first)
             if group != "cross" or config.layers[at].cross_attention
-            for ours, theirs, transform in self._rows(config, group)
+            for ours, theirs, transform in rows
         )
 
     def _layer(self, i: int, config: StackConfig) -> str:
