@@ -103,7 +103,7 @@ def test_a_local_folder_of_such_a_name_wins_and_that_is_said(tmp_path: Path, mon
     with pytest.raises(FileNotFoundError, match=r"letters has no tokenizer\.json"):
         TokenizerPair.from_pretrained("letters", "phonemes")
     assert "'letters' is read from" in caplog.text
-    assert "ships with the package is not" in caplog.text
+    assert "not from the package, which ships a piece of that name" in caplog.text
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):

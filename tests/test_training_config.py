@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -129,17 +130,73 @@ def test_a_job_is_read_with_numbers_paths_and_lists_as_its_fields_want_them(tmp_
     [
         ("[train]\nlerning_rate = 1", ValueError, r"\[train\] holds 'lerning_rate'.*Did you mean 'learning_rate'"),
         ("[trian]\nseed = 1", ValueError, "holds 'trian'.*Did you mean 'train'"),
-        ("[train]\nlearning_rate = 'x'", TypeError, r"\[train\] learning_rate must be float, got 'x'"),
+        (
+            "[train]\nlearning_rate = 'x'",
+            TypeError,
+            r"\[train\] learning_rate must be a number, got 'x': write learning_rate = 1e-4",
+        ),
         ("[train]\nmax_steps = 0", ValueError, r"job.toml: \[train\]: max_steps must be at least 1"),
-        ("[train]\nresume = 1", TypeError, r"resume must be bool, got 1"),
+        ("[train]\nresume = 1", TypeError, r"resume must be true or false, got 1: write resume = true"),
+        (
+            "[train]\nmetrics = 'bleu'",
+            TypeError,
+            r"metrics must be a list, .* got 'bleu': write .* = \[\"bleu\"\]",
+        ),
+        ("[train]\nmetrics = [3]", TypeError, r"metrics must be a list, each a text in quotes, got \[3\]"),
+        ("[train]\nlearning_rates = 1", TypeError, r"learning_rates must be a table, got 1: write .* = \{cross_att"),
+        ("[train]\nmax_steps = true", TypeError, r"max_steps must be a whole number, got true"),
+        ("[train]\nlearning_rate = [1.0]", TypeError, r"learning_rate must be a number, got \[1.0\]"),
+        ("[train]\noutput_dir = 1979-05-27", TypeError, r"output_dir must be a path in quotes, got datetime"),
+        ("[train]\nmetrics = ['bleu']\npredict_with_generate = false", ValueError, "predict_with_generate is false"),
+        ("[model]\neos_token_id = {a = 1}", TypeError, "eos_token_id must be a whole number, got a table with 'a'"),
         ("[data]\non_bad_records = 'skip'", TypeError, "on_bad_records must be .*'error', 'report'.*got 'skip'"),
-        ("train = 3", TypeError, "must be a table, got 3"),
+        ("train = 3", TypeError, r"\[train\] must be a table, with its names below it; got 3"),
         ("[train", ValueError, "is not TOML"),
     ],
 )
 def test_a_wrong_file_is_named_with_the_place(tmp_path: Path, text: str, kind: type, message: str):
     with pytest.raises(kind, match=message):
         _job(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + ".a" * 50_000 + " = 1",
+        "[" + "a." * 50_000 + "a]",
+        "[train]\na = " + "[" * 20_000 + "]" * 20_000,
+        "[train]\na = " + "{a = " * 20_000 + "1" + "}" * 20_000,
+        "\n".join(f"[train.a{'.a' * (at % 900)}]" for at in range(2_000)),
+        "# " + "x" * 2**20,
+        "[train]\nseed = " + "9" * 100_000,
+        '[train]\na = """' + '"' * 500_000,
+        "[train]\na = [" + "'''" * 100_000,
+        "[train]\n" + "a = {b = '" * 50_000,
+        "\n".join(f"train.lora{at}.x = 1" for at in range(20_000)),
+        "train = [" + "[], " * 100_000 + "]",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_toml_that_would_take_for_ever_is_refused_at_once(tmp_path: Path, text: str):
+    start = time.process_time()
+    with pytest.raises((ValueError, TypeError), match=r"job\.toml") as caught:
+        _job(tmp_path, text)
+    assert time.process_time() - start < 2
+    assert len(str(caught.value)) < 1200  # the known names are listed
+
+
+def test_limits_of_toml_are_far_from_what_is_of_use(tmp_path: Path):
+    text = "[train]\n" + "\n".join(f"# {'a.' * 99} [[[[" for _ in range(99)) + f"\nlora = '{'a.b | ' * 999}a'\n"
+    text += "learning_rates = {" + ", ".join(f"'decoder.layers.{at}' = 1.5e-3" for at in range(999)) + "}"
+    assert len(_job(tmp_path, text).train.learning_rates) == 999
+    assert _job(tmp_path, f'[train]\ntrainable = """{"[a.b.c{" * 99}"""').train.trainable == "[a.b.c{" * 99
+
+
+def test_paths_that_hold_no_toml_are_sentences(tmp_path: Path):
+    with pytest.raises(ValueError, match="is a folder; give a TOML file"):
+        read_job(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none.toml \(looked from "):
+        read_job(tmp_path / "none.toml")
 
 
 def test_a_job_without_model_or_data_says_which_names_to_give():

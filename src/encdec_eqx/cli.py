@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import importlib
 import importlib.util
+import itertools
 import logging
 import math
 import shlex
@@ -259,7 +260,7 @@ def _load_reports_unsaid() -> Iterator[None]:
 def _options_given(words: Sequence[str]) -> set[str]:
     """Names of the options that have a value among the words, as the settings' fields spell them."""
     given = set()
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         name, equals, value = word.partition("=")
         if name.startswith("--") and (value if equals else following) != "None":
             given.add(name.removeprefix("--").replace("-", "_"))

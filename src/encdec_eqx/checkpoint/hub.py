@@ -6,6 +6,7 @@ Knows nothing of what the folder holds. `huggingface_hub` is imported only for a
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from .._installing import install
 from .errors import MissingFileError
@@ -42,6 +43,17 @@ def local_folder(
         MissingFileError: there is no such folder, or the repository cannot be reached or has no such file.
         ImportError: the `hub` extra is needed and not installed.
     """
+    folder = named_folder(path)
+    return _download(os.fspath(path), revision, cache_dir, local_files_only, token) if folder is None else folder
+
+
+def named_folder(path: str | os.PathLike) -> Path | None:
+    """The folder that a name means on this machine; None for a Hub id, which can be downloaded.
+
+    Raises:
+        MissingFileError: it is neither.
+        ImportError: it is a Hub id, and the `hub` extra is not installed.
+    """
     folder = shipped(path) or Path(path).expanduser()
     if folder.is_dir():
         return folder
@@ -53,7 +65,19 @@ def local_folder(
             f"there is no folder {text!r} (looked from {Path.cwd()}), and it is no Hub id either; expected an existing "
             "folder or an id such as 'gpt2' or 'google-bert/bert-base-uncased'."
         )
-    return _download(text, revision, cache_dir, local_files_only, token)
+    _hub_client(text)
+    return None
+
+
+def _hub_client(repo: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ImportError(
+            f"there is no folder {repo!r} (looked from {Path.cwd()}), and loading it as a Hub id needs "
+            f"huggingface-hub, which is not installed: {install('hub')}"
+        ) from None
+    return huggingface_hub
 
 
 def _download(
@@ -63,14 +87,8 @@ def _download(
     local_files_only: bool,
     token: str | bool | None,
 ) -> Path:
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError:
-        raise ImportError(
-            f"there is no folder {repo!r} (looked from {Path.cwd()}), and loading it as a Hub id needs "
-            f"huggingface-hub, which is not installed: {install('hub')}"
-        ) from None
+    huggingface_hub = _hub_client(repo)
+    from huggingface_hub import errors
 
     def fetch(patterns: list[str]) -> Path:
         return Path(

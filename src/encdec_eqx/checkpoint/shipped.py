@@ -3,6 +3,7 @@
 Knows names and where the folders are; must not know what is in them.
 """
 
+import functools
 import logging
 import os
 from importlib import resources
@@ -23,11 +24,12 @@ def shipped(path: str | os.PathLike) -> Path | None:
     if not isinstance(path, str) or path not in SHIPPED:
         return None
     if Path(path).exists():
-        _logger.warning(
-            "%r is read from %s; the piece of that name that ships with the package is not (it is where there is no "
-            "such file or folder).",
-            path,
-            Path(path).absolute(),
-        )
+        _say_who_wins(Path(path).absolute())
         return None
     return Path(str(resources.files("encdec_eqx").joinpath("demo", "assets", path)))
+
+
+@functools.cache
+def _say_who_wins(place: Path) -> None:
+    """Once, however often the name is looked up."""
+    _logger.warning("%r is read from %s, not from the package, which ships a piece of that name.", place.name, place)

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from .._quoting import quoted
 from ..text import TokenizerPair
 from .checkpoints import RunCheckpoints
 from .config import TrainConfig
 from .course import check_course
+from .diagnosis.finding import stop_on_errors
 from .interrupts import StopFlag, graceful_stop
 from .log import RunLog, read_log
 from .meter import Meter
@@ -59,6 +61,7 @@ def fit(
     eval_data: Any = None,
     tokenizers: TokenizerPair | None = None,
     on_bad_records: Literal["error", "report"] = "error",
+    on_diagnosed_errors: Literal["error", "report"] = "report",
     console: Any = None,
 ) -> FitResult:
     """Fine-tunes a model, evaluates it along the way, and keeps all that is needed to go on after any interruption.
@@ -78,15 +81,23 @@ def fit(
         eval_data: What to evaluate on, in the same forms; default: there are no evaluations.
         tokenizers: Turn text into ids; not needed for encoded examples.
         on_bad_records: What becomes of records that cannot be used, as in `read_pairs`.
+        on_diagnosed_errors: What becomes of errors that `check_before_training` finds in the first batch: "report"
+            shows and logs them, as warnings are, "error" ends the run before it begins.
         console: A `rich.console.Console` for the progress; default: one on stderr.
 
     Raises:
         ValueError: Settings, data and model do not fit together, or `output_dir` holds something else.
+        DiagnosedError: The diagnosis finds errors, and `on_diagnosed_errors` is "error".
         TypeError: Something is not of the kind it should be.
         TrainingDivergedError: The loss is no finite number any more.
         CheckpointNotWrittenError: The disk is full, or not writable; what was saved before is intact.
     """
+    if on_diagnosed_errors not in ("error", "report"):
+        raise ValueError(f'on_diagnosed_errors must be "error" or "report", got {quoted(on_diagnosed_errors)}.')
+    Output.check(config)
     ready = prepared(model, data, config, eval_data=eval_data, tokenizers=tokenizers, on_bad=on_bad_records)
+    if on_diagnosed_errors == "error":
+        stop_on_errors(ready.findings)
     output = Output.opened(config)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(

@@ -5,16 +5,15 @@ Knows the words of the file; must not know how a model is trained, nor how words
 
 import dataclasses
 import difflib
-import tomllib
-import types
-import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .._json import too_many_digits
 from .._quoting import quoted
 from .config import ALTERNATIVES, TrainConfig
+from .in_toml import speaking_toml
+from .job_values import in_toml, read_value
+from .toml_text import read_toml
 
 Section = TypeVar("Section")
 _PIECES = ("encoder_name_or_path", "decoder_name_or_path")
@@ -80,6 +79,7 @@ class DataSource:
         source_column: Name of the source in each record.
         target_column: Name of the target in each record.
         on_bad_records: "error" ends the run before it begins, "report" leaves bad records out and says how many.
+        ignore_diagnosed_errors: Go on although the diagnosis finds errors (not mere warnings) in the first batch.
     """
 
     train_file: Path | None = None
@@ -87,6 +87,7 @@ class DataSource:
     source_column: str = "source"
     target_column: str = "target"
     on_bad_records: Literal["error", "report"] = "error"
+    ignore_diagnosed_errors: bool = False
 
     def check(self) -> None:
         """Raises ValueError unless there is something to train on."""
@@ -134,29 +135,25 @@ def read_job(path: str | Path) -> TrainJob:
         TypeError: A value is of the wrong type.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}.") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not TOML, which is UTF-8 text: {error}.") from None
-    except ValueError:  # the others are ValueErrors too; this one comes from int()
-        raise ValueError(f"{path} cannot be read: {too_many_digits()}.") from None
+    content = read_toml(path)
     sections = {field.name: field.type for field in dataclasses.fields(TrainJob)}
     _check_names(content, sections, f"{path}", "tables")
-    made = {
-        name: _section(kind, content[name], f"{path}: [{name}]") for name, kind in sections.items() if name in content
-    }
-    return TrainJob(**made)
+    with speaking_toml():
+        made = {
+            name: _section(kind, content[name], f"{path}: [{name}]")
+            for name, kind in sections.items()
+            if name in content
+        }
+        return TrainJob(**made)
 
 
 def _section(kind: Any, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise TypeError(f"{where} must be a table, got {values!r}.")
+        raise TypeError(f"{where} must be a table, with its names below it; got {in_toml(values)}.")
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
     _check_names(values, fields, where, "names")
     try:
-        return kind(**{name: _value(values[name], fields[name], f"{where} {name}") for name in values})
+        return kind(**{name: read_value(values[name], fields[name], name, where) for name in values})
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where}: {error}" if where not in str(error) else str(error)) from None
 
@@ -167,26 +164,5 @@ def _check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str,
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{where} holds {name!r}, which means nothing here.{hint} Known {what}: {', '.join(known)}."
+                f"{where} holds {quoted(name)}, which means nothing here.{hint} Known {what}: {', '.join(known)}."
             )
-
-
-def _value(value: Any, kind: Any, where: str) -> Any:
-    """The value as its field wants it: lists become tuples, strings paths; other types are checked."""
-    options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is Literal and value in typing.get_args(option):
-            return value
-        if option is Path and isinstance(value, str):
-            return Path(value)
-        if origin is Sequence and isinstance(value, list):
-            return tuple(value)
-        if origin is Mapping and isinstance(value, Mapping):
-            return dict(value)
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if option in (str, int, bool) and type(value) is option:
-            return value
-    expected = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind).replace(" | None", "")
-    raise TypeError(f"{where} must be {expected}, got {value!r}.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._asides import aside_of, clear_asides, is_aside
+from .._writing import check_writable
 from ..checkpoint.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from ..checkpoint.folder import CONFIG, GENERATION_CONFIG, WEIGHTS
 from ..plotting import loss_curve
@@ -39,12 +40,26 @@ class Output:
         """The folder, made if need be. A new one has the settings written into it before anything else.
 
         Raises:
-            ValueError: It is a file, holds something that no run wrote, or a run and `resume` is not set; or a file is
-                where a folder of the run belongs, or the other way round.
+            ValueError: It is a file, cannot be written to, holds something that no run wrote, or a run and `resume` is
+                not set; or a file is where a folder of the run belongs, or the other way round.
         """
         folder = config.output_dir
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"output_dir {folder} is a file; give a folder.")
+        held = cls.check(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        output = cls(folder)
+        if not held:
+            output.write_settings(config)
+        return output
+
+    @staticmethod
+    def check(config: TrainConfig) -> list[str]:
+        """What the folder holds already; writes nothing that stays.
+
+        Raises:
+            ValueError: As `opened`.
+        """
+        folder = config.output_dir
+        check_writable(folder, "output_dir")
         held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         held = [name for name in held if not is_aside(name, _CONFIG)]  # of a run that was killed at once
         if held and _CONFIG not in held:
@@ -55,11 +70,7 @@ class Output:
                 "folder."
             )
         _check_kinds(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        output = cls(folder)
-        if not held:
-            output.write_settings(config)
-        return output
+        return held
 
     def write_settings(self, config: TrainConfig) -> None:
         """Writes the settings down, in place of earlier ones."""

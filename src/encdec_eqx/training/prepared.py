@@ -210,8 +210,7 @@ def prepared(
         TypeError: Something is not of the kind it should be.
     """
     _check_model(model)
-    _check_evaluation(config, eval_data)
-    _optimizer(config, config.max_steps or _MANY_STEPS)  # a wrong word should not wait until the data is read
+    check_settings(config, evaluates=eval_data is not None)
     tokenizers = None if tokenizers is None else tokenizers.for_model(model)
     examples = examples_for(model, data, config, tokenizers, on_bad)
     held_out = None if eval_data is None else examples_for(model, eval_data, config, tokenizers, on_bad)
@@ -244,9 +243,14 @@ def _check_model(model: Any) -> None:
         raise TypeError(f"model must be an EncoderDecoder, got {type(model).__name__}; from_pieces makes one.")
 
 
-def _check_evaluation(config: TrainConfig, eval_data: Any) -> None:
-    """Raises ValueError where a setting asks for evaluations that there is no data for: it would do nothing."""
-    if eval_data is not None:
+def check_settings(config: TrainConfig, *, evaluates: bool) -> None:
+    """Looks at what needs neither model nor data: a wrong word should not wait until they are read.
+
+    Raises:
+        ValueError: A setting asks for evaluations that there is no data for, or the optimiser has no such word.
+    """
+    _optimizer(config, config.max_steps or _MANY_STEPS)
+    if evaluates:
         return
     asked = {
         "eval_steps": config.eval_steps is not None,

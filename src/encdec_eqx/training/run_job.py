@@ -12,7 +12,9 @@ from ..encoder_decoder import EncoderDecoder
 from ..text import TokenizerPair
 from .data import Pairs, read_pairs
 from .fitting import FitResult, fit
+from .in_toml import speaking_toml
 from .job import DataSource, ModelSource, TrainJob
+from .preflight import check_job
 
 
 def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
@@ -23,21 +25,26 @@ def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
         console: A `rich.console.Console` for the progress; default: one on stderr.
 
     Raises:
-        ValueError: The job names no model or no data, or parts of it do not fit together.
+        ValueError: The job names no model or no data, parts of it do not fit together, or the diagnosis of the first
+            batch finds errors that the job does not ignore. Advice is in the words of a TOML file.
         FileNotFoundError: Something that it names is not there.
     """
-    job.check()
-    assert job.data.train_file is not None
-    model = load_model(job.model)
-    return fit(
-        model,
-        _pairs(job.data.train_file, job.data),
-        job.train,
-        eval_data=None if job.data.validation_file is None else _pairs(job.data.validation_file, job.data),
-        tokenizers=load_tokenizers(job.model),
-        on_bad_records=job.data.on_bad_records,
-        console=console,
-    )
+    with speaking_toml():
+        check_job(job)
+        assert job.data.train_file is not None
+        tokenizers = load_tokenizers(job.model)
+        pairs = _pairs(job.data.train_file, job.data)
+        held_out = None if job.data.validation_file is None else _pairs(job.data.validation_file, job.data)
+        return fit(
+            load_model(job.model),
+            pairs,
+            job.train,
+            eval_data=held_out,
+            tokenizers=tokenizers,
+            on_bad_records=job.data.on_bad_records,
+            on_diagnosed_errors="report" if job.data.ignore_diagnosed_errors else "error",
+            console=console,
+        )
 
 
 def load_model(source: ModelSource) -> EncoderDecoder:

@@ -14,8 +14,10 @@ from ...text import TokenizerPair
 from ..config import check_learning_rate
 from ..data import Batches, encode_pairs, read_pairs
 from ..data.records import Pairs
+from ..in_toml import speaking_toml
 from ..job import DataSource, ModelSource, TrainJob, read_job
 from ..optimizer import make_optimizer
+from ..preflight import check_sources
 from ..run_job import load_model, load_tokenizers
 from .examination import diagnose
 from .finding import Diagnosis
@@ -55,23 +57,25 @@ def run_doctor(
     """
     if learning_rate is not None:
         check_learning_rate(learning_rate)
-    job = _job(path, data, source_column, target_column)
-    if learning_rate is not None and job.data.train_file is None:
-        raise ValueError("learning_rate is tried on data, and none was given: add data=... (--data FILE).")
-    model = load_model(job.model)
-    tokenizers = load_tokenizers(job.model)
-    batch = None if job.data.train_file is None else _batch(model, tokenizers, job.data)
     described = Path(path).suffix == ".toml"
-    optimizer = _optimizer(job) if described and learning_rate is None and batch is not None else None
-    diagnosis = diagnose(
-        model,
-        batch,
-        tokenizers=tokenizers,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        trainable=job.train.trainable,
-    )
-    show(diagnosis, console)
+    with speaking_toml(speaking=described):
+        job = _job(path, data, source_column, target_column)
+        if learning_rate is not None and job.data.train_file is None:
+            raise ValueError("learning_rate is tried on data, and none was given: add data=... (--data FILE).")
+        check_sources(job.model, job.data)
+        tokenizers = load_tokenizers(job.model)
+        model = load_model(job.model)
+        batch = None if job.data.train_file is None else _batch(model, tokenizers, job.data)
+        optimizer = _optimizer(job) if described and learning_rate is None and batch is not None else None
+        diagnosis = diagnose(
+            model,
+            batch,
+            tokenizers=tokenizers,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            trainable=job.train.trainable,
+        )
+        show(diagnosis, console)
     return exit_status(diagnosis)
 
 

@@ -5,9 +5,11 @@ Knows words and numbers only; must not know how anything is measured.
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
+
+from ..in_toml import spoken
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -37,8 +39,36 @@ class Finding:
         object.__setattr__(self, "evidence", MappingProxyType(dict(self.evidence)))
 
     def __str__(self) -> str:
-        lines = textwrap.wrap(f"{self.severity}: {self.message} [{self.code}]", 100, subsequent_indent="  ")
-        return "\n".join([*lines, *textwrap.wrap(f"fix: {self.fix}", 100, initial_indent="  ", subsequent_indent="  ")])
+        lines = textwrap.wrap(f"{self.severity}: {spoken(self.message)} [{self.code}]", 100, subsequent_indent="  ")
+        return "\n".join(
+            [*lines, *textwrap.wrap(f"fix: {spoken(self.fix)}", 100, initial_indent="  ", subsequent_indent="  ")]
+        )
+
+
+class DiagnosedError(ValueError):
+    """A run that would go wrong was not begun.
+
+    Attributes:
+        findings: the errors that were found.
+    """
+
+    def __init__(self, findings: Sequence[Finding]):
+        self.findings = tuple(findings)
+        what = "1 error" if len(findings) == 1 else f"{len(findings)} errors"
+        lines = [f"the diagnosis finds {what}, so the run was not begun:", *map(str, findings)]
+        lines.append('To train all the same: on_diagnosed_errors="report".')
+        super().__init__("\n".join(lines))
+
+
+def stop_on_errors(findings: Sequence[Finding]) -> None:
+    """Nothing, if there is no error among the findings.
+
+    Raises:
+        DiagnosedError: there is.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise DiagnosedError(errors)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..._installing import install
+from ..in_toml import spoken
 from .finding import Diagnosis
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -33,7 +34,7 @@ def show(diagnosis: Diagnosis, console: Any = None) -> None:
             table.add_column(heading, overflow="fold")
         for one in diagnosis.findings:
             label = Text(f"{one.severity}\n{one.code}", style=_COLOURS[one.severity])
-            table.add_row(label, Text(one.message), Text(one.fix))
+            table.add_row(label, Text(spoken(one.message)), Text(spoken(one.fix)))
         console.print(table)
     for line in diagnosis.footnotes:
         console.print(Text(line, style="dim"))

@@ -6,6 +6,9 @@ from typing import Any
 
 from ..._installing import install
 
+NEEDS = {"bleu": "sacrebleu", "chrf": "sacrebleu", **dict.fromkeys(("rouge1", "rouge2", "rougeL"), "rouge_score")}
+"""Modules that metrics import, none of which the package itself needs."""
+
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Corpus BLEU in percent, as sacrebleu computes it by default (tokenizer 13a, exponential smoothing)."""
