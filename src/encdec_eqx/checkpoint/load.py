@@ -147,9 +147,9 @@ def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapp
     for stack, found in layers.items():
         if not all(found.values()):
             piece = f" of the {stack.split('.')[0]}" if "." in stack.removesuffix("stack.blocks") else ""
+            says = f"its config.json says {len(found)} layers{piece}, and the file has tensors of {sum(found.values())}"
             raise ValueError(
-                f"cannot load {printable(tensors.path)} as {what}: its config.json says {len(found)} layers{piece}, and the "
-                f"file has tensors of {sum(found.values())}. Does its config.json belong to these weights?"
+                f"cannot load {printable(tensors.path)} as {what}: {says}. Does that config belong to these weights?"
             )
 
 
