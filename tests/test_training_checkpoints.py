@@ -589,6 +589,7 @@ def test_a_stray_in_a_checkpoints_place_makes_room_and_is_kept(tmp_path: Path, k
     place.write_text("mine") if kind == "file" else place.symlink_to(tmp_path / "nowhere")
     (tmp_path / "checkpoint-3.stray").write_text("an earlier one")
     (tmp_path / ".unfinished-checkpoint-3").write_text("a file")
+    os.mkfifo(tmp_path / ".unfinished-checkpoint-4")  # opened for reading, it would never answer
     with RunCheckpoints(tmp_path) as checkpoints:
         checkpoints.save(3, _tiny(3, value=3.0), {})
         restored = checkpoints.restore_latest(_tiny(0))

@@ -38,7 +38,7 @@ def clear_asides(folder: Path, names: Iterable[str]) -> None:
 def remove(path: Path) -> None:
     """Removes whatever is there, as far as that can be done: a folder, a file, or a link but not what it leads to."""
     with contextlib.suppress(OSError):
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        else:
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+        else:  # not by rmtree, which opens what it is given: a named pipe would never answer
+            path.unlink()

@@ -170,3 +170,74 @@ def _value(rng: random.Random, name: str, its: Form, longest: int) -> Any:
         "eta_cutoff": rng.choice([1e-4, 0.02, 0.2]),
     }
     return values[name]
+
+
+MISTAKES: dict[str, tuple[Any, ...]] = {
+    "max_new_tokens": (0, -1, 2.5, "5", True, 10**9, 10**30, np.ones(2), [3]),
+    "max_length": (0, 1, -7, 3.0, "9", 10**12),
+    "min_length": (-1, 2.5, 10**9, "3"),
+    "min_new_tokens": (-1, 99, 1.5, "2"),
+    "do_sample": (1, "yes", 0.0, []),
+    "temperature": (0, -1.0, float("nan"), float("inf"), "hot", True, 1e-60, 1e300, [0.7]),
+    "top_k": (-1, 2.5, "9", True, 10**30),
+    "top_p": (-0.1, 1.1, float("nan"), "x", 2),
+    "min_p": (-0.1, 1.5, "x"),
+    "typical_p": (0.0, -1, 1.5, "x"),
+    "epsilon_cutoff": (1.0, -0.1, "x"),
+    "eta_cutoff": (1.0, -0.1, "x"),
+    "num_beams": (0, -2, 2.0, "4", 10**9, 10**30, True),
+    "num_beam_groups": (0, 3, 2.0, "2", 10**9),
+    "diversity_penalty": (-1.0, float("nan"), "x", 1e300),
+    "num_return_sequences": (0, -1, 10**9, 2.0, "2"),
+    "length_penalty": (float("nan"), float("inf"), "x", 1e300),
+    "early_stopping": ("always", 3, []),
+    "penalty_alpha": (-0.1, 1.5, "x", float("nan")),
+    "repetition_penalty": (0.0, -1.0, float("nan"), "x", 1e300, 1e-60),
+    "encoder_repetition_penalty": (0.0, -1.0, "x", 1e-60),
+    "no_repeat_ngram_size": (-1, 1.5, "2", 10**30),
+    "encoder_no_repeat_ngram_size": (-1, 1.5, "2"),
+    "bad_words_ids": (3, [3], [[]], [["a"]], "ab", [[-1]], [[99]], [[1.5]], {"a": 1}),
+    "sequence_bias": (3, [[3]], [[[], 1.0]], [[[3], "x"]], [[[99], 1.0]], {"(": 1.0}, [[[3], float("nan")]]),
+    "suppress_tokens": (-1, [99], ["a"], 1.5, [[3]], list(range(VOCAB))),
+    "begin_suppress_tokens": (-1, [99], ["a"], 1.5, [[3]]),
+    "forced_bos_token_id": (-1, 99, 1.5, "3", [[3]]),
+    "forced_eos_token_id": (-1, 99, [], "3", 1.5),
+    "exponential_decay_length_penalty": (3, [3], [-1, 1.1], [1, 0.0], [1, -2.0], ["a", 1.1], [1, float("nan")], "ab"),
+    "force_words_ids": ([], [[]], [[[]]], 3, "ab", [["a"]], [[-1]], [[99]]),
+    "eos_token_id": (-2, 99, "2", 1.5, [[2]], True),
+    "pad_token_id": (-2, 99, "0", 1.5),
+    "decoder_start_token_id": (-2, 99, "1", 1.5),
+    "logits_processor": (3, "x", [3], lambda logits: logits),
+    "constraint": (3, "a*", []),
+    "assistant_model": (3, "gpt2"),
+    "output_cross_attentions": (1, "yes"),
+    "generation_config": ({}, {"max_length": 4}, 3),
+    "attention_mask": (np.ones((1, 1), np.int32), np.ones(3, np.int32), 0.5, "1", [[1, 1]]),
+    "decoder_input_ids": (np.ones((1, 1, 1), np.int32), np.full((99, 2), 1), [[1]], "1", 1.5),
+    "decoder_attention_mask": (np.ones((1, 1), np.int32), "1"),
+    "max_lenght": (5,),
+    "beams": (4,),
+    "params": ({},),
+    "stop_strings": (["x"],),
+    "guidance_scale": (1.5,),
+    "key": (3, "x"),
+}
+"""Values that no call can have, by option; names that none has among them."""
+
+
+def mistaken(rng: random.Random) -> tuple[dict[str, Any], str]:
+    """The arguments of a call with one mistake in it, and the option that has it."""
+    its = Form(rng.choice(SEARCHES[:6]), (), {}, False, True)
+    arguments = call(rng, its)
+    arguments.pop("max_length", None)
+    arguments["max_new_tokens"] = 4
+    if "num_beams" in its.search:
+        arguments.pop("diversity_penalty", None)
+        arguments.pop("num_beam_groups", None)
+    name = rng.choice(sorted(MISTAKES))
+    if name == "max_length":
+        del arguments["max_new_tokens"]
+    if name == "key":
+        arguments |= {"do_sample": True}
+    arguments[name] = rng.choice(MISTAKES[name])
+    return arguments, name

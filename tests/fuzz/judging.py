@@ -60,7 +60,12 @@ class _Kept(logging.Handler):
 
 
 def attempt(
-    call: Callable[[], Any], *, names: Iterable[str] = (), unchanged: Iterable[Path] = (), seconds: float = SECONDS
+    call: Callable[[], Any],
+    *,
+    names: Iterable[str] = (),
+    unchanged: Iterable[Path] = (),
+    also: tuple[type[Exception], ...] = (),
+    seconds: float = SECONDS,
 ) -> Attempt:
     """Call something, and say what was wrong about how it went.
 
@@ -68,6 +73,7 @@ def attempt(
         call: what to do.
         names: words of which an error must have at least one: the files', usually.
         unchanged: folders that must stay as they are.
+        also: errors that are documented besides the usual ones.
         seconds: most processor time.
     """
     result = Attempt()
@@ -82,7 +88,7 @@ def attempt(
             warnings.simplefilter("error", RuntimeWarning)
             warnings.simplefilter("error", UserWarning)
             result.value = call()
-    except DOCUMENTED as error:
+    except (*DOCUMENTED, *also) as error:
         result.error = error
         result.faults += complaints(error, names)
     except BaseException as error:

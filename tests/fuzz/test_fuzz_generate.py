@@ -7,7 +7,8 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from drawn_options import START, call, form
+from drawn_options import START, call, form, mistaken
+from judging import attempt
 from naive_rules import log_softmax, processed
 
 from encdec_eqx import EncoderDecoder
@@ -193,3 +194,21 @@ def test_drawn_options(model: EncoderDecoder, part: int, seed: int, numbers: ran
             said = {name: value for name, value in arguments.items() if name not in ("input_ids", "attention_mask")}
             faulty.append(f"--seed {seed} --first {number} --mutations 1: {said}\n    " + "\n    ".join(faults[:4]))
     assert not faulty, f"{len(faulty)} of {len(mine)}:\n" + "\n".join(faulty[:8])
+
+
+def test_mistakes_are_refused_before_anything_is_compiled(model: EncoderDecoder, seed: int, numbers: range):
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    faulty = []
+    for number in numbers:
+        arguments, name = mistaken(random.Random(f"{seed}/mistakes/{number}"))
+        keys = {} if "key" in arguments or not arguments.get("do_sample") else {"key": jax.random.key(0)}
+        before = len(compiled)
+        result = attempt(lambda a=arguments, k=keys: model.generate(**a, **k), names=[name])
+        faults = result.faults + ([] if result.error is not None else ["was accepted"])
+        faults += ["compiled something first"] if len(compiled) > before else []
+        if faults:
+            faulty.append(f"--seed {seed} --first {number} --mutations 1: {name}={arguments[name]!r:.60}: {faults[:2]}")
+    assert not faulty, f"{len(faulty)} of {len(numbers)}:\n" + "\n".join(faulty[:20])
