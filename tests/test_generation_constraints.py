@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+import time
 from typing import Any
 
 import jax
@@ -25,6 +26,8 @@ from encdec_eqx.generation.constraints.interface import DEAD, END, START
 from encdec_eqx.generation.constraints.minimise import minimised
 from encdec_eqx.generation.constraints.tables import Table, trimmed
 
+SECONDS = 20.0
+"""Two, but that tests check every annotation."""
 CHARACTERS = "ab0 _\n-"
 SPELLED: list[str | None] = [None, *CHARACTERS]  # the end token, then a token a character
 TEXTS = ["".join(text) for size in range(5) for text in itertools.product(CHARACTERS, repeat=size)]
@@ -86,6 +89,8 @@ PATTERNS = [
         r"[\W]{2}",
         r"[^\s\w]",
         r"\S*\n",
+        *("(a?){3}", "(a{0,2}){1,2}b", "(b*){3}a", "(a?){0}b", "((a?){2}){2}", "(a{0}){3}b", "(a*){0}", "((ab)?){2,}"),
+        *("(a?b?){2}", "(a?|b?){2,3}", "a{003}"),
         r"\x61+\u0062",
         r"\U00000061?_",
         "(a|b)*a(a|b)",
@@ -468,11 +473,43 @@ def test_large_vocabularies_and_long_lists():
         ("(" * 200 + ")" * 200, r"position 50: more than 50 groups"),
         ("(a{100}){101}", r"10,100 symbols when its repetitions are written out; at most 10,000"),
         ("(a|b)*a(a|b){20}", r"too large: it needs an automaton of more than 10,000 states"),
+        ("(a?b?){4999}", r"too large: too many of its symbols may stand at the same place"),
+        ("a?" * 5000, r"too large: too many of its symbols may stand at the same place"),
+        ("((a?){100}|(b?){50}){66}", r"too large: too many of its symbols may stand at the same place"),
+        ("(" + "()" * 500 + "a){9999}", r"too large: too many of its symbols"),
+        ("(" + "|" * 500 + "a){9999}", r"too large: too many of its symbols"),
+        ("a{" + "9" * 9000 + "}", r"position 2: this number has 9,000 digits, at most 9 are read"),
+        ("a" * 10**7, r"10,000,000 characters long; at most 200,000"),
     ],
+    ids=lambda text: text[:30],
 )
-def test_what_is_not_understood_is_told_with_its_place(pattern: str, message: str):
-    with pytest.raises(ValueError, match=message):
+def test_what_is_not_understood_is_told_with_its_place_and_soon(pattern: str, message: str):
+    began = time.process_time()
+    with pytest.raises(ValueError, match=message) as raised:
         from_regex(pattern, SPELLED, eos_token_id=0)
+    assert time.process_time() - began < SECONDS
+    assert all(len(line) < 300 for line in str(raised.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "longest"),
+    [
+        ("(a?){9999}", 9999),
+        ("(a{0,99}){0,99}", 99**2),
+        ("((a?){90}){100}", 9000),
+        ("(" * 50 + "a?" + "){1}" * 50, 1),
+        ("[" + "ab0" * 10_000 + "]{9999}", 9999),
+        ("[a-b]{0,9999}", 9999),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_repetitions_of_what_may_be_missing_are_built_soon(pattern: str, longest: int):
+    began = time.process_time()
+    constraint = from_regex(pattern, SPELLED, eos_token_id=0)
+    assert time.process_time() - began < SECONDS
+    a = SPELLED.index("a")
+    assert constraint.accepts([*[a] * longest, 0])
+    assert not constraint.accepts([*[a] * (longest + 1), 0])
 
 
 @pytest.mark.parametrize(
@@ -521,6 +558,20 @@ def test_wrong_vocabularies_are_refused():
         from_token_regex("<0>", eos_token_id=0, vocab_size=0)
     with pytest.raises(TypeError, match="`vocab_size` must be an integer"):
         from_token_regex("<0>", eos_token_id=0, vocab_size=6.0)  # pyright: ignore[reportArgumentType]
+    for size in (10**9, 10**5000, 2**21 + 1):
+        with pytest.raises(ValueError, match="`vocab_size` must be at most 2,097,152"):
+            from_token_regex("<0>", eos_token_id=0, vocab_size=size)
+        with pytest.raises(ValueError, match="`vocab_size` must be at most 2,097,152"):
+            from_sequences([[1]], eos_token_id=0, vocab_size=size)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray, np.int64])
+def test_sizes_and_ends_may_be_arrays_without_axes(array: Any):
+    for build, of in ((from_token_regex, "<3>"), (from_sequences, [[3]])):
+        constraint = build(of, eos_token_id=array(2), vocab_size=array(6))
+        assert (constraint.vocab_size, constraint.end_ids) == (6, (2,))
+        assert constraint.accepts([3, 2])
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int32, Integer
 
+from ..._quoting import quoted
 from ..._typing import Array, ArrayLike
 from ..buckets import bucket
 from .ends import as_end_ids
@@ -81,7 +82,7 @@ class TokenDFA(AbstractConstraint):
         if constraint.least_new_tokens >= NEVER:
             raise ValueError(
                 "No output can be valid: no way leads from the state `start` to one of `accepting`. "
-                f"Got start={start} and accepting={list(accepting)}."
+                f"Got start={start} and accepting={quoted(list(accepting))}."
             )
         return constraint
 

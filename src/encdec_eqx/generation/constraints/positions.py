@@ -1,6 +1,5 @@
 """From a pattern's tree to an automaton over symbols, by way of its positions (Glushkov 1961). Knows no tokens."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,8 @@ from .tables import MOST_ENTRIES, Table
 
 _MOST_POSITIONS = 10_000
 _MOST_STATES = 10_000
+_MOST_WORK = 2**23
+"""Places that are looked at while the automaton is built, over all its states: about a second."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,31 @@ class _Fragment:
 _NOTHING = _Fragment(True, 0, 0)
 
 
+_FEW = 8
+"""Members of a set that are found one by one."""
+
+
+class _Work:
+    """How much has been done, so that no pattern can take for ever."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_WORK
+
+    def spend(self, places: int) -> None:
+        """Count some.
+
+        Raises:
+            ValueError: there have been too many.
+        """
+        self._left -= places
+        if self._left < 0:
+            raise ValueError(
+                "`pattern` is too large: too many of its symbols may stand at the same place, as where parts that may "
+                "be missing are repeated many times, (a?b?){4999}. Use * or smaller bounds, and `max_new_tokens` to "
+                "limit the length."
+            )
+
+
 class _Positions:
     """The places of a pattern at which a symbol stands, repetitions written out. Place 0 is before the first symbol.
 
@@ -47,6 +73,7 @@ class _Positions:
                 f"`pattern` has {size:,} symbols when its repetitions are written out; at most {_MOST_POSITIONS:,} are "
                 "supported. Use * or +, or smaller bounds, and `max_new_tokens` to limit the length."
             )
+        self.work = _Work()
         self.sets: list[SymbolSet] = [SymbolSet()]
         self.follow: list[int] = [0]
         whole = self._visit(node)
@@ -54,6 +81,7 @@ class _Positions:
         self.accepting = whole.last | whole.empty
 
     def _visit(self, node: Node) -> _Fragment:
+        self.work.spend(64)
         match node:
             case Symbol():
                 place = 1 << len(self.sets)
@@ -75,6 +103,7 @@ class _Positions:
                 return self._repeated(node)
 
     def _joined(self, left: _Fragment, right: _Fragment) -> _Fragment:
+        self.work.spend(left.last.bit_count())
         for place in _bits(left.last):
             self.follow[place] |= right.first
         return _Fragment(
@@ -116,11 +145,13 @@ def automaton(node: Node, alphabet: np.ndarray) -> tuple[Table, np.ndarray]:
         ValueError: the pattern is too large.
     """
     positions = _Positions(node)
-    distinct = list(dict.fromkeys(positions.sets))
-    number = {set_: index for index, set_ in enumerate(distinct)}
-    columns, members = classes_of(distinct, alphabet)
+    # Those of a repetition are one object: what is large is not compared again for each of its places.
+    objects = {id(set_): set_ for set_ in positions.sets}
+    number = {set_: index for index, set_ in enumerate(dict.fromkeys(objects.values()))}
+    number_of_object = {key: number[set_] for key, set_ in objects.items()}
+    columns, members = classes_of(list(number), alphabet)
     columns_of_set = [np.flatnonzero(row).tolist() for row in members]
-    columns_of_place = [columns_of_set[number[set_]] for set_ in positions.sets]
+    columns_of_place = [columns_of_set[number_of_object[id(set_)]] for set_ in positions.sets]
     places_of_column = [0] * members.shape[1]
     for place, held in enumerate(columns_of_place):
         for column in held:
@@ -131,10 +162,15 @@ def automaton(node: Node, alphabet: np.ndarray) -> tuple[Table, np.ndarray]:
     found = [1]
     rows: list[dict[int, int]] = []
     for places in found:
+        positions.work.spend(places.bit_count())
         reached = 0
         for place in _bits(places):
             reached |= positions.follow[place]
-        possible = set().union(*(columns_of_place[place] for place in _bits(reached)))
+        positions.work.spend(reached.bit_count())
+        if reached.bit_count() > len(places_of_column):
+            possible = {column for column, its_places in enumerate(places_of_column) if reached & its_places}
+        else:
+            possible = set().union(*(columns_of_place[place] for place in _bits(reached)))
         row = {}
         for column in possible:
             behind = reached & places_of_column[column]
@@ -160,11 +196,17 @@ def _check_size(states: int, columns: int) -> None:
         )
 
 
-def _bits(places: int) -> Iterator[int]:
+def _bits(places: int) -> list[int]:
+    """The places of a set, ascending."""
+    if places.bit_count() > _FEW:
+        octets = np.frombuffer(places.to_bytes((places.bit_length() + 7) // 8, "little"), np.uint8)
+        return np.flatnonzero(np.unpackbits(octets, bitorder="little")).tolist()
+    found = []
     while places:
         lowest = places & -places
-        yield lowest.bit_length() - 1
+        found.append(lowest.bit_length() - 1)
         places ^= lowest
+    return found
 
 
 def _size(node: Node) -> int:

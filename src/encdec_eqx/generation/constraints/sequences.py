@@ -5,6 +5,7 @@ from itertools import chain
 
 import numpy as np
 
+from ..._quoting import quoted
 from .ends import as_end_ids, as_vocab_size
 from .trie import TokenTrie, from_edges
 
@@ -65,7 +66,7 @@ def _flattened(sequences: Iterable[Sequence[int] | np.ndarray]) -> tuple[np.ndar
     for index, sequence in enumerate(sequences):
         if isinstance(sequence, str) or not hasattr(sequence, "__len__"):
             raise TypeError(
-                f"`sequences[{index}]` is {sequence!r}; expected a sequence of token ids. `sequences` holds "
+                f"`sequences[{index}]` is {quoted(sequence)}; expected a sequence of token ids. `sequences` holds "
                 "one list of ids an output, as tokenizer.encode(text, add_special_tokens=False) gives it."
             )
     sizes = np.asarray([len(sequence) for sequence in sequences], np.int64)

@@ -35,8 +35,11 @@ class SymbolSet:
     def members(self, codes: np.ndarray, kinds: dict[str, np.ndarray]) -> np.ndarray:
         """Which of the codes belong to it, given which of them are of each kind."""
         inside = np.zeros(codes.size, np.bool_)
-        for low, high in self.intervals:
-            inside |= (codes >= low) & (codes <= high)
+        if self.intervals:
+            low, high = np.asarray(sorted(self.intervals), np.int64).T
+            # of the intervals that begin at or before a code, the one that reaches furthest
+            last = np.searchsorted(low, codes, side="right") - 1
+            inside = (last >= 0) & (codes <= np.maximum.accumulate(high)[last])
         for kind in self.kinds:
             inside |= kinds[kind] if kind.islower() else ~kinds[kind.lower()]
         return inside ^ self.negated

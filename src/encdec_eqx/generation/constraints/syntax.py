@@ -4,9 +4,15 @@ import abc
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
+from ..._quoting import quoted
 from .symbols import SymbolSet
 
 _DEEPEST = 50
+_LONGEST = 200_000
+"""Characters of a pattern: twenty for each of the symbols that an automaton may have."""
+
+_MOST_DIGITS = 9
+"""Of a number: more than any repetition or id needs, and few enough that no number of them takes long to read."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,19 @@ class Repeat:
 Node = Symbol | Chain | Choice | Repeat
 
 
+def repeated(part: Node, least: int, most: int | None) -> Repeat:
+    """A part `least` to `most` times.
+
+    What may be missing each time, x{0,k}, is x at most as often as both bounds say: (x?){9} is x{0,9}. Written out as
+    it stands it would be a set of all the places that can be skipped, for each of its places.
+    """
+    if isinstance(part, Repeat) and part.least == 0:
+        if 0 in (part.most, most):
+            return Repeat(part.part, 0, 0)
+        return Repeat(part.part, 0, None if part.most is None or most is None else part.most * most)
+    return Repeat(part, least, most)
+
+
 class Reader(abc.ABC):
     """Reads a pattern from left to right, by recursive descent.
 
@@ -57,6 +76,11 @@ class Reader(abc.ABC):
     def __init__(self, pattern: str):
         if not isinstance(pattern, str):
             raise TypeError(f"`pattern` must be a string, got {type(pattern).__name__}.")
+        if len(pattern) > _LONGEST:
+            raise ValueError(
+                f"`pattern` is {len(pattern):,} characters long; at most {_LONGEST:,} are read. For a long list of "
+                "fixed outputs use `from_sequences`."
+            )
         self.pattern = pattern
         self.at = 0
         self._depth = 0
@@ -96,13 +120,17 @@ class Reader(abc.ABC):
         begin = self.at
         while self.peek() and self.peek() in "0123456789":
             self.at += 1
-        return int(self.pattern[begin : self.at]) if self.at > begin else None
+        digits = self.pattern[begin : self.at].lstrip("0") or "0"
+        if len(digits) > _MOST_DIGITS:
+            self.fail(f"this number has {len(digits):,} digits, at most {_MOST_DIGITS} are read", at=begin)
+        return int(digits) if self.at > begin else None
 
     def fail(self, problem: str, *, at: int | None = None) -> NoReturn:
         """Raise the error that shows the place."""
         at = self.at if at is None else at
         raise ValueError(
-            f"`pattern` at position {at}: {problem}.\n  {self.pattern!r}\n  from there: {self.pattern[at:]!r}"
+            f"`pattern` at position {at}: {problem}.\n  {quoted(self.pattern)}\n"
+            f"  from there: {quoted(self.pattern[at:])}"
         )
 
     def _choice(self) -> Node:
@@ -136,7 +164,7 @@ class Reader(abc.ABC):
             )
         if self.peek() in ("*", "{"):
             self.fail("a repetition cannot be repeated again directly. Put the first in ( )", at=begin)
-        return Repeat(node, *bounds)
+        return repeated(node, *bounds)
 
     def _group(self) -> Node:
         begin = self.at

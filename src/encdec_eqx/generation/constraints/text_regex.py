@@ -6,8 +6,9 @@ from string import hexdigits
 
 import numpy as np
 
+from ..._quoting import printable, quoted
 from .dfa import TokenDFA, from_table
-from .ends import as_end_ids
+from .ends import as_end_ids, as_vocab_size
 from .minimise import minimised
 from .positions import automaton
 from .symbols import SymbolSet
@@ -59,10 +60,12 @@ def _as_texts(tokens: Sequence[str | None]) -> list[str]:
             f"`tokens` must be a list with the text of each id in turn, got {type(tokens).__name__}. From a tokenizer: "
             "[tokenizer.decode([id]) for id in range(vocab_size)]."
         )
+    if len(tokens):
+        as_vocab_size(len(tokens))
     for id_, text in enumerate(tokens):
         if text is not None and not isinstance(text, str):
             raise TypeError(
-                f"`tokens[{id_}]` must be a string, or None for a token that is never allowed; got {text!r}."
+                f"`tokens[{id_}]` must be a string, or None for a token that is never allowed; got {quoted(text)}."
             )
     if not len(tokens):
         raise ValueError("`tokens` is empty; expected the text of each id of the vocabulary.")
@@ -136,9 +139,8 @@ def _missing_characters(tree: Node, alphabet: np.ndarray) -> str:
     )
     if not missing:
         return ""
-    return (
-        f" No token has the characters {', '.join(missing[:10])} in its text; are the texts in `tokens` decoded ones?"
-    )
+    shown = printable(", ".join(missing[:10]), 100)
+    return f" No token has the characters {shown} in its text; are the texts in `tokens` decoded ones?"
 
 
 def _symbols(node: Node) -> list[Symbol]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..._quoting import quoted
 from .dfa import TokenDFA, from_table
 from .ends import as_end_ids, as_vocab_size
 from .minimise import minimised
@@ -38,7 +39,7 @@ def from_token_regex(pattern: str, *, eos_token_id: int | Sequence[int], vocab_s
     table, columns = automaton(tree, others)
     useful = trimmed(table)
     if useful is None:
-        raise ValueError(f"No output can be valid: nothing matches {pattern!r} in a vocabulary of {vocab_size}.")
+        raise ValueError(f"No output can be valid: nothing matches {quoted(pattern)} in a vocabulary of {vocab_size}.")
     merged, of_column = merged_columns(minimised(useful))
     token_columns = np.zeros(vocab_size, np.int32)
     token_columns[others] = of_column[columns]
