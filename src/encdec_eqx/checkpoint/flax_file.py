@@ -57,7 +57,10 @@ def _unpack(path: Path) -> dict[str, Any]:
             "nested dictionaries of arrays, as flax.serialization writes them. Download or copy it again."
         ) from None
     if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds a {type(tree).__name__}; expected the dictionary of a Flax model's parameters.")
+        raise ValueError(
+            f"{path} holds a {type(tree).__name__}; expected the dictionary of a Flax model's parameters. "
+            "Download or copy it again."
+        )
     return tree
 
 
@@ -81,7 +84,10 @@ def _flatten(path: Path, tree: dict[str, Any], above: tuple[str, ...]) -> list[t
             name = ".".join((*above, _RENAMED.get(str(key), str(key))))
             found.append((name, value.T if key == "kernel" else value))
         else:
-            raise ValueError(f"{path}: {'/'.join(names)} is a {type(value).__name__}; expected an array.")
+            raise ValueError(
+                f"{path}: {'/'.join(names)} is a {type(value).__name__}; expected an array. Remove it, or save "
+                "the parameters alone."
+            )
     return found
 
 
@@ -93,5 +99,6 @@ def _joined(path: Path, name: str, value: dict[str, Any]) -> np.ndarray:
         return flat.reshape([shape[str(i)] for i in range(len(shape))])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{path}: the chunks of {name} do not make an array ({type(error).__name__}: {error})."
+            f"{path}: the chunks of {name} do not make an array ({type(error).__name__}: {error}). Download or copy it "
+            "again."
         ) from None

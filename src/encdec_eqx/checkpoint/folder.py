@@ -3,6 +3,7 @@
 Knows nothing of models, families or names' meanings; looks up a Hub id only through `hub`.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,9 +21,10 @@ FLAX_WEIGHTS = "flax_model.msgpack"
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 
+_PICKLED_SHARD = re.compile(r"\w+-\d+-of-\d+\.bin")
 _CONVERSION = (
     'python -c "import torch; from safetensors.torch import save_file; '
-    "d = torch.load('{name}', map_location='cpu', weights_only=True); "
+    "{read}; "
     "save_file({{k: v.clone().contiguous() for k, v in d.items()}}, 'model.safetensors', "
     "metadata={{'format': 'pt'}})\""
 )
@@ -99,11 +101,12 @@ def open_tensors(folder: Path) -> Tensors:
     if (folder / FLAX_WEIGHTS).is_file():
         return FlaxFile(folder / FLAX_WEIGHTS)
     present = sorted(path.name for path in folder.iterdir())
-    for name in present:
+    sharded = [name for name in present if _PICKLED_SHARD.fullmatch(name)]
+    for name in sharded[:1] or present:
         if name.endswith((".bin", ".pt", ".pth", ".ckpt")):
             raise NotImplementedError(
                 f"{folder / name} is a pickle, which this library never opens because a pickle can run code; expected "
-                f"{WEIGHTS}. Convert it once, in that folder and with torch installed: {_CONVERSION.format(name=name)}"
+                f"{WEIGHTS}. Convert it once, in that folder and with torch installed: {_conversion(name)}"
             )
         if name in ("tf_model.h5", "flax_model.msgpack.index.json"):
             raise NotImplementedError(
@@ -114,6 +117,17 @@ def open_tensors(folder: Path) -> Tensors:
         f"no weights in {folder}: got {', '.join(present[:12]) or 'an empty folder'}; expected {WEIGHTS}, {INDEX} or "
         f"{FLAX_WEIGHTS}."
     )
+
+
+def _conversion(name: str) -> str:
+    """A command that makes `model.safetensors` of a pickle, or of all of its shards."""
+    load = "torch.load({}, map_location='cpu', weights_only=True)"
+    if _PICKLED_SHARD.fullmatch(name):
+        pattern = f"{name.split('-')[0]}-*-of-*.bin"
+        read = f"import glob; d = {{}}; [d.update({load.format('f')}) for f in sorted(glob.glob('{pattern}'))]"
+    else:
+        read = f"d = {load.format(repr(name))}"
+    return _CONVERSION.format(read=read)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -38,6 +38,10 @@ POSITIONS = "embeddings.positions.weight"
 _BLOCK = re.compile(r"(.*\bstack\.blocks)\.(\d+)\.")
 _ALIGNMENT = 64
 _SHOWN = 10
+_WAY_OUT = (
+    "Does its config.json belong to these weights? If it does, fix a copy of the folder: correct sizes in config.json "
+    "(or pass them to the piece's from_pretrained), remove unexpected tensors (safetensors has load_file, save_file)."
+)
 
 
 @dataclasses.dataclass
@@ -285,4 +289,4 @@ def _message(what: str, path: Path, problems: list[str]) -> str:
     shown = "; ".join(problems[:_SHOWN])
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-    return f"cannot load {path} as {what} ({count}): {shown}{more}. Does its config.json belong to these weights?"
+    return f"cannot load {path} as {what} ({count}): {shown}{more}. {_WAY_OUT}"

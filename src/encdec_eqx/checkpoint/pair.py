@@ -310,7 +310,7 @@ def shared_paths(
     if pairs and differing:
         raise ValueError(
             f"tie_encoder_decoder is true, but the pieces differ in {', '.join(differing)}; expected the same "
-            "architecture in both."
+            "architecture in both. If the file holds the tensors of both pieces, set it to false in config.json."
         )
     return tuple(sorted(pairs))
 

@@ -222,8 +222,9 @@ def family_of(hf: Mapping[str, Any], families: Families, place: Path | str, role
         )
     if not isinstance(model_type, str) or model_type not in families:
         raise ValueError(
-            f"{place}: model_type is {model_type!r}; expected one of {', '.join(sorted(families))}. Other families "
-            "are not built yet."
+            f"{place}: model_type is {quoted(model_type)}; expected one of {', '.join(sorted(families))}. Other "
+            "families are not built yet: docs/adding_a_family.md adds one, and EncoderDecoder.from_pieces takes any "
+            "eqx.Module as its encoder that meets EncoderProtocol."
         )
     if role not in families[model_type].architectures:
         able = ", ".join(sorted(name for name, family in families.items() if role in family.architectures))

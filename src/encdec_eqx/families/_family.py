@@ -115,7 +115,7 @@ class Family:
         try:
             attributes = self._attributes(hf)
             if attributes["is_decoder"] and "decoder" not in self.architectures:
-                raise ValueError("is_decoder is true, but models of this family can only be encoders")
+                raise ValueError("is_decoder is true, but models of this family can only be encoders; set it to false")
             return self.read(attributes)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"the {self.model_type} config cannot be used: {error}") from None
@@ -136,7 +136,10 @@ class Family:
                 for field in dataclasses.fields(config)
                 if getattr(config, field.name) != getattr(again, field.name)
             ]
-            raise ValueError(f"a {self.model_type} config.json cannot express {'; '.join(differing)}.")
+            raise ValueError(
+                f"a {self.model_type} config.json cannot express {'; '.join(differing)}. Change that, or keep the "
+                "arrays with equinox.tree_serialise_leaves, which needs no format."
+            )
         return written
 
     def handles(self, name: str) -> bool:

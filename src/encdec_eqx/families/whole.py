@@ -82,7 +82,8 @@ class WholeFormat:
                 )
         if again.tied != shared:
             raise ValueError(
-                f"{self.family.model_type} checkpoints hold one token table for both pieces; these have one each."
+                f"{self.family.model_type} checkpoints hold one token table for both pieces; these have one each. Save "
+                "them as a pair: EncoderDecoder.from_pieces(*model.pieces())."
             )
         return written
 
