@@ -15,8 +15,11 @@ import pytest
 
 from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.cli import main
+from encdec_eqx.config import PositionsConfig
+from encdec_eqx.generation.settings import GenerationConfig
 from encdec_eqx.training import TrainConfig, TrainingDivergedError, fit, init_train_state, make_train_step
 from encdec_eqx.training.checkpoints import RunCheckpoints, files
+from encdec_eqx.training.closing import closing_lines
 from encdec_eqx.training.data import Batches, Example, Examples
 from encdec_eqx.training.evaluation import generate_ids, mean_loss
 from encdec_eqx.training.log import RunLog, read_log
@@ -24,6 +27,7 @@ from encdec_eqx.training.lora import drop_lora, load_lora, merge_lora
 from encdec_eqx.training.prepared import prepared
 from encdec_eqx.training.reading import digest
 from encdec_eqx.training.standing import Standing
+from encdec_eqx.training.stopping_length import with_length
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 from tolerances import SAME_LOSS_ALONE
 
@@ -142,6 +146,86 @@ def test_evaluations_come_when_due_and_the_best_is_kept(tmp_path: Path):
     values = ready.evaluate(result.model)
     assert values["loss"] == pytest.approx(result.best, rel=SAME_LOSS_ALONE)
     assert set(values) == {"loss", "per", "exact_match"}
+
+
+def test_the_result_says_which_step_it_is_of_and_what_it_makes_of_examples(tmp_path: Path):
+    settings = config(
+        tmp_path / "run", max_steps=5, eval_steps=2, learning_rate=1.0, lr_scheduler_type="constant",
+        metrics=["exact_match"], generation_max_new_tokens=3,
+    )  # fmt: skip
+    held_out = reversal(6, seed=1)
+    result = fit(pair(), reversal(16), settings, eval_data=held_out)
+    evaluations = {line["step"]: line for line in result.log if line["event"] == "eval"}
+    assert {line["exact_match"] for line in evaluations.values()} == {0.0}  # so the loss decides
+    assert result.best_step == min(evaluations, key=lambda step: evaluations[step]["loss"]) != 5
+    assert result.best_by == "exact_match"
+    assert result.best_values == {name: evaluations[result.best_step][name] for name in ("loss", "exact_match")}
+    assert result.model_step == 5
+    ready = prepared(pair(), reversal(16), settings, eval_data=held_out)
+    assert result.predictions == tuple(ready.generated(result.model)[:4])
+    lines = list(closing_lines(result))
+    assert lines[2].startswith("the model is that of step 5, the last; load_best_model_at_end = true keeps the best")
+    best = fit(
+        pair(),
+        reversal(16),
+        dataclasses.replace(settings, load_best_model_at_end=True, resume=True),
+        eval_data=held_out,
+    )  # as the line says
+    assert best.model_step == result.best_step
+    assert f"the model is that of step {best.best_step}, the best" in closing_lines(best)
+    assert not same(best.model, result.model)
+
+
+def test_without_evaluations_or_generation_the_last_lines_are_few(tmp_path: Path):
+    plain = fit(pair(), reversal(8), config(tmp_path / "run", max_steps=1))
+    assert [*closing_lines(plain)] == [f"finished after 1 steps; the model is in {tmp_path / 'run' / 'model'}"]
+    silent = config(tmp_path / "silent", max_steps=1, predict_with_generate=False)
+    result = fit(pair(), reversal(8), silent, eval_data=reversal(3))
+    assert (result.predictions, len([*closing_lines(result)])) == ((), 3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "chosen", "own", "expected"),
+    [
+        ([5, 3], None, {}, {"max_new_tokens": 13}),  # at least 8 more
+        ([40], None, {}, {"max_new_tokens": 50}),  # else a quarter
+        ([5, 85], None, {}, {"max_new_tokens": 95}),  # of 96 positions
+        ([96], None, {}, {"max_new_tokens": 96}),
+        ([40], 17, {}, {"max_new_tokens": 17}),
+        ([40], None, {"max_length": 12}, {"max_length": 12}),
+        ([40], 17, {"max_new_tokens": 12}, {"max_new_tokens": 12}),
+        ([40], None, {"num_beams": 2}, {"max_new_tokens": 50, "num_beams": 2}),
+    ],
+)
+def test_a_model_without_a_length_to_stop_at_gets_that_of_its_targets_and_some_more(
+    targets: list[int], chosen: int | None, own: dict[str, int], expected: dict[str, int]
+):
+    model = pair(positions=PositionsConfig(max_positions=96))
+    if own:
+        model = dataclasses.replace(model, generation_config=GenerationConfig(**own))
+    options = with_length(model, targets, chosen).generation_config
+    assert options is not None
+    assert options.to_hf() == expected
+
+
+def test_what_fit_leaves_stops_by_itself_and_a_length_that_cuts_targets_is_said(tmp_path: Path):
+    records = reversal(8)
+    longest = max(len(record["labels"]) for record in records)
+    held_out = [{"input_ids": [5, 6], "labels": [*[7] * longest, END]}]
+    settings = config(tmp_path / "run", max_steps=1, predict_with_generate=False)
+    result = fit(pair(), records, settings, eval_data=held_out)
+    loaded = EncoderDecoder.from_pretrained(tmp_path / "run" / "model")
+    for one in (result.model, loaded):
+        assert one.generation_config.max_new_tokens == longest + 1 + 8
+    ids = np.array([[5, 6, 7, 8]])
+    np.testing.assert_array_equal(
+        loaded.generate(ids).sequences, result.model.generate(ids, max_new_tokens=longest + 9).sequences
+    )
+    short = dataclasses.replace(pair(), generation_config=GenerationConfig(max_length=longest))
+    cut = fit(short, records, dataclasses.replace(settings, output_dir=tmp_path / "cut"), eval_data=held_out)
+    assert cut.model.generation_config.max_length == longest
+    (note,) = [line["text"] for line in cut.log if line["event"] == "note"]
+    assert f"max_length={longest}, and the longest target has {longest + 1} tokens" in note
 
 
 def test_patience_ends_a_run_early(tmp_path: Path):
@@ -420,7 +504,17 @@ def job(tmp_path: Path, monkeypatch) -> Path:
 
 def test_the_command_trains_as_its_file_says_and_options_win(job: Path, capsys):
     assert main(["train", "job.toml", "--max-steps", "3", "--per-device-train-batch-size", "4"]) == 0
-    assert "finished after 3 steps; the model is in run/model" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "finished after 3 steps; the model is in run/model"
+    assert lines[1].startswith("best by per: step 3 of 3  loss ") and "  per " in lines[1]
+    assert lines[2:4] == ["the model is that of step 3, the best", "what it makes of the first validation examples:"]
+    records = reversal(4)
+    for at, record in enumerate(records):
+        source, prediction, reference = lines[4 + 3 * at : 7 + 3 * at]
+        assert source == f"  source      {' '.join(map(str, record['input_ids']))}"
+        assert prediction.startswith("  prediction  ")
+        assert reference == f"  reference   {' '.join(map(str, record['labels'][:-1]))}"
+    assert len(lines) == 4 + 3 * 4
     assert [line["step"] for line in read_log("run/log.jsonl") if line["event"] == "eval"] == [3]
     EncoderDecoder.from_pretrained("run/model")
 

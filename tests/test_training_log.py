@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -260,13 +261,76 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then(
     ]
 
 
-@pytest.mark.parametrize(("width", "evaluation"), [(80, False), (140, True)])
-def test_a_terminal_shows_a_bar_that_fits(width: int, evaluation: bool, clock: _Clock):
-    stream = io.StringIO()
-    _show(Console(file=stream, force_terminal=True, width=width, color_system=None), clock)
-    shown = [line.strip() for line in stream.getvalue().replace("\x1b[2K", "\n").splitlines()]
+@pytest.mark.parametrize(
+    ("width", "numbers"),
+    [
+        (40, "loss 0.0500"),
+        (60, "loss 0.0500  lr 3.0e-05"),
+        (80, "loss 0.0500  lr 3.0e-05  12,346 tok/s"),
+        (100, "loss 0.0500  lr 3.0e-05  12,346 tok/s"),
+        (140, "loss 0.0500  lr 3.0e-05  12,346 tok/s  eval loss 1.2346  bleu 31.23"),
+    ],
+)
+def test_a_terminal_of_any_width_shows_a_bar_that_fits_and_every_evaluation(width: int, numbers: str, clock: _Clock):
+    shown = _shown_on(width, lambda console: _show(console, clock))
     last = [line for line in shown if "40/40" in line and "loss 0.0500" in line][-1]
-    assert "lr 3.0e-05  12,346 tok/s" in last and last.endswith("ETA 0:00:00")
-    assert ("eval loss 1.2346  bleu 31.23" in last) == evaluation
+    assert numbers in last and last.endswith("ETA 0:00:00")
+    assert last.count("  ") == numbers.count("  ")
     assert max(len(line) for line in shown) <= width
+    for step in (20, 30, 40):
+        assert f"step {step}/40  eval loss 1.2346  bleu 31.23" in shown
     assert "a [note]" in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_many_metrics_and_large_numbers_are_seen_on_narrow_terminals(width: int, clock: _Clock):
+    values = {"loss": 1.2345, "rouge1": 31.2, "rouge2": 12.3, "rougeL": 25.1, "exact_match": 0.0, "bleu": 9.0}
+
+    def show(console: Console) -> None:
+        with progress(1_000_000, start=123_456, console=console) as bar:
+            bar.update(123_457, loss=1.0, learning_rate=1e-5, tokens_per_second=1_234_567.0)
+            bar.evaluating()
+            bar.evaluated(123_457, values)
+
+    shown = _shown_on(width, show)
+    text = " ".join(" ".join(shown).split())
+    for name, value in values.items():
+        assert f"{name} {value:.2f}" in text or f"{name} {value:.4f}" in text
+    assert max(len(line) for line in shown) <= width
+
+
+def _shown_on(width: int, show: Callable[[Console], None]) -> list[str]:
+    """The lines that a terminal of this width shows."""
+    stream = io.StringIO()
+    show(Console(file=stream, force_terminal=True, width=width, color_system=None))
+    return [line.strip() for line in stream.getvalue().replace("\x1b[2K", "\n").splitlines()]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_was_compiled_is_said_and_takes_no_part_in_the_estimate(terminal: bool, clock: _Clock):
+    """Two shapes of batches take 60 s each to compile, an evaluation 100 s, its later ones 5 s; a step takes 1 s."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=100, color_system=None)
+    left = []
+    with progress(121, console=console) as bar:
+        for step in range(1, 41):
+            if step in (1, 3):
+                bar.compiling()
+                clock.now += 60
+            clock.now += 1
+            bar.update(step, done=step < 9 or step % 10 == 0)
+            left.append(bar._told.left())
+            if step % 10 == 0:
+                bar.evaluating()
+                clock.now += 100 if step == 10 else 5
+                bar.evaluated(step, {"loss": 1.0})
+    assert left[0] == "ETA -:--:--"
+    assert left[1] == "ETA 0:01:59"  # after step 2, whatever the first took
+    assert left[2] == "ETA 0:01:58"
+    assert left[9] == "ETA 0:01:51"
+    assert left[10] == "ETA 0:01:50"  # counted down between two measures
+    # the evaluations from the second on are in the pace: 38 steps and 10 s of them
+    assert left[39] == f"ETA 0:0{round(48 / 38 * 81) // 60}:{round(48 / 38 * 81) % 60:02}"
+    text = stream.getvalue()
+    assert "compiling eval" in text if terminal else text.startswith("compiling the first step\n")
+    assert ("compiling" in text.replace("compiling eval", "")) and text.count("compiling the first step") <= 1

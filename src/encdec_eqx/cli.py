@@ -132,6 +132,7 @@ def _train(words: Sequence[str]) -> int:
     """
     tyro = _needed("tyro", "train")
     _needed("rich", "train")
+    from .training.closing import closing_lines
     from .training.job import TrainJob, giving_way, read_job
     from .training.run_job import run_job
 
@@ -150,7 +151,8 @@ def _train(words: Sequence[str]) -> int:
     if result.ending == "interrupted":
         print(f"encdec-eqx: interrupted; step {result.step} is saved, and --resume goes on from it.", file=sys.stderr)
         return _INTERRUPTED
-    print(f"{result.ending} after {result.step} steps; the model is in {result.output_dir / 'model'}")
+    for line in closing_lines(result):
+        print(line)
     return 0
 
 

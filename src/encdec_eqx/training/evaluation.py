@@ -24,7 +24,7 @@ class Generated:
     """What a model made of one example.
 
     Attributes:
-        source: What it read.
+        source: What it read; ids where there is no text.
         text: What it generated.
         references: What it should have generated; any of them.
     """

@@ -6,6 +6,7 @@ is computed, how a batch is made, how a checkpoint is written or what the screen
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from .checkpoints import RunCheckpoints
 from .config import TrainConfig
 from .course import check_course
 from .diagnosis.finding import stop_on_errors
+from .evaluation import Generated
 from .interrupts import StopFlag, graceful_stop
 from .log import RunLog, read_log
 from .meter import Meter
@@ -24,6 +26,9 @@ from .prepared import Prepared, prepared
 from .progress import Progress, progress
 from .step import TrainState
 
+_LOG = logging.getLogger(__name__)
+_SHOWN = 4  # predictions
+_WAITED_FOR = 8  # steps after which the first estimate of the time that is left is a good one
 _OF_STEPS = ("train", "eval")
 
 Ending = Literal["finished", "early stopping", "interrupted"]
@@ -39,7 +44,12 @@ class FitResult:
         ending: "finished", "early stopping", or "interrupted" (by SIGTERM or Ctrl-C; go on with `resume=True`).
         step: Steps taken, over all sessions of the run.
         best: Best evaluated value of `config.best_by`, if there was an evaluation.
-        best_step: Its step.
+        best_step: Its step; of equal values that of the lower loss, then the later one.
+        best_values: Everything that was evaluated at that step, by name.
+        best_by: What decides which is best, if there was an evaluation.
+        model_step: The step whose parameters `model` has.
+        predictions: What `model` generates for the first examples of the evaluation, beside the references; empty
+            without such examples, after an interruption, and with `predict_with_generate=False`.
         output_dir: Folder of the run.
         log: The lines of `log.jsonl`, as mappings.
     """
@@ -49,6 +59,10 @@ class FitResult:
     step: int
     best: float | None
     best_step: int | None
+    best_values: Mapping[str, float] | None
+    best_by: str | None
+    model_step: int
+    predictions: tuple[Generated, ...]
     output_dir: Path
     log: tuple[dict[str, Any], ...]
 
@@ -67,6 +81,7 @@ def fit(
     """Fine-tunes a model, evaluates it along the way, and keeps all that is needed to go on after any interruption.
 
     While training the model is in the scanned layout, and unrolled whenever it generates; `model` itself is untouched.
+    Where the model's generation settings say no length to stop at, the result's say one that its targets fit in.
     `config.output_dir` gets `log.jsonl` (a line every `logging_steps`), `loss.png`, `config.json`, `checkpoints/`, and
     at the end `model/`, which `EncoderDecoder.from_pretrained` reads (with the tokenizers, if there are any).
 
@@ -121,8 +136,10 @@ def fit(
             run.introduce(bar)
             ending = run.to_the_end(bar)
         trained = run.finished_model(ending)
+        predictions: tuple[Generated, ...] = ()
         if ending != "interrupted":
             output.save_model(trained, tokenizers, has_lora=config.lora is not None)
+            predictions = _predictions(ready, trained)
     records = tuple(read_log(output.log))
     output.draw(records)
     return FitResult(
@@ -131,9 +148,24 @@ def fit(
         step=run.step,
         best=run.standing.best,
         best_step=run.standing.best_step,
+        best_values=run.standing.best_values,
+        best_by=None if run.standing.best_step is None else config.best_by,
+        model_step=run.model_step,
+        predictions=predictions,
         output_dir=config.output_dir,
         log=records,
     )
+
+
+def _predictions(ready: Prepared, model: Any) -> tuple[Generated, ...]:
+    """What the model makes of some examples. It is saved by now: an error would hide that."""
+    if ready.config.predict_with_generate is False or not ready.evaluates:
+        return ()
+    try:
+        return tuple(ready.generated(model, first=_SHOWN))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        _LOG.warning("the model is saved, but it cannot generate: %s", error)
+        return ()
 
 
 class _Run:
@@ -146,8 +178,11 @@ class _Run:
         self.config = ready.config
         self.state: TrainState = ready.initial_state()
         self.step, self.standing, self.meter = 0, ready.standing, Meter()
+        self.model_step = 0
         self.saved_at, self.resumed = 0, False
         self.logged = 0
+        self.shapes: set[Any] = set()
+        self.untimed = _WAITED_FOR
         self.taken_back: tuple[str, ...] = ()
         self.early: dict[str, Any] | None = None
         self.notes: tuple[str, ...] = ()
@@ -183,7 +218,7 @@ class _Run:
     def introduce(self, bar: Progress) -> None:
         """Says what is trained, on which batches, and what looks wrong before anything is computed."""
         bar.note(f"{self.ready.summary}\n{self.ready.batches.describe()}")
-        for note in (*self.notes, *self.checkpoints.notes, *self.log.notes, *self._lost_lines()):
+        for note in (*self.notes, *self.ready.notes, *self.checkpoints.notes, *self.log.notes, *self._lost_lines()):
             bar.note(note)
             self.log.write("note", step=self.step, text=note)
         for finding in self.ready.findings:
@@ -198,10 +233,13 @@ class _Run:
         for batch in self._batches(self.step, total):
             if self.standing.exhausted:
                 break
+            done = self._announced(batch, bar)
             self.state, metrics = self.ready.train_step(self.state, batch, key)
             self.step += 1
             self.meter.add(metrics, batch)
-            self._afterwards(bar)
+            if done:
+                self.meter.settle()
+            self._afterwards(bar, done)
             if self.stop.requested:
                 if self.saved_at != self.step:  # else it would lose its metrics
                     self._save()
@@ -213,11 +251,12 @@ class _Run:
 
     def finished_model(self, ending: Ending) -> Any:
         """The model that the run ends with: the best or the last."""
-        state = self.state
+        state, self.model_step = self.state, self.step
         if self.config.load_best_model_at_end and ending != "interrupted" and self.standing.best_step != self.step:
             best = self.checkpoints.restore_best(self.state)
             # there is none if no evaluation gave a number
-            state = self.state if best is None else best.state
+            if best is not None:
+                state, self.model_step = best.state, best.step
         return self.ready.finished(state.model)
 
     def _batches(self, first: int, total: int) -> Iterator[dict[str, Any]]:
@@ -229,7 +268,18 @@ class _Run:
             for index in range(begin, end):
                 yield plan[index]
 
-    def _afterwards(self, bar: Progress) -> None:
+    def _announced(self, batch: Mapping[str, Any], bar: Progress) -> bool:
+        """Says that a batch of a new shape compiles the step. Whether the step is to be waited for, to be timed."""
+        shape = tuple(sorted((name, value.shape) for name, value in batch.items()))
+        if shape in self.shapes:
+            self.untimed -= 1
+            return self.untimed >= 0
+        self.shapes.add(shape)
+        self.meter.settle()
+        bar.compiling()
+        return True
+
+    def _afterwards(self, bar: Progress, done: bool) -> None:
         """What is due after a step: a line of the log, an evaluation, a checkpoint."""
         last = self.step == self.ready.total_steps
         self.early = self._early() if last else None
@@ -245,7 +295,7 @@ class _Run:
             self._record("train", **line)
             bar.update(self.step, **line)
         else:
-            bar.update(self.step)
+            bar.update(self.step, done=done)
         if self.ready.evaluation_due(self.step) or (last and self.ready.evaluates):
             self._evaluate(bar)
         elif self.ready.checkpoint_due(self.step):

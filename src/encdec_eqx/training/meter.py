@@ -55,7 +55,7 @@ class Meter:
 
     def pause(self) -> None:
         """Stops the clock, if it runs, after the steps so far are done: an evaluation or a checkpoint follows."""
-        self._settle()
+        self.settle()
         if self._started is not None:
             self._seconds += time.perf_counter() - self._started
             self._started = None
@@ -66,7 +66,7 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to write the same lines."""
-        self._settle()
+        self.settle()
         return {"loss_sum": self._loss_sum, "labels": self._labels, "steps": self._number, "grad_norm": self._grad_norm}
 
     def read(self, step: int) -> Reading:
@@ -93,8 +93,8 @@ class Meter:
         self.go_on()
         return reading
 
-    def _settle(self) -> None:
-        """Fetches the pending steps' numbers, in their order, so that sums are the same however often this is done."""
+    def settle(self) -> None:
+        """Waits until the steps so far are done. Their sums are the same however often this is called."""
         for metrics in self._steps:
             labels = float(metrics["tokens"])
             self._loss_sum += float(metrics["loss"]) * labels

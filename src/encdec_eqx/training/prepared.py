@@ -27,6 +27,7 @@ from .optimizer import Optimizer, make_optimizer
 from .reading import digest, examples_for
 from .standing import Standing
 from .step import TrainState, TrainStep, init_train_state, make_train_step
+from .stopping_length import too_short, with_length
 from .summary import TrainableSummary, summarize_trainable
 
 # Settings that a resumed run may change: they do not decide what is computed, or are compared by their effect.
@@ -149,10 +150,10 @@ class Prepared:
             values |= score(self.config.metrics, [one.text for one in said], [one.references for one in said])
         return values
 
-    def generated(self, model: Any) -> list[Generated]:
-        """What the model generates for the examples of the evaluation."""
-        examples = self.eval_examples
-        assert examples is not None
+    def generated(self, model: Any, *, first: int | None = None) -> list[Generated]:
+        """What the model generates for the examples of the evaluation, or for the first so many."""
+        assert self.eval_examples is not None
+        examples = self.eval_examples if first is None else self.eval_examples[:first]
         config = self.config
         ids = generate_ids(
             model.with_layout("unrolled"),
@@ -162,7 +163,7 @@ class Prepared:
             num_beams=config.generation_num_beams,
         )
         return [
-            Generated(source=example.source or "", text=text, references=references)
+            Generated(source=_source(example), text=text, references=references)
             for example, text, references in zip(examples, self._texts(ids), self._references(examples), strict=True)
         ]
 
@@ -173,7 +174,17 @@ class Prepared:
 
     def finished(self, model: Any) -> Any:
         """A trained model in the form that is saved and returned."""
-        return model.with_layout("unrolled")
+        return with_length(model.with_layout("unrolled"), self._target_lengths(), self.config.generation_max_new_tokens)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before the run."""
+        note = too_short(self.model, self._target_lengths())
+        return () if note is None else (note,)
+
+    def _target_lengths(self) -> list[int]:
+        seen = [self.batches.examples] if self.eval_examples is None else [self.batches.examples, self.eval_examples]
+        return [int(max(examples.labels.lengths)) for examples in seen]
 
     def _texts(self, rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
         """Rows of ids as text; without tokenizers, as their numbers."""
@@ -192,6 +203,11 @@ class Prepared:
             tuple(next(written) for _ in example.targets) or (text,)
             for example, text in zip(examples, of_labels, strict=True)
         ]
+
+
+def _source(example: Example) -> str:
+    """What an example's source is shown as: its text, or its ids."""
+    return " ".join(map(str, example.input_ids.tolist())) if example.source is None else example.source
 
 
 def prepared(

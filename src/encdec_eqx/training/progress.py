@@ -10,20 +10,27 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from .pace import Pace
+
 _QUIET_SECONDS = 10.0
-_WIDE = 120  # columns in which the newest evaluation has room too
+_WIDE = 120  # columns in which the newest evaluation has room in the bar too
+_NARROW = 60
 
 
 @runtime_checkable
 class Progress(Protocol):
     """What a run tells about itself."""
 
-    def update(self, step: int, **numbers: float) -> None:
-        """A step is done; `numbers` (`loss`, `learning_rate`, `tokens_per_second`) replace those shown, if given."""
+    def update(self, step: int, *, done: bool = True, **numbers: float) -> None:
+        """A step is dispatched, and `done` if so; `numbers` replace those shown, if given."""
+        ...
+
+    def compiling(self) -> None:
+        """The next step is compiled first; all before are done."""
         ...
 
     def evaluating(self) -> None:
-        """An evaluation begins."""
+        """An evaluation begins; all steps before are done."""
         ...
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
@@ -56,10 +63,10 @@ def progress(total_steps: int, *, start: int = 0, console: Any = None) -> Iterat
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    wide = console.width >= _WIDE
+    bar_width = 24 if console.width >= _WIDE else 10 if console.width >= _NARROW else 4
     bar = RichProgress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24 if wide else 10, complete_style="cyan"),
+        BarColumn(bar_width=bar_width, complete_style="cyan"),
         TextColumn("[bold]{task.completed}/{task.total}"),
         TextColumn("{task.fields[numbers]}"),
         TextColumn("[cyan]{task.fields[left]}"),
@@ -67,29 +74,47 @@ def progress(total_steps: int, *, start: int = 0, console: Any = None) -> Iterat
         refresh_per_second=4,
     )
     with bar:
-        yield _Bar(bar, wide, total_steps, start)
+        yield _Bar(bar, bar_width, total_steps, start)
 
 
 class _Told:
-    """The numbers to show, the newest of each."""
+    """The numbers to show, the newest of each, and the time that is left."""
 
     def __init__(self, total: int, start: int):
         self.total, self.step = total, start
         self._numbers: dict[str, float] = {}
         self._evaluated = ""
-        self._clock: tuple[int, float] | None = None
+        self._pace = Pace(total)
+        self._compiles, self._has_evaluated = False, False
 
-    def step_to(self, step: int, numbers: Mapping[str, float]) -> None:
+    def step_to(self, step: int, done: bool, numbers: Mapping[str, float]) -> None:
         self.step = step
         self._numbers.update(numbers)
-        # from the first step on, so that its compilation is not taken for the pace of the others
-        self._clock = self._clock or (step, time.monotonic())
+        if self._compiles:
+            self._pace.compiled(step, time.monotonic())
+        elif done:
+            self._pace.done(step, time.monotonic())
+        self._compiles = False
+
+    def compiling(self) -> None:
+        self._pace.done(self.step, time.monotonic())
+        self._compiles = True
+
+    def evaluating(self) -> bool:
+        """Whether it is the first time, when it is compiled."""
+        self._pace.done(self.step, time.monotonic())
+        return not self._has_evaluated
 
     def keep(self, values: Mapping[str, float]) -> str:
+        """The line of an evaluation."""
+        if not self._has_evaluated:
+            self._pace.compiled(self.step, time.monotonic())
+        self._has_evaluated = True
         self._evaluated = "  ".join(f"{name} {_figure(value)}" for name, value in values.items())
-        return self._evaluated
+        return f"step {self.step}/{self.total}  eval {self._evaluated}"
 
-    def numbers(self, with_evaluation: bool) -> str:
+    def numbers(self, room: int = sys.maxsize, with_evaluation: bool = False) -> str:
+        """The numbers that have room, the most important first."""
         parts = []
         if "loss" in self._numbers:
             parts.append(f"loss {self._numbers['loss']:.4f}")
@@ -99,45 +124,55 @@ class _Told:
             parts.append(f"{self._numbers['tokens_per_second']:,.0f} tok/s")
         if with_evaluation and self._evaluated:
             parts.append(f"eval {self._evaluated}")
+        while parts and len("  ".join(parts)) > room:
+            parts.pop()
         return "  ".join(parts)
 
     def left(self) -> str:
         """Time to the end at the pace so far."""
-        if self._clock is None or self.step <= self._clock[0]:
+        left = self._pace.left(time.monotonic())
+        if left is None:
             return "ETA -:--:--"
-        first, since = self._clock
-        seconds = round((time.monotonic() - since) / (self.step - first) * (self.total - self.step))
+        seconds = round(left)
         return f"ETA {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 class _Bar:
-    """On a terminal."""
+    """On a terminal: a bar that fits, and a line above it for each evaluation."""
 
-    def __init__(self, bar: Any, wide: bool, total: int, start: int):
-        self._bar, self._wide, self._told = bar, wide, _Told(total, start)
+    def __init__(self, bar: Any, bar_width: int, total: int, start: int):
+        self._bar, self._bar_width, self._told = bar, bar_width, _Told(total, start)
         self._task = bar.add_task("train", total=total, completed=start, numbers="", left="")
 
-    def update(self, step: int, **numbers: float) -> None:
-        self._told.step_to(step, numbers)
+    def update(self, step: int, *, done: bool = True, **numbers: float) -> None:
+        self._told.step_to(step, done, numbers)
         self._show("train")
 
+    def compiling(self) -> None:
+        self._told.compiling()
+        self._show("compiling", at_once=True)
+
     def evaluating(self) -> None:
-        self._show("eval ")
+        self._show("compiling eval" if self._told.evaluating() else "eval", at_once=True)
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
-        self._told.keep(values)
+        self.note(self._told.keep(values))
         self._show("train")
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
 
-    def _show(self, doing: str) -> None:
+    def _show(self, doing: str, *, at_once: bool = False) -> None:
+        told, width = self._told, self._bar.console.width
+        left = told.left()
+        others = len(doing) + self._bar_width + len(f"{told.step}/{told.total}") + len(left) + 4  # a blank between two
         self._bar.update(
             self._task,
-            completed=self._told.step,
+            completed=told.step,
             description=doing,
-            numbers=self._told.numbers(with_evaluation=self._wide),
-            left=self._told.left(),
+            numbers=told.numbers(width - others, with_evaluation=True),
+            left=left,
+            refresh=at_once,
         )
 
 
@@ -146,18 +181,26 @@ class _Lines:
 
     def __init__(self, total: int, start: int, console: Any):
         self._told, self._console = _Told(total, start), console
-        self._last_line, self._said = -_QUIET_SECONDS, start
+        self._last_line, self._said, self._has_compiled = -_QUIET_SECONDS, start, False
 
-    def update(self, step: int, **numbers: float) -> None:
-        self._told.step_to(step, numbers)
+    def update(self, step: int, *, done: bool = True, **numbers: float) -> None:
+        self._told.step_to(step, done, numbers)
         if numbers and time.monotonic() - self._last_line >= _QUIET_SECONDS:
             self._say()
 
+    def compiling(self) -> None:
+        """Says so once: there is nothing else to be seen for a while."""
+        self._told.compiling()
+        if not self._has_compiled:
+            self.note("compiling the first step")
+        self._has_compiled = True
+
     def evaluating(self) -> None:
         """Says nothing: the result will be a line."""
+        self._told.evaluating()
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
-        self.note(f"step {step}/{self._told.total}  eval {self._told.keep(values)}")
+        self.note(self._told.keep(values))
 
     def note(self, text: str) -> None:
         if self._console is None:
@@ -172,7 +215,7 @@ class _Lines:
 
     def _say(self) -> None:
         self._last_line, self._said = time.monotonic(), self._told.step
-        parts = [f"step {self._told.step}/{self._told.total}", self._told.numbers(with_evaluation=False)]
+        parts = [f"step {self._told.step}/{self._told.total}", self._told.numbers()]
         self.note("  ".join(part for part in [*parts, self._told.left()] if part))
 
 
