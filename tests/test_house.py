@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "encdec_eqx"
 ROWS = {
     "_ctrl_c": 0,
     "_installing": 0,
+    "_old_words": 0,
     "_writing": 0,
     "_typing": 0,
     "_json": 0,

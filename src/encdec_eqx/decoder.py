@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int32, Integer
 
 from . import _trees
 from ._entrance import as_ids, as_mask, check_length
+from ._old_words import TaughtAttributes, taught
 from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
 from .blocks.block import Block
 from .cache import Branches, DecoderCache
@@ -52,7 +53,7 @@ class DecoderOutput(eqx.Module):
     cache: DecoderCache | None = None
 
 
-class Decoder(eqx.Module):
+class Decoder(TaughtAttributes):
     """A causal transformer with a language-model head, and usually cross-attention.
 
     Attributes:
@@ -76,6 +77,7 @@ class Decoder(eqx.Module):
         """Width of the residual stream."""
         return self.config.hidden_size
 
+    @taught
     @checked
     def __call__(
         self,
@@ -316,6 +318,7 @@ class Decoder(eqx.Module):
         )
 
     @classmethod
+    @taught
     def from_pretrained(
         cls,
         path: str | os.PathLike,
@@ -366,6 +369,7 @@ class Decoder(eqx.Module):
             overrides=attributes,
         )
 
+    @taught
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Save `config.json` and `model.safetensors` as torch's class for the family's decoders would.
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Integer
 
 from . import _trees
 from ._entrance import as_ids, as_mask, check_length
+from ._old_words import TaughtAttributes, taught
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
 from .checkpoint.piece import HubOptions, load_piece, save_piece
 from .checkpoint.report import LoadReport
@@ -61,7 +62,7 @@ class EncoderProtocol(Protocol):
         ...
 
 
-class Encoder(eqx.Module):
+class Encoder(TaughtAttributes):
     """A transformer encoder: embeddings and a stack of layers.
 
     Attributes:
@@ -83,6 +84,7 @@ class Encoder(eqx.Module):
         """Width of the states."""
         return self.config.hidden_size
 
+    @taught
     @checked
     def __call__(
         self,
@@ -195,6 +197,7 @@ class Encoder(eqx.Module):
         )
 
     @classmethod
+    @taught
     def from_pretrained(
         cls,
         path: str | os.PathLike,
@@ -244,6 +247,7 @@ class Encoder(eqx.Module):
             overrides=attributes,
         )
 
+    @taught
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Save `config.json` and `model.safetensors` as torch's class for the family's encoders would.
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Integer
 
 from . import _trees
 from ._entrance import as_mask
+from ._old_words import TaughtAttributes, taught
 from ._quoting import printable
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, check_key, checked
 from .cache import DecoderCache
@@ -37,7 +38,7 @@ from .ties import Ties, kept, scanned_alike, share_layers, tie, untie
 from .vocabularies import resize_both, resize_decoder, resize_encoder
 
 
-class Seq2SeqOutput(eqx.Module):
+class Seq2SeqOutput(TaughtAttributes):
     """What `EncoderDecoder.__call__` and `.decode` return; tuples have one entry a layer (hidden states one more).
 
     Attributes:
@@ -128,6 +129,7 @@ class EncoderDecoder(Generates):
         )
 
     @classmethod
+    @taught
     def from_pretrained(
         cls,
         path: str | os.PathLike,
@@ -190,6 +192,7 @@ class EncoderDecoder(Generates):
         )
 
     @classmethod
+    @taught
     def from_encoder_decoder_pretrained(
         cls,
         encoder_path: str | os.PathLike,
@@ -228,6 +231,7 @@ class EncoderDecoder(Generates):
         log(model.load_report)
         return model
 
+    @taught
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Save `config.json`, `generation_config.json` and `model.safetensors` as torch's class would.
 
@@ -269,6 +273,7 @@ class EncoderDecoder(Generates):
         """The encoder and the decoder, whole and independent of each other: shared arrays stand in both."""
         return untie(self.encoder, self.decoder, self.ties), self.decoder
 
+    @taught
     def encode(
         self,
         input_ids: Any = None,
@@ -317,6 +322,7 @@ class EncoderDecoder(Generates):
             )
         return out
 
+    @taught
     @checked
     def init_cache(
         self,
@@ -344,6 +350,7 @@ class EncoderDecoder(Generates):
         states, mask = self.for_cross_attention(encoder_outputs, encoder_attention_mask)
         return self.decoder.init_cache(states, mask, rows=states.shape[0], slots=max_length)
 
+    @taught
     @checked
     def decode(
         self,
@@ -404,6 +411,7 @@ class EncoderDecoder(Generates):
             cache=out.cache,
         )
 
+    @taught
     def __call__(
         self,
         input_ids: Any = None,

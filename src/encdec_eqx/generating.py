@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import equinox as eqx
 import numpy as np
 
+from ._old_words import TaughtAttributes, taught
 from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput
 from .generation import source
@@ -29,7 +30,7 @@ from .layers.linear import AbstractLinear
 from .ties import Ties, untie
 
 
-class Generates(eqx.Module):
+class Generates(TaughtAttributes):
     """An encoder joined to a decoder, as far as generating goes. `EncoderDecoder` says what the fields are."""
 
     encoder: eqx.AbstractVar[Any]
@@ -39,6 +40,7 @@ class Generates(eqx.Module):
     generation_config: eqx.AbstractVar[GenerationConfig | None]
     ties: eqx.AbstractVar[Ties]
 
+    @taught
     def generate(
         self,
         input_ids: Any = None,
@@ -90,6 +92,7 @@ class Generates(eqx.Module):
         prompt = (decoder_input_ids, decoder_attention_mask)
         return self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options).generate()
 
+    @taught
     def stream(
         self,
         input_ids: Any = None,

@@ -23,6 +23,20 @@ _GIVE_WAY: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """By table and name: what says the same thing in another way, and gives way where a later source gives the name."""
 
+_OLD_NAMES = {
+    "text_column": "[data] source_column",
+    "summary_column": "[data] target_column",
+    "adafactor": 'optim = "adafactor"',
+    "label_smoothing": "label_smoothing_factor",
+    "num_beams": "generation_num_beams",
+    "val_max_target_length": "generation_max_new_tokens",
+    "gradient_checkpointing": "remat",
+    "fp16": "bf16",
+    "evaluation_strategy": "eval_steps",
+    "eval_strategy": "eval_steps",
+}
+"""Names of transformers' scripts and of its arguments, and what they are called here."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSource:
@@ -161,7 +175,8 @@ def _section(kind: Any, values: Any, where: str) -> Any:
 def _check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str, what: str) -> None:
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            old = _OLD_NAMES.get(name)
+            near = [old] if old else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"{where} holds {quoted(name)}, which means nothing here.{hint} Known {what}: {', '.join(known)}."
