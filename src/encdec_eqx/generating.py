@@ -21,9 +21,10 @@ from .generation.generate import Request, request
 from .generation.rescore import rescore
 from .generation.result import GenerationResult
 from .generation.retrace import Rescored
-from .generation.scalars import whole
+from .generation.scalars import plain, whole
 from .generation.settings import GenerationConfig
 from .generation.special_tokens import SpecialTokens
+from .generation.starts import is_per_row
 from .generation.streaming import StreamChunk
 from .generation.warmup import Warmup, warm_all
 from .layers.linear import AbstractLinear
@@ -176,9 +177,15 @@ class Generates(TaughtAttributes):
                 f"warmup makes up token ids, and a {type(self.encoder).__name__} may take something else: call "
                 "generate once with inputs of each shape instead."
             )
-        limits = [max_new_tokens] if isinstance(max_new_tokens, int) else list(max_new_tokens)
+        most: Any = plain(max_new_tokens)
+        limits = list(most) if isinstance(most, Iterable) else [most]
         sizes = itertools.product(batch_sizes, source_lengths, prompt_lengths, limits)
-        start = self.special_tokens.require("decoder_start_token_id")
+        given: Any = options.get("decoder_start_token_id")
+        if is_per_row(given):
+            # which ids they are decides no program
+            given = np.asarray(given).reshape(-1)[0].item() if np.size(given) else None
+            options = {**options, "decoder_start_token_id": given}
+        start = self.special_tokens.require("decoder_start_token_id") if given is None else given
 
         def warm(batch: int, source_length: int, prompt_length: int, limit: int) -> None:
             prompt = None if prompt_length == 1 else np.full((batch, prompt_length), start, np.int32)

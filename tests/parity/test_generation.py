@@ -154,3 +154,15 @@ def test_special_tokens_and_lengths_come_from_the_files(models, tmp_path):
     finally:
         config.update(**{name: before[name] for name in ("eos_token_id", "max_new_tokens", "min_length")})
     np.testing.assert_array_equal(ours.generate(**source).sequences, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=["greedy", "beams"])
+def test_a_start_token_for_each_row(models, options):
+    theirs, ours = models("bert-gpt2", 3)
+    for run in range(3):
+        arrays = sentences(run)
+        starts = np.random.default_rng(run).integers(FIRST_FREE, VOCAB - 1, len(arrays["input_ids"])).tolist()
+        rules = {"max_new_tokens": 9, "decoder_start_token_id": starts, **options}
+        with torch.no_grad():
+            expected = theirs.generate(**as_torch(arrays), do_sample=False, **rules)
+        np.testing.assert_array_equal(ours.generate(**arrays, **rules).sequences, expected.numpy())

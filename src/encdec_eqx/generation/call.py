@@ -6,6 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from .._typing import ArrayLike
 from .constraints.interface import AbstractConstraint
 from .processors import Processor
 
@@ -13,7 +14,8 @@ from .processors import Processor
 class WarmupOptions(TypedDict, total=False):
     """What `generate` and its kin take besides their inputs and `max_new_tokens`. None is as good as leaving it out.
 
-    Those of `GenerationConfig` have the same meaning. Four can be given in a call only:
+    Those of `GenerationConfig` have the same meaning, but that `decoder_start_token_id` may also be a list or an array
+    with one id a row. Four can be given in a call only:
 
     Attributes:
         logits_processor: a rule of your own, or a sequence of them: each an `equinox.Module` that is called as
@@ -62,7 +64,7 @@ class WarmupOptions(TypedDict, total=False):
     bos_token_id: int | None
     eos_token_id: int | Sequence[int] | None
     pad_token_id: int | None
-    decoder_start_token_id: int | None
+    decoder_start_token_id: int | Sequence[int] | ArrayLike | None
     logits_processor: Processor | Sequence[Processor] | None
     constraint: AbstractConstraint | None
     assistant_model: Any

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..config import StackConfig
-from . import checks, loop, retrace
+from . import checks, loop, retrace, starts
 from .compilations import Count, counted
 from .prompt import Prompt, from_user, start_only
 from .resolve import Settings, resolve_settings, resolve_tokens, split_options
@@ -19,6 +21,8 @@ from .settings import GenerationConfig
 from .source import Encoded, Source
 from .special_tokens import SpecialTokens
 from .streaming import StreamChunk, Watch
+
+START = "decoder_start_token_id"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +123,20 @@ def request(
     checks.host_level(decoder, decoder_input_ids, decoder_attention_mask, key)
     _check_config_type(generation_config)
     options, token_arguments = split_options(arguments)
-    tokens, notes = resolve_tokens(special_tokens, generation_config, token_arguments, config.vocab_size)
+    start = token_arguments.get(START)
+    if starts.is_per_row(start):
+        del token_arguments[START]
+    else:
+        start = None
+    tokens, notes = resolve_tokens(
+        special_tokens, generation_config, token_arguments, config.vocab_size, needs_start=start is None
+    )
     source = make_source()
-    prompt = _prompt(decoder_input_ids, decoder_attention_mask, source.batch, config, tokens)
+    if start is None:
+        start = tokens.require(START)
+    else:
+        start = starts.of_rows(start, batch=source.batch, vocab_size=config.vocab_size)
+    prompt = _prompt(decoder_input_ids, decoder_attention_mask, source.batch, config, start)
     settings = resolve_settings(
         options,
         generation_config,
@@ -136,8 +151,7 @@ def request(
     return Request(decoder, project, source, Run(config, prompt, settings, tokens, key, source.ids), settings)
 
 
-def _prompt(ids: Any, mask: Any, batch: int, config: StackConfig, tokens: SpecialTokens) -> Prompt:
-    start = tokens.require("decoder_start_token_id")
+def _prompt(ids: Any, mask: Any, batch: int, config: StackConfig, start: int | np.ndarray) -> Prompt:
     if ids is not None:
         return from_user(ids, mask, batch=batch, vocab_size=config.vocab_size, start=start)
     if mask is not None:

@@ -87,12 +87,16 @@ class Prompt:
         return Prompt(np.pad(ids, ((0, 0), (left, 0))), np.pad(real, ((0, 0), (left, 0))))
 
 
-def start_only(batch: int, start: int) -> Prompt:
-    """Every row holds the start token."""
-    return Prompt(np.full((batch, 1), start, np.int32), np.ones((batch, 1), bool))
+def start_only(batch: int, start: int | np.ndarray) -> Prompt:
+    """Every row holds the start token, or its own."""
+    return Prompt(_of_rows(start, batch)[:, None], np.ones((batch, 1), bool))
 
 
-def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: int) -> Prompt:
+def _of_rows(start: int | np.ndarray, batch: int) -> np.ndarray:
+    return np.array(np.broadcast_to(np.asarray(start, np.int32), (batch,)))
+
+
+def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: int | np.ndarray) -> Prompt:
     """A user's `decoder_input_ids`, with the start token in front if no row begins with it.
 
     torch prepends it under the same condition. In a left-padded row it comes before the first real token.
@@ -102,7 +106,7 @@ def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: 
         mask: (batch, width), or None: all real.
         batch: number of sentences.
         vocab_size: of the decoder.
-        start: the start token.
+        start: the start token, or one a row.
 
     Raises:
         TypeError: for a wrong shape or dtype.
@@ -121,17 +125,18 @@ def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: 
     _refuse_right_padding(real)
     first = np.argmax(real, axis=1)
     begins = np.take_along_axis(array, first[:, None], axis=1)[:, 0]
-    if (begins == start).any():
+    starts = _of_rows(start, batch)
+    if (begins == starts).any():
         return Prompt(array, real)
-    return _with_start(array, real, first, start)
+    return _with_start(array, real, first, starts)
 
 
-def _with_start(ids: np.ndarray, real: np.ndarray, first: np.ndarray, start: int) -> Prompt:
+def _with_start(ids: np.ndarray, real: np.ndarray, first: np.ndarray, starts: np.ndarray) -> Prompt:
     """One column more; the start token stands right before each row's first real token."""
     wider = np.concatenate([ids[:, :1], ids], axis=1)
     column = np.arange(wider.shape[1])[None, :]
     left = np.concatenate([ids, ids[:, -1:]], axis=1)
-    result = np.where(column < first[:, None], left, np.where(column == first[:, None], start, wider))
+    result = np.where(column < first[:, None], left, np.where(column == first[:, None], starts[:, None], wider))
     return Prompt(result.astype(np.int32), column >= first[:, None])
 
 

@@ -138,9 +138,21 @@ def split_options(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
 
 def resolve_tokens(
-    model: SpecialTokens, passed: GenerationConfig | None, arguments: Mapping[str, Any], vocab_size: int
+    model: SpecialTokens,
+    passed: GenerationConfig | None,
+    arguments: Mapping[str, Any],
+    vocab_size: int,
+    *,
+    needs_start: bool = True,
 ) -> tuple[SpecialTokens, tuple[str, ...]]:
     """The special tokens of one run: the call's arguments, then a passed `GenerationConfig`, then the model's.
+
+    Args:
+        model: the model's.
+        passed: the call's `generation_config`.
+        arguments: the call's own.
+        vocab_size: of the decoder.
+        needs_start: whether there has to be a start token; False where each row has its own.
 
     Returns:
         The ids, and notes on what was dropped: an end from a file that is no id of the decoder's vocabulary (a default
@@ -152,7 +164,8 @@ def resolve_tokens(
     if passed is not None:
         model = model.override(PASSED, **{name: getattr(passed, name) for name in TOKEN_NAMES})
     tokens, notes = model.override(ARGUMENT, **arguments), ()
-    _within(vocab_size, "decoder_start_token_id", (tokens.require("decoder_start_token_id"),), tokens)
+    if needs_start:
+        _within(vocab_size, "decoder_start_token_id", (tokens.require("decoder_start_token_id"),), tokens)
     ends = tokens.require("eos_token_id")
     reachable = tuple(end for end in ends if end < vocab_size)
     source = dict(tokens.sources).get("eos_token_id", "")
