@@ -330,6 +330,7 @@ class Decoder(TaughtAttributes):
         local_files_only: bool = False,
         token: str | bool | None = None,
         strict_config: bool = False,
+        model_type: str | None = None,
         **attributes: Any,
     ) -> "Decoder":
         """Load a decoder from a checkpoint of any of the family's models.
@@ -346,6 +347,8 @@ class Decoder(TaughtAttributes):
             token: access token of a private Hub repository.
             strict_config: whether attributes of the config that nothing is known of are an error. If not, the report
                 and one warning name them, and they are saved again.
+            model_type: the family's name in configs, such as `"bert"`, for a `config.json` that has none and whose
+                `architectures` do not tell, or that has another name for it.
             **attributes: attributes of the config to set, such as a dropout rate, under Hugging Face's names.
 
         Returns:
@@ -366,6 +369,7 @@ class Decoder(TaughtAttributes):
             key=key,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
             strict_config=strict_config,
+            model_type=model_type,
             overrides=attributes,
         )
 

@@ -140,6 +140,9 @@ class EncoderDecoder(Generates):
         local_files_only: bool = False,
         token: str | bool | None = None,
         strict_config: bool = False,
+        model_type: str | None = None,
+        encoder_model_type: str | None = None,
+        decoder_model_type: str | None = None,
     ) -> "EncoderDecoder":
         """Load a pair saved by `save_pretrained`, by torch's `EncoderDecoderModel` or by the old Flax class.
 
@@ -154,6 +157,10 @@ class EncoderDecoder(Generates):
             token: access token of a private Hub repository.
             strict_config: whether attributes of the config that nothing is known of are an error. If not, the report
                 and one warning name them, and they are saved again.
+            model_type: `"encoder-decoder"`, or the family of a whole checkpoint, for a `config.json` that has no such
+                attribute and whose `architectures` do not tell, or that has another name for it.
+            encoder_model_type: the same for the encoder's part of a pair's config.
+            decoder_model_type: the same for the decoder's.
 
         Returns:
             The model; its `load_report` says what was loaded and what was left aside.
@@ -172,6 +179,11 @@ class EncoderDecoder(Generates):
             dtype=dtype,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
             strict_config=strict_config,
+            model_types={
+                "model_type": model_type,
+                "encoder_model_type": encoder_model_type,
+                "decoder_model_type": decoder_model_type,
+            },
         )
         model: EncoderDecoder = loaded.model
         tokens, options = file_settings(

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from .._installing import install
+from .._quoting import LONGEST, printable, quoted
 from .safetensors_file import Entry
 
 _ARRAY, _SCALAR = 1, 3
@@ -41,24 +42,29 @@ def _unpack(path: Path) -> dict[str, Any]:
     try:
         import msgpack
     except ImportError:
-        raise ImportError(f"reading {path} needs msgpack, which is not installed: {install('flax')}") from None
+        raise ImportError(
+            f"reading {printable(path)} needs msgpack, which is not installed: {install('flax')}"
+        ) from None
 
     def array(code: int, data: bytes) -> Any:
         if code not in (_ARRAY, _SCALAR):
             raise ValueError(f"msgpack extension type {code} is not one of Flax's arrays")
         shape, dtype, content = msgpack.unpackb(data, raw=False)
+        if not all(type(size) is int and size >= 0 for size in shape):
+            raise ValueError(f"an array has the shape {quoted(shape)}")
         return np.frombuffer(content, _dtype(dtype)).reshape(shape)
 
     try:
         tree = msgpack.unpackb(path.read_bytes(), ext_hook=array, raw=False)
-    except (msgpack.UnpackException, ValueError, TypeError, RecursionError) as error:
+    except (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
-            f"{path} is truncated, corrupt or no Flax checkpoint: got {type(error).__name__} ({error}); expected "
-            "nested dictionaries of arrays, as flax.serialization writes them. Download or copy it again."
+            f"{printable(path)} is truncated, corrupt or no Flax checkpoint: got {type(error).__name__} "
+            f"({printable(str(error), LONGEST)}); expected nested dictionaries of arrays, as "
+            "flax.serialization writes them. Download or copy it again."
         ) from None
     if not isinstance(tree, dict):
         raise ValueError(
-            f"{path} holds a {type(tree).__name__}; expected the dictionary of a Flax model's parameters. "
+            f"{printable(path)} holds a {type(tree).__name__}; expected the dictionary of a Flax model's parameters. "
             "Download or copy it again."
         )
     return tree
@@ -68,7 +74,7 @@ def _dtype(name: Any) -> np.dtype:
     if name == "bfloat16":
         return np.dtype(ml_dtypes.bfloat16)
     if name not in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "uint32", "bool"):
-        raise ValueError(f"an array has dtype {name!r}, which is not read")
+        raise ValueError(f"an array has dtype {quoted(name)}, which is not read")
     return np.dtype(name)
 
 
@@ -85,8 +91,8 @@ def _flatten(path: Path, tree: dict[str, Any], above: tuple[str, ...]) -> list[t
             found.append((name, value.T if key == "kernel" else value))
         else:
             raise ValueError(
-                f"{path}: {'/'.join(names)} is a {type(value).__name__}; expected an array. Remove it, or save "
-                "the parameters alone."
+                f"{printable(path)}: {printable('/'.join(names), LONGEST)} is a {type(value).__name__}; expected an "
+                "array. Remove it, or save the parameters alone."
             )
     return found
 
@@ -97,8 +103,8 @@ def _joined(path: Path, name: str, value: dict[str, Any]) -> np.ndarray:
         chunks, shape = value["chunks"], value["shape"]
         flat = np.concatenate([chunks[str(i)].reshape(-1) for i in range(len(chunks))])
         return flat.reshape([shape[str(i)] for i in range(len(shape))])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{path}: the chunks of {name} do not make an array ({type(error).__name__}: {error}). Download or copy it "
-            "again."
+            f"{printable(path)}: the chunks of {printable(name, LONGEST)} do not make an array "
+            f"({type(error).__name__}: {printable(str(error), LONGEST)}). Download or copy it again."
         ) from None

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from .._json import loads
+from .._quoting import printable, quoted
 from .errors import MissingFileError
 from .flax_file import FlaxFile
 from .safetensors_file import Entry, SafetensorsFile
@@ -22,6 +23,9 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 
 _PICKLED_SHARD = re.compile(r"\w+-\d+-of-\d+\.bin")
+LONGEST_NAME = 255
+"""Longest name of a file, in bytes, on the file systems in use."""
+
 _CONVERSION = (
     'python -c "import torch; from safetensors.torch import save_file; '
     "{read}; "
@@ -61,20 +65,23 @@ class Shards:
         self.path = index
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f"{index} has no 'weight_map'; expected an object of tensor names and their files.")
+            raise ValueError(f"{printable(index)} has no 'weight_map'; expected an object of names and their files.")
         names = sorted({_shard_name(index, name) for name in weight_map.values()})
         self._files = {name: SafetensorsFile(_existing(index, name)) for name in names}
         for tensor, name in weight_map.items():
             if tensor not in self._files[name].entries:
                 raise ValueError(
-                    f"{index} says that {tensor!r} is in {name}, but it is not there; the shards disagree."
+                    f"{printable(index)} says that {quoted(tensor)} is in {printable(name)}, but it is not there; the "
+                    "shards disagree."
                 )
         self.entries: dict[str, Entry] = {}
         for name, file in self._files.items():
             for tensor, entry in file.entries.items():
                 if weight_map.get(tensor) != name:
-                    where = weight_map.get(tensor, "no file")
-                    raise ValueError(f"{file.path} holds {tensor!r}, which {index.name} places in {where}.")
+                    where = printable(weight_map.get(tensor, "no file"))
+                    raise ValueError(
+                        f"{printable(file.path)} holds {quoted(tensor)}, which {index.name} places in {where}."
+                    )
                 self.entries[tensor] = entry
         self._weight_map = weight_map
 
@@ -100,22 +107,24 @@ def open_tensors(folder: Path) -> Tensors:
         return Shards(folder / INDEX)
     if (folder / FLAX_WEIGHTS).is_file():
         return FlaxFile(folder / FLAX_WEIGHTS)
-    present = sorted(path.name for path in folder.iterdir())
-    sharded = [name for name in present if _PICKLED_SHARD.fullmatch(name)]
-    for name in sharded[:1] or present:
+    names = sorted(path.name for path in folder.iterdir())
+    present = [printable(name) for name in names]
+    sharded = [name for name in names if _PICKLED_SHARD.fullmatch(name)]
+    for name in sharded[:1] or names:
         if name.endswith((".bin", ".pt", ".pth", ".ckpt")):
             raise NotImplementedError(
-                f"{folder / name} is a pickle, which this library never opens because a pickle can run code; expected "
-                f"{WEIGHTS}. Convert it once, in that folder and with torch installed: {_conversion(name)}"
+                f"{printable(folder / name)} is a pickle, which this library never opens because a pickle can run "
+                f"code; expected {WEIGHTS}. Convert it once, in that folder and with torch installed: "
+                f"{printable(_conversion(name))}"
             )
         if name in ("tf_model.h5", "flax_model.msgpack.index.json"):
             raise NotImplementedError(
-                f"{folder / name} is a format that is not read; expected {WEIGHTS}, {INDEX} or {FLAX_WEIGHTS}. "
-                "Load it with the transformers version that wrote it and save it as safetensors."
+                f"{printable(folder / name)} is a format that is not read; expected {WEIGHTS}, {INDEX} or "
+                f"{FLAX_WEIGHTS}. Load it with the transformers version that wrote it and save it as safetensors."
             )
     raise MissingFileError(
-        f"no weights in {folder}: got {', '.join(present[:12]) or 'an empty folder'}; expected {WEIGHTS}, {INDEX} or "
-        f"{FLAX_WEIGHTS}."
+        f"no weights in {printable(folder)}: got {', '.join(present[:12]) or 'an empty folder'}; expected {WEIGHTS}, "
+        f"{INDEX} or {FLAX_WEIGHTS}."
     )
 
 
@@ -130,6 +139,15 @@ def _conversion(name: str) -> str:
     return _CONVERSION.format(read=read)
 
 
+def shard_names(index: Path) -> list[str]:
+    """The files that an index lists, as far as it can be read: for looking around, not for loading."""
+    try:
+        weight_map = read_json(index).get("weight_map")
+        return sorted({_shard_name(index, name) for name in weight_map.values()}) if weight_map else []
+    except (ValueError, AttributeError, TypeError):
+        return []
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's `config.json`.
 
@@ -138,7 +156,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: it is not a JSON object.
     """
     if not (folder / CONFIG).is_file():
-        raise MissingFileError(f"no {CONFIG} in {folder}; every checkpoint needs the one that was saved with it.")
+        raise MissingFileError(
+            f"no {CONFIG} in {printable(folder)}; every checkpoint needs the one that was saved with it."
+        )
     return read_json(folder / CONFIG)
 
 
@@ -157,20 +177,27 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}. Download or copy it again.") from None
+        raise ValueError(f"{printable(path)} is not valid JSON: {error}. Download or copy it again.") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a JSON {type(value).__name__}; expected an object {{...}}.")
+        raise ValueError(f"{printable(path)} holds a JSON {type(value).__name__}; expected an object {{...}}.")
     return value
 
 
 def _shard_name(index: Path, name: Any) -> str:
-    if not isinstance(name, str) or Path(name).name != name:
-        raise ValueError(f"{index} names the file {name!r}; expected a plain name of a file beside it.")
+    plain = isinstance(name, str) and Path(name).name == name and name not in ("", "..") and "\0" not in name
+    # surrogates cannot be encoded: such a name is none that a file system gives
+    if not plain or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise ValueError(
+            f"{printable(index)} names the file {quoted(name)}; expected a plain name of a file beside it, of at most "
+            f"{LONGEST_NAME} bytes."
+        )
     return name
 
 
 def _existing(index: Path, name: str) -> Path:
     path = index.parent / name
     if not path.is_file():
-        raise MissingFileError(f"{index} lists {name}, which is not in the folder; download or copy all the shards.")
+        raise MissingFileError(
+            f"{printable(index)} lists {printable(name)}, which is not in the folder; download or copy all the shards."
+        )
     return path

@@ -23,6 +23,7 @@ from .._trees import path_name
 from . import transforms
 from .folder import Tensors
 from .table import NameTable
+from .wrapped import unwrapped
 
 Tree = TypeVar("Tree")
 
@@ -54,6 +55,8 @@ class Loaded:
         new: arrays that are new and the group they belong to.
         ignored: tensors left aside, and why.
         notes: anything else worth knowing.
+        dropped: tensors left aside for others that differ from them, the others, and the attribute of the config that
+            ties the two.
     """
 
     names: list[str] = dataclasses.field(default_factory=list)
@@ -61,6 +64,7 @@ class Loaded:
     new: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     ignored: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    dropped: list[tuple[str, str, str | None]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -102,10 +106,12 @@ def load(
     _check_dtype(dtype)
     leaves, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
+    tensors, wrapping = unwrapped(tensors, table)
     plan = _plan(shapes, table, tensors, may_be_new)
     dtypes = _dtypes(plan, tensors, dtype)
     if plan.problems:
-        raise ValueError(_message(what, tensors.path, plan.problems))
+        raise ValueError(_message(what, tensors.path, plan.problems, wrapping))
+    plan.loaded.notes += [] if wrapping is None else [wrapping]
     plan.loaded.notes += _conversions(plan, tensors, dtypes)
     default = next(iter(dtypes.values()), np.dtype(np.float32))
     arrays = {}
@@ -134,13 +140,14 @@ def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapp
         ValueError: a deep model has layers that the checkpoint has nothing of, or a long table of positions another
             length there.
     """
+    tensors, wrapping = unwrapped(tensors, table)
     present = {table.canonical(name): name for name in tensors.entries}
     for _, (ours, theirs, _) in table.rows():
         name = present.get(table.canonical(theirs)) if positions.get(ours, 0) > QUICK_POSITIONS else None
         if name is not None and tensors.entries[name].shape[:1] != (positions[ours],):
             got, rows = tensors.entries[name].shape, positions[ours]
             problem = f"wrong shape of {quoted(name)}: got {got}, expected {rows} rows from the config"
-            raise ValueError(_message(what, tensors.path, [problem]))
+            raise ValueError(_message(what, tensors.path, [problem], wrapping))
     layers: dict[str, dict[int, bool]] = {}
     for _, (ours, theirs, _) in table.rows():
         if block := _BLOCK.match(ours):
@@ -159,9 +166,13 @@ def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapp
 
 def _check_dtype(dtype: Any) -> None:
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype is {dtype!r}; expected a floating-point dtype, or None to keep each tensor's own.")
+        raise TypeError(
+            f"dtype is {quoted(dtype)}; expected a floating-point dtype, or None to keep each tensor's own."
+        )
     if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
-        raise ValueError(f"dtype is {dtype!r}, which jax does not use; enable it with jax_enable_x64 or take float32.")
+        raise ValueError(
+            f"dtype is {quoted(dtype)}, which jax does not use; enable it with jax_enable_x64 or take float32."
+        )
 
 
 def _plan(
@@ -182,10 +193,12 @@ def _plan(
                 continue
             if name is None and not new:
                 some = f" (the rest of {may_be_new[group]} is present)" if group in may_be_new else ""
-                plan.problems.append(f"missing {theirs!r}: expected shape {expected}{some}")
+                plan.problems.append(f"missing {quoted(theirs)}: expected shape {expected}{some}")
             elif name is not None and tensors.entries[name].shape != expected:
                 got = tensors.entries[name].shape
-                plan.problems.append(f"wrong shape of {name!r}: got {got}, expected {expected} from the config")
+                plan.problems.append(
+                    f"wrong shape of {quoted(name)}: got {quoted(got)}, expected {expected} from the config"
+                )
             elif name is not None:
                 plan.fills.setdefault(ours, []).append((name, transform))
         if new:
@@ -210,7 +223,7 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
             copies.append((name, table.duplicates[canonical]))
         elif canonical in wanted and canonical in found:
             plan.problems.append(
-                f"{name!r} and {found[canonical]!r} are two spellings of one name; expected one of them"
+                f"{quoted(name)} and {quoted(found[canonical])} are two spellings of one name; expected one of them"
             )
         elif canonical in wanted:
             found[canonical] = name
@@ -218,7 +231,7 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
             plan.loaded.ignored.append((name, reason))
         else:
             plan.problems.append(
-                f"unexpected {name!r} of shape {tensors.entries[name].shape}: the model has no such array"
+                f"unexpected {quoted(name)} of shape {quoted(tensors.entries[name].shape)}: the model has no such array"
             )
     for name, original in copies:
         if original not in found:
@@ -226,10 +239,13 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
         elif _equal(tensors, name, found[original]):
             plan.loaded.ignored.append((name, "a second copy of a tied tensor"))
         elif table.canonical(name) in table.equal_copies:
-            plan.problems.append(f"{name!r} differs from {found[original]!r}: expected one table for both pieces")
+            plan.problems.append(
+                f"{quoted(name)} differs from {quoted(found[original])}: expected one table for both pieces"
+            )
         else:
-            reason = f"tied to {found[original]}, whose values differ and are the ones used"
-            plan.loaded.ignored.append((name, reason))
+            plan.loaded.ignored.append((name, "tied to another tensor, whose values differ and are the ones used"))
+            setting = table.settings.get(table.canonical(name))
+            plan.loaded.dropped.append((name, found[original], setting))
     return found
 
 
@@ -245,11 +261,13 @@ def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any) -> dict[str, np.dtype]:
         got = {tensors.entries[name].dtype: name for name, _ in fill}
         for own, name in got.items():
             if not jnp.issubdtype(own, jnp.floating):
-                plan.problems.append(f"{name!r} has dtype {own}: expected a floating-point one")
+                plan.problems.append(f"{quoted(name)} has dtype {own}: expected a floating-point one")
             elif dtype is None and own == np.float64:
-                plan.problems.append(f"{name!r} has dtype float64: expected at most float32; pass a dtype to convert")
+                plan.problems.append(
+                    f"{quoted(name)} has dtype float64: expected at most float32; pass a dtype to convert"
+                )
         if dtype is None and len(got) > 1:
-            pairs = ", ".join(f"{name!r} of {own}" for own, name in got.items())
+            pairs = ", ".join(f"{quoted(name)} of {own}" for own, name in got.items())
             plan.problems.append(f"{pairs} are parts of one array: expected one dtype; pass a dtype to convert")
         result[path] = np.dtype(dtype) if dtype is not None else next(iter(got))
     return result
@@ -285,8 +303,9 @@ def _initial(path: str, shape: tuple[int, ...], dtype: np.dtype, key: jax.Array,
     return (drawn * scale).astype(dtype)
 
 
-def _message(what: str, path: Path, problems: list[str]) -> str:
+def _message(what: str, path: Path, problems: list[str], wrapping: str | None) -> str:
     shown = "; ".join(problems[:_SHOWN])
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-    return f"cannot load {path} as {what} ({count}): {shown}{more}. {_WAY_OUT}"
+    count += "" if wrapping is None else f"; {wrapping}"
+    return f"cannot load {printable(path)} as {what} ({count}): {shown}{more}. {_WAY_OUT}"

@@ -7,16 +7,20 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 
+from .._quoting import printable, quoted
 from .._unknown import refuse
 from ..config import StackConfig
+from .choices import choices
 from .folder import CONFIG, open_tensors, read_config, read_generation_config
 from .load import POSITIONS, check_size, load
-from .piece import Families, HubOptions, family_of, hf_config, log, recorded_dtype, stack_config
+from .model_types import PAIRS, with_model_type
+from .piece import Families, HubOptions, class_names, family_of, hf_config, log, recorded_dtype, stack_config
 from .report import LoadReport
 from .save import save
 from .table import NameTable, merged, tied
@@ -134,6 +138,7 @@ def load_pair(
     dtype: Any,
     hub: HubOptions,
     strict_config: bool,
+    model_types: Mapping[str, str | None],
 ) -> LoadedPair:
     """Load encoder and decoder; nothing may be missing.
 
@@ -147,10 +152,11 @@ def load_pair(
         dtype: dtype of all arrays; None keeps each tensor's own.
         hub: where to look for a Hub id.
         strict_config: whether attributes that nothing is known of are an error.
+        model_types: what the caller says of `config.json`, and of its parts, by the name of the argument.
     """
     folder = hub.folder(path)
-    hf = read_config(folder)
     place = folder / CONFIG
+    hf, named = _with_model_types(read_config(folder), model_types, families, place)
     whole = _whole(hf, wholes, place)
     try:
         pair = read(hf) if whole is None else whole.read(hf)
@@ -204,8 +210,9 @@ def load_pair(
         loaded=tuple(loaded.names),
         loaded_bytes=loaded.nbytes,
         ignored=tuple(loaded.ignored),
-        notes=(*loaded.notes, *dict.fromkeys(remarks)),
+        notes=(*named, *loaded.notes, *dict.fromkeys(remarks)),
         tied=tuple((f"encoder.{tie}", f"decoder.{tie}") for tie in ties),
+        warnings=choices(folder, tensors, loaded, argument=False),
         unknown=tuple(unknown),
         attributes=json.dumps(dict(pair.others)),
     )
@@ -260,6 +267,32 @@ def save_pair(
     save(folder, model, table, config={**config, **recorded_dtype(model)}, generation_config=generation_config)
 
 
+def _with_model_types(
+    hf: Mapping[str, Any], given: Mapping[str, str | None], families: Families, place: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The config with the `model_type` of the model and, in a pair, of its pieces, and notes on where they are from.
+
+    Raises:
+        TypeError: the model type of a piece is given, but what is loaded is no pair.
+        ValueError: nothing says one.
+    """
+    classes = {**class_names(families), PAIR: ["EncoderDecoderModel"]}
+    hf, notes = with_model_type(hf, given["model_type"], classes, place, "model_type")
+    notes = list(notes)
+    for piece in ("encoder", "decoder"):
+        argument = f"{piece}_model_type"
+        if hf["model_type"] not in PAIRS and given[argument] is not None:
+            raise TypeError(
+                f"from_pretrained got {argument}={quoted(given[argument])}, but {printable(place)} is of "
+                f"{quoted(hf['model_type'])}, not of a pair: give model_type instead."
+            )
+        if hf["model_type"] in PAIRS and isinstance(hf.get(piece), Mapping):
+            where = f"{place}, {piece!r}"
+            hf[piece], more = with_model_type(hf[piece], given[argument], class_names(families), where, argument)
+            notes += [f"{piece}: {note}" for note in more]
+    return hf, notes
+
+
 def _whole(hf: Mapping[str, Any], wholes: Wholes, place: Any) -> WholeData | None:
     """The format of a whole checkpoint; None for a pair.
 
@@ -267,14 +300,14 @@ def _whole(hf: Mapping[str, Any], wholes: Wholes, place: Any) -> WholeData | Non
         ValueError: the config describes neither.
     """
     model_type = hf.get("model_type")
-    if model_type in ("encoder-decoder", "encoder_decoder"):
+    if model_type in PAIRS:
         return None
     # other kinds than true and false are told of by who reads the config
     both = hf.get("is_decoder") is not True and hf.get("is_encoder_decoder", True) not in (False, None)
     if isinstance(model_type, str) and model_type in wholes and both:
         return wholes[model_type]
     raise ValueError(
-        f"{place}: model_type is {model_type!r}; expected 'encoder-decoder', or a family with both pieces "
+        f"{place}: model_type is {quoted(model_type)}; expected 'encoder-decoder', or a family with both pieces "
         f"({', '.join(sorted(wholes))}). A single encoder or decoder is loaded with Encoder.from_pretrained or "
         "Decoder.from_pretrained."
     )
@@ -293,7 +326,8 @@ def pair_table(encoder: NameTable, decoder: NameTable, *, tied: bool, projection
     if tied:
         encoder, copies = _without_namesakes(encoder, decoder)
     whole = merged(encoder.under("encoder"), decoder.under("decoder"), *([_PROJECTION] if projection else []))
-    return dataclasses.replace(whole, duplicates={**whole.duplicates, **copies})
+    settings = {**whole.settings, **dict.fromkeys(copies, "tie_encoder_decoder")}
+    return dataclasses.replace(whole, duplicates={**whole.duplicates, **copies}, settings=settings)
 
 
 def shared_paths(

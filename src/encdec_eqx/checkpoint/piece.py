@@ -19,9 +19,11 @@ import jax
 from .._quoting import quoted
 from .._unknown import refuse
 from ..config import StackConfig
+from .choices import choices
 from .folder import CONFIG, open_tensors, read_config
 from .hub import local_folder
 from .load import POSITIONS, Loaded, check_size, load
+from .model_types import PAIRS, with_model_type
 from .report import UNUSED_POOLER, LoadReport
 from .save import dtype_name, save
 from .table import NameTable
@@ -117,6 +119,7 @@ def load_piece(
     key: Any,
     hub: HubOptions,
     strict_config: bool,
+    model_type: str | None,
     overrides: Mapping[str, Any],
 ) -> Any:
     """Load an encoder or a decoder from any checkpoint of its family, with or without a head.
@@ -130,14 +133,15 @@ def load_piece(
         key: for arrays that the checkpoint lacks; None means `jax.random.key(0)`.
         hub: where to look for a Hub id.
         strict_config: whether attributes that nothing is known of are an error.
+        model_type: the family, where the config does not say it, or says another name.
         overrides: attributes of the config to set.
 
     Returns:
         The module, with its `LoadReport`.
     """
     folder = hub.folder(path)
-    hf = read_config(folder)
     place = folder / CONFIG
+    hf, named = with_model_type(read_config(folder), model_type, class_names(families), place, "model_type")
     family = family_of(hf, families, place, role)
     _check_overrides(family, hf["model_type"], overrides)
     as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True}
@@ -169,7 +173,8 @@ def load_piece(
         loaded_bytes=loaded.nbytes,
         new=_new(loaded, role, how_drawn(config.initializer_range, key)),
         ignored=tuple(loaded.ignored),
-        notes=(*loaded.notes, *family.remarks({**hf, **as_role})),
+        notes=(*named, *loaded.notes, *family.remarks({**hf, **as_role})),
+        warnings=choices(folder, tensors, loaded, argument=True),
         unknown=tuple(unknown),
         attributes=json.dumps(family.unused_attributes({**hf, **as_role})),
     )
@@ -208,6 +213,11 @@ def recorded_dtype(module: Any) -> dict[str, str]:
     return {} if name is None else {"dtype": name}
 
 
+def class_names(families: Families) -> dict[str, list[str]]:
+    """Some of torch's classes of each family."""
+    return {name: list(family.architectures.values()) for name, family in families.items()}
+
+
 def family_of(hf: Mapping[str, Any], families: Families, place: Path | str, role: Role) -> FamilyData:
     """The family that a config names.
 
@@ -215,7 +225,7 @@ def family_of(hf: Mapping[str, Any], families: Families, place: Path | str, role
         ValueError: it names none that is known, or one that cannot take the role.
     """
     model_type = hf.get("model_type")
-    if model_type in ("encoder-decoder", "encoder_decoder"):
+    if model_type in PAIRS:
         raise ValueError(
             f"{place} describes a pair of encoder and decoder; expected one of the two. Load it with "
             "EncoderDecoder.from_pretrained and take its `.pieces()`."
@@ -224,14 +234,15 @@ def family_of(hf: Mapping[str, Any], families: Families, place: Path | str, role
         raise ValueError(
             f"{place}: model_type is {quoted(model_type)}; expected one of {', '.join(sorted(families))}. Other "
             "families are not built yet: docs/adding_a_family.md adds one, and EncoderDecoder.from_pieces takes any "
-            "eqx.Module as its encoder that meets EncoderProtocol."
+            "eqx.Module as its encoder that meets EncoderProtocol. One of these under another name loads with "
+            "model_type=... (for a piece of a pair: encoder_model_type, decoder_model_type)."
         )
     if role not in families[model_type].architectures:
         able = ", ".join(sorted(name for name, family in families.items() if role in family.architectures))
         other = "an encoder" if role == "decoder" else "a decoder"
         raise ValueError(
-            f"{place}: model_type is {model_type!r}, a family whose models can only be {other}; expected, for the "
-            f"{role}, one of {able}."
+            f"{place}: model_type is {quoted(model_type)}, a family whose models can only be {other}; expected, for "
+            f"the {role}, one of {able}."
         )
     return families[model_type]
 
@@ -274,8 +285,8 @@ def _check_overrides(family: FamilyData, model_type: str, overrides: Mapping[str
     for name in overrides:
         if not family.handles(name) or name in ("model_type", "is_decoder"):
             raise TypeError(
-                f"from_pretrained got {name!r}, which is neither an argument nor an attribute of a {model_type} config "
-                "that has an effect."
+                f"from_pretrained got {quoted(name)}, which is neither an argument nor an attribute of a {model_type} "
+                "config that has an effect."
             )
 
 

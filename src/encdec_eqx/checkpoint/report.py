@@ -26,6 +26,7 @@ class LoadReport:
         ignored: tensors of the checkpoint that are not used, and why.
         tied: arrays that share another's values: the one without, the one with.
         notes: anything else worth knowing.
+        warnings: choices between weights that may not be the ones meant, and how to choose otherwise.
         unknown: attributes of the checkpoint's config that nothing is known of.
         attributes: attributes of the checkpoint's config that the model does not use, as JSON; written back on saving.
     """
@@ -38,6 +39,7 @@ class LoadReport:
     ignored: tuple[tuple[str, str], ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     attributes: str = "{}"
 
@@ -49,8 +51,8 @@ class LoadReport:
 
     @property
     def loud(self) -> bool:
-        """Whether it has something to warn of: something that will be used is new, or was not understood."""
-        return bool(self.unknown) or any(not why.startswith(UNUSED_POOLER) for _, why in self.new)
+        """Whether it has something to warn of: what is used is new, was not understood, or was chosen."""
+        return bool(self.unknown or self.warnings) or any(not why.startswith(UNUSED_POOLER) for _, why in self.new)
 
     def __str__(self) -> str:
         return self._text(_counted)
@@ -65,6 +67,7 @@ class LoadReport:
         loaded = f"{len(self.loaded)} tensors loaded ({_size(self.loaded_bytes)})"
         lines = [f"{self.what} from {printable(self.source)}: {loaded}."]
         lines += [f"  {not_understood(self.unknown)}"] if self.unknown else []
+        lines += [f"  warning: {line}" for line in self.warnings]
         lines += [f"  new: {line}" for line in grouped(self.new, "array")]
         lines += [f"  ignored: {line}" for line in grouped(self.ignored, "tensor")]
         if self.tied:
@@ -92,6 +95,7 @@ def joined(encoder: LoadReport, decoder: LoadReport, *, new: tuple[tuple[str, st
         ignored=tuple((f"{piece}.{name}", why) for piece, report in named for name, why in report.ignored),
         tied=encoder.tied + decoder.tied,
         notes=tuple(f"{piece}: {note}" for piece, report in named for note in report.notes),
+        warnings=tuple(f"{piece}: {line}" for piece, report in named for line in report.warnings),
         unknown=tuple(f"{piece}.{name}" for piece, report in named for name in report.unknown),
     )
 

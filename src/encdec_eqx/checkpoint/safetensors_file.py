@@ -15,9 +15,13 @@ import ml_dtypes
 import numpy as np
 
 from .._json import loads
+from .._quoting import printable, quoted
 
 MAX_HEADER = 100_000_000
 """Longest header accepted, in bytes: the limit of the safetensors library."""
+
+MAX_AXES = 64
+"""Most axes of a tensor: NumPy's limit, many times what any model has."""
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -64,10 +68,14 @@ class SafetensorsFile:
     def __init__(self, path: Path):
         self.path = path
         size = path.stat().st_size
-        header, start = _read_header(path, size)
+        shown = printable(path)
+        header, start = _read_header(path, shown, size)
         header.pop("__metadata__", None)
-        self.entries = {name: _entry(path, name, value, start, size) for name, value in header.items()}
-        _check_cover(path, self.entries, start, size)
+        self.entries = {
+            name: Entry(*_entry(shown, name, value, start, size), path, start + value["data_offsets"][0])
+            for name, value in header.items()
+        }
+        _check_cover(shown, self.entries, start, size)
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
     def read(self, name: str) -> np.ndarray:
@@ -92,7 +100,7 @@ def write_file(path: Path, tensors: Iterable[tuple[str, tuple[int, ...], np.dtyp
     offset = 0
     for name, shape, dtype, _ in ordered:
         if dtype not in _CODES:
-            raise ValueError(f"tensor {name!r} has dtype {dtype}, which the safetensors format does not know.")
+            raise ValueError(f"tensor {quoted(name)} has dtype {dtype}, which the safetensors format does not know.")
         end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
@@ -108,10 +116,10 @@ def write_file(path: Path, tensors: Iterable[tuple[str, tuple[int, ...], np.dtyp
         os.fsync(file.fileno())
 
 
-def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+def _read_header(file_path: Path, path: str, size: int) -> tuple[dict[str, Any], int]:
     if size < 8:
         raise ValueError(f"{path} is truncated: got {size} bytes, and the header's length alone takes 8.")
-    with path.open("rb") as file:
+    with file_path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER:
             raise ValueError(
@@ -125,7 +133,9 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             )
         text = file.read(length)
     try:
-        header = loads(text, object_pairs_hook=lambda pairs: _without_repeats(path, pairs))
+        header = loads(text, object_pairs_hook=_without_repeats)
+    except _RepeatedError as error:
+        raise ValueError(f"{path} is corrupt: its header names {error} more than once; expected once.") from None
     except ValueError as error:
         raise ValueError(f"{path} is corrupt or no safetensors file: its header is not JSON ({error}).") from None
     if not isinstance(header, dict):
@@ -133,55 +143,84 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+class _RepeatedError(ValueError):
+    """A name stands in an object more than once."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path} is corrupt: its header names {repeated!r} more than once; expected each name once.")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _RepeatedError(quoted(name))
+            seen.add(name)
     return result
 
 
-def _entry(path: Path, name: str, value: Any, start: int, size: int) -> Entry:
+def _entry(path: str, name: str, value: Any, start: int, size: int) -> tuple[tuple[int, ...], np.dtype]:
     expected = "{'dtype': str, 'shape': [int, ...], 'data_offsets': [int, int]}"
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{path} is corrupt: its header says {_short(value)} of {name!r}; expected {expected}.")
+        raise ValueError(f"{path} is corrupt: its header says {quoted(value)} of {quoted(name)}; expected {expected}.")
     shape, offsets = value["shape"], value["data_offsets"]
     if not (_whole_numbers(shape) and _whole_numbers(offsets) and len(offsets) == 2):
-        raise ValueError(f"{path} is corrupt: its header says {_short(value)} of {name!r}; expected {expected}.")
-    if value["dtype"] not in _DTYPES:
+        raise ValueError(f"{path} is corrupt: its header says {quoted(value)} of {quoted(name)}; expected {expected}.")
+    if not isinstance(value["dtype"], str) or value["dtype"] not in _DTYPES:
         raise ValueError(
-            f"{path}: tensor {name!r} has dtype {_short(value['dtype'])}; expected one of {', '.join(_DTYPES)}. "
+            f"{path}: tensor {quoted(name)} has dtype {quoted(value['dtype'])}; expected one of {', '.join(_DTYPES)}. "
             "Quantised checkpoints are not read: save the model in a plain floating-point dtype first."
         )
     dtype = _DTYPES[value["dtype"]]
+    if len(shape) > MAX_AXES:
+        raise ValueError(
+            f"{path} is corrupt: tensor {quoted(name)} has {len(shape)} dimensions; expected at most {MAX_AXES}."
+        )
     count = math.prod(shape)
     begin, end = offsets
     if end - begin != count * dtype.itemsize:
         raise ValueError(
-            f"{path} is corrupt: tensor {name!r} of shape {tuple(shape)} and dtype {value['dtype']} is given "
-            f"{end - begin} bytes; expected {count * dtype.itemsize}."
+            f"{path} is corrupt: tensor {quoted(name)} of shape {quoted(tuple(shape))} and dtype "
+            f"{value['dtype']} is given {quoted(end - begin)} bytes; expected {quoted(count * dtype.itemsize)}."
+        )
+    if _too_large(shape):
+        raise ValueError(
+            f"{path} is corrupt: tensor {quoted(name)} has the shape {quoted(tuple(shape))}; expected sizes that can "
+            "be counted in 64 bits."
         )
     if start + end > size:
         raise ValueError(
-            f"{path} is truncated: tensor {name!r} ends at byte {start + end}, but the file has {size}. "
+            f"{path} is truncated: tensor {quoted(name)} ends at byte {start + end}, but the file has {size}. "
             "Download or copy it again."
         )
-    return Entry(tuple(shape), dtype, path, start + begin)
+    return tuple(shape), dtype
 
 
-def _check_cover(path: Path, entries: Mapping[str, Entry], start: int, size: int) -> None:
+def _check_cover(path: str, entries: Mapping[str, Entry], start: int, size: int) -> None:
     """The tensors must lie side by side from the header to the end of the file."""
-    at, before = start, "the header"
+    at, before = start, None
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, _nbytes(item[1]))):
         if entry.start != at:
             what = "overlaps" if entry.start < at else "leaves a hole after"
             raise ValueError(
-                f"{path} is corrupt: tensor {name!r} starts at byte {entry.start} and {what} {before}; expected {at}."
+                f"{path} is corrupt: tensor {quoted(name)} starts at byte {entry.start} and {what} "
+                f"{'the header' if before is None else quoted(before)}; expected {at}."
             )
-        at, before = at + _nbytes(entry), repr(name)
+        at, before = at + _nbytes(entry), name
     if at != size:
         raise ValueError(f"{path} is corrupt: its tensors end at byte {at}, but the file has {size}.")
+
+
+def _too_large(shape: list[int]) -> bool:
+    """Whether NumPy could not index an array of this shape, empty axes aside: it counts in 64 bits."""
+    limit = np.iinfo(np.int64).max // 8
+    if any(size > limit for size in shape):
+        return True
+    count = 1
+    for size in shape:
+        count *= max(size, 1)
+        if count > limit:
+            return True
+    return False
 
 
 def _nbytes(entry: Entry) -> int:
@@ -190,8 +229,3 @@ def _nbytes(entry: Entry) -> int:
 
 def _whole_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."

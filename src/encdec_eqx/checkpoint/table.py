@@ -5,6 +5,7 @@ spelling: old names of norms renewed, the base model's prefix (`bert.`, `transfo
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 
@@ -25,6 +26,7 @@ class NameTable:
         scopes: prefix of names and the base model's prefix below it, which files may have or lack.
         duplicates: canonical name of a second copy to the canonical name that it copies.
         equal_copies: those of the duplicates that must be equal to what they copy: torch would use them as they are.
+        settings: canonical name of a second copy to the attribute of the config that makes it one.
         unused: prefix, pattern of what follows it, and why such a tensor is not used.
         buffers: tensors that nothing reads but torch expects, and their shapes; written as zeros.
         computed: paths of ours that a file may lack: how they are made then, and whether they are written even if they
@@ -38,6 +40,7 @@ class NameTable:
     computed: Mapping[str, tuple[Callable[[], np.ndarray], bool]] = dataclasses.field(default_factory=dict)
     equal_copies: tuple[str, ...] = ()
     buffers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Every row, with the name of its group."""
@@ -56,12 +59,29 @@ class NameTable:
 
     def why_unused(self, canonical: str) -> str | None:
         """Why a tensor of this name is not used, or None if nothing is known of it."""
-        if canonical in map(self.canonical, self.buffers):
+        if canonical in self._unread:
             return "a buffer that nothing reads"
+        literal, patterns = self._reasons
+        if canonical in literal:
+            return literal[canonical]
+        return next((reason for pattern, reason in patterns if pattern.fullmatch(canonical)), None)
+
+    @functools.cached_property
+    def _unread(self) -> frozenset[str]:
+        return frozenset(map(self.canonical, self.buffers))
+
+    @functools.cached_property
+    def _reasons(self) -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]]]:
+        """Why names are not used, by the name where the pattern is one: a file may have more than anyone would want."""
+        literal: dict[str, str] = {}
+        patterns = []
         for prefix, pattern, reason in self.unused:
-            if canonical.startswith(prefix) and re.fullmatch(pattern, canonical[len(prefix) :]):
-                return reason
-        return None
+            plain = pattern.replace(r"\.", ".")
+            if re.escape(plain) == pattern:
+                literal.setdefault(prefix + plain, reason)
+            else:
+                patterns.append((re.compile(re.escape(prefix) + f"(?:{pattern})"), reason))
+        return literal, patterns
 
     def under(self, prefix: str) -> "NameTable":
         """The same table for a model that holds this one as the field, and the checkpoint's part, `prefix`."""
@@ -75,6 +95,7 @@ class NameTable:
             buffers={dot + name: shape for name, shape in self.buffers.items()},
             scopes=tuple((dot + scope, base) for scope, base in self.scopes),
             duplicates={dot + copy: dot + name for copy, name in self.duplicates.items()},
+            settings={dot + copy: dot + name for copy, name in self.settings.items()},
             unused=tuple((dot + scope, pattern, reason) for scope, pattern, reason in self.unused),
         )
 
@@ -85,6 +106,7 @@ def merged(*tables: NameTable) -> NameTable:
         groups={group: rows for table in tables for group, rows in table.groups.items()},
         scopes=tuple(scope for table in tables for scope in table.scopes),
         duplicates={copy: name for table in tables for copy, name in table.duplicates.items()},
+        settings={copy: name for table in tables for copy, name in table.settings.items()},
         unused=tuple(item for table in tables for item in table.unused),
         computed={ours: how for table in tables for ours, how in table.computed.items()},
         buffers={name: shape for table in tables for name, shape in table.buffers.items()},

@@ -193,6 +193,7 @@ class Family:
             "groups": {group: groups[group] for group in kept if groups[group]},
             "scopes": scopes,
             "duplicates": duplicates,
+            "settings": {self.tied_copy[0]: "tie_word_embeddings"} if role == "decoder" and not untied else {},
             "unused": tuple(("", pattern, reason) for pattern, reason in self.unused)
             + tuple(("", _literal(_bare(row[1], self.prefixes[role])), _WHY_ABSENT[group]) for group, row in absent),
             "computed": self._computed(config),

@@ -96,13 +96,16 @@ class WholeFormat:
         tokens = "shared.weight" if shared else "decoder.embed_tokens.weight"
         copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") if shared else ()
         duplicates: dict[str, str] = dict.fromkeys(copies, tokens)
+        settings: dict[str, str] = {}
         if decoder.head is not None and decoder.head.tied:
             duplicates["lm_head.weight"] = tokens
+            settings["lm_head.weight"] = "tie_word_embeddings"
         written = {"embeddings.positions.weight": self.family.whole.saves_positions, "head.bias": True}
         return {
             "groups": groups,
             "scopes": (("", "model"),),
             "duplicates": duplicates,
+            "settings": settings,
             # with a head of its own torch ties nothing, and takes each piece's table as the file has it
             "equal_copies": () if decoder.head is None or decoder.head.tied else copies,
             "unused": (
