@@ -210,7 +210,7 @@ def test_files_that_cannot_be_read_at_all(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"does not say its format; expected a name that ends in \.jsonl"):
         read_pairs(tmp_path / "a.txt")
-    with pytest.raises(ValueError, match="format must be one of 'jsonl', 'csv', 'tsv', 'parquet', got 'txt'"):
+    with pytest.raises(ValueError, match="format must be one of 'jsonl', 'json', 'csv', 'tsv', 'parquet', got 'txt'"):
         read_pairs(tmp_path / "a.txt", format="txt")
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ValueError, match=r"is empty; expected a first line"):

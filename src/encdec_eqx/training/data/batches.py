@@ -11,9 +11,9 @@ from jaxtyping import Int
 
 from . import shapes
 from .examples import Example, Examples
+from .fields import IGNORED, MASKS, SOURCE_FIELDS
 from .shapes import Shape
 
-IGNORED = -100
 Batch = dict[str, np.ndarray]
 
 
@@ -41,6 +41,7 @@ class Batches:
         source_lengths: Sequence[int] | None = None,
         target_lengths: Sequence[int] | None = None,
         pad_token_id: int = 0,
+        decoder_pad_token_id: int = 0,
         seed: int = 0,
         shuffle: bool = True,
     ):
@@ -56,6 +57,7 @@ class Batches:
             source_lengths: columns that sources are padded to, instead of chosen ones.
             target_lengths: columns that labels are padded to, instead of chosen ones.
             pad_token_id: stands behind shorter sources (which the mask hides).
+            decoder_pad_token_id: stands behind shorter `decoder_input_ids`, where examples bring their own.
             seed: see `epoch`.
             shuffle: False keeps the examples' order within each shape, and the shapes' order, in every epoch.
 
@@ -69,7 +71,7 @@ class Batches:
             raise ValueError(f"max_shapes must be at least 1, got {max_shapes}.")
         self.seed = seed
         self.shuffle = shuffle
-        self._pad = pad_token_id
+        self._pad = {"input_ids": pad_token_id, "decoder_input_ids": decoder_pad_token_id}
         rows = shapes.Rows(batch_size, tokens_per_batch, rows_multiple_of)
         lengths = self.examples.inputs.lengths, self.examples.labels.lengths
         if source_lengths is None and target_lengths is None:
@@ -117,7 +119,8 @@ class Batches:
     @property
     def source_tokens(self) -> int:
         """Source ids of an epoch, padding not counted."""
-        return len(self.examples.inputs.ids)
+        masks = self.examples.fields.get("attention_mask")
+        return len(self.examples.inputs.ids) if masks is None else int((masks.ids != 0).sum())
 
     @property
     def target_tokens(self) -> int:
@@ -153,15 +156,26 @@ class Batches:
             shape: the shape.
             indices: the examples, at most `shape.rows`.
         """
-        ids, mask = self.examples.inputs.padded(indices, shape.source, self._pad)
-        labels, _ = self.examples.labels.padded(indices, shape.target, IGNORED)
-        fillers = shape.rows - len(indices)
-        if fillers:
-            ids = np.pad(ids, ((0, fillers), (0, 0)), constant_values=self._pad)
-            mask = np.pad(mask, ((0, fillers), (0, 0)))
-            mask[-fillers:, 0] = True  # something to attend to: some encoders have no answer to nothing
-            labels = np.pad(labels, ((0, fillers), (0, 0)), constant_values=IGNORED)
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        examples, rows = self.examples, shape.rows
+        ids, real = examples.inputs.padded(indices, shape.source, self._pad["input_ids"])
+        batch = {"input_ids": ids, "attention_mask": real}
+        for name, field in examples.fields.items():
+            width = shape.source if name in SOURCE_FIELDS else shape.target
+            padded, _ = field.padded(indices, width, self._pad.get(name, 0))
+            batch[name] = padded.astype(bool) if name in MASKS else padded
+        batch["labels"], _ = examples.labels.padded(indices, shape.target, IGNORED)
+        return {name: self._filled(name, array, rows) for name, array in batch.items()}
+
+    def _filled(self, name: str, array: np.ndarray, rows: int) -> np.ndarray:
+        """With rows behind the examples that weigh nothing."""
+        more = rows - len(array)
+        if not more:
+            return array
+        fill = IGNORED if name == "labels" else self._pad.get(name, 0)
+        filled = np.pad(array, ((0, more), (0, 0)), constant_values=fill)
+        if name in MASKS:
+            filled[-more:, 0] = True  # something to attend to: some encoders have no answer to nothing
+        return filled
 
 
 class Epoch(Sequence[Batch]):

@@ -1,27 +1,23 @@
-"""The entries of a file, one after another, with their lines: JSON Lines, CSV, TSV and Parquet.
+"""The entries of a file, one after another, with their lines: JSON, CSV, TSV and Parquet.
 
-Says which lines cannot be read; what an entry must hold is `judge`'s business. `pyarrow` is imported only for Parquet.
+Says which lines cannot be read; what an entry must hold is `judge`'s business.
 """
 
-import bz2
-import csv
-import gzip
 import io
-import json
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from ..._installing import install
-from .records import BadRecord
+from ..._quoting import printable, quoted
+from .encoded_text import as_text, check_encoding, encoding_of
+from .json_entries import json_entries
+from .opening import OPENERS, DamageError, opened
+from .parquet_entries import parquet_entries
+from .records import Entry
+from .tables import csv_entries, tsv_entries
 
-Entry = tuple[int, Any] | BadRecord
-"""A line's number and what stands there, or why it cannot be read."""
-
-_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv"}
+_SUFFIXES |= {".parquet": "parquet"}
 
 
 def format_of(path: Path) -> str:
@@ -30,118 +26,75 @@ def format_of(path: Path) -> str:
     Raises:
         ValueError: it says none.
     """
-    suffixes = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
+    suffixes = [suffix for suffix in path.suffixes if suffix not in OPENERS]
     if suffixes and suffixes[-1] in _SUFFIXES:
         return _SUFFIXES[suffixes[-1]]
     raise ValueError(
-        f"{path} does not say its format; expected a name that ends in {', '.join(_SUFFIXES)} (then perhaps "
-        f"{', '.join(_OPENERS)}), or format= one of {', '.join(repr(name) for name in READERS)}."
+        f"{printable(path)} does not say its format; expected a name that ends in {', '.join(_SUFFIXES)} (then perhaps "
+        f"{', '.join(OPENERS)}), or format= one of {', '.join(map(repr, FORMATS))}."
     )
 
 
-def entries(path: Path, format: str, wanted: tuple[str, ...]) -> Iterator[Entry]:
+def check_format(format: str, encoding: str | None) -> None:
+    """Raise where a format or an encoding is unknown, or they do not go together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(map(repr, FORMATS))}, got {quoted(format)}.")
+    if encoding is None:
+        return
+    check_encoding(encoding)
+    if format == "parquet":
+        raise ValueError(f"encoding={encoding!r} would do nothing: Parquet says itself how its texts are encoded.")
+
+
+def entries(
+    path: Path, format: str, wanted: tuple[str, ...], encoding: str | None, unread: dict[str, int]
+) -> Iterator[Entry]:
     """Everything that stands in a file.
 
     Args:
         path: the file.
-        format: a key of `READERS`.
-        wanted: the columns that a table must have.
+        format: one of `FORMATS`.
+        wanted: the names of source and target; a table must have such columns.
+        encoding: of text; default: what a mark says, else UTF-8.
+        unread: gets the names of columns that are left out, and their numbers of entries.
 
     Raises:
         ImportError: the file is Parquet, and pyarrow is not installed.
-        ValueError: the format is unknown, the table lacks a column, or the compressed file is damaged.
+        ValueError: the table lacks a column, or the file is damaged; says behind which line.
     """
-    if format not in READERS:
-        raise ValueError(f"format must be one of {', '.join(repr(name) for name in READERS)}, got {format!r}.")
-    try:
-        with _opened(path) as file:
-            yield from READERS[format](path, file, wanted)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, csv.Error) as error:
-        raise ValueError(f"{path} is damaged: {error}. Copy or download it again.") from None
-
-
-def _opened(path: Path) -> io.BufferedIOBase:
-    return _OPENERS.get(path.suffix, open)(path, "rb")
-
-
-def _json_lines(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> Iterator[Entry]:
-    for line, raw in enumerate(file, start=1):
-        try:
-            text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
-            if text.strip():
-                yield line, json.loads(text)
-        except UnicodeDecodeError as error:
-            yield BadRecord(str(path), line, f"not UTF-8: {error.reason} at byte {error.start}")
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield BadRecord(str(path), line, f"not JSON: {error}")
-
-
-def _csv(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> Iterator[Entry]:
-    return _table(path, file, wanted, delimiter=",", strict=True)
-
-
-def _tsv(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> Iterator[Entry]:
-    """Tabs separate and lines end, and nothing else has a meaning: quotes are letters, as in translation corpora."""
-    return _table(path, file, wanted, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _table(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...], **dialect: Any) -> Iterator[Entry]:
-    # bytes that are no UTF-8 become lone surrogates, which the judge finds in the one field that has them
-    with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:  # pyright: ignore[reportArgumentType]
-        rows = csv.reader(text, **dialect)
-        names = next(rows, None)
-        if names is None:
-            raise ValueError(f"{path} is empty; expected a first line with the names of the columns.")
-        _check_columns(path, names, wanted)
-        while True:
-            line = rows.line_num + 1
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield BadRecord(str(path), line, f"not a row: {error}")
-                continue
-            if row and len(row) != len(names):
-                yield BadRecord(str(path), line, f"{len(row)} columns, the first line has {len(names)}")
-            elif row:
-                yield line, dict(zip(names, row, strict=True))
-
-
-def _parquet(path: Path, file: io.BufferedIOBase, wanted: tuple[str, ...]) -> Iterator[Entry]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError(f"reading {path} needs pyarrow, which is not installed: {install('parquet')}") from None
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is damaged, or not Parquet: {error}") from None
-    names = table.schema_arrow.names
-    encoded = {"input_ids", "labels"} <= set(names)
-    if not encoded:
-        _check_columns(path, names, wanted)
-    kept = [name for name in (*wanted, "input_ids", "labels") if name in names]
     line = 0
-    for batch in table.iter_batches(columns=kept):
-        for row in batch.to_pylist():
-            line += 1
-            yield line, row
+    try:
+        with opened(path) as file:
+            for entry in _entries(path, file, format, wanted, encoding, unread):
+                line = entry.line + entry.lines - 1
+                yield entry
+    except (DamageError, UnicodeDecodeError) as error:
+        where = f" behind line {line}" if line else ""
+        raise ValueError(
+            f"{printable(path)} is damaged{where}: {printable(str(error), 300)}. Copy or download it again."
+        ) from None
+    except OSError as error:
+        raise OSError(f"{printable(path)} cannot be read{f' behind line {line}' if line else ''}: {error}.") from error
 
 
-def _check_columns(path: Path, names: list[str], wanted: tuple[str, ...]) -> None:
-    for name in wanted:
-        if name not in names:
-            raise ValueError(
-                f"{path} has no column {name!r}; it has {', '.join(map(repr, names))}. Say which to read with "
-                "source=... and target=..."
-            )
-
-
-READERS: dict[str, Callable[[Path, io.BufferedIOBase, tuple[str, ...]], Iterator[Entry]]] = {
-    "jsonl": _json_lines,
-    "csv": _csv,
-    "tsv": _tsv,
-    "parquet": _parquet,
-}
+def _entries(
+    path: Path,
+    file: io.BufferedReader,
+    format: str,
+    wanted: tuple[str, ...],
+    encoding: str | None,
+    unread: dict[str, int],
+) -> Iterator[Entry]:
+    if format == "parquet":
+        yield from parquet_entries(path, file, wanted, unread)
+        return
+    found = encoding_of(path, file.peek(4)[:4], encoding)
+    if format in ("json", "jsonl"):
+        yield from json_entries(path, file, found)
+        return
+    with as_text(file, found, "") as text:
+        yield from (csv_entries if format == "csv" else tsv_entries)(path, text, wanted)

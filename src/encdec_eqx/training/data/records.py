@@ -4,12 +4,14 @@ Plain Python. Must not know file formats, tokenizers or models.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
+
+from ..._quoting import printable
 
 _logger = logging.getLogger("encdec_eqx")
 
@@ -24,16 +26,37 @@ class BadRecord(NamedTuple):
 
     Attributes:
         file: where it stands.
-        line: line (of a Parquet file or an iterable: record) in it, counted from 1.
+        line: its first line (of a Parquet file, a JSON array or an iterable: the record), counted from 1.
         reason: what is wrong, in a few words.
+        lines: how many lines it takes.
     """
 
     file: str
     line: int
     reason: str
+    lines: int = 1
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
+        over = f" ({self.lines} lines, to line {self.line + self.lines - 1})" if self.lines > 1 else ""
+        return f"{printable(self.file)}:{self.line}: {self.reason}{over}"
+
+
+class Found(NamedTuple):
+    """What stands somewhere in a file, before it is judged.
+
+    Attributes:
+        line: its first line, or its number, as in `BadRecord`.
+        value: what it is.
+        lines: how many lines it takes.
+    """
+
+    line: int
+    value: Any
+    lines: int = 1
+
+
+Entry = Found | BadRecord
+"""What a file holds at a place, or why that cannot be read."""
 
 
 class BadRecordsError(ValueError):
@@ -45,7 +68,7 @@ class BadRecordsError(ValueError):
 
     def __init__(self, bad: Sequence[BadRecord], of: int):
         self.bad = tuple(bad)
-        super().__init__(f'{listed(bad, of)}\nMend them, or pass on_bad="report" to go on without them.')
+        super().__init__(f'{listed(bad, of)}\nFix them, or pass on_bad="report" to go on without them.')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +82,7 @@ class Record:
         targets: the accepted target texts; training takes the first unless told otherwise.
         input_ids: the source's ids, of a record that is encoded.
         labels: the target's ids, its end included, of a record that is encoded.
+        fields: what an encoded record holds beside them, such as `attention_mask`; see `Example`.
     """
 
     file: str
@@ -67,6 +91,7 @@ class Record:
     targets: tuple[str, ...] = ()
     input_ids: Int32[np.ndarray, " source"] | None = None
     labels: Int32[np.ndarray, " target"] | None = None
+    fields: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def bad(self, reason: str) -> BadRecord:
         """This record, put aside."""
@@ -80,10 +105,12 @@ class Pairs:
     Attributes:
         records: what can be used.
         bad: what cannot: file, line and reason.
+        unread: names of what records hold besides, of which nothing is used (logged).
     """
 
     records: Sequence[Record]
     bad: tuple[BadRecord, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -117,7 +144,9 @@ def settle(good: int, bad: Sequence[BadRecord], on_bad: OnBad) -> None:
 
 def listed(bad: Sequence[BadRecord], of: int) -> str:
     """The count, then the first few, one a line."""
-    lines = [f"{len(bad)} of {of} records cannot be used:", *(f"  {record}" for record in bad[:SHOWN])]
+    taken = sum(record.lines for record in bad)
+    over = f", over {taken} lines" if taken > len(bad) else ""
+    lines = [f"{len(bad)} of {of} records cannot be used{over}:", *(f"  {record}" for record in bad[:SHOWN])]
     if len(bad) > SHOWN:
         lines.append(f"  ... and {len(bad) - SHOWN} more")
     return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""A file opened for reading, decompressed on the way: with an end to how much a small file may grow to.
+
+Knows compression; must not know what the bytes say.
+"""
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..._quoting import printable
+
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+"""By the ending of a file's name."""
+
+_DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError)
+"""What reading a damaged compressed file raises; bz2 says it by OSError."""
+
+MOST_GROWTH = 200
+"""Bytes that one compressed byte may stand for. Text shrinks to a third or a twentieth, ids padded with zeros to a
+fiftieth; a file made to fill the memory to a thousandth (gz) or a millionth (bz2)."""
+
+FREE_GROWTH = 1 << 26
+"""Bytes (64 MiB) that any file may grow to: a small one may repeat a line as often as it likes."""
+
+_PORTION = 1 << 16
+
+
+class GrowthError(ValueError):
+    """A small file grows too large."""
+
+
+class DamageError(Exception):
+    """What came out of a file so far is all that can: it says why, and not which file."""
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """The file's bytes, decompressed as its name says.
+
+    Raises:
+        DamageError: it cannot be decompressed any further, found while it is read.
+        GrowthError: it grows beyond `MOST_GROWTH`, found when it is opened or while it is read.
+    """
+    opener = OPENERS.get(path.suffix)
+    if opener is None:
+        return path.open("rb")
+    _look_ahead(path, opener)
+    return io.BufferedReader(_Growing(path, opener), _PORTION)
+
+
+class _Growing(io.RawIOBase):
+    """A decompressed file that counts what goes in and what comes out."""
+
+    def __init__(self, path: Path, opener: Callable[..., Any]):
+        self._packed = path.open("rb")
+        self._file = opener(self._packed, "rb")
+        self.grown = Grown(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            read = self._file.readinto(buffer)
+        except _DAMAGE as error:
+            raise DamageError(str(error)) from None
+        self.grown.to(self.packed, read)
+        return read
+
+    @property
+    def packed(self) -> int:
+        """Bytes of the file itself that have been taken so far."""
+        return self._packed.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+            self._packed.close()
+        super().close()
+
+
+class Grown:
+    """How much has come out of a file so far."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.bytes = 0
+
+    def to(self, packed: int, more: int) -> None:
+        """So many bytes were taken from the file, so many more came out.
+
+        Raises:
+            GrowthError: they are too many.
+        """
+        self.bytes += more
+        if self.bytes > FREE_GROWTH and self.bytes > MOST_GROWTH * max(packed, 1):
+            raise GrowthError(
+                f"{printable(self._path)} grows to more than {MOST_GROWTH} times its size ({self.bytes} bytes from "
+                f"{packed}), as files do that are made to fill the memory. If this one is honest, decompress it first "
+                "and read the plain file."
+            )
+
+
+def _look_ahead(path: Path, opener: Callable[..., Any]) -> None:
+    """Decompress the beginning, and drop it: making records of `FREE_GROWTH` bytes may take a minute, this does not.
+
+    Up to where no file has grown too far, if it has not yet; so honest files are looked at for milliseconds.
+    """
+    with _Growing(path, opener) as file, contextlib.suppress(DamageError):
+        buffer = bytearray(_PORTION)
+        while file.packed <= FREE_GROWTH // MOST_GROWTH and file.readinto(buffer):
+            pass
