@@ -159,6 +159,7 @@ def as_token_types(config: StackConfig, token_type_ids: ArrayLike | None) -> Arr
     size = config.embeddings.token_type_size
     if not size:
         raise ValueError(
-            f"`token_type_ids` were given, but a {config.model_type} stack without token types ignores them."
+            f"`token_type_ids` were given, but a {config.model_type} stack without token types ignores them: leave "
+            "them out."
         )
     return as_ids("token_type_ids", token_type_ids, size, "type_vocab_size")

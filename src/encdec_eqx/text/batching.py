@@ -3,7 +3,7 @@
 Knows ids, and which id pads a source; must not know tokenizers, nor what is generated.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,29 @@ def filled(chosen: Int[np.ndarray, " rows"], rows: int) -> Int[np.ndarray, " fil
     return np.concatenate([chosen, np.repeat(chosen[:1], max(0, rows - len(chosen)))])
 
 
-def padded(sources: Sequence[np.ndarray], pad: int) -> dict[str, np.ndarray]:
-    """`input_ids` and `attention_mask` of sources, padded on the right to the longest."""
+def padded(
+    sources: Sequence[np.ndarray], pad: int, fields: Sequence[Mapping[str, np.ndarray]] | None = None
+) -> dict[str, np.ndarray]:
+    """`input_ids` and `attention_mask` of sources, padded on the right to the longest.
+
+    Args:
+        sources: the ids.
+        pad: stands behind shorter ones.
+        fields: of each source what goes with its ids (the same names for all), a mask of its own among it.
+    """
     lengths = np.array([len(source) for source in sources])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, pad, np.int32)
-    ids[mask] = np.concatenate(sources)
-    return {"input_ids": ids, "attention_mask": mask}
+    real = np.arange(lengths.max()) < lengths[:, None]
+
+    def joined(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
+        array = np.full(real.shape, fill, np.int32)
+        array[real] = np.concatenate(rows)
+        return array
+
+    batch = {"input_ids": joined(sources, pad), "attention_mask": real}
+    for name in fields[0] if fields else ():
+        field = joined([row[name] for row in fields or ()], 0)
+        batch[name] = field.astype(bool) if name == "attention_mask" else field
+    return batch
 
 
 def source_pad(model: Any) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._entrance import as_ids, as_mask
 from .._typing import Array, ArrayLike
+from ..embeddings import as_token_types
 from ..encoder import Encoder
 from ..targets import TargetForm
 from .loss import check_label_range, shift_tokens_right
@@ -42,17 +43,33 @@ def checked_batch(batch: Mapping[str, ArrayLike | None], model: Any) -> dict[str
         ValueError: A key is unknown or missing, an id, label or mask out of range, or numbers of rows differ.
     """
     given = checked_entries(batch)
-    vocab_size = model.decoder.config.vocab_size
-    check_label_range(given["labels"], vocab_size)
+    check_label_range(given["labels"], model.decoder.config.vocab_size)
     ready: dict[str, Any] = {name: as_mask(name, x) if name in MASKS else jnp.asarray(x) for name, x in given.items()}
-    if isinstance(model.encoder, Encoder):
-        ready["input_ids"] = as_ids(
-            "input_ids", given["input_ids"], model.encoder.config.vocab_size, "the encoder's vocab_size"
-        )
-    if "decoder_input_ids" in given:
-        ready["decoder_input_ids"] = as_ids(
-            "decoder_input_ids", given["decoder_input_ids"], vocab_size, "the decoder's vocab_size"
-        )
+    return {**ready, **fitting(given, model)}
+
+
+def fitting(given: Mapping[str, ArrayLike], model: Any) -> dict[str, Array]:
+    """Those of the entries that index a table of the model, as int32.
+
+    Here and not while tracing, where the values cannot be seen and jax would clamp them. What goes into an encoder that
+    is not the library's is left out.
+
+    Raises:
+        ValueError: A concrete value is out of its table's range, or the encoder has no segments.
+    """
+    encoder, decoder, ready = model.encoder, model.decoder.config, {}
+    limits = {
+        "decoder_input_ids": (decoder.vocab_size, "the decoder's vocab_size"),
+        "decoder_position_ids": (decoder.positions.limit, "the decoder's table of positions"),
+    }
+    if isinstance(encoder, Encoder):
+        limits["input_ids"] = (encoder.config.vocab_size, "the encoder's vocab_size")
+        limits["position_ids"] = (encoder.config.positions.limit, "the encoder's table of positions")
+        if "token_type_ids" in given:
+            ready["token_type_ids"] = as_token_types(encoder.config, given["token_type_ids"])
+    for name, (limit, what) in limits.items():
+        if name in given:
+            ready[name] = as_ids(name, given[name], limit, what)
     return ready
 
 

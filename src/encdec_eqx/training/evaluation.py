@@ -49,23 +49,33 @@ def mean_loss(model: Any, batches: Iterable[Mapping[str, np.ndarray]], *, comput
 
 
 def generate_ids(
-    model: Any, sources: Sequence[np.ndarray], *, batch_size: int, max_new_tokens: int, num_beams: int = 1
+    model: Any,
+    sources: Sequence[np.ndarray],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    fields: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> list[list[int]]:
     """The ids that the model generates for each source, without start token, end token and padding.
 
-    Sources of similar length share a batch, and results come in the callers' order.
+    Sources of similar length share a batch, and results come in the callers' order. `fields` are what goes with each
+    source's ids, in the words of `generate`: a mask, segments, positions.
     """
     results: list[list[int]] = [[]] * len(sources)
     for chosen in by_length(sources, batch_size):
         places = filled(chosen, min(batch_size, len(sources)))
-        rows = _generate_batch(model, [sources[at] for at in places], max_new_tokens, num_beams)
+        beside = None if fields is None else [fields[at] for at in places]
+        batch = padded([sources[at] for at in places], source_pad(model), beside)
+        rows = _generate_batch(model, batch, max_new_tokens, num_beams)
         for at, row in zip(chosen, rows, strict=False):
             results[at] = row
     return results
 
 
-def _generate_batch(model: Any, sources: Sequence[np.ndarray], max_new_tokens: int, num_beams: int) -> list[list[int]]:
-    batch = padded(sources, source_pad(model))
+def _generate_batch(
+    model: Any, batch: Mapping[str, np.ndarray], max_new_tokens: int, num_beams: int
+) -> list[list[int]]:
     result = model.generate(**batch, max_new_tokens=max_new_tokens, num_beams=num_beams)
     truncated, lengths = np.asarray(result.truncated), np.asarray(result.lengths)
     rows = np.asarray(result.sequences)[:, 1:]

@@ -161,6 +161,7 @@ class Prepared:
             batch_size=config.per_device_eval_batch_size,
             max_new_tokens=config.generation_max_new_tokens or int(max(self.batches.examples.labels.lengths)),
             num_beams=config.generation_num_beams,
+            fields=[example.source_fields for example in examples],
         )
         return [
             Generated(source=_source(example), text=text, references=references)
@@ -301,6 +302,7 @@ def _train_batches(model: EncoderDecoder, examples: Examples, config: TrainConfi
         rows_multiple_of=config.gradient_accumulation_steps,
         max_shapes=config.max_shapes,
         pad_token_id=source_pad(model),
+        decoder_pad_token_id=model.special_tokens.pad_token_id or 0,
         seed=config.seed,
     )
 
@@ -311,6 +313,7 @@ def _eval_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig
         batch_size=config.per_device_eval_batch_size,
         max_shapes=config.max_shapes,
         pad_token_id=source_pad(model),
+        decoder_pad_token_id=model.special_tokens.pad_token_id or 0,
         shuffle=False,
     )
 

@@ -15,6 +15,7 @@ from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..text import TokenizerPair
+from .batch import MASKS, fitting
 from .config import TrainConfig
 from .data import Example, Examples, OnBad, Pairs, encode_pairs, pairs_from, read_pairs
 
@@ -26,8 +27,21 @@ def examples_for(
 
     Raises:
         BadRecordsError: There are records that cannot be used.
-        ValueError: There is nothing to read, or text and no tokenizers.
+        ValueError: There is nothing to read, or text and no tokenizers, or segments or positions that the model has
+            not.
     """
+    examples = _examples(model, data, config, tokenizers, on_bad)
+    fields = {name: rows.ids[None] for name, rows in examples.fields.items() if name not in MASKS}
+    try:
+        fitting(fields, model)
+    except ValueError as error:
+        raise ValueError(f"what the examples hold beside ids and labels does not fit the model: {error}") from None
+    return examples
+
+
+def _examples(
+    model: EncoderDecoder, data: Any, config: TrainConfig, tokenizers: TokenizerPair | None, on_bad: OnBad
+) -> Examples:
     if isinstance(data, Examples):
         return data
     if isinstance(data, Sequence) and data and all(isinstance(one, Example) for one in data):
@@ -64,11 +78,15 @@ def _vocab_sizes(model: EncoderDecoder) -> tuple[int, int]:
 
 
 def digest(examples: Examples, *, references: bool = False) -> str:
-    """A few characters that change with any id of any example, and with the texts that metrics compare to, if asked."""
+    """A few characters that change with any id of any example and any number that goes with one (masks, positions).
+
+    And with the texts that metrics compare to, if asked.
+    """
     hashed = hashlib.sha256()
     if references:
         hashed.update(repr([example.targets for example in examples]).encode())
-    for rows in (examples.inputs, examples.labels):
+    for name, rows in (("", examples.inputs), ("", examples.labels), *examples.fields.items()):
+        hashed.update(name.encode())
         hashed.update(rows.ids.tobytes())
         hashed.update(rows.offsets.tobytes())
     return f"{len(examples)} examples, {hashed.hexdigest()[:16]}"

@@ -48,6 +48,11 @@ class Example:
         given = {name: getattr(self, name) for name in per_token.FIELDS}
         return {name: value for name, value in given.items() if value is not None}
 
+    @property
+    def source_fields(self) -> dict[str, np.ndarray]:
+        """Those that go with the source: what `generate` takes beside it."""
+        return {name: value for name, value in self.fields.items() if name in per_token.SOURCE_FIELDS}
+
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
