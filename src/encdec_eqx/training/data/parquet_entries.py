@@ -13,7 +13,8 @@ from .opening import Grown, GrowthError
 from .records import Entry, Found
 from .tables import check_columns
 
-_PORTION = 1024
+_PORTION = 256
+"""Rows at once: few, because a value that the file holds once may stand in all of them."""
 
 
 def parquet_entries(
@@ -77,7 +78,8 @@ def _kept(path: Path, names: list[str], wanted: tuple[str, ...]) -> list[str]:
 
 
 def _rows(batch: Any, grown: Grown, size: int) -> list[Any]:
-    grown.to(size, batch.nbytes)
+    plain = [column.dictionary_decode() if hasattr(column, "dictionary_decode") else column for column in batch.columns]
+    grown.to(size, sum(column.nbytes for column in plain))
     return batch.to_pylist()
 
 

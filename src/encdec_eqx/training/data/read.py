@@ -76,11 +76,14 @@ def check_is_file(path: Path) -> None:
     Raises:
         FileNotFoundError: nothing is there.
         IsADirectoryError: it is a folder.
+        ValueError: it is a pipe or a device, which may never end.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{printable(path)} is a folder; expected a file, or a list of files.")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {printable(path)!r} (looked from {Path.cwd()}).")
+    if not path.is_file():
+        raise ValueError(f"{printable(path)} is a pipe or a device; expected a file: write its content to one first.")
 
 
 def pairs_from(
