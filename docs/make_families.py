@@ -37,7 +37,8 @@ Tiny models with every parameter random (scales of norms and biases too), agains
 - files: every tensor that torch saved loads, is saved again byte for byte, and torch loads that with no missing and no
   unexpected key and computes the same;
 - bfloat16: as far from float32 as torch's own bfloat16 is, within the factor in `tests/tolerances.py`;
-- configs: each is written and read back, and one attribute that nobody knows is refused, by name.
+- configs: each is written and read back; all attributes of torch's config class are known, and those that are ignored
+  change nothing in torch; attributes that nothing is known of are named.
 
 `tests/parity/` does this live. The default run compares one stored model a family and role with torch's stored numbers
 (`tests/goldens/families/`), and traces every pair of the table below.
@@ -66,7 +67,8 @@ DIFFERENCES = """
 - **ERNIE's tasks**: the first row of the table is added, as where torch is given no `task_type_ids`.
 - **Dropout** sits in the same place in all families; where torch has it elsewhere in one, the family's file says so. It
   changes training's noise, not the function.
-- **LayerDrop** (`encoder_layerdrop`, `decoder_layerdrop`) is not built.
+- **LayerDrop** (`encoder_layerdrop`, `decoder_layerdrop`) is not built: it acts in training only, and the load report
+  says so where a config has a rate.
 - **Relative positions in Megatron-BERT's cross-attention** are not built: such a decoder is refused.
 """
 
