@@ -25,6 +25,7 @@ def _blocks(text: str) -> list[str]:
         "data",
         "text",
         "fine_tuning",
+        "from_scratch",
         "resuming",
         "diagnosis",
     ],
