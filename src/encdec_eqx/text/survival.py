@@ -41,3 +41,17 @@ def _signs(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text.casefold())
     # marks, separators and controls; and the sign that stands for a space in SentencePiece's vocabularies
     return "".join(sign for sign in plain if unicodedata.category(sign)[0] not in "MZC" and sign != "\u2581")
+
+
+def comes_back(tokenizer: Any, ids: list[int]) -> bool:
+    """Whether ids are the same after decoding and encoding, in one of the ways in which tokens are joined to a text.
+
+    A tokenizer without a decoder of its own joins by spaces, which is no way back for one of letters.
+    """
+    tokens = [tokenizer.id_to_token(one) for one in ids]
+    if None in tokens:
+        return False
+    ways = [tokenizer.decode(ids, skip_special_tokens=False), "".join(tokens), " ".join(tokens)]
+    if prefix := getattr(tokenizer.model, "continuing_subword_prefix", None):
+        ways.append(" ".join(tokens).replace(f" {prefix}", ""))
+    return any(tokenizer.encode(text, add_special_tokens=False).ids == ids for text in dict.fromkeys(ways))

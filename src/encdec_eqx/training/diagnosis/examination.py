@@ -4,7 +4,7 @@ Knows every check by name, what it needs, and which finding makes others pointle
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -45,20 +45,24 @@ _BECAUSE = {
 """Findings that explain others, which are then left out."""
 
 
-def check_before_training(model: Any, batch: Mapping[str, Any], *, tokenizers: Any = None) -> tuple[Finding, ...]:
+def check_before_training(
+    model: Any, batch: Mapping[str, Any], *, tokenizers: Any = None, targets: Sequence[str] | None = None
+) -> tuple[Finding, ...]:
     """What can be found in a batch without running the model: special tokens, labels, masks, ranges. Milliseconds.
 
     Args:
         model: an `EncoderDecoder`, in either layout.
         batch: as for `make_train_step`.
         tokenizers: a `TokenizerPair`; with it, whether its tokenizers made the batch and fit the model.
+        targets: target texts of the data; with `tokenizers`, whether they come back from ids as they were.
 
     Raises:
         TypeError: the model or the batch is of the wrong kind.
-        ValueError: the batch holds a name that no model reads, or lacks one.
+        ValueError: the batch holds a name that no model reads, or lacks one; or targets are given without tokenizers.
     """
     ids = _ids(model, batch)
-    return Diagnosis(findings=tuple(_without_effects(_of_ids(model, ids, tokenizers)))).findings
+    found = [*_of_ids(model, ids, tokenizers), *_of_texts(model, tokenizers, targets)]
+    return Diagnosis(findings=tuple(_without_effects(found))).findings
 
 
 def diagnose(
@@ -66,13 +70,14 @@ def diagnose(
     batch: Mapping[str, Any] | None,
     *,
     tokenizers: Any = None,
+    targets: Sequence[str] | None = None,
     optimizer: Any = None,
     learning_rate: float | None = None,
     trainable: Any = None,
 ) -> Diagnosis:
     """Looks for what goes wrong in training: in the model's arrays, in a batch, and in what the one makes of the other.
 
-    Without dropout, on the first 16 rows that have labels. One program is compiled for all runs (forward and backward),
+    Without dropout, on 16 of the rows that have labels. One program is compiled for all runs (forward and backward),
     in the scanned layout unless `trainable` is a tree; the model itself is left as it is. `docs/diagnosis.md` lists
     what is looked for.
 
@@ -81,6 +86,7 @@ def diagnose(
         batch: as for `make_train_step`: a typical one of the training data, of 8 rows or more. None looks at the arrays
             alone.
         tokenizers: a `TokenizerPair`; with it, whether its tokenizers made the batch and fit the model.
+        targets: target texts of the data; with `tokenizers`, whether they come back from ids as they were.
         optimizer: what training steps with: a few steps are tried on a copy. One of `make_optimizer` is tried at the
             highest rate of its schedule, any other from its first step on.
         learning_rate: instead of it, the rate of AdamW behind clipping: the highest of the schedule.
@@ -92,7 +98,7 @@ def diagnose(
     Raises:
         TypeError: the model or the batch is of the wrong kind.
         ValueError: the batch holds a name that no model reads or lacks one, optimizer and learning_rate are both given,
-            or the rate is out of range.
+            the rate is out of range, or targets are given without tokenizers.
     """
     start = time.perf_counter()
     if optimizer is not None and learning_rate is not None:
@@ -103,6 +109,7 @@ def diagnose(
     model, trained = cut_and_trained(_in_fast_layout(model) if _fits_any_layout(trainable) else model, trainable)
     sizes, names = Weights(model), freezing.trained_names(model, trained)
     findings = [*_of_weights(model, sizes, names), *_of_ids(model, ids, tokenizers)]
+    findings += _of_texts(model, tokenizers, targets)
     runs = Runs(model, trained, sizes)
     hopeless = [finding.code for finding in findings if finding.code in _HOPELESS and finding.severity == "error"]
     if ids is None:
@@ -180,7 +187,14 @@ def _of_ids(model: Any, ids: Ids | None, tokenizers: Any) -> Iterator[Finding]:
     yield from source.is_mostly_padding(ids)
     if tokenizers is not None:
         yield from tokenizing.unknown_tokens(ids, tokenizers)
-        yield from tokenizing.made_by_another(ids, tokenizers)
+        yield from tokenizing.made_by_another(ids, tokenizers, model)
+
+
+def _of_texts(model: Any, tokenizers: Any, targets: Sequence[str] | None) -> Iterator[Finding]:
+    if targets is not None and tokenizers is None:
+        raise ValueError("targets are looked at with their tokenizers, and none were given: add tokenizers=...")
+    if targets:
+        yield from tokenizing.targets_do_not_survive(targets, tokenizers, model)
 
 
 def _without_effects(findings: Iterable[Finding]) -> Iterator[Finding]:

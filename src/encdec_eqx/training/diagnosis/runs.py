@@ -12,10 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from ...encoder import Encoder
 from ...generation.special_tokens import SpecialTokens
+from ...targets import TargetForm
 from ..loss import IGNORED
 from ..trainable import trainable as default_trainable
 from . import blame, gradients, losses, ranges, reading
@@ -28,6 +29,9 @@ from .weights import Weights
 
 _ROWS = 16
 """Rows of the batch that the model is run on: enough to tell, few enough for a CPU."""
+
+_FEW = 4
+"""Fewer different rows, or labels, than that say nothing of a whole file: it may be sorted."""
 
 _OF_SOURCE = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
@@ -47,6 +51,7 @@ class Runs:
         # without the ids that no run reads, so that models which differ in them share the compilation
         self._bare = dataclasses.replace(model, special_tokens=SpecialTokens(), generation_config=None)
         self._trained = trained
+        self._form = TargetForm.of(model)
         # the gradient of all that is read, whatever is frozen, so that freezing costs no compilation
         self._read, self._rest = eqx.partition(self._bare, default_trainable(self._bare))
         self._uniform = math.log(model.decoder.config.vocab_size)
@@ -81,7 +86,7 @@ class Runs:
         found += gradients.is_too_large(norms)
         found += self._reading(inputs, seen, counted, loss)
         if ids.decoder_inputs is None:
-            found += self._order(inputs, counted, loss)
+            found += self._order(inputs, seen, counted)
             found += self._start(inputs, seen, counted)
         if tried is None:
             self.skipped.append("the learning rate: neither optimizer nor learning_rate was given.")
@@ -110,8 +115,8 @@ class Runs:
         )
 
     def _inputs(self, ids: Ids) -> Inputs:
-        """The first rows that have labels, with the decoder's inputs."""
-        chosen = rows(dict(ids.given), ids.rows[:_ROWS])
+        """Rows that have labels, from all over the batch, with the decoder's inputs."""
+        chosen = rows(dict(ids.given), ids.rows[_spread(len(ids.rows), _ROWS)])
         for name in ("attention_mask", "decoder_attention_mask"):
             if name in chosen:
                 chosen[name] = chosen[name].astype(bool)
@@ -124,10 +129,9 @@ class Runs:
 
     def _shifted(self, labels: np.ndarray, start: int | None = None) -> np.ndarray:
         """The labels moved right behind the start token: `shift_tokens_right` on the host, which compiles nothing."""
-        tokens: Any = self._model.special_tokens
-        first = np.full((len(labels), 1), tokens.decoder_start_token_id if start is None else start, np.int32)
-        shifted = np.concatenate([first, labels[:, :-1]], axis=1)
-        return np.where(shifted == IGNORED, tokens.pad_token_id, shifted).astype(np.int32)
+        first = np.broadcast_to(self._form.starts(labels) if start is None else start, len(labels))
+        shifted = np.concatenate([first[:, None], labels[:, :-1]], axis=1)
+        return np.where(shifted == IGNORED, self._form.pad, shifted).astype(np.int32)
 
     def _loss(self, seen: Seen, loss: float) -> Iterator[Finding]:
         spread = float(jnp.mean(jnp.std(seen.logits, axis=-1)))
@@ -144,64 +148,82 @@ class Runs:
         return bool(self._model.decoder.load_report.loaded)
 
     def _reading(self, inputs: Inputs, seen: Seen, counted: np.ndarray, loss: float) -> Iterator[Finding]:
-        """Every row with the source of the row before it; rows whose sources are equal say nothing."""
-        order = np.roll(np.arange(len(counted)), 1)
+        """Every row with the source of one half the batch away; rows whose sources are equal say nothing.
+
+        Of a sorted file neighbours are alike, and the farther a row is the less.
+        """
+        order = np.roll(np.arange(len(counted)), max(1, len(counted) // 2))
         swapped = {**inputs, **rows({name: inputs[name] for name in _OF_SOURCE if name in inputs}, order)}
         differ = _rows_that_differ(inputs, swapped)
         if not differ.any():
             self.skipped.append("whether the decoder reads the source: that takes two rows with different sources.")
             return
         other, _ = self._run(swapped)
+        labels = np.asarray(inputs["labels"])
         weight = counted & differ[:, None]
+        telling = weight & (labels != labels[order])
         apart = np.asarray(divergence(seen.logits, other.logits, inputs["labels"]))
         gain = np.asarray(other.token_loss) - np.asarray(seen.token_loss)
         measured = Reading(
-            divergence=float(apart[weight].mean()),
-            gain=float(gain[weight].mean()),
+            divergence=float(apart[telling].mean()) if telling.any() else math.nan,
+            gain=float(gain[telling].mean()) if telling.any() else math.nan,
             moved=bool(np.asarray(jnp.any(seen.logits != other.logits, axis=-1))[weight].any()),
-            states=_relative_change(seen, other, differ, _both_masks(inputs, swapped)),
+            states=_relative_change(seen, other, *_apart(inputs, swapped)),
             loss=loss,
             unigram_entropy=self.measured["unigram_entropy"],
-            labels=int(weight.sum()),
+            labels=int(telling.sum()),
             new=self._sizes.cross_attention_is_new,
             moved_by=self._sizes.cross_attention_moved / (self._model.decoder.config.initializer_range or 1.0),
         )
-        self.measured |= {"source_divergence": measured.divergence, "source_gain": measured.gain}
+        self.measured |= {"source_divergence": float(apart[weight].mean()), "source_gain": float(gain[weight].mean())}
         yield from reading.encoder_is_constant(measured)
         yield from reading.encoder_is_ignored(measured)
         yield from reading.source_does_not_fit(measured)
 
-    def _order(self, inputs: Inputs, counted: np.ndarray, loss: float) -> Iterator[Finding]:
-        """The labels of every row in a random order, its last (the end) left where it is."""
-        model = self._model
+    def _order(self, inputs: Inputs, seen: Seen, counted: np.ndarray) -> Iterator[Finding]:
+        """The labels of every row in a random order, its last (the end) left where it is.
+
+        Looked at are rows of which at least half came to another place, for `a a a a` reads the same in any order.
+        """
         just_joined = self._sizes.cross_attention_is_new and self._decoder_is_loaded
-        if not (just_joined and ranges.is_causal_lm(model) and (counted.sum(axis=1) > 3).any()):
+        if not (just_joined and ranges.is_causal_lm(self._model)):
             return
-        random, labels = np.random.default_rng(0), np.array(inputs["labels"])
+        random, before = np.random.default_rng(0), np.array(inputs["labels"])
+        labels = before.copy()
         for row, counts in zip(labels, counted, strict=True):
             inside = np.flatnonzero(counts)[:-1]
             row[inside] = row[random.permutation(inside)]
+        moved = ((labels != before).sum(axis=1) >= 0.5 * counted.sum(axis=1)) & (counted.sum(axis=1) > 3)
+        if len({row.tobytes() for row in before[moved]}) < _FEW:
+            return
         scrambled, _ = self._run(
             {**inputs, "labels": jnp.asarray(labels), "decoder_input_ids": jnp.asarray(self._shifted(labels))}
         )
+        own, other = (float(np.asarray(one.token_loss)[moved][counted[moved]].mean()) for one in (seen, scrambled))
         self.measured["loss_of_scrambled_labels"] = float(scrambled.loss)
-        yield from losses.order_does_not_matter(loss, float(scrambled.loss), self._uniform)
+        yield from losses.order_does_not_matter(own, other, self._uniform)
 
     def _start(self, inputs: Inputs, seen: Seen, counted: np.ndarray) -> Iterator[Finding]:
-        """The first label with each of the model's other special tokens in front, if the model was ever trained."""
-        tokens: Any = self._model.special_tokens
-        start = tokens.decoder_start_token_id
+        """The first label with each of the model's other special tokens in front, if the model was ever trained.
+
+        Behind a token that generation forces, which is the same in every row, it is the second label.
+        """
+        tokens, place = self._model.special_tokens, len(self._form.begin)
+        start: Any = tokens.decoder_start_token_id
         knows = not self._sizes.cross_attention_is_new or (self._decoder_is_loaded and ranges.is_causal_lm(self._model))
-        if not knows or not counted[:, 0].any():
+        if not knows or place >= counted.shape[1]:
             return
         others = {tokens.bos_token_id, tokens.pad_token_id, *(tokens.eos_token_id or ())} - {None, start}
-        labels, first = np.asarray(inputs["labels"]), counted[:, 0]
+        labels = np.asarray(inputs["labels"])
+        first = np.where(counted[:, place], labels[:, place], IGNORED)
+        if len(set(first.tolist()) - {IGNORED}) < _FEW:
+            self.skipped.append(f"whether another start token suits better: that takes {_FEW} different first labels.")
+            return
         costs = {}
         for other in sorted(others):
             other_inputs = {**inputs, "decoder_input_ids": jnp.asarray(self._shifted(labels, other))}
-            costs[other] = float(np.asarray(self._run(other_inputs)[0].token_loss)[first, 0].mean())
-        own = float(np.asarray(seen.token_loss)[first, 0].mean())
-        yield from losses.another_start_is_better(own, costs, start)
+            costs[other] = _by_label(self._run(other_inputs)[0], first, place)
+        yield from losses.another_start_is_better(_by_label(seen, first, place), costs, start)
 
 
 def _entropy(labels: np.ndarray) -> float:
@@ -211,19 +233,44 @@ def _entropy(labels: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
+def _by_label(seen: Seen, first: Int[np.ndarray, " batch"], place: int) -> dict[int, float]:
+    """The mean loss at a place of each label that stands there."""
+    loss = np.asarray(seen.token_loss)[:, place]
+    return {label: float(loss[first == label].mean()) for label in set(first.tolist()) - {IGNORED}}
+
+
+def _spread(number: int, most: int) -> Int[np.ndarray, " few"]:
+    """Some of `number` indices, at equal distances; all if they are few."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(int))
+
+
 def _rows_that_differ(inputs: Inputs, others: Inputs) -> Bool[np.ndarray, " batch"]:
+    """Rows of which something that may be attended is different: what a mask hides need not be."""
+    masks = [np.asarray(one["attention_mask"]) for one in (inputs, others) if "attention_mask" in one]
     different = np.zeros(len(inputs["labels"]), bool)
     for name in _OF_SOURCE:
-        if name in inputs:
-            apart = np.asarray(inputs[name]) != np.asarray(others[name])
-            different |= apart.reshape(len(apart), -1).any(axis=1)
+        if name not in inputs:
+            continue
+        apart = np.asarray(inputs[name]) != np.asarray(others[name])
+        if masks and name != "attention_mask" and apart.shape[:2] == masks[0].shape:
+            apart &= np.logical_or(*masks).reshape(*masks[0].shape, *[1] * (apart.ndim - 2))
+        different |= apart.reshape(len(apart), -1).any(axis=1)
     return different
 
 
-def _both_masks(inputs: Inputs, others: Inputs) -> Bool[np.ndarray, "batch source"] | None:
-    if "attention_mask" not in inputs:
-        return None
-    return np.asarray(inputs["attention_mask"]) & np.asarray(others["attention_mask"])
+def _apart(
+    inputs: Inputs, others: Inputs
+) -> tuple[Bool[np.ndarray, " batch"], Bool[np.ndarray, "batch source"] | None]:
+    """Rows that differ at a position which both show, and what both show.
+
+    A causal encoder's states of `a b` and of `a b c` are equal at both positions, as they should be.
+    """
+    apart, shown = np.asarray(inputs["input_ids"]) != np.asarray(others["input_ids"]), None
+    if "attention_mask" in inputs:
+        shown = np.asarray(inputs["attention_mask"]) & np.asarray(others["attention_mask"])
+    if shown is not None and shown.shape == apart.shape:
+        apart &= shown
+    return apart.reshape(len(apart), -1).any(axis=1), shown
 
 
 def _relative_change(

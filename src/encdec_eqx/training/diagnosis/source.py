@@ -25,7 +25,8 @@ def has_no_mask(ids: Ids, model: Any) -> Iterator[Finding]:
     """Padding that may be attended: there is no mask, or it shows padding at an end of a row.
 
     Where the encoder's config does not name its padding, equal ids at the ends of several rows are taken for it, if
-    there are at least two in each and their numbers differ.
+    there are at least two in each and their numbers differ. An error only where the padding of the config looks like
+    padding: a config may name an id that is a letter of one's own vocabulary, and a sorted file's words may end in it.
     """
     source, mask = ids.source, ids.mask
     if source is None or not isinstance(model.encoder, Encoder) or _is_inverted(ids, model):
@@ -41,9 +42,10 @@ def has_no_mask(ids: Ids, model: Any) -> Iterator[Finding]:
         padded, pad = _unnamed_padding(bare)
     if any(padded):
         named = padding_of(model) is not None
+        certain = named and mask is None and _is_no_text(rows, int(pad or 0))
         yield Finding(
             code="attention_mask_missing",
-            severity="error" if named and mask is None else "warning",
+            severity="error" if certain else "warning",
             message=f"{sum(padded)} of {len(padded)} sources are padded with {pad}, and "
             + ("there is no attention_mask" if mask is None else "the attention_mask shows it")
             + ": encoder and cross-attention read padding like text.",
@@ -137,8 +139,17 @@ def _is_inverted(ids: Ids, model: Any) -> bool:
         return False
     pad = padding_of(model)
     if pad is None:
-        return len(np.unique(shown)) == 1 and len(np.unique(hidden)) > 2
+        # as often shown in every row, it may be the one token that is to be read
+        varies = len(set(mask[ids.rows].sum(axis=1).tolist())) > 1
+        return varies and len(np.unique(shown)) == 1 and len(np.unique(hidden)) > 2 and shown.flat[0] not in hidden
     return share(hidden == pad) <= 0.1 and share(shown == pad) >= 0.9
+
+
+def _is_no_text(rows: list[np.ndarray], pad: int) -> bool:
+    """Whether an id stands at the ends of rows alone, and not equally often at each."""
+    ends = [_at_an_end(row, pad) for row in rows]
+    at_ends_alone = all((row == pad).sum() == run for row, run in zip(rows, ends, strict=True))
+    return at_ends_alone and len(set(ends)) > 1
 
 
 def _at_an_end(row: np.ndarray, token: int) -> int:
