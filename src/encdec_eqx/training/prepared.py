@@ -19,6 +19,7 @@ from ..text.batching import source_pad
 from .config import DEFAULT_RANK, TrainConfig
 from .course import COURSE, course_of
 from .data import Batches, Example, Examples, OnBad
+from .data.sample import sampled
 from .diagnosis import Finding, check_before_training
 from .evaluation import Generated, generate_ids, mean_loss
 from .lora import add_lora
@@ -33,6 +34,8 @@ from .summary import TrainableSummary, summarize_trainable
 # Settings that a resumed run may change: they do not decide what is computed, or are compared by their effect.
 _FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end", *COURSE)
 _MANY_STEPS = 1_000_000
+_LOOKED_AT = 64
+"""Examples that are looked at before the first step."""
 _ADAPTERS = 1
 """Folded into the run's key for drawing adapters, so that dropout draws with another."""
 
@@ -114,8 +117,10 @@ class Prepared:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What looks wrong in the first batch, without a run of the model."""
-        found = check_before_training(self.model, self.batches.epoch(0)[0], tokenizers=self.tokenizers)
+        """What looks wrong in some examples from all over the data, without a run of the model."""
+        few, batch = sampled(self.batches.examples, _LOOKED_AT, source_pad(self.model))
+        targets = None if self.tokenizers is None else [one.targets[0] for one in few if one.targets]
+        found = check_before_training(self.model, batch, tokenizers=self.tokenizers, targets=targets)
         return tuple(finding for finding in found if finding.severity != "info")
 
     def learning_rate(self, step: int) -> float:

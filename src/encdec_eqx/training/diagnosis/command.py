@@ -11,11 +11,13 @@ from ...embeddings import longest
 from ...encoder import Encoder
 from ...encoder_decoder import EncoderDecoder
 from ...text import TokenizerPair
+from ...text.batching import source_pad
 from ..config import check_learning_rate
-from ..data import Batches, encode_pairs, read_pairs
+from ..data import Examples, encode_pairs, read_pairs
 from ..data.records import Pairs
+from ..data.sample import from_all_over, sampled
 from ..in_toml import speaking_toml
-from ..job import DataSource, ModelSource, TrainJob, read_job
+from ..job import ModelSource, TrainJob, read_job
 from ..optimizer import make_optimizer
 from ..preflight import check_sources
 from ..run_job import load_model, load_tokenizers
@@ -65,12 +67,14 @@ def run_doctor(
         check_sources(job.model, job.data)
         tokenizers = load_tokenizers(job.model)
         model = load_model(job.model)
-        batch = None if job.data.train_file is None else _batch(model, tokenizers, job.data)
+        examples = None if job.data.train_file is None else _examples(model, tokenizers, job)
+        few, batch = ([], None) if examples is None else sampled(examples, _ROWS, source_pad(model))
         optimizer = _optimizer(job) if described and learning_rate is None and batch is not None else None
         diagnosis = diagnose(
             model,
             batch,
             tokenizers=tokenizers,
+            targets=[one.targets[0] for one in few if one.targets] if tokenizers is not None else None,
             optimizer=optimizer,
             learning_rate=learning_rate,
             trainable=job.train.trainable,
@@ -94,8 +98,9 @@ def _job(path: str | Path, data: Any, source_column: str | None, target_column: 
     return dataclasses.replace(job, data=dataclasses.replace(job.data, **changes))
 
 
-def _batch(model: EncoderDecoder, tokenizers: TokenizerPair | None, data: DataSource) -> Any:
-    """The first records as one batch; None if the tokenizers do not fit the model, which is a finding of its own."""
+def _examples(model: EncoderDecoder, tokenizers: TokenizerPair | None, job: TrainJob) -> Examples | None:
+    """Records from all over the file; None if the tokenizers do not fit the model, which is a finding of its own."""
+    data = job.data
     assert data.train_file is not None
     pairs = read_pairs(data.train_file, source=data.source_column, target=data.target_column, on_bad="report")
     try:
@@ -103,16 +108,14 @@ def _batch(model: EncoderDecoder, tokenizers: TokenizerPair | None, data: DataSo
     except ValueError:
         return None
     encoder, decoder = model.encoder, model.decoder
-    examples = encode_pairs(
-        Pairs(pairs.records[:_ROWS], pairs.bad),
+    limit = longest(encoder.config, None) if isinstance(encoder, Encoder) else None
+    return encode_pairs(
+        Pairs([pairs[at] for at in from_all_over(len(pairs), _ROWS)], pairs.bad),
         fitting,
-        max_source_length=longest(encoder.config, None) if isinstance(encoder, Encoder) else None,
-        max_target_length=longest(decoder.config, None),
+        max_source_length=job.train.max_source_length or limit,
+        max_target_length=job.train.max_target_length or longest(decoder.config, None),
         on_bad="report",
     )
-    pad = encoder.config.pad_token_id if isinstance(encoder, Encoder) else None
-    batches = Batches(examples, batch_size=len(examples), max_shapes=1, pad_token_id=pad or 0, shuffle=False)
-    return batches.epoch(0)[0]
 
 
 def _optimizer(job: TrainJob) -> Any:

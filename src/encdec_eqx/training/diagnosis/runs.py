@@ -30,6 +30,9 @@ from .weights import Weights
 _ROWS = 16
 """Rows of the batch that the model is run on: enough to tell, few enough for a CPU."""
 
+_ORDERS = 4
+"""Orders of the labels that are tried: a single one may happen to be a likely one."""
+
 _FEW = 4
 """Fewer different rows, or labels, than that say nothing of a whole file: it may be sorted."""
 
@@ -188,20 +191,20 @@ class Runs:
         just_joined = self._sizes.cross_attention_is_new and self._decoder_is_loaded
         if not (just_joined and ranges.is_causal_lm(self._model)):
             return
-        random, before = np.random.default_rng(0), np.array(inputs["labels"])
-        labels = before.copy()
-        for row, counts in zip(labels, counted, strict=True):
-            inside = np.flatnonzero(counts)[:-1]
-            row[inside] = row[random.permutation(inside)]
-        moved = ((labels != before).sum(axis=1) >= 0.5 * counted.sum(axis=1)) & (counted.sum(axis=1) > 3)
-        if len({row.tobytes() for row in before[moved]}) < _FEW:
-            return
-        scrambled, _ = self._run(
-            {**inputs, "labels": jnp.asarray(labels), "decoder_input_ids": jnp.asarray(self._shifted(labels))}
-        )
-        own, other = (float(np.asarray(one.token_loss)[moved][counted[moved]].mean()) for one in (seen, scrambled))
-        self.measured["loss_of_scrambled_labels"] = float(scrambled.loss)
-        yield from losses.order_does_not_matter(own, other, self._uniform)
+        random, labels = np.random.default_rng(0), np.asarray(inputs["labels"])
+        seen_loss, own, other = np.asarray(seen.token_loss), [], []
+        for _ in range(_ORDERS):
+            scrambled = _scrambled(labels, counted, random)
+            moved = ((scrambled != labels).sum(axis=1) >= 0.5 * counted.sum(axis=1)) & (counted.sum(axis=1) > 3)
+            if len({row.tobytes() for row in labels[moved]}) < _FEW:
+                return
+            of_scrambled, _ = self._run(
+                {**inputs, "labels": jnp.asarray(scrambled), "decoder_input_ids": jnp.asarray(self._shifted(scrambled))}
+            )
+            own.append(seen_loss[moved][counted[moved]].mean())
+            other.append(np.asarray(of_scrambled.token_loss)[moved][counted[moved]].mean())
+        self.measured["loss_of_scrambled_labels"] = float(np.mean(other))
+        yield from losses.order_does_not_matter(float(np.mean(own)), float(np.mean(other)), self._uniform)
 
     def _start(self, inputs: Inputs, seen: Seen, counted: np.ndarray) -> Iterator[Finding]:
         """The first label with each of the model's other special tokens in front, if the model was ever trained.
@@ -231,6 +234,17 @@ def _entropy(labels: np.ndarray) -> float:
     counts = np.unique(labels, return_counts=True)[1]
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
+
+
+def _scrambled(
+    labels: Int[np.ndarray, "batch target"], counted: Bool[np.ndarray, "batch target"], random: np.random.Generator
+) -> Int[np.ndarray, "batch target"]:
+    """The labels of every row in a random order, its last (the end) left where it is."""
+    result = labels.copy()
+    for row, counts in zip(result, counted, strict=True):
+        inside = np.flatnonzero(counts)[:-1]
+        row[inside] = row[random.permutation(inside)]
+    return result
 
 
 def _by_label(seen: Seen, first: Int[np.ndarray, " batch"], place: int) -> dict[int, float]:

@@ -20,7 +20,7 @@ _SOME = 0.1
 """Share of the targets from which on it matters that they come back otherwise."""
 
 _FEW = 4
-"""Fewer different rows than that may all be odd ones."""
+"""Fewer rows than that may all be odd ones."""
 
 
 def do_not_fit(tokenizers: Any, model: Any) -> Iterator[Finding]:
@@ -46,8 +46,8 @@ def unknown_tokens(ids: Ids, tokenizers: Any) -> Iterator[Finding]:
         unknown_share = share(np.concatenate(rows) == index) if rows and index is not None else 0.0
         if index is None or unknown_share <= _UNKNOWN:
             continue
-        rows_with = [row for row in rows if (row == index).any()]
-        widespread = len(rows_with) >= 0.5 * len(rows) and len({row.tobytes() for row in rows_with}) >= _FEW
+        rows_with = sum((row == index).any() for row in rows)
+        widespread = rows_with >= max(_FEW, 0.5 * len(rows))
         yield Finding(
             code="unknown_tokens",
             severity="error" if unknown_share > 0.3 and widespread else "warning",
@@ -75,11 +75,13 @@ def made_by_another(ids: Ids, tokenizers: Any, model: Any) -> Iterator[Finding]:
             yield _of_another(side, f"the {side} holds {missing[0]}, an id that its tokenizer does not have", "error")
             continue
         kept = _survival(own, contents)
-        if kept >= 0.2 or not _can_tell(own, contents):
+        if kept >= 0.5 or not _can_tell(own, contents):
             continue
         other = tokenizers.target if side == "source" else tokenizers.source
         by_other = 0.0 if other is own else _survival(other, contents)
-        theirs = by_other > kept + 0.6 and len(contents) >= _FEW and not _takes_anything(other, contents)
+        theirs = by_other > kept + 0.4 and len(contents) > 1 and not _takes_anything(other, contents)
+        if not theirs and kept >= 0.2:
+            continue
         yield _of_another(
             side,
             f"only {kept:.0%} of the {side} rows come out the same when they are decoded and encoded again by the "
