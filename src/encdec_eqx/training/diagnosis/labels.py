@@ -180,7 +180,7 @@ def _ended(row: np.ndarray, form: TargetForm) -> bool:
     """Whether a row ends with an end token, padding aside; or with mBART's language code behind it."""
     ends = form.ends or ()
     content = row[: len(row) - padding_behind(row, ends, form.pad)]
-    if len(content) > 1 and int(content[-2]) in ends and (form.code_behind_end or content[-1] == form.start):
+    if len(content) > 1 and int(content[-2]) in ends and (form.code_behind_end or int(content[-1]) == form.start):
         return True
     return len(content) > 0 and int(content[-1]) in ends
 

@@ -134,7 +134,8 @@ class Runs:
         """The labels moved right behind the start token: `shift_tokens_right` on the host, which compiles nothing."""
         first = np.broadcast_to(self._form.starts(labels) if start is None else start, len(labels))
         shifted = np.concatenate([first[:, None], labels[:, :-1]], axis=1)
-        return np.where(shifted == IGNORED, self._form.pad, shifted).astype(np.int32)
+        pad: Any = self._form.pad
+        return np.where(shifted == IGNORED, pad, shifted).astype(np.int32)
 
     def _loss(self, seen: Seen, loss: float) -> Iterator[Finding]:
         spread = float(jnp.mean(jnp.std(seen.logits, axis=-1)))
