@@ -6,6 +6,7 @@ Knows the parts; must not know the loop, files of a run, or the screen.
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -115,7 +116,7 @@ class Prepared:
         """Its length and schedule, in values that JSON can hold."""
         return course_of(self.config, self.total_steps)
 
-    @property
+    @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What looks wrong in some examples from all over the data, without a run of the model."""
         few, batch = sampled(self.batches.examples, _LOOKED_AT, source_pad(self.model))
