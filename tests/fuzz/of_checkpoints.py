@@ -42,6 +42,7 @@ class Base:
     Attributes:
         name: the folder's.
         files: content by name.
+        model: what the library makes of it.
         tensors: numbered tensors by name.
         arrays: what the library loads, by path.
         places: for each of those, where its numbers stand in the tensors laid end to end; -1 for other numbers.
@@ -56,7 +57,8 @@ class Base:
         self.tensors = _numbered(stored)
         self.files["model.safetensors"] = save(self.tensors, {"format": "pt"})
         write(folder, self.files)
-        self.arrays = arrays_of(EncoderDecoder.from_pretrained(folder))
+        self.model = EncoderDecoder.from_pretrained(folder)
+        self.arrays = arrays_of(self.model)
         end = np.concatenate([tensor.ravel() for tensor in self.tensors.values()])
         self.places = {path: _places(array, end) for path, array in self.arrays.items()}
         missing = set(end.tolist()) - {number for array in self.arrays.values() for number in array.ravel().tolist()}
@@ -75,6 +77,8 @@ class Base:
         end = np.concatenate([array.astype(np.float32).ravel() for array in now])
         found, faults = arrays_of(model), []
         for path, array in found.items():
+            if path in self.places and self.places[path].max() < 0:
+                continue  # a constant, of which the config says the size
             if path not in self.arrays or array.size != self.arrays[path].size:
                 faults.append(f"loaded {path} of shape {array.shape}, which the checkpoint does not have so")
                 continue
@@ -203,12 +207,42 @@ class Checkpoints:
         return "loaded", result.faults + base.wrong(result.value, tensors) + self.check(base, files, result.value)
 
 
+CONFIGS: tuple[Callable[[EncoderDecoder], Any], ...] = (
+    lambda model: model.encoder.config,
+    lambda model: model.decoder.config,
+    lambda model: model.special_tokens,
+    lambda model: model.generation_config,
+)
+"""What reading a config comes to."""
+
+UNREAD = {
+    *("encoder", "decoder", "dtype", "torch_dtype", "architectures", "transformers_version", "_name_or_path"),
+    # what the other file says, and what the place in a pair says, wins
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("is_encoder_decoder", "is_decoder", "add_cross_attention"),
+}
+"""Attributes that may change without a trace."""
+
+
 class Config(Checkpoints):
     """`config.json`, tree and text."""
 
     def damaged(self, rng: random.Random, base: Base) -> tuple[Files, str]:
         content, what = change_json(rng, base.files["config.json"].decode())
         return {**base.files, "config.json": content}, what
+
+    def check(self, base: Base, files: Files, model: EncoderDecoder) -> list[str]:
+        """Every attribute that was changed or added has changed the model's configs, or is kept and named."""
+        if any(of(model) != of(base.model) for of in CONFIGS):
+            return []
+        old, new = json.loads(base.files["config.json"]), json.loads(files["config.json"])
+        reports = (model.load_report, model.encoder.load_report, model.decoder.load_report)
+        kept = {name for report in reports for name in json.loads(report.attributes)}
+        lost = []
+        for before, after in ((old, new), *((old.get(side, {}), new.get(side, {})) for side in ("encoder", "decoder"))):
+            changed = {name for name in after if name not in before or after[name] != before[name]}
+            lost += sorted(changed - kept - UNREAD)
+        return [f"was silent about {lost[:5]}"] if lost else []
 
 
 OPTIONS = {
