@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from encdec_eqx import EncoderDecoder, HeadConfig, LayerSpec
 from encdec_eqx.checkpoint.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
@@ -301,3 +302,32 @@ def test_files_that_do_not_fit_are_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="it is a file"):
         save_lora(_adapted(_model()), tmp_path / "file")
+
+
+@pytest.mark.parametrize("scale", ["1.5", True, None, [1.0], float("nan"), float("inf"), 10**400, 1e300])
+def test_a_factor_that_is_no_number_is_named_with_its_file(tmp_path: Path, scale: object) -> None:
+    save_lora(_adapted(_model(), "enc_to_dec_proj"), tmp_path)
+    settings = json.loads((tmp_path / ADAPTER_SETTINGS).read_text())
+    settings["scales"]["enc_to_dec_proj"] = scale
+    (tmp_path / ADAPTER_SETTINGS).write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"the adapter of 'enc_to_dec_proj' in .* is damaged: its factor is") as caught:
+        load_lora(_model(), tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (lambda a: a.view(np.int32), "A holds int32, B float32; expected one floating-point dtype"),
+        (lambda a: a.astype(np.float16), "A holds float16, B float32"),
+        (lambda a: a.T, r"A is \(2, 16\), B is \(2, 12\)"),
+    ],
+    ids=["integers", "two dtypes", "turned"],
+)
+def test_damaged_factors_are_named_with_their_file(tmp_path: Path, changed: Any, says: str) -> None:
+    save_lora(_adapted(_model(), "enc_to_dec_proj"), tmp_path)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    first = "enc_to_dec_proj.lora.a"
+    save_file({**tensors, first: np.ascontiguousarray(changed(tensors[first]))}, tmp_path / ADAPTER_WEIGHTS)
+    with pytest.raises(ValueError, match=rf"{tmp_path} is damaged: {says}"):
+        load_lora(_model(), tmp_path)

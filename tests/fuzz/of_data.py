@@ -149,7 +149,7 @@ def naive_json_lines(data: bytes) -> tuple[list[tuple[int, Entry]], list[int]]:
             text = raw.decode()
             if not text.strip():
                 continue
-            entry = entry_of(json.loads(text))
+            entry = entry_of(json.loads(text, object_pairs_hook=_each_once))
         except (ValueError, RecursionError):
             entry = None
         if entry is None:
@@ -157,6 +157,12 @@ def naive_json_lines(data: bytes) -> tuple[list[tuple[int, Entry]], list[int]]:
         else:
             good.append((line, entry))
     return good, bad
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key comes twice")
+    return dict(pairs)
 
 
 def _json_line(rng: random.Random, entry: Entry) -> bytes:

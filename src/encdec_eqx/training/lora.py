@@ -9,21 +9,22 @@ from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from .._quoting import printable, quoted
 from .._typing import PRNGKey, check_key
-from ..checkpoint.adapter import read_adapter, write_adapter
+from ..checkpoint.adapter import write_adapter
 from ..layers.linear import AbstractLinear, Linear
 from ..layers.low_rank import LowRank, WithLoRA, shifted
 from ..scanned import ScannedStack, map_stacks, rescan, to_layout, unroll
 from ..ties import share_layers
+from .lora_files import FORMAT, read_factors
 from .names import named
 from .selectors import Selectors, select
 
 Model = TypeVar("Model", bound=eqx.Module)
 
-_FORMAT = "encdec_eqx-lora"
+_SHOWN = 10
 
 
 class _Found(NamedTuple):
@@ -149,7 +150,7 @@ def save_lora(model: eqx.Module, folder: str | os.PathLike) -> None:
         for part, array in (("a", lora.a), ("b", lora.b))
     }
     scales = {name: lora.scale for name, lora in adapters.items()}
-    write_adapter(folder, tensors, {"format": _FORMAT, "version": 1, "scales": scales})
+    write_adapter(folder, tensors, {"format": FORMAT, "version": 1, "scales": scales})
 
 
 def load_lora(model: Model, folder: str | os.PathLike) -> Model:
@@ -164,15 +165,16 @@ def load_lora(model: Model, folder: str | os.PathLike) -> Model:
         ValueError: the files are damaged or do not fit the model: all problems in one message.
         NotImplementedError: a layer is shared by encoder and decoder.
     """
-    adapters = _read(folder)
+    adapters = read_factors(folder)
     unrolled = _unrolled(model)
     found = {it.names[0]: it for it in _linears(unrolled)}
     unknown = sorted(set(adapters) - set(found))
-    problems = [f"the model has no linear layer {name!r}" for name in unknown]
+    problems = [f"the model has no linear layer {quoted(name)}" for name in unknown]
     problems += [f"{name!r} {why}" for name in adapters if name in found and (why := _why_not(found[name]))]
     if problems:
-        raise ValueError(f"the adapters in {os.fspath(folder)} do not fit the model: {'; '.join(problems)}.")
-    _check_fit({name: (found[name].linear, lora) for name, lora in adapters.items()})
+        raise ValueError(f"the adapters in {printable(folder)} do not fit the model: {_listed(problems)}.")
+    where = f"the adapters in {printable(folder)}"
+    _check_fit({name: (found[name].linear, lora) for name, lora in adapters.items()}, where)
     _check_not_shared(list(found.values()), [found[name] for name in adapters])
     names = list(found)
 
@@ -255,34 +257,16 @@ def _plain(model: Any, made: Callable[[WithLoRA], Linear]) -> Any:
     )
 
 
-def _check_fit(pairs: dict[str, tuple[Linear, LowRank]]) -> None:
+def _check_fit(pairs: dict[str, tuple[Linear, LowRank]], adapters: str = "adapters") -> None:
     wrong = [
         f"{name!r} is {tuple(linear.weight.shape)}, its adapter {tuple(lora.a.shape)} by {tuple(lora.b.shape)}"
         for name, (linear, lora) in pairs.items()
         if tuple(linear.weight.shape) != (lora.a.shape[0], *lora.b.shape[1:])
     ]
     if wrong:
-        raise ValueError(f"adapters do not fit the model's weights (in, *out): {'; '.join(wrong)}.")
+        raise ValueError(f"{adapters} do not fit the model's weights (in, *out): {_listed(wrong)}.")
 
 
-def _read(folder: str | os.PathLike) -> dict[str, LowRank]:
-    tensors, settings = read_adapter(folder)
-    scales = settings.get("scales")
-    if settings.get("format") != _FORMAT or not isinstance(scales, dict):
-        raise ValueError(f"lora.json in {os.fspath(folder)} is not what save_lora writes; save the adapters again.")
-    expected = {f"{name}.lora.{part}" for name in scales for part in "ab"}
-    if expected != set(tensors):
-        raise ValueError(
-            f"lora.json and lora.safetensors in {os.fspath(folder)} disagree, for example on "
-            f"{sorted(expected ^ set(tensors))[0]!r}; save the adapters again."
-        )
-    return {name: _low_rank(name, scale, tensors) for name, scale in scales.items()}
-
-
-def _low_rank(name: str, scale: float, tensors: dict[str, np.ndarray]) -> LowRank:
-    a, b = tensors[f"{name}.lora.a"], tensors[f"{name}.lora.b"]
-    if a.ndim != 2 or b.ndim < 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(
-            f"the adapter of {name!r} is damaged: A is {a.shape}, B is {b.shape}; expected (in, rank) and (rank, *out)."
-        )
-    return LowRank(jnp.asarray(a), jnp.asarray(b), float(scale))
+def _listed(problems: list[str]) -> str:
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problems[:_SHOWN]) + more
