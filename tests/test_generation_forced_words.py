@@ -8,6 +8,7 @@ import pytest
 
 from encdec_eqx import GenerationConfig
 from encdec_eqx.generation.forced_words import ForcedWords, read
+from encdec_eqx.generation.words_met import words_met
 from forced_words_oracle import Model, Words, search
 from generation_stand_in import generate, stand_in, states
 from models import VOCAB, tiny_pair
@@ -191,6 +192,53 @@ def test_too_few_with_all_words_makes_room_for_others():
     met = [_contains(row, [30, 31, 32]) for row in result.sequences]
     assert sum(met) == 1
     assert (np.diff(result.scores) <= 0).all()
+    assert result.forced_words_met is not None
+    assert result.forced_words_met.tolist() == met
+    assert "3 of 4 results lack words of force_words_ids" in result.notes[-1]
+
+
+def test_rows_that_lack_words_are_marked():
+    decoder, source = stand_in(0), states(3)
+    options = {"max_new_tokens": 12, "num_beams": 4, "num_return_sequences": 2, "eos_token_id": [2, 30]}
+    words = [[5, 6], [[7], [8, 9]], [5, 6]]
+    result = generate(decoder, source, force_words_ids=words, **options)
+    assert result.forced_words_met is not None
+    assert result.forced_words_met.shape == (6,)
+    for row, met in zip(result.sequences.tolist(), result.forced_words_met, strict=True):
+        pairs = sum(row[at : at + 2] == [5, 6] for at in range(len(row)))
+        assert met == (pairs >= 2 and (_contains(row, [7]) or _contains(row, [8, 9])))
+    assert generate(decoder, source, **options).forced_words_met is None
+
+
+def test_words_met_by_hand():
+    def met(row, *words):
+        return bool(words_met([np.asarray(row)], [tuple(map(tuple, word)) for word in words])[0])
+
+    assert met([1, 4, 5, 6], [[4, 5]], [[5, 6]])  # what a reader sees, although the search wants them apart
+    assert met([1, 4, 9, 5, 9], [[9]], [[9]])
+    assert not met([1, 4, 9, 5], [[9]], [[9]])
+    assert not met([3, 3, 3], [[3, 3]], [[3, 3]])
+    assert met([3, 3, 3, 3], [[3, 3]], [[3, 3]])
+    assert met([8, 7, 6], [[7, 8], [7, 6]])
+    assert not met([8, 7], [[7, 8], [7, 6]])
+    assert not met([], [[7]])
+
+
+def test_words_of_the_prompt_are_met_and_its_padding_is_not():
+    decoder, source = stand_in(5), states(2)
+    prompt, mask = np.array([[1, 20, 21], [20, 1, 21]]), np.array([[1, 1, 1], [0, 1, 1]])
+    result = generate(
+        decoder,
+        source,
+        decoder_input_ids=prompt,
+        decoder_attention_mask=mask,
+        max_new_tokens=2,
+        num_beams=2,
+        force_words_ids=[[20, 21, 22]],
+    )
+    expected = [_contains(row[first:], [20, 21, 22]) for row, first in zip(result.sequences, (0, 1), strict=True)]
+    assert result.forced_words_met is not None
+    assert result.forced_words_met.tolist() == expected
 
 
 @pytest.mark.parametrize("batch", [2, 5])

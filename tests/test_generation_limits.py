@@ -1,5 +1,6 @@
 """Options of `generate` at and beyond the edges: what float32, int32 and a machine hold; arrays where numbers go."""
 
+import re
 import time
 
 import jax
@@ -9,7 +10,9 @@ import pytest
 
 from encdec_eqx import GenerationConfig
 from encdec_eqx.generation.resolve import resolve_settings, split_options
+from encdec_eqx.training.batch import checked_entries
 from generation_stand_in import generate, stand_in, states
+from models import tiny_pair
 
 FACTS = {"prompt_width": 1, "eos_ids": (2,), "has_key": True, "vocab_size": 99, "has_source_ids": True}
 SECONDS = 2.0
@@ -253,3 +256,58 @@ def test_the_least_temperature_is_greedy_search():
     greedy = generate(decoder, source, max_new_tokens=8)
     drawn = generate(decoder, source, max_new_tokens=8, do_sample=True, temperature=1e-30, key=jax.random.key(1))
     np.testing.assert_array_equal(drawn.sequences, greedy.sequences)
+
+
+# --- masks of floats -------------------------------------------------------------------------------------------------
+
+KEPT = np.array([[True, True, True], [True, True, False]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16], ids=["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("place", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize(
+    "mask",
+    [KEPT, np.where(KEPT, 0.0, -1e9), np.where(KEPT, 0.0, -np.inf), np.where(KEPT, 0.0, np.finfo(np.float32).min)],
+    ids=["0 and 1", "added", "minus infinity", "finfo.min"],
+)
+def test_the_advice_for_a_mask_of_floats_gives_the_right_mask(mask, place, dtype):
+    """Wherever it is given: what the message says to pass is run, and is the mask that was meant."""
+    mask = place(np.asarray(mask).astype(np.float32 if place is jnp.asarray and dtype is np.float64 else dtype))
+    ids = np.array([[4, 5, 6], [7, 8, 9]])
+    model = tiny_pair()
+    calls = {
+        "attention_mask": [
+            lambda: generate(stand_in(), states(2, 3), mask, max_new_tokens=2),
+            lambda: checked_entries({"input_ids": ids, "labels": ids, "attention_mask": mask}),
+            lambda: model.generate(ids, attention_mask=mask, max_new_tokens=2),
+        ],
+        "decoder_attention_mask": [
+            lambda: generate(
+                stand_in(), states(2, 3), decoder_input_ids=ids, decoder_attention_mask=mask, max_new_tokens=2
+            ),
+            lambda: checked_entries({"input_ids": ids, "labels": ids, "decoder_attention_mask": mask}),
+        ],
+    }
+    for name, those in calls.items():
+        for call in those:
+            with pytest.raises(TypeError) as raised:
+                call()
+            advised = re.search(r"pass (.*)\.$", str(raised.value))
+            assert advised is not None, str(raised.value)
+            np.testing.assert_array_equal(eval(advised.group(1), {name: mask}), KEPT)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.zeros((1, 3)), "0.0 everywhere"),
+        (np.array([[1.0, 0.5, 0.0]]), "neither 0.0 and 1.0"),
+        (np.array([[1.0, -5.0, 0.0]]), "neither 0.0 and 1.0"),
+        (np.array([[np.nan, 0.0, 1.0]]), "neither 0.0 and 1.0"),
+        (np.array([[-1.0, -2.0, -3.0]]), "attend to nothing"),
+    ],
+    ids=str,
+)
+def test_masks_of_floats_that_say_nothing_get_no_recipe(mask, words):
+    with pytest.raises(TypeError, match=words):
+        generate(stand_in(), states(1, 3), mask, max_new_tokens=2)

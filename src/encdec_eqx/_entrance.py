@@ -64,6 +64,27 @@ def as_mask(name: str, mask: ArrayLike | None) -> Bool[Array, "*shape"] | None:
     return jnp.asarray(mask).astype(jnp.bool_)
 
 
+def float_mask_advice(name: str, mask: ArrayLike) -> str:
+    """How a mask of floats becomes one of bools, as its values tell: 0 and 1 mean the opposite of what is added.
+
+    Args:
+        name: the argument's name.
+        mask: its value; where it is traced nothing can be said.
+    """
+    if isinstance(mask, Tracer):
+        return "A mask of 0.0 and 1.0 becomes one by .astype(bool), one that is added to scores by == 0."
+    values = np.asarray(mask)
+    if not values.size or not ((values <= 0) | (values == 1)).all() or ((values < 0).any() and (values == 1).any()):
+        return "It holds neither 0.0 and 1.0 alone nor what is added to scores (0.0, and a large negative number)."
+    if (values == 1).any():
+        return f"It holds 0.0 and 1.0: pass {name}.astype(bool)."
+    if (values < 0).all():
+        return "It holds negative numbers alone, which say to attend to nothing."
+    if (values < 0).any():
+        return f"It is added to scores (0.0: may be attended): pass {name} == 0."
+    return "It is 0.0 everywhere: if it is added to scores, all may be attended, and it can be left out."
+
+
 def check_length(name: str, length: int, longest: int) -> None:
     """Refuse a sequence that runs past the table of positions, which jax would silently clamp.
 

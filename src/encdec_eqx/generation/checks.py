@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from .._entrance import float_mask_advice
+
 
 def on_host(name: str, value: Any, *, rank: int = 2) -> np.ndarray:
     """A jax or NumPy array as a NumPy array of the expected rank.
@@ -56,7 +58,7 @@ def mask(name: str, value: Any, *, shape: tuple[int, int], of: str) -> np.ndarra
     if array.dtype.kind not in "biu":
         raise TypeError(
             f"{name} must hold bools or integers 0 and 1 (1: may be attended), got {array.dtype}. "
-            f"An additive float mask becomes one by {name} == 0."
+            f"{float_mask_advice(name, array)}"
         )
     if array.shape != shape:
         raise TypeError(f"{name} must have the shape of {of}, {shape}, got {array.shape}.")

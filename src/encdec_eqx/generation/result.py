@@ -29,7 +29,10 @@ class GenerationResult:
             was used before.
         cross_attentions: with `output_cross_attentions=True`, for each layer what was attended to in the source when
             each token was chosen, along the returned sequence (None for a layer without cross-attention).
-        notes: options of the model's generation_config that could not apply and were dropped, one sentence each.
+        forced_words_met: with `force_words_ids`, whether a row holds all of its words (of alternatives one), prompt
+            included; False for a row that lacks some. None without them.
+        notes: options of the model's generation_config that could not apply and were dropped, and what is missing from
+            the results, one sentence each.
     """
 
     sequences: Int32[np.ndarray, "rows width"]
@@ -44,6 +47,7 @@ class GenerationResult:
     compilations: int
     notes: tuple[str, ...] = ()
     cross_attentions: tuple[Float32[np.ndarray, "rows heads new source"] | None, ...] | None = None
+    forced_words_met: Bool[np.ndarray, " rows"] | None = None
 
     @property
     def finished(self) -> Bool[np.ndarray, " rows"]:

@@ -15,7 +15,7 @@ from ..config import StackConfig
 from ..embeddings import longest
 from . import checks, loop
 from .buckets import TargetBucket, bucket
-from .loop import Opening
+from .loop import Opening, Record
 from .prompt import PositionRule, Prompt
 from .resolve import Settings
 from .result import GenerationResult
@@ -23,6 +23,7 @@ from .retrace import Sequences
 from .sizes import check_run
 from .special_tokens import SpecialTokens
 from .strategies import Context, choose, reads_whole_prompt
+from .words_met import words_met
 
 TOKENS_A_CALL = 64
 """Tokens between two looks at the host: how long an interrupt may take to be noticed, and nothing else."""
@@ -122,6 +123,8 @@ class Run:
         end = self.width + int(record.lengths.max())
         each = record.sequences.shape[0] // self.batch
 
+        met = self._forced_words_met(record, each)
+
         def generated(table: np.ndarray) -> np.ndarray:
             return table[:, self.width : end]
 
@@ -136,7 +139,8 @@ class Run:
             beam_indices=None if record.beam_indices is None else generated(record.beam_indices),
             passes=int(state.length) - self.width if record.passes is None else record.passes,
             compilations=0,
-            notes=(*self.settings.notes, *self._missing(record.lengths)),
+            notes=(*self.settings.notes, *self._missing(record.lengths), *_lacking(met)),
+            forced_words_met=met,
         )
 
     def sequences(self, result: GenerationResult) -> Sequences:
@@ -144,6 +148,17 @@ class Run:
         each = result.sequences.shape[0] // self.batch
         real = np.repeat(self.prompt.real[: self.batch, -self.width :], each, axis=0)
         return Sequences(result.sequences[:, self.unseen.shape[1] :], real, self.width, each, self.sentences)
+
+    def _forced_words_met(self, record: Record, each: int) -> np.ndarray | None:
+        """Which rows hold the words that had to come; None if none had to."""
+        if not self.settings.force_words_ids:
+            return None
+        real = np.repeat(self.prompt.real[: self.batch, -self.width :], each, axis=0)
+        rows = [
+            np.concatenate([row[: self.width][its_real], row[self.width : self.width + length]])
+            for row, its_real, length in zip(record.sequences, real, record.lengths, strict=True)
+        ]
+        return words_met(rows, self.settings.force_words_ids)
 
     def _check_size(self, vocab_size: int) -> None:
         """Refuse what no device holds. The strategy has no array yet that is as large as the run."""
@@ -162,6 +177,16 @@ class Run:
         if not missing:
             return ()
         return (f"{missing} of {lengths.size} results are empty (score -inf): not that many outputs are possible.",)
+
+
+def _lacking(met: np.ndarray | None) -> tuple[str, ...]:
+    """A note on rows that lack words which had to come."""
+    if met is None or met.all():
+        return ()
+    return (
+        f"{int((~met).sum())} of {met.size} results lack words of force_words_ids (forced_words_met says which): "
+        "more beams may find them.",
+    )
 
 
 @eqx.filter_jit

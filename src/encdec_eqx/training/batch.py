@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._entrance import as_ids, as_mask
+from .._entrance import as_ids, as_mask, float_mask_advice
 from .._typing import Array, ArrayLike
 from ..embeddings import as_token_types
 from ..encoder import Encoder
@@ -124,7 +124,9 @@ def _check_arrays(batch: Mapping[str, Any]) -> None:
         # the inputs of an encoder that is not the library's may be anything: patches, features
         if name != "input_ids" and not boolean and not jnp.issubdtype(value.dtype, jnp.integer):
             wanted = "integers or bools" if name in MASKS else "integers"
-            raise TypeError(f"{name!r} in the batch must hold {wanted}, got {value.dtype}.")
+            floats = name in MASKS and jnp.issubdtype(value.dtype, jnp.floating)
+            advice = " " + float_mask_advice(name, value) if floats else ""
+            raise TypeError(f"{name!r} in the batch must hold {wanted}, got {value.dtype}.{advice}")
     if batch["labels"].ndim != 2:
         raise TypeError(f"labels must have the axes (batch, target), got the shape {batch['labels'].shape}.")
     rows = {name: value.shape[0] if value.ndim else None for name, value in batch.items()}
