@@ -425,6 +425,21 @@ def test_it_says_what_generate_says(speaker):
     assert generated.unfinished.all() == (speaker.model.generate(ids, max_new_tokens=6).truncated.all())
 
 
+def test_outputs_that_lack_forced_words_are_marked(speaker):
+    """With the sequences beside them: the first three ids of a vocabulary are special."""
+    words = [[5, 6], [[7], [8, 9]]]
+    asked = {"max_new_tokens": 6, "batch_size": 2, "num_beams": 4, "num_return_sequences": 2}
+    result = speaker.generate(WORDS, **asked, force_words_ids=words)
+    assert result.forced_words_met is not None
+    assert result.forced_words_met.shape == (len(WORDS), 2)
+    for rows, marks in zip(result.sequences, result.forced_words_met, strict=True):
+        for row, met in zip(rows, marks, strict=True):
+            pairs = {tuple(row[at : at + 2].tolist()) for at in range(len(row))}
+            assert met == ((5, 6) in pairs and (7 in row or (8, 9) in pairs))
+    assert any("forced_words_met" in note for note in result.notes) == (not result.forced_words_met.all())
+    assert speaker.generate(WORDS, **asked).forced_words_met is None
+
+
 def test_no_option_is_dropped_on_the_way(speaker):
     asked = {"max_new_tokens": 6, "num_beams": 2, "num_return_sequences": 2, "output_cross_attentions": True}
     together = speaker.generate(WORDS, batch_size=2, **asked)

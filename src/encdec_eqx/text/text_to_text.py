@@ -42,7 +42,8 @@ class TextResult:
         sequences: of every text the ids of its outputs, start token or prompt included, without padding.
         cross_attentions: with `output_cross_attentions=True`: of every text and output, for each layer what was
             attended to in the source when each token was chosen (None for a layer without cross-attention).
-        notes: options of the model's generation_config that could not apply and were dropped, one sentence each.
+        notes: as of `GenerationResult`, of all batches.
+        forced_words_met: with `force_words_ids`, whether an output holds all of its words; None without them.
     """
 
     texts: list[list[str]]
@@ -52,6 +53,7 @@ class TextResult:
     sequences: list[list[Int32[np.ndarray, " _"]]]
     cross_attentions: list[list[Attended]] | None = None
     notes: tuple[str, ...] = ()
+    forced_words_met: Bool[np.ndarray, "batch each"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class _Outputs:
     unfinished: np.ndarray
     sequences: list[np.ndarray]
     attended: list[Attended] | None
+    met: np.ndarray | None
 
 
 class TextToText:
@@ -166,6 +169,7 @@ class TextToText:
             notes |= dict.fromkeys(result.notes)
         each = [rows[place] for place in range(len(ids))]
         attended = [row.attended for row in each if row.attended is not None]
+        met = [row.met for row in each if row.met is not None]
         return TextResult(
             texts=[row.texts for row in each],
             scores=np.stack([row.scores for row in each]),
@@ -174,6 +178,7 @@ class TextToText:
             sequences=[row.sequences for row in each],
             cross_attentions=attended or None,
             notes=tuple(notes),
+            forced_words_met=np.stack(met) if met else None,
         )
 
     def stream(self, text: str, *, max_source_length: int | None = None, **options: Any) -> Iterator[str]:
@@ -240,6 +245,7 @@ class TextToText:
                 unfinished=result.truncated[rows.start : rows.stop],
                 sequences=[result.sequences[row, : widths[row]] for row in rows],
                 attended=_attended(result, rows, source),
+                met=None if result.forced_words_met is None else result.forced_words_met[rows.start : rows.stop],
             )
 
 
