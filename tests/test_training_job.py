@@ -68,6 +68,14 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_steps = 1", 'metrics = ["bleu"]', r"nothing to evaluate on: give \[data\] validation_file"),
         ("max_steps = 1", 'optim = "adamx"', "optim is 'adamx'; did you mean 'adamw'"),
         ("[data]", 'source_tokenizer = "./none"\n[data]', r"\[model\] source_tokenizer: there is no folder './none'"),
+        ('"train.jsonl"', '["train.jsonl", "none.csv"]', r"\[data\] train_file: there is no file 'none.csv'"),
+        (
+            '"train.jsonl"',
+            '["train.jsonl", 3]',
+            r"train_file must be a path in quotes or a list, each a path in quotes",
+        ),
+        ('"train.jsonl"', "[]", "no data is named: give train_file"),
+        ("[data]", '[data]\nencoding = "klingon"', r"\[data\] encoding: encoding must be one that Python knows"),
         ("[data]", '[data]\ntarget_column = "text"', r'set \[data\] on_bad_records = "report" to go on without them'),
     ],
 )
@@ -176,3 +184,34 @@ def test_sources_are_looked_at_for_the_doctor_too(folder: Path, capsys):
         preflight.check_sources(ModelSource(model_name_or_path="./x"), DataSource())
     with pytest.raises(ValueError, match="no model is named"):
         preflight.check_job(TrainJob())
+
+
+def test_data_may_be_several_files_in_several_forms(folder: Path):
+    rows = [{"translation": {"en": "cat", "de": "K AE"}}, {"translation": {"en": "dog", "de": "D"}}]
+    (folder / "a.json").write_text(json.dumps(rows))
+    (folder / "b.csv").write_text("en,de\nbé,B\n", encoding="utf-16")
+    text = JOB.replace('"train.jsonl"', '["a.json", "b.csv"]\nsource_column = "en"\ntarget_column = "de"')
+    (folder / "job.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    job = read_job("job.toml")
+    assert job.data.train_file == (Path("a.json"), Path("b.csv"))
+    preflight.check_sources(job.model, job.data)
+    pairs = run_job.pairs_of(job.data, job.data.train_file, "error")
+    assert [(record.source, record.targets) for record in pairs] == [
+        ("cat", ("K AE",)),
+        ("dog", ("D",)),
+        ("bé", ("B",)),
+    ]
+
+
+def test_advice_on_data_is_in_the_words_of_the_file(folder: Path):
+    (folder / "a.jsonl").write_text(json.dumps({"translation": {"en": "cat", "de": "K AE"}}))
+    (folder / "b.csv").write_text("en,de\na,b\n")
+    (folder / "c.csv").write_text("source,target\na,b\n", encoding="utf-16-le")
+    data = DataSource()
+    for name, advice in (
+        ("a.jsonl", '[data] source_column = "en", target_column = "de"'),
+        ("b.csv", "Say which to read with [data] source_column and target_column"),
+        ("c.csv", 'Say [data] encoding = "utf-16-le", or save it as UTF-8'),
+    ):
+        with pytest.raises(ValueError, match=re.escape(advice)), speaking_toml():
+            run_job.pairs_of(data, Path(name), "error")

@@ -111,7 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         "wrong and how to mend it. Exit status 1 if something is.",
     )
     doctor.add_argument("path", help="folder or Hub id of a saved pair, or a TOML file as for 'train'")
-    doctor.add_argument("--data", type=Path, metavar="FILE", help="pairs to look at: JSONL, CSV, TSV or Parquet")
+    doctor.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="pairs to look at: JSONL, JSON, CSV, TSV or Parquet; may be given several times",
+    )
     doctor.add_argument("--source-column", metavar="NAME", help="name of the source in each record")
     doctor.add_argument("--target-column", metavar="NAME", help="name of the target in each record")
     doctor.add_argument(
@@ -162,7 +168,7 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
     return run_doctor(
         chosen.path,
-        data=chosen.data,
+        data=chosen.data[0] if chosen.data and len(chosen.data) == 1 else chosen.data,
         source_column=chosen.source_column,
         target_column=chosen.target_column,
         learning_rate=chosen.learning_rate,

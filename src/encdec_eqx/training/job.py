@@ -88,25 +88,27 @@ class DataSource:
     """Where the pairs come from.
 
     Attributes:
-        train_file: JSONL, CSV, TSV or Parquet.
+        train_file: JSONL, JSON, CSV, TSV or Parquet; one file or several.
         validation_file: The same, for evaluations; default: there are none.
-        source_column: Name of the source in each record.
+        source_column: Name of the source in each record; inside another mapping with a dot: "translation.en".
         target_column: Name of the target in each record.
+        encoding: Of text files, such as "utf-16" or "cp1252"; default: what a mark (BOM) says, else UTF-8.
         on_bad_records: "error" ends the run before it begins, "report" leaves bad records out and says how many.
         ignore_diagnosed_errors: Go on although the diagnosis finds errors (not mere warnings) in the first batch.
     """
 
-    train_file: Path | None = None
-    validation_file: Path | None = None
+    train_file: Path | tuple[Path, ...] | None = None
+    validation_file: Path | tuple[Path, ...] | None = None
     source_column: str = "source"
     target_column: str = "target"
+    encoding: str | None = None
     on_bad_records: Literal["error", "report"] = "error"
     ignore_diagnosed_errors: bool = False
 
     def check(self) -> None:
         """Raises ValueError unless there is something to train on."""
-        if self.train_file is None:
-            raise ValueError("no data is named: give train_file, a JSONL, CSV, TSV or Parquet file of pairs.")
+        if not self.train_file:
+            raise ValueError("no data is named: give train_file, a JSONL, JSON, CSV, TSV or Parquet file of pairs.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 from .._installing import install
 from ..checkpoint.hub import named_folder
 from .checkpoints.arrays import check_installed
-from .data.files import format_of
+from .data.files import check_format, format_of
 from .job import DataSource, ModelSource, TrainJob
 from .metrics.overlap import NEEDS
 from .output import Output
@@ -52,7 +52,9 @@ def check_sources(model: ModelSource, data: DataSource) -> None:
         if file.is_dir():
             raise ValueError(f"[data] {name}: {file} is a folder; give a file of records.")
         with _naming(f"[data] {name}"):
-            format_of(file)
+            kind = format_of(file)
+        with _naming("[data] encoding"):
+            check_format(kind, data.encoding)
     for name in ("model_name_or_path", "encoder_name_or_path", "decoder_name_or_path"):
         if (path := getattr(model, name)) is not None:
             with _naming(f"[model] {name}"):

@@ -10,7 +10,7 @@ import jax
 
 from ..encoder_decoder import EncoderDecoder
 from ..text import TokenizerPair
-from .data import Pairs, read_pairs
+from .data import OnBad, Pairs, read_pairs
 from .fitting import FitResult, fit
 from .in_toml import speaking_toml
 from .job import DataSource, ModelSource, TrainJob
@@ -33,8 +33,9 @@ def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
         check_job(job)
         assert job.data.train_file is not None
         tokenizers = load_tokenizers(job.model)
-        pairs = _pairs(job.data.train_file, job.data)
-        held_out = None if job.data.validation_file is None else _pairs(job.data.validation_file, job.data)
+        data, on_bad = job.data, job.data.on_bad_records
+        pairs = pairs_of(data, job.data.train_file, on_bad)
+        held_out = pairs_of(data, data.validation_file, on_bad) if data.validation_file else None
         return fit(
             load_model(job.model),
             pairs,
@@ -86,5 +87,8 @@ def _bare_folder(name: str) -> bool:
     return Path(name).is_dir() and not (Path(name) / "tokenizer.json").is_file()
 
 
-def _pairs(file: Path, data: DataSource) -> Pairs:
-    return read_pairs(file, source=data.source_column, target=data.target_column, on_bad=data.on_bad_records)
+def pairs_of(data: DataSource, files: Path | tuple[Path, ...], on_bad: OnBad) -> Pairs:
+    """The records of some of a job's files, read as the job says."""
+    return read_pairs(
+        files, source=data.source_column, target=data.target_column, encoding=data.encoding, on_bad=on_bad
+    )

@@ -4,6 +4,8 @@ Knows where models, tokenizers and data come from; must not know the command lin
 """
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,14 @@ from ...encoder_decoder import EncoderDecoder
 from ...text import TokenizerPair
 from ...text.batching import source_pad
 from ..config import check_learning_rate
-from ..data import Examples, encode_pairs, read_pairs
+from ..data import Examples, encode_pairs
 from ..data.records import Pairs
 from ..data.sample import from_all_over, sampled
 from ..in_toml import speaking_toml
 from ..job import ModelSource, TrainJob, read_job
 from ..optimizer import make_optimizer
 from ..preflight import check_sources
-from ..run_job import load_model, load_tokenizers
+from ..run_job import load_model, load_tokenizers, pairs_of
 from .examination import diagnose
 from .finding import Diagnosis
 from .table import show
@@ -31,7 +33,7 @@ _ROWS = 64
 def run_doctor(
     path: str | Path,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     source_column: str | None = None,
     target_column: str | None = None,
     learning_rate: float | None = None,
@@ -41,8 +43,8 @@ def run_doctor(
 
     Args:
         path: the folder (or Hub id) of a saved pair, or a `config.toml` as `encdec-eqx train` reads.
-        data: pairs to look at: JSONL, CSV, TSV or Parquet. Default: the training file of the TOML; without any data,
-            the model's arrays and special tokens alone are looked at.
+        data: pairs to look at, a file or several: JSONL, JSON, CSV, TSV or Parquet. Default: the training file of the
+            TOML; without any data, the model's arrays and special tokens alone are looked at.
         source_column: name of the source in each record; default "source", or what the TOML says.
         target_column: name of the target in each record.
         learning_rate: highest rate of the schedule, to be tried; default: what the TOML says.
@@ -92,7 +94,8 @@ def _job(path: str | Path, data: Any, source_column: str | None, target_column: 
     """What is to be looked at, in the words of a described run; options win over the file."""
     job = read_job(path) if Path(path).suffix == ".toml" else TrainJob(model=ModelSource(model_name_or_path=str(path)))
     job.model.check()
-    given = {"train_file": None if data is None else Path(data)}
+    files = (data,) if isinstance(data, str | os.PathLike) else data
+    given: dict[str, Any] = {"train_file": tuple(map(Path, files)) if files else None}
     given |= {"source_column": source_column, "target_column": target_column}
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(job, data=dataclasses.replace(job.data, **changes))
@@ -102,7 +105,7 @@ def _examples(model: EncoderDecoder, tokenizers: TokenizerPair | None, job: Trai
     """Records from all over the file; None if the tokenizers do not fit the model, which is a finding of its own."""
     data = job.data
     assert data.train_file is not None
-    pairs = read_pairs(data.train_file, source=data.source_column, target=data.target_column, on_bad="report")
+    pairs = pairs_of(data, data.train_file, "report")
     try:
         fitting = None if tokenizers is None else tokenizers.for_model(model)
     except ValueError:
