@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the pair")
     parser.add_argument("--seed", type=int, default=0, help="draws the new arrays (default: 0)")
     chosen = parser.parse_args(arguments)
+    chosen.output.mkdir(parents=True, exist_ok=True)  # a wrong path fails here, not after the work
 
     decoder_key, join_key = jax.random.split(jax.random.key(chosen.seed))
     encoder = Encoder.from_pretrained(chosen.encoder)

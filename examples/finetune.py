@@ -78,6 +78,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if len(options.pieces) not in (0, 2):
         parser.error("give both pieces, the encoder and the decoder, or neither")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)  # a wrong path fails here, not after the work
     return options
 
 

@@ -142,6 +142,14 @@ def test_an_output_that_cannot_be_written_to_is_found_before_the_run(calls, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_a_reader_that_leaves_early_is_no_error():
+    code = f"{sys.executable} -m encdec_eqx.cli demo --words hello | head -0; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert "Errno" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout in ("0\n", "1\n", "141\n")  # rich leaves with 1
+
+
 def test_trying_an_output_leaves_nothing_behind(tmp_path):
     _writing.check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())

@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--salt", default=SPLIT_SALT, help="of the hash that splits the words")
     chosen = parser.parse_args(arguments)
+    chosen.output.mkdir(parents=True, exist_ok=True)  # a wrong path fails here, not after the work
     sizes = {"layers": chosen.layers, "width": chosen.width, "steps": chosen.steps}
     model = pretrain(**sizes, seed=chosen.seed, salt=chosen.salt)
     model.astype(jnp.float16).save_pretrained(chosen.output)

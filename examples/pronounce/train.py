@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--dev-words", type=int, default=1000, help="words of an evaluation along the way")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
+    chosen.output.mkdir(parents=True, exist_ok=True)  # a wrong path fails here, not after the work
 
     folder, salt, seed = chosen.output, chosen.salt, chosen.seed
     letters, phonemes = pieces(folder, letters=LETTERS, phonemes=PHONEMES, salt=salt, seed=seed)

@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--train-words", type=int, help="only so many training words, a fixed sample")
     parser.add_argument("--dev-words", type=int, default=500)
     chosen = parser.parse_args(arguments)
+    chosen.output.mkdir(parents=True, exist_ok=True)  # a wrong path fails here, not after the work
 
     train = sampled(records("train"), chosen.train_words)
     dev = sampled(records("dev"), chosen.dev_words)

@@ -46,6 +46,7 @@ _UNPACKED = {".xz": lzma.decompress, ".gz": gzip.decompress, ".bz2": bz2.decompr
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)  # a wrong path fails here, not after the work
     raw = read_index(options.index) if options.index else download(options.mirror, options.suite)
     stanzas = parse(raw.decode("utf-8"))
     described, dropped = clean(stanzas)
@@ -53,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dropped["nearly the same as another"] = len(described) - len(kept)
     splits = split(kept, options.salt)
 
-    options.output.mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
         write(options.output / f"{name}.jsonl", rows)
     about = {

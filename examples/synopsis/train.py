@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--length", type=float, default=1.0, help="factor on the passes over the data")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
+    chosen.output.mkdir(parents=True, exist_ok=True)  # a wrong path fails here, not after the work
 
     folder, seed = chosen.model or packaged_model(), chosen.seed
     model, tokenizers = joined(folder, seed=seed), TokenizerPair.from_pretrained(folder, folder)

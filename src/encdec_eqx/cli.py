@@ -10,8 +10,10 @@ import importlib.util
 import itertools
 import logging
 import math
+import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _patient(_train, words[1:])
         chosen = _parser().parse_args(words)
         return _patient(chosen.run, chosen)
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, TypeError, ImportError, OSError, FloatingPointError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not type(error).__module__.startswith("encdec_eqx."):
             raise  # not one of ours: a trace says more
@@ -61,8 +66,8 @@ def _patient(run: Callable[[Any], int], argument: Any) -> int:
 
 def _sentence(error: BaseException) -> str:
     """What an error says; of one that comes from the system, without its number."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror}." if error.filename is None else f"{error.filename}: {error.strerror}."
     return str(error)
 
 

@@ -18,7 +18,9 @@ import jax
 import numpy as np
 
 from .._asides import aside_of
+from .._quoting import printable
 from .._trees import path_name
+from .._writing import check_writable
 from . import transforms
 from .folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
 from .safetensors_file import write_file
@@ -43,11 +45,13 @@ def save(
         generation_config: content of `generation_config.json`.
 
     Raises:
-        ValueError: the model has an array that the format cannot hold, or lacks one that it must.
+        ValueError: the folder cannot be written to; or the model has an array that the format cannot hold, or lacks one
+            that it must.
     """
     target = Path(folder).expanduser().resolve()
     if target.exists() and not target.is_dir():
         raise ValueError(f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet.")
+    check_writable(target.parent, f"cannot save to {printable(target)}:")
     tensors = _tensors(model, table)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(target)
