@@ -184,6 +184,53 @@ def _changed_line(rng: random.Random, line: bytes) -> tuple[bytes, str]:
     return encoded(written(tree)).replace(b"\n", b" "), what
 
 
+class JsonArray(DataFile):
+    """One array of records, over several lines or in one."""
+
+    suffix = ".json"
+
+    def damaged(self, rng: random.Random) -> tuple[bytes, str]:
+        self.entries = random_entries(rng)
+        tree = parsed("[" + ",".join(_json_line(rng, entry).decode() for entry in self.entries) + "]")
+        told = "nothing"
+        if rng.random() < 0.7:
+            told = change_object(rng, rng.choice(tree))
+        text = written(tree)
+        if rng.random() < 0.5:
+            text = "[\n" + ",\n".join(map(written, tree)) + "\n]"
+        if rng.random() < 0.3:
+            data, told = change_bytes(rng, encoded(text))
+            return data, told
+        return encoded(text) + rng.choice([b"", b"\n", b" \n\n"]), told
+
+    def wrong(self, data: bytes, found: list[tuple[int, Entry]], bad: list[int]) -> list[str]:
+        elements = naive_array(data)
+        if elements is None:
+            strange = [entry for _, entry in found if entry not in self.entries]
+            return [f"read {strange[0]!r:.150} from what is no array"] if strange else []
+        expected = [(number, entry_of(element)) for number, element in enumerate(elements, start=1)]
+        good = [(number, entry) for number, entry in expected if entry is not None]
+        return _compared(good, found) + _compared([n for n, entry in expected if entry is None], bad, "bad records")
+
+    def refusal_is_right(self, data: bytes) -> bool:
+        elements = naive_array(data)
+        return elements is None or not any(map(entry_of, elements))
+
+
+def naive_array(data: bytes) -> list[Any] | None:
+    """The elements of an array, of which an object with a doubled key is none; None for what is no array."""
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    try:
+        found = json.loads(text, object_pairs_hook=_once_or_none)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def _once_or_none(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    return dict(pairs) if len(dict(pairs)) == len(pairs) else None
+
+
 class Table(DataFile):
     """CSV: quoted fields, which may hold ends of lines."""
 
@@ -378,6 +425,7 @@ def _compared(expected: list[Any], found: list[Any], what: str = "records") -> l
 
 KINDS = {
     "jsonl": JsonLines,
+    "json": JsonArray,
     "csv": Table,
     "tsv": Tabbed,
     "parquet": Columns,

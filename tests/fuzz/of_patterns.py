@@ -224,7 +224,7 @@ class HostilePatterns:
                 [[[1]]],
                 [[True]],
             ),
-            *([list(range(1, 900))] * 2, [[1] * 100_000], [[i % 900 + 1] for i in range(20_000)], [np.arange(3.0)]),
+            *([list(range(1, 900))] * 2, [[1] * 20_000], [[i % 900 + 1] for i in range(20_000)], [np.arange(3.0)]),
         ]
         value, end = rng.choice(values), rng.choice([0, [0], [], [0, 0], -1, 10**9, "0", True, None, 1.0])
         return lambda: from_sequences(value, eos_token_id=end, vocab_size=1_000), f"{value!r:.80} {end!r}"
