@@ -273,7 +273,7 @@ def naive_table(data: bytes) -> tuple[list[tuple[int, Entry | None]], bool]:
     try:
         text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        names = next(rows, [])
+        names = next(filter(None, rows), [])
         while True:
             line = rows.line_num + 1
             try:
@@ -317,9 +317,10 @@ def naive_tabs(data: bytes) -> list[tuple[int, Entry | None]]:
     """Lines with what they hold, by splitting."""
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    names = lines[0].split("\t")
+    first = next((at for at, line in enumerate(lines) if line), 0)
+    names = lines[first].split("\t")
     found: list[tuple[int, Entry | None]] = []
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(lines[first + 1 :], start=first + 2):
         row = line.split("\t")
         if line:
             fits = len(row) == len(names) and {"source", "target"} <= set(names)
