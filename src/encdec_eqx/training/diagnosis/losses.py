@@ -57,7 +57,7 @@ def order_does_not_matter(loss: float, scrambled: float, uniform: float) -> Iter
 
     Text in its own language it finds likelier by far: the demo's phoneme model by 1.8 nats, and with its ids permuted
     by -0.3 to 0.6. More than that is asked for only where the loss is near guessing. For decoders that are pretrained
-    to continue text and have just been joined. Targets may also be no text at all (codes, numbers), so this is a warning.
+    to continue text and have just been joined. Targets may also be no text at all (codes, numbers): a warning.
 
     Args:
         loss: mean over the labels of the rows that have been put into another order.
