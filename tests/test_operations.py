@@ -127,10 +127,9 @@ def test_pieces_come_apart_join_again_and_are_saved_each(model: EncoderDecoder, 
         assert eqx.tree_equal(kind.from_pretrained(tmp_path / kind.__name__), piece.with_layout("unrolled"))
     with pytest.raises(ValueError, match=r"call `model\.encode"):
         model.encoder(SOURCE)
-    np.testing.assert_array_equal(
-        model.encode(SOURCE, attention_mask=MASK).last_hidden_state,
-        encoder(SOURCE, attention_mask=MASK).last_hidden_state,
-    )
+    states = eqx.filter_jit(lambda m: m.encode(SOURCE, attention_mask=MASK).last_hidden_state)(model)
+    alone = eqx.filter_jit(lambda e: e(SOURCE, attention_mask=MASK).last_hidden_state)(encoder)
+    np.testing.assert_allclose(states, alone, rtol=0, atol=SAME_MODEL)
 
 
 def test_an_encoder_gets_arrays_of_its_own(model: EncoderDecoder, tmp_path: Path) -> None:
@@ -159,13 +158,14 @@ def test_a_decoder_loses_and_gets_cross_attention(models: dict[str, EncoderDecod
 
 
 def test_a_cache_decodes_what_a_call_does(model: EncoderDecoder) -> None:
-    encoded = model.encode(SOURCE, attention_mask=MASK)
-    cache = model.init_cache(encoded, 3, encoder_attention_mask=MASK)
-    first = model.decode(TARGET[:, :2], cache=cache)
-    second = model.decode(TARGET[:, 2:], cache=first.cache)
-    np.testing.assert_allclose(
-        np.concatenate([first.logits, second.logits], 1), _run(model), rtol=0, atol=10 * SAME_MODEL
-    )
+    @eqx.filter_jit
+    def in_two_steps(model: EncoderDecoder) -> jax.Array:
+        encoded = model.encode(SOURCE, attention_mask=MASK)
+        cache = model.init_cache(encoded, 3, encoder_attention_mask=MASK)
+        first = model.decode(TARGET[:, :2], cache=cache)
+        return jnp.concatenate([first.logits, model.decode(TARGET[:, 2:], cache=first.cache).logits], 1)
+
+    np.testing.assert_allclose(in_two_steps(model), _run(model), rtol=0, atol=10 * SAME_MODEL)
 
 
 def test_it_generates_streams_warms_up_and_scores(unrolled: EncoderDecoder) -> None:
@@ -214,7 +214,7 @@ def test_a_shared_array_is_trained_once_and_stays_shared(model: EncoderDecoder) 
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("selectors", ["cross_attention", "decoder.layers.1-", "decoder.layers.0.feed_forward"])
+@pytest.mark.parametrize("selectors", ["cross_attention", "decoder.layers.1-"])
 def test_only_what_is_picked_moves_in_either_layout(selectors: str, models: dict[str, EncoderDecoder]) -> None:
     unrolled = models["tied_pair"]
     one, other = _stepped(unrolled, selectors), _stepped(unrolled.with_layout("scanned"), selectors)
@@ -277,9 +277,8 @@ def test_cross_attention_is_not_shared_and_takes_adapters(
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("selectors", CROSS)
-def test_adapters_alone_are_trained(selectors: str, model: EncoderDecoder) -> None:
-    adapted = add_lora(model, selectors, rank=2, key=KEY)
+def test_adapters_alone_are_trained(model: EncoderDecoder) -> None:
+    adapted = add_lora(model, "decoder.layers.0.cross_attention", rank=2, key=KEY)
     after = _stepped(adapted, "lora")
     assert eqx.tree_equal(drop_lora(after), model)
     assert np.abs(np.asarray(_run(after) - _run(adapted))).max() > 1e-6
@@ -313,7 +312,7 @@ CALLS: list[Callable[[EncoderDecoder], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("first", range(len(CALLS)))
+@pytest.mark.parametrize("first", [0, 3])
 def test_they_can_follow_one_another(first: int, models: dict[str, EncoderDecoder], tmp_path: Path) -> None:
     model = models["tied_pair"]
     for call in CALLS[first:] + CALLS[:first]:

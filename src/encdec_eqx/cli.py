@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._quoting import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, ImportError, OSError, FloatingPointError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not type(error).__module__.startswith("encdec_eqx."):
             raise  # not one of ours: a trace says more
-        print(f"encdec-eqx: {_sentence(error)}", file=sys.stderr)
+        print(f"encdec-eqx: {_printable(_sentence(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(_AT_CTRL_C, file=sys.stderr)
@@ -62,6 +64,11 @@ def _patient(run: Callable[[Any], int], argument: Any) -> int:
 
     with leaving_at_ctrl_c(_AT_CTRL_C):
         return run(argument)
+
+
+def _printable(text: str) -> str:
+    """The lines of a message, without characters that a terminal would obey: names of files may hold any."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def _sentence(error: BaseException) -> str:
