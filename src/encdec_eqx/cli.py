@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._quoting import printable
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -68,6 +66,8 @@ def _patient(run: Callable[[Any], int], argument: Any) -> int:
 
 def _printable(text: str) -> str:
     """The lines of a message, without characters that a terminal would obey: names of files may hold any."""
+    from ._quoting import printable
+
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
