@@ -24,6 +24,8 @@ WRONG = [
     ({"adam_epsilon": 1e-46}, ValueError, "adam_epsilon must be at least 1.18e-38"),
     ({"num_train_epochs": math.inf}, ValueError, "num_train_epochs must be at most"),
     ({"weight_decay": math.inf}, ValueError, "weight_decay must be at most"),
+    ({"per_device_train_batch_size": 10**9}, ValueError, "per_device_train_batch_size must be at most 1048576"),
+    ({"tokens_per_batch": 2**31}, ValueError, "tokens_per_batch must be at most 67108864"),
     ({"max_steps": 2**31}, ValueError, "max_steps must be at most 2147483647, got 2147483648"),
     ({"max_steps": 10**500}, ValueError, "max_steps must be at most 2147483647, got a whole number of 1661 bits"),
     ({"adam_beta1": 1 - 1e-12}, ValueError, "adam_beta1 must be at least 0 and less than 1"),

@@ -465,6 +465,8 @@ def test_a_diverging_run_says_so_and_keeps_what_it_has(tmp_path: Path):
         ({"optim": "adam"}, None, "optim is 'adam'; did you mean 'adamw'"),
         ({"lr_scheduler_type": "cosin"}, None, "cosine"),
         ({"lr_scheduler_kwargs": {"num_cycles": 2.0}}, None, "num_cycles"),
+        ({"generation_max_new_tokens": 10**6}, "some", "the decoder has 24 positions: give 24 or fewer"),
+        ({"generation_num_beams": 10**6}, "some", "num_beams"),
         ({"metrics": ["pre"]}, "some", "there is no metric 'pre'. Did you mean 'per'"),
     ],
 )

@@ -293,7 +293,7 @@ class _Run:
                 "epoch": self.step / self.ready.steps_per_epoch,
             }
             self._record("train", **line)
-            bar.update(self.step, **line)
+            bar.update(self.step, done=True, **line)
         else:
             bar.update(self.step, done=done)
         if self.ready.evaluation_due(self.step) or (last and self.ready.evaluates):

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..embeddings import longest
 from ..encoder_decoder import EncoderDecoder
+from ..generation.settings import GenerationConfig
 from ..targets import TargetForm
 from ..text import TokenizerPair
 from ..text.batching import source_pad
@@ -234,6 +236,7 @@ def prepared(
     """
     _check_model(model)
     check_settings(config, evaluates=eval_data is not None)
+    _check_generation(model, config)
     tokenizers = None if tokenizers is None else tokenizers.for_model(model)
     examples = examples_for(model, data, config, tokenizers, on_bad)
     held_out = None if eval_data is None else examples_for(model, eval_data, config, tokenizers, on_bad)
@@ -290,6 +293,16 @@ def check_settings(config: TrainConfig, *, evaluates: bool) -> None:
             f"{', '.join(useless)} would do nothing, because there is nothing to evaluate on: pass eval_data= "
             "(validation_file in a config file), or leave it out."
         )
+
+
+def _check_generation(model: EncoderDecoder, config: TrainConfig) -> None:
+    """Raises ValueError for what would end the run at its first evaluation."""
+    asked, most = config.generation_max_new_tokens, longest(model.decoder.config, None)
+    if asked is not None and asked > most:
+        raise ValueError(
+            f"generation_max_new_tokens={asked}, but the decoder has {most} positions: give {most} or fewer."
+        )
+    GenerationConfig(num_beams=config.generation_num_beams)
 
 
 def _adapted(model: EncoderDecoder, config: TrainConfig) -> EncoderDecoder:
