@@ -267,6 +267,13 @@ def test_of_equal_values_the_lower_loss_is_best_then_the_later_step():
     assert alone.best_step == 2
 
 
+@pytest.mark.parametrize("name", ["pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id"])
+def test_token_ids_that_no_vocabulary_has_are_refused_before_a_model_is_loaded(name: str):
+    for token in (-1, 2**31):
+        with pytest.raises(ValueError, match=f"{name} must be at least 0 and below"):
+            ModelSource(**{name: token})
+
+
 def test_model_seeds_beyond_32_bits_are_refused():
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match="model_seed must be at least 0 and below"):

@@ -247,12 +247,16 @@ _BELOW_ONE = float(np.nextafter(np.float32(1.0), np.float32(0.0)))
 """Numbers become float32: 0 if smaller than these, infinite if larger, and 1 if closer to 1."""
 _MOST = 2**31 - 1
 """Steps and sizes are counted as int32."""
+_MOST_ROWS, _MOST_TOKENS = 2**20, 2**26
+"""Of a batch, which is filled up to its size however few examples there are: more than any machine's memory holds."""
+
+_LIMITS = (_HUGE, _MOST, _MOST_ROWS, _MOST_TOKENS)
 
 _RANGES: dict[str, tuple[type, float, float]] = {
     "num_train_epochs": (float, _ABOVE_ZERO, _HUGE),
     "max_steps": (int, 1, _MOST),
-    "per_device_train_batch_size": (int, 1, _MOST),
-    "tokens_per_batch": (int, 1, _MOST),
+    "per_device_train_batch_size": (int, 1, _MOST_ROWS),
+    "tokens_per_batch": (int, 1, _MOST_TOKENS),
     "gradient_accumulation_steps": (int, 1, _MOST),
     "max_shapes": (int, 1, _MOST),
     "max_source_length": (int, 1, _MOST),
@@ -271,7 +275,7 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "lora_rank": (int, 1, _MOST),
     "lora_alpha": (float, _ABOVE_ZERO, _HUGE),
     "eval_steps": (int, 1, _MOST),
-    "per_device_eval_batch_size": (int, 1, _MOST),
+    "per_device_eval_batch_size": (int, 1, _MOST_ROWS),
     "max_eval_samples": (int, 1, _MOST),
     "generation_num_beams": (int, 1, _MOST),
     "generation_max_new_tokens": (int, 1, _MOST),
@@ -312,12 +316,12 @@ def _check_number(name: str, value: Any, kind: type, least: float, most: float) 
 
 def _described(value: float, least: float, most: float) -> str:
     """The range, or that bound of it which the value passes for the sake of its representation."""
-    if value > most and most in (_HUGE, _MOST):
+    if value > most and most in _LIMITS:
         return f"at most {most:.3g}, the largest float32" if most == _HUGE else f"at most {most}"
     if least == _ABOVE_ZERO and 0 < value < least:
         return f"at least {least:.3g}: float32 has nothing between 0 and that"
     low = "greater than 0" if least == _ABOVE_ZERO else f"at least {least:g}"
-    if most in (_HUGE, _MOST, math.inf):
+    if most in (*_LIMITS, math.inf):
         return low
     return f"{low} and {'less than 1' if most == _BELOW_ONE else f'at most {most:g}'}"
 

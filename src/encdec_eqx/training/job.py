@@ -71,6 +71,10 @@ class ModelSource:
         pieces = [self.encoder_name_or_path, self.decoder_name_or_path]
         if self.model_name_or_path is not None and any(pieces):
             raise ValueError("model_name_or_path names a whole pair: leave encoder_ and decoder_name_or_path out.")
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id"):
+            token = getattr(self, name)
+            if token is not None and not 0 <= token < 2**31:
+                raise ValueError(f"{name} must be at least 0 and below 2**31, got {quoted(token)}.")
         if not 0 <= self.model_seed < 2**32:
             raise ValueError(f"model_seed must be at least 0 and below 2**32, got {quoted(self.model_seed)}.")
 
