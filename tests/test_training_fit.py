@@ -1,6 +1,7 @@
 """`fit` on tiny pairs: equal to a loop written by hand, evaluated, stopped, resumed, and from the shell."""
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.cli import main
@@ -135,7 +137,11 @@ def test_evaluations_come_when_due_and_the_best_is_kept(tmp_path: Path):
         load_best_model_at_end=True, learning_rate=1.0, lr_scheduler_type="constant", save_total_limit=1,
     )  # fmt: skip
     held_out = reversal(5, seed=1)
-    result = fit(pair(), reversal(16), settings, eval_data=held_out)
+    stream = io.StringIO()
+    result = fit(pair(), reversal(16), settings, eval_data=held_out, console=Console(file=stream, width=60))
+    told = stream.getvalue()
+    assert told.count("compiling the first step") == 1
+    assert told.index("compiling") < told.index("step 2/5  eval loss ") < told.index("step 4/5  eval loss ")
     evaluations = [line for line in result.log if line["event"] == "eval"]
     assert [line["step"] for line in evaluations] == [2, 4, 5]
     losses = [line["loss"] for line in evaluations]
