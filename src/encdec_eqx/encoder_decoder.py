@@ -4,6 +4,7 @@ Knows nothing of what the pieces are made of, nor of any family.
 """
 
 import dataclasses
+import json
 import os
 from typing import Any
 
@@ -101,11 +102,13 @@ class EncoderDecoder(Generates):
             key: draws the projection, normal with the decoder's `initializer_range`; default `jax.random.key(0)`.
 
         Returns:
-            The model. Special tokens come from the decoder's config; missing ones fail at first use, not here.
+            The model. Special tokens come from the decoder's config; missing ones fail at first use, not here. What the
+            config of a decoder that was loaded says about generating counts, as in torch; the report names it.
 
         Raises:
             TypeError: a piece is not what it should be.
-            ValueError: the decoder has no cross-attention, or reads states of another width.
+            ValueError: the decoder has no cross-attention, or reads states of another width, or its config says
+                something of generating that cannot be.
         """
         _check_pieces(encoder, decoder)
         check_key(key)
@@ -120,12 +123,16 @@ class EncoderDecoder(Generates):
             projection = _trees.astype(projection, decoder.embeddings.tokens.weight.dtype)
             how = how_drawn(decoder.config.initializer_range, key)
             new = (("enc_to_dec_proj", f"projection between the widths; {how}"),)
+        options = _decoder_options(decoder)
+        reports = getattr(encoder, "load_report", LoadReport()), decoder.load_report
+        notes = () if options is None else (f"generation: {options.said()}, from the decoder's config",)
         return cls(
             encoder=encoder,
             decoder=decoder,
             enc_to_dec_proj=projection,
             special_tokens=SpecialTokens.resolve(("the decoder's config", special_token_ids(decoder))),
-            load_report=joined(getattr(encoder, "load_report", LoadReport()), decoder.load_report, new=new),
+            generation_config=options,
+            load_report=joined(*reports, new=new, notes=notes),
         )
 
     @classmethod
@@ -607,6 +614,19 @@ class EncoderDecoder(Generates):
     def astype(self, dtype: DTypeLike) -> "EncoderDecoder":
         """The same model with its arrays cast to a floating-point dtype; a part alone: `model.decoder.astype(…)`."""
         return _trees.astype(self, dtype)
+
+
+def _decoder_options(decoder: Decoder) -> GenerationConfig | None:
+    """What the config of a decoder that was loaded says about generating, its class's defaults included."""
+    if not decoder.load_report.source:
+        return None
+    said = {**special_token_ids(decoder), **json.loads(decoder.load_report.attributes)}
+    options = FAMILIES[decoder.config.model_type].generation_options(said)
+    try:
+        found = GenerationConfig.from_hf(None, None, options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{printable(decoder.load_report.source)}, config.json: {error} Correct it there.") from None
+    return None if found == GenerationConfig() else found
 
 
 def special_token_ids(decoder: Decoder) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from tiny import BARTS, DECODERS
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    BertModel,
     BlenderbotForConditionalGeneration,
     EncoderDecoderModel,
     MBartForConditionalGeneration,
 )
 
-from encdec_eqx import EncoderDecoder
+from encdec_eqx import Decoder, EncoderDecoder
 
 # Torch says that what is old here will be gone one day.
 pytestmark = [
@@ -31,19 +32,19 @@ WHOLES = {
     "blenderbot": BlenderbotForConditionalGeneration,
 }
 STARTS = {"bos_token_id": 3, "decoder_start_token_id": 2}
+# Torch gives the cache of a BART decoder in a pair as many layers as the encoder beside it has, and may overrun it.
+DEPTH = {"encoder_layers": 3}
 
 
 def _whole(kind: str, folder: Path, **config: Any) -> Path:
     """A tiny whole checkpoint with these attributes in its config and no `generation_config.json`."""
-    model = randomise(WHOLES[kind](BARTS[kind](**STARTS)), 4, spread=0.4)
+    model = randomise(WHOLES[kind](BARTS[kind](**STARTS, **DEPTH)), 4, spread=0.4)
     return _with_config(saved(model, folder), lambda hf: {**hf, **config})
 
 
 def _pair(decoder: str, folder: Path, *, outer: dict[str, Any], inner: dict[str, Any]) -> Path:
     ids = {"decoder_start_token_id": 5, "pad_token_id": 1, "eos_token_id": 2}
-    # torch gives a BART decoder's cache as many layers as its encoder has, and overruns it if those are fewer
-    depth = {"encoder_layers": 3} if decoder in BARTS else {}
-    model = random_pair(tiny_bert(), DECODERS[decoder](**depth), seed=3, **ids)
+    model = random_pair(tiny_bert(), DECODERS[decoder](**DEPTH if decoder in BARTS else {}), seed=3, **ids)
     randomise(model, 3, spread=0.4)
     return _with_config(saved(model, folder), lambda hf: {**hf, **outer, "decoder": {**hf["decoder"], **inner}})
 
@@ -167,6 +168,7 @@ def test_a_file_that_was_made_from_the_config_gives_way_to_it_as_in_torch(
     np.testing.assert_array_equal(ours, theirs)
     # what is saved counts by itself
     model = EncoderDecoder.from_pretrained(folder)
+    assert model.generation_config is not None
     model.save_pretrained(tmp_path / "out")
     assert "_from_model_config" not in json.loads((tmp_path / "out" / "generation_config.json").read_text())
     again = EncoderDecoder.from_pretrained(tmp_path / "out").generation_config
@@ -175,6 +177,30 @@ def test_a_file_that_was_made_from_the_config_gives_way_to_it_as_in_torch(
         model.generation_config.max_length,
         model.generation_config.max_new_tokens,
     )
+
+
+@pytest.mark.parametrize("config", [{"force_bos_token_to_be_generated": True}, {"num_beams": 2, "min_length": 4}])
+def test_a_decoders_config_counts_in_a_pair_that_is_put_together(config: dict[str, Any], tmp_path: Path):
+    """As torch makes the options of a new pair: from its decoder's config, its class's defaults included."""
+    # torch's decoder does not find the shared table of a whole checkpoint: one of the decoder alone
+    decoder = tmp_path / "decoder"
+    Decoder.from_pretrained(_whole("bart", tmp_path / "bart", **config)).save_pretrained(decoder)
+    path = decoder / "config.json"
+    hf = json.loads(path.read_text())
+    del hf["forced_eos_token_id"]
+    path.write_text(json.dumps(hf))
+    encoder = saved(randomise(BertModel(tiny_bert()), 2, spread=0.4), tmp_path / "bert")
+    source = {name: random_batch(3)[name] for name in ("input_ids", "attention_mask")}
+    theirs = EncoderDecoderModel.from_encoder_decoder_pretrained(str(encoder), str(decoder)).eval()
+    ours = EncoderDecoder.from_encoder_decoder_pretrained(encoder, decoder)
+    assert ours.generation_config is not None
+    assert "generation: " in str(ours.load_report)
+    with torch.no_grad():
+        expected = theirs.generate(**as_torch(source), max_length=7).numpy()
+    np.testing.assert_array_equal(ours.generate(**source, max_length=7).sequences, expected)
+    assert (expected[:, -1] == 2).all()
+    ours.save_pretrained(tmp_path / "pair")
+    assert EncoderDecoder.from_pretrained(tmp_path / "pair").generation_config == ours.generation_config
 
 
 def test_heads_have_another_name_in_barts_configs(tmp_path: Path):

@@ -77,13 +77,20 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def joined(encoder: LoadReport, decoder: LoadReport, *, new: tuple[tuple[str, str], ...] = ()) -> LoadReport:
+def joined(
+    encoder: LoadReport,
+    decoder: LoadReport,
+    *,
+    new: tuple[tuple[str, str], ...] = (),
+    notes: tuple[str, ...] = (),
+) -> LoadReport:
     """The report of a pair made of two pieces.
 
     Args:
         encoder: the encoder's report.
         decoder: the decoder's.
         new: what joining them added.
+        notes: what is worth knowing of the pair besides.
     """
     named = (("encoder", encoder), ("decoder", decoder))
     return LoadReport(
@@ -94,7 +101,7 @@ def joined(encoder: LoadReport, decoder: LoadReport, *, new: tuple[tuple[str, st
         new=tuple((f"{piece}.{name}", why) for piece, report in named for name, why in report.new) + new,
         ignored=tuple((f"{piece}.{name}", why) for piece, report in named for name, why in report.ignored),
         tied=encoder.tied + decoder.tied,
-        notes=tuple(f"{piece}: {note}" for piece, report in named for note in report.notes),
+        notes=tuple(f"{piece}: {note}" for piece, report in named for note in report.notes) + notes,
         warnings=tuple(f"{piece}: {line}" for piece, report in named for line in report.warnings),
         unknown=tuple(f"{piece}.{name}" for piece, report in named for name in report.unknown),
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from .._quoting import printable
+from .._quoting import printable, quoted
 from . import options
 from .derived import DEFAULTS
 from .settings_checks import CHECKS
@@ -187,6 +187,10 @@ class GenerationConfig:
             return cls(**ours, others=others)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{place}: {error}") from None
+
+    def said(self) -> str:
+        """What is set, in one line."""
+        return ", ".join(f"{name} = {quoted(value)}" for name, value in self.to_hf().items())
 
     def to_hf(self) -> dict[str, Any]:
         """The content of `generation_config.json`: everything that was set, and what was carried along."""
