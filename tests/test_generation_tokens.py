@@ -3,6 +3,7 @@
 import pytest
 
 from encdec_eqx import SpecialTokens
+from encdec_eqx.generation.resolve import resolve_tokens
 
 
 def test_the_strongest_place_wins():
@@ -80,3 +81,13 @@ def test_what_is_no_id():
         SpecialTokens().override("argument", bos_token_id=1.0)
     with pytest.raises(TypeError, match="cls_token_id"):
         SpecialTokens().override("argument", cls_token_id=1)
+
+
+def test_of_several_ends_only_those_beyond_the_vocabulary_are_dropped():
+    tokens = SpecialTokens.resolve(
+        ("config.json", {"bos_token_id": 1, "eos_token_id": [999, 3, -1], "pad_token_id": 0})
+    )
+    assert tokens.eos_token_id == (999, 3)
+    found, (note,) = resolve_tokens(tokens, None, {}, 17)
+    assert found.eos_token_id == (3,)
+    assert note == "eos_token_id=[999] (config.json) is beyond the decoder's vocabulary of 17: dropped; [3] stays."
