@@ -1,5 +1,6 @@
 """The command on a described job: advice in TOML's words, paths tried first, errors of the diagnosis end it."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -23,7 +24,7 @@ train_file = "train.jsonl"
 [train]
 output_dir = "run"
 max_steps = 1
-per_device_train_batch_size = 2
+per_device_train_batch_size = 16
 """
 
 
@@ -36,10 +37,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _records(path: Path, sources: list[str]) -> None:
-    lines = [
-        json.dumps({"source": word, "target": phonemes}) for word, phonemes in zip(sources, ("K AE", "D"), strict=True)
-    ]
-    path.write_text("\n".join(lines) + "\n")
+    targets = itertools.cycle(("K AE", "D", "B IY T"))
+    path.write_text("".join(json.dumps({"source": one, "target": next(targets)}) + "\n" for one in sources))
 
 
 @pytest.fixture
@@ -115,7 +114,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_tiny", "standard_promotion")
 def test_errors_of_the_diagnosis_end_a_run_unless_it_is_told_to_go_on(folder: Path, capsys):
-    _records(folder / "train.jsonl", ["2021", "15"])
+    _records(folder / "train.jsonl", [str(year) for year in range(2000, 2016)])
     assert cli.main(["train", "job.toml"]) == 1
     told = capsys.readouterr().err
     assert "the diagnosis finds 1 error, so the run was not begun" in told
