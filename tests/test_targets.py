@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from encdec_eqx import EncoderDecoder, GenerationConfig, shift_tokens_right
 from encdec_eqx.targets import TargetForm
 from encdec_eqx.text import TextToText, TokenizerPair
-from encdec_eqx.training import TrainConfig, fit
+from encdec_eqx.training import TrainConfig, check_before_training, fit
 from encdec_eqx.training.batch import completed_batch
 from encdec_eqx.training.data import encode_pairs, pairs_from
 
@@ -174,3 +174,69 @@ def test_three_letters_are_copied_whole(tmp_path: Path):
     assert result.best == 100.0
     assert not [line for line in result.log if line["event"] == "finding"]
     assert TextToText(result.model, tokenizers)(held_out, max_new_tokens=8) == held_out
+
+
+# --- batches made elsewhere
+
+
+def _found(one: EncoderDecoder, labels: list[list[int]], **options: Any) -> dict[str, str]:
+    width = max(map(len, labels))
+    rows = np.array([[*row, *[-100] * (width - len(row))] for row in labels])
+    sources = np.arange(2 * len(rows)).reshape(len(rows), 2) % 6 + 4
+    batch = {"input_ids": sources, "attention_mask": np.ones_like(sources), "labels": rows}
+    return {finding.code: finding.severity for finding in check_before_training(one, batch, **options)}
+
+
+WORDS = [[4, 5, 6, END], [7, 8, 4, END], [6, 4, 9, END], [5, 7, 6, END], [9, 10, 5, 8, END]]
+MISSING = "labels_without_forced_bos"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "labels", "code", "severity"),
+    [
+        ({"forced_bos_token_id": BOS}, WORDS, MISSING, "error"),
+        ({"forced_bos_token_id": BOS}, [[BOS, *row] for row in WORDS], MISSING, None),
+        ({"forced_bos_token_id": BOS}, [[BOS, *row] for row in WORDS[1:]] + WORDS[:1], MISSING, "warning"),
+        ({"forced_bos_token_id": RO}, [[DE, *row] for row in WORDS], MISSING, "warning"),
+        ({"forced_bos_token_id": RO}, [[(RO, DE)[at % 2], *row] for at, row in enumerate(WORDS)], MISSING, "info"),
+        ({"forced_bos_token_id": None}, WORDS, MISSING, None),
+        ({"forced_eos_token_id": DE}, WORDS, "forced_eos_differs", "warning"),
+        ({"forced_eos_token_id": END}, WORDS, "forced_eos_differs", None),
+        ({"forced_bos_token_id": BOS}, [[BOS, *row[:-1]] for row in WORDS], "labels_without_eos", "error"),
+    ],
+)
+def test_labels_that_generation_would_not_write_are_found(
+    tokens: dict[str, Any], labels: list[list[int]], code: str, severity: str | None
+):
+    one = model(**tokens)
+    assert _found(one, labels).get(code) == severity
+    assert _found(one, labels, tokenizers=pair_for(one)).get(code) == severity
+
+
+@pytest.mark.parametrize(
+    ("codes", "severity"), [([RO] * 5, None), ([DE] * 5, "warning"), ([RO, DE, RO, DE, RO], "info")]
+)
+def test_another_language_behind_mbart_s_end_is_found(codes: list[int], severity: str | None):
+    one = model("mbart", decoder_start_token_id=RO)
+    found = _found(one, [[*row, code] for row, code in zip(WORDS, codes, strict=True)])
+    assert found.get("start_token_differs") == severity
+    assert "labels_without_eos" not in found
+
+
+@pytest.mark.parametrize(
+    ("options", "is_found"),
+    [
+        ({"min_length": 56}, True),
+        ({"min_new_tokens": 4}, True),
+        ({"min_new_tokens": 3}, False),
+        ({"suppress_tokens": [8]}, True),
+        ({"begin_suppress_tokens": [4, 5]}, True),
+        ({"begin_suppress_tokens": [END]}, False),
+        ({"no_repeat_ngram_size": 3}, False),
+    ],
+)
+def test_targets_that_the_model_s_own_options_forbid_are_found(options: dict[str, Any], is_found: bool):
+    one = dataclasses.replace(model(), generation_config=GenerationConfig(**options))
+    assert ("targets_cannot_be_generated" in _found(one, WORDS)) == is_found
+    repeating = dataclasses.replace(model(), generation_config=GenerationConfig(no_repeat_ngram_size=1))
+    assert "targets_cannot_be_generated" in _found(repeating, [[4, 4, END]] * 2)
