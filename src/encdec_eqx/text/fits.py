@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .._quoting import quoted
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import TOKEN_NAMES
@@ -77,8 +78,8 @@ def _wrong_role(what: str, token_id: int, tokenizer: Any, side: str) -> str:
     if token is None:
         return f"{what} is {token_id}, an id that the {side} tokenizer does not have."
     return (
-        f"{what} is {token_id}, which is the ordinary token {token!r} of the {side} tokenizer. Set the model's with "
-        f"model.with_special_tokens(...), or tell the tokenizer: tokenizer.add_special_tokens([{token!r}])."
+        f"{what} is {token_id}, which is the ordinary token {quoted(token)} of the {side} tokenizer. Set the model's "
+        f"with model.with_special_tokens(...), or tell the tokenizer: tokenizer.add_special_tokens([{quoted(token)}])."
     )
 
 

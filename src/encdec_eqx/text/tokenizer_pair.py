@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._quoting import quoted
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import SpecialTokens
 from ..targets import TargetForm
@@ -166,13 +167,13 @@ class TokenizerPair:
         for at, encoding in enumerate(_encodings(self.target, _listed(texts))):
             content = form.bare(encoding.ids)
             if inside := set(form.ends or ()).intersection(content):
-                bad[at] = f"the target has the end token {self.target.id_to_token(min(inside))!r} inside"
+                bad[at] = f"the target has the end token {quoted(self.target.id_to_token(min(inside)))} inside"
             elif room is not None and len(content) > room:
                 cut.append(at)
             ids.append(_array([] if at in bad else form.labels(content, room)))
         if bad and on_bad == "error":
             at, reason = next(iter(bad.items()))
-            raise ValueError(f"text {at} ({len(bad)} of {len(ids)} such): {reason}: {texts[at]!r:.80}")
+            raise ValueError(f"text {at} ({len(bad)} of {len(ids)} such): {reason}: {quoted(texts[at], 80)}")
         report_cut("target", len(cut), len(ids), max_length)
         return Encoded(ids, tuple(cut), bad)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._entrance import as_ids, as_mask, float_mask_advice
+from .._quoting import quoted
 from .._typing import Array, ArrayLike
 from ..embeddings import as_token_types
 from ..encoder import Encoder
@@ -108,10 +109,14 @@ def _check_names(batch: Mapping[str, Any]) -> None:
         if name not in KEYS:
             near = difflib.get_close_matches(str(name), KEYS, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ValueError(f"the batch holds {name!r}, which no model reads{hint} Known names: {', '.join(KEYS)}.")
+            raise ValueError(
+                f"the batch holds {quoted(name)}, which no model reads{hint} Known names: {', '.join(KEYS)}."
+            )
     for name in REQUIRED:
         if name not in batch:
-            raise ValueError(f"the batch has no {name!r}; it holds {', '.join(batch) or 'nothing'}.")
+            raise ValueError(
+                f"the batch has no {name!r}; it holds {', '.join(map(quoted, list(batch)[:12])) or 'nothing'}."
+            )
 
 
 def _check_arrays(batch: Mapping[str, Any]) -> None:

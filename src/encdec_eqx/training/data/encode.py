@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..._quoting import quoted
 from ...text import Encoded, TokenizerPair, report_cut
 from .examples import Examples, Ragged, ragged_fields
 from .fields import SOURCE_FIELDS, TARGET_FIELDS, cut, cut_ids, source_length, target_length
@@ -51,7 +52,7 @@ def encode_pairs(
             cannot be filled in for the others.
     """
     if too_long not in ("truncate", "bad"):
-        raise ValueError(f'too_long must be "truncate" or "bad", got {too_long!r}.')
+        raise ValueError(f'too_long must be "truncate" or "bad", got {quoted(too_long)}.')
     records = _one_target_each(pairs.records) if every_target else pairs.records
     texts = sum(record.input_ids is None for record in records)
     if texts and tokenizers is None:

@@ -149,7 +149,9 @@ def _way_out(raw: Mapping[str, Any]) -> str:
     nested = raw.get(NESTED)
     if isinstance(nested, Mapping) and len(nested) > 1:
         first, second = list(nested)[:2]
-        return f", which holds {_names(nested)}: name two of them, such as source={first!r}, target={second!r}"
+        return (
+            f", which holds {_names(nested)}: name two of them, such as source={quoted(first)}, target={quoted(second)}"
+        )
     return ""
 
 

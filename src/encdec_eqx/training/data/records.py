@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from ..._quoting import printable
+from ..._quoting import printable, quoted
 
 _logger = logging.getLogger("encdec_eqx")
 
@@ -135,7 +135,7 @@ def settle(good: int, bad: Sequence[BadRecord], on_bad: OnBad) -> None:
         ValueError: `on_bad` is something else.
     """
     if on_bad not in ("error", "report"):
-        raise ValueError(f'on_bad must be "error" or "report", got {on_bad!r}.')
+        raise ValueError(f'on_bad must be "error" or "report", got {quoted(on_bad)}.')
     if bad and (on_bad == "error" or not good):
         raise BadRecordsError(bad, good + len(bad))
     if bad:

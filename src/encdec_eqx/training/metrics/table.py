@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
+from ..._quoting import quoted
 from . import edits, overlap
 
 Texts = Sequence[str]
@@ -35,7 +36,7 @@ class Metric:
 
         Raises:
             ImportError: it needs a package that is not installed.
-            TypeError: the references are strings, not lists of strings.
+            TypeError: the references are strings, not lists of strings, or one of the texts is no string.
             ValueError: there are no predictions, or the numbers differ, or a prediction has no reference.
         """
         _check(predictions, references)
@@ -69,7 +70,7 @@ def metric(name: str) -> Metric:
         return METRICS[name]
     near = difflib.get_close_matches(str(name), METRICS, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"there is no metric {name!r}.{hint} Known: {', '.join(METRICS)}.")
+    raise ValueError(f"there is no metric {quoted(name)}.{hint} Known: {', '.join(METRICS)}.")
 
 
 def score(names: Sequence[str], predictions: Texts, references: References) -> dict[str, float]:
@@ -77,7 +78,7 @@ def score(names: Sequence[str], predictions: Texts, references: References) -> d
 
     Raises:
         ImportError: a metric needs a package that is not installed.
-        TypeError: the references are strings, not lists of strings.
+        TypeError: the references are strings, not lists of strings, or one of the texts is no string.
         ValueError: a name is unknown, or predictions and references do not go together.
     """
     return {name: metric(name)(predictions, references) for name in names}
@@ -92,6 +93,14 @@ def _check(predictions: Texts, references: References) -> None:
         raise ValueError(
             f"{len(predictions)} predictions and {len(references)} references; each prediction needs its own list."
         )
+    _check_texts("prediction", predictions)
     for index, accepted in enumerate(references):
         if not len(accepted):
             raise ValueError(f"prediction {index} has no reference.")
+        _check_texts(f"of the references of prediction {index}, number", accepted)
+
+
+def _check_texts(what: str, texts: Texts) -> None:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{what} {index} is {type(text).__name__} {quoted(text)}; expected a string.")
