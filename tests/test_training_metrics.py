@@ -144,7 +144,7 @@ def test_error_rates_need_no_package(monkeypatch):
     assert METRICS["per"](["a b"], [["a b"]]) == 0
 
 
-def test_what_is_no_text_is_named_with_its_place():
+def test_what_is_no_text_is_named_with_its_place(unchecked):
     with pytest.raises(TypeError, match="prediction 1 is NoneType None; expected a string"):
         score(["exact_match"], ["a", None], [["a"], ["b"]])
     with pytest.raises(TypeError, match="of the references of prediction 0, number 1 is bytes b'c'; expected a string"):
