@@ -173,7 +173,7 @@ def _is_shifted(ids: Ids, inputs: np.ndarray, form: TargetForm) -> bool:
     begins = inputs[ids.rows, 0]
     both = ids.counted[:, 1:] & ids.counted[:, :-1]
     alike = len(set(begins.tolist())) == 1 and (both.any() or begins[:1].tolist() == [form.start])
-    return alike and share((inputs[:, 1:] == ids.labels[:, :-1])[both] if both.any() else True) >= 0.95
+    return bool(alike) and share((inputs[:, 1:] == ids.labels[:, :-1])[both] if both.any() else True) >= 0.95
 
 
 def _ended(row: np.ndarray, form: TargetForm) -> bool:
