@@ -59,7 +59,7 @@ def _with_config(folder: Path, change: Any) -> Path:
 def _both(folder: Path, kind: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     """Ids of ours and of torch's; rows of torch's are padded to the width of ours."""
     batch = random_batch(3)
-    source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    source: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask")}
     theirs = kind.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         expected = theirs.generate(**as_torch(source), **options).numpy()
@@ -190,7 +190,7 @@ def test_a_decoders_config_counts_in_a_pair_that_is_put_together(config: dict[st
     del hf["forced_eos_token_id"]
     path.write_text(json.dumps(hf))
     encoder = saved(randomise(BertModel(tiny_bert()), 2, spread=0.4), tmp_path / "bert")
-    source = {name: random_batch(3)[name] for name in ("input_ids", "attention_mask")}
+    source: dict[str, Any] = {name: random_batch(3)[name] for name in ("input_ids", "attention_mask")}
     theirs = EncoderDecoderModel.from_encoder_decoder_pretrained(str(encoder), str(decoder)).eval()
     ours = EncoderDecoder.from_encoder_decoder_pretrained(encoder, decoder)
     assert ours.generation_config is not None
