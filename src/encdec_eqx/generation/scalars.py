@@ -61,7 +61,7 @@ def whole(name: str, value: Any, *, least: int, most: int, why: str = "") -> int
     refuse_several(name, value)
     value = plain(value)
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
+        raise TypeError(f"{name} must be an integer, got {quoted(value)}.")
     try:
         result = operator.index(value)
     except TypeError:

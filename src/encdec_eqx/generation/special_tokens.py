@@ -36,7 +36,7 @@ def _derived(name: str) -> str:
 def _as_id(name: str, value: Any) -> int:
     value = plain(value)
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer token id, got {value!r}.")
+        raise TypeError(f"{name} must be an integer token id, got {quoted(value)}.")
     try:
         number = operator.index(value)
     except TypeError:

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from .._quoting import quoted
 from .adafactor import scale_by_adafactor
 from .matrices import described
 from .muon import scale_by_muon
@@ -220,12 +221,12 @@ def _check(settings: OptimizerSettings) -> None:
     optim = settings.optim
     if optim not in _READS:
         near = difflib.get_close_matches(str(optim), _READS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"optim is {optim!r}{hint} Known: {', '.join(_READS)}.")
+        hint = f"; did you mean {quoted(near[0])}?" if near else "."
+        raise ValueError(f"optim is {quoted(optim)}{hint} Known: {', '.join(_READS)}.")
     for name, usual in _ADAM_DEFAULTS.items():
         value = getattr(settings, name)
         if value != usual and name not in _READS[optim]:
-            raise ValueError(f"{name}={value} would do nothing: {optim!r} does not read it.")
+            raise ValueError(f"{name}={value} would do nothing: {quoted(optim)} does not read it.")
         if not 0.0 < value < 1.0 and not (value == 0.0 and name != "adam_epsilon"):
             raise ValueError(f"{name} must be between 0 and 1, got {value}.")
     if not settings.weight_decay >= 0.0:
@@ -237,4 +238,6 @@ def _check(settings: OptimizerSettings) -> None:
     for selector, rate in settings.learning_rates:
         parse(selector)
         if not rate > 0.0:
-            raise ValueError(f"learning_rates[{selector!r}] must be above 0, got {rate}; freeze what is not trained.")
+            raise ValueError(
+                f"learning_rates[{quoted(selector)}] must be above 0, got {rate}; freeze what is not trained."
+            )

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Float32
 
+from .._quoting import quoted
 from .._typing import Array
 
 
@@ -72,8 +73,8 @@ def make_schedule(
     """
     if lr_scheduler_type not in SHAPES:
         near = difflib.get_close_matches(str(lr_scheduler_type), SHAPES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"lr_scheduler_type is {lr_scheduler_type!r}{hint} Known: {', '.join(SHAPES)}.")
+        hint = f"; did you mean {quoted(near[0])}?" if near else "."
+        raise ValueError(f"lr_scheduler_type is {quoted(lr_scheduler_type)}{hint} Known: {', '.join(SHAPES)}.")
     if not learning_rate > 0 or num_training_steps < 1:
         raise ValueError(
             f"learning_rate must be above 0 and num_training_steps at least 1, got {learning_rate} and "
@@ -104,7 +105,7 @@ def _options(name: str, shape: "_Shape", given: dict[str, Any]) -> dict[str, Any
     unknown = sorted(set(given) - set(shape.defaults))
     if unknown:
         known = ", ".join(shape.defaults) or "none"
-        raise ValueError(f"lr_scheduler_kwargs hold {', '.join(unknown)}, unknown to {name!r}; it takes {known}.")
+        raise ValueError(f"lr_scheduler_kwargs hold {', '.join(unknown)}, unknown to {quoted(name)}; it takes {known}.")
     return {**shape.defaults, **given}
 
 
@@ -223,7 +224,7 @@ def _prepared_stable(options: dict[str, Any], learning_rate: float, steps: int, 
     del learning_rate
     for name in ("warmup_type", "decay_type"):
         if options[name] not in _CURVES:
-            raise ValueError(f"{name} is {options[name]!r}; expected one of {', '.join(_CURVES)}.")
+            raise ValueError(f"{name} is {quoted(options[name])}; expected one of {', '.join(_CURVES)}.")
     if options["num_decay_steps"] is None:
         raise ValueError("'warmup_stable_decay' needs num_decay_steps in lr_scheduler_kwargs.")
     if options["num_stable_steps"] is None:

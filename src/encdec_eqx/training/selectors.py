@@ -10,6 +10,8 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
+from .._quoting import quoted
+
 Selectors = str | Sequence[str]
 """Parts joined by `|`, or a sequence of such texts: `"cross_attention | decoder.layers.6- | !bias"`."""
 
@@ -63,7 +65,9 @@ def parse(selectors: Selectors) -> tuple[Part, ...]:
     """
     texts = [selectors] if isinstance(selectors, str) else selectors
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"selectors must be a text such as 'decoder | !bias', or a list of such, got {selectors!r}.")
+        raise TypeError(
+            f"selectors must be a text such as 'decoder | !bias', or a list of such, got {quoted(selectors)}."
+        )
     parts = tuple(_part(text.strip()) for whole in texts for text in whole.split("|"))
     if not parts:
         raise ValueError(f"the list of selectors is empty. {GRAMMAR}")
@@ -94,7 +98,7 @@ def select(
     for part in parts:
         if part.takes_away:
             if not any(one and other for one, other in zip(picked, hits[part], strict=True)):
-                raise ValueError(f"the selector {part.text!r} takes nothing away from what the other parts pick.")
+                raise ValueError(f"the selector {quoted(part.text)} takes nothing away from what the other parts pick.")
             picked = [one and not other for one, other in zip(picked, hits[part], strict=True)]
     return picked
 
@@ -103,11 +107,11 @@ def _part(text: str) -> Part:
     takes_away = text.startswith("!")
     components = tuple(text.removeprefix("!").strip().split("."))
     if not all(components):
-        raise ValueError(f"a selector has an empty part or component: {text!r}. {GRAMMAR}")
+        raise ValueError(f"a selector has an empty part or component: {quoted(text)}. {GRAMMAR}")
     for pattern in components:
         found = _RANGE.fullmatch(pattern)
         if found and found[1] and found[3] and int(found[1]) > int(found[3]):
-            raise ValueError(f"the selector {text!r} counts backwards; write {found[3]}-{found[1]}.")
+            raise ValueError(f"the selector {quoted(text)} counts backwards; write {found[3]}-{found[1]}.")
     return Part(text, components, takes_away)
 
 
@@ -135,8 +139,8 @@ def _hit(part: Part, names: tuple[str, ...]) -> bool:
     if found and len(found) < len(names):
         other = next(name for name in names if name not in found)
         raise ValueError(
-            f"the selector {part.text!r} matches {found[0]} but not {other}, and these layers share their weights: "
-            "select all of them or none."
+            f"the selector {quoted(part.text)} matches {found[0]} but not {other}, and these layers share their "
+            "weights: select all of them or none."
         )
     return bool(found)
 
@@ -149,18 +153,19 @@ def _known_numbers(part: Part, names: Sequence[tuple[str, ...]]) -> set[int]:
 def _no_match(part: Part, names: Sequence[tuple[str, ...]], unpickable: Mapping[str, str]) -> str:
     for name, why in unpickable.items():
         if part.matches(name):
-            return f"the selector {part.text!r} matches only what cannot be picked: {name!r} {why}."
+            return f"the selector {quoted(part.text)} matches only what cannot be picked: {quoted(name)} {why}."
     known = _known_numbers(part, names)
     if known and part.numbers():
-        return f"the selector {part.text!r} names layers that are not there: they go from {min(known)} to {max(known)}."
-    return f"the selector {part.text!r} matches no array of the model; {_hint(part, names)}. {GRAMMAR}"
+        there = f"they go from {min(known)} to {max(known)}"
+        return f"the selector {quoted(part.text)} names layers that are not there: {there}."
+    return f"the selector {quoted(part.text)} matches no array of the model; {_hint(part, names)}. {GRAMMAR}"
 
 
 def _hint(part: Part, names: Sequence[tuple[str, ...]]) -> str:
     for group in names:
         whole = _with_what_is_left_out(part, group[0].split("."))
         if whole is not None:
-            return f"components must follow one another, so perhaps {whole!r} is meant"
+            return f"components must follow one another, so perhaps {quoted(whole)} is meant"
     near = difflib.get_close_matches(".".join(part.components), _candidates(part, names), n=3, cutoff=0.6)
     if near:
         return f"the nearest names are {', '.join(map(repr, near))}"

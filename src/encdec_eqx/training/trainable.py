@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from .._quoting import quoted
 from ..decoder import Decoder
 from ..embeddings import Embeddings
 from ..encoder import Encoder
@@ -51,8 +52,8 @@ def trainable(model: eqx.Module, selectors: Selectors | None = None) -> PyTree[b
     for found in places(model):
         if len(set(entries[found.leaf])) > 1:
             raise ValueError(
-                f"{selectors!r} picks some of the layers whose arrays are stacked with {found.names[0]!r}, not all. "
-                "Give the selectors themselves to init_train_state, which cuts such stacks, or call "
+                f"{quoted(selectors)} picks some of the layers whose arrays are stacked with {quoted(found.names[0])}, "
+                "not all. Give the selectors themselves to init_train_state, which cuts such stacks, or call "
                 "segmented(model, selectors) first."
             )
     return jax.tree.unflatten(jax.tree.structure(model), [entry[0] for entry in entries])
