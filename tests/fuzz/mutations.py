@@ -5,6 +5,7 @@ text that no `json.dumps` would write.
 """
 
 import json
+import math
 import random
 from typing import Any
 
@@ -89,7 +90,7 @@ def nudged(rng: random.Random, value: Any) -> Any:
     if isinstance(value, int):
         return rng.choice([value + 1, value - 1, -value, value * 2, value // 2, float(value), str(value), [value]])
     if isinstance(value, float):
-        return rng.choice([value * 2, -value, value / 10, int(value), str(value)])
+        return rng.choice([value * 2, -value, value / 10, int(value) if math.isfinite(value) else 0, str(value)])
     if isinstance(value, str):
         return rng.choice([value + "x", value[:-1], value.upper(), value.replace("_", "-"), value + "\n", [value]])
     if isinstance(value, Pairs):
