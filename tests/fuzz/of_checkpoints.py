@@ -257,6 +257,8 @@ OPTIONS = {
 class GenerationSettings(Checkpoints):
     """`generation_config.json`."""
 
+    names = QUICK
+
     def damaged(self, rng: random.Random, base: Base) -> tuple[Files, str]:
         own = json.loads(base.files["generation_config.json"])
         own |= {name: OPTIONS[name] for name in rng.sample(sorted(OPTIONS), rng.randrange(8))}

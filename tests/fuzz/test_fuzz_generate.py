@@ -15,7 +15,7 @@ from encdec_eqx import EncoderDecoder
 from models import decoder_config, encoder_config, randomised, tiny_pair
 from tolerances import SEQUENCE_SCORES, TOKEN_LOG_PROBS
 
-PART = 25
+PART = 50
 """Mutations in one part of the test."""
 
 ROWS, SOURCE, TARGET = 32, 16, 20
