@@ -351,3 +351,46 @@ def test_a_vocabulary_smaller_than_the_candidates():
         score, tokens, _ = _search(model, [1], beams=5, new=4, ends=[2], penalty=1.0, early=False)[0]
         assert result.sequences[2 * at, : len(tokens)].tolist() == list(tokens)
         np.testing.assert_allclose(result.scores[2 * at], score, atol=SEQUENCE_SCORES)
+
+
+# --- nothing may follow ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("new", [6, 11])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3, "num_return_sequences": 3},
+        {"num_beams": 2, "early_stopping": True},
+        {"num_beams": 2, "early_stopping": "never"},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "num_return_sequences": 3},
+        {"num_beams": 2, "do_sample": True},
+    ],
+    ids=str,
+)
+def test_beams_that_cannot_go_on_are_results_as_they_are(options, new):
+    """Seven ids, of which none may come twice and the end not yet: the ids that there are, as with no more room."""
+    decoder, source = stand_in(11, vocab=SMALL), states(3, seed=11)
+    options = {**options, "no_repeat_ngram_size": 1, "key": jax.random.key(0)}
+    result = generate(decoder, source, max_new_tokens=new, min_new_tokens=new, **options)
+    full = generate(decoder, source, max_new_tokens=5, min_new_tokens=5, **options)
+    assert (result.lengths == 5).all()
+    assert result.truncated.all()
+    np.testing.assert_array_equal(result.sequences, full.sequences)
+    np.testing.assert_allclose(result.scores, full.scores, rtol=SEQUENCE_SCORES)
+    assert all(sorted(row) == [0, 1, 3, 4, 5, 6] for row in result.sequences.tolist())
+    assert "the rules on the next token forbid all there are" in result.notes[-1]
+    assert full.notes == ()
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}], ids=["greedy", "drawn"])
+def test_rows_that_cannot_go_on_get_the_first_id_as_in_torch(options):
+    decoder, source = stand_in(12, vocab=SMALL), states(3, seed=12)
+    result = generate(
+        decoder, source, max_new_tokens=8, min_new_tokens=8, no_repeat_ngram_size=1, key=jax.random.key(0), **options
+    )
+    assert all(sorted(row[:6]) == [0, 1, 3, 4, 5, 6] for row in result.sequences.tolist())
+    assert (result.sequences[:, 6:] == 0).all()
+    assert np.isneginf(result.processed_log_probs[:, 5:]).all()
+    assert np.isfinite(result.processed_log_probs[:, :5]).all()
+    assert np.isfinite(result.scores).all()

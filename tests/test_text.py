@@ -426,7 +426,7 @@ def test_it_says_what_generate_says(speaker):
 
 
 def test_outputs_that_lack_forced_words_are_marked(speaker):
-    """With the sequences beside them: the first three ids of a vocabulary are special."""
+    """Beside the ids themselves, in whose order batches play no part."""
     words = [[5, 6], [[7], [8, 9]]]
     asked = {"max_new_tokens": 6, "batch_size": 2, "num_beams": 4, "num_return_sequences": 2}
     result = speaker.generate(WORDS, **asked, force_words_ids=words)

@@ -192,6 +192,7 @@ class BeamSearch(AbstractStrategy):
             ends=is_end(found.tokens, self.eos_ids),
             last=length + 1 == self.limit,
             norm=self.lengths.norms[generated],
+            norm_before=self.lengths.norms[jnp.maximum(generated - 1, 0)],
             bound=self.lengths.bounds[generated],
             when_full=self.lengths.when_full,
             extended=extended,

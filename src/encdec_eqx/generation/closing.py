@@ -42,6 +42,7 @@ class Step(NamedTuple):
         ends: which of them end.
         last: whether this is the last token that the maximum length allows.
         norm: by what a hypothesis of this length is divided.
+        norm_before: by what one without this step's token is.
         bound: by what the best beam is, to guess what can become of it.
         when_full: whether a sentence is done as soon as its pool is full.
         extended: the hypotheses of some continuations, by their places in `found`.
@@ -51,9 +52,15 @@ class Step(NamedTuple):
     ends: Bool[Array, "batch candidates"]
     last: Bool[Array, ""]
     norm: Float[Array, ""]
+    norm_before: Float[Array, ""]
     bound: Float[Array, ""]
     when_full: Bool[ArrayLike, ""]
     extended: Callable[[Array], Hypotheses]
+
+    @property
+    def stuck(self) -> Bool[Array, " batch"]:
+        """Sentences whose beams cannot go on: the rules forbid every token."""
+        return jnp.isneginf(self.found.scores[:, 0])
 
 
 def as_4_57(group: Group, step: Step) -> Group:
@@ -61,7 +68,7 @@ def as_4_57(group: Group, step: Step) -> Group:
     size = group.running.scores.shape[1]
     stops, scores = step.ends | step.last, step.found.scores
     running = _best(step, jnp.where(stops, scores + NEVER_CHOSEN, scores), size)
-    pool = group.pool.with_(_first(step, size), stops[:, :size] & ~group.closed[:, None])
+    pool = _with_finished(group, step, _first(step, size), stops[:, :size])
     hope = pool.may_improve(running.scores[:, 0] / step.bound)
     return Group(running, pool, group.closed | ~hope | (pool.full & step.when_full))
 
@@ -75,12 +82,27 @@ def as_4_46(group: Group, step: Step, *, column: Int32[Array, ""], pad_id: Int32
     size = group.running.scores.shape[1]
     running = _best(step, jnp.where(step.ends, -jnp.inf, step.found.scores), size)
     first = _first(step, size)
-    pool = group.pool.with_(first, step.ends[:, :size] & ~group.closed[:, None])
+    pool = _with_finished(group, step, first, step.ends[:, :size])
     hope = pool.may_improve(attainable(step.found, first, norm=step.norm, bound=step.bound))
-    closed = group.closed | (pool.full & (step.when_full | ~hope))
+    closed = group.closed | step.stuck | (pool.full & (step.when_full | ~hope))
     leftover = jnp.broadcast_to((step.last & ~closed)[:, None], (closed.shape[0], size))
     pool = pool.with_(normalized(running, step.norm), leftover)
     return Group(_padded(running, group.closed, column, pad_id), pool, closed | step.last)
+
+
+def _with_finished(group: Group, step: Step, first: Hypotheses, stops: Bool[Array, "batch beams"]) -> Pool:
+    """The pool with those of `first` that stop; of sentences that are stuck, with their beams as they are.
+
+    Beams that only repeat the prompt, have ended, or could not go on before are not among those.
+    """
+    stuck, mine = step.stuck[:, None], group.running
+    open_ = (mine.scores > NEVER_CHOSEN / 2) & (mine.lengths > 0)
+
+    def either(ours: Array, new: Array) -> Array:
+        return jnp.where(step.stuck.reshape(-1, *(1,) * (new.ndim - 1)), ours, new)
+
+    offered = jax.tree.map(either, normalized(mine, step.norm_before), first)
+    return group.pool.with_(offered, jnp.where(stuck, open_, stops) & ~group.closed[:, None])
 
 
 def attainable(

@@ -203,6 +203,6 @@ def is_end(tokens: Int32[Array, "*rows"], eos_ids: Int32[ArrayLike, " ends"]) ->
 
 
 def log_probability(logits: Float[Array, "rows vocab"], ids: Int32[Array, " rows"]) -> Float[Array, " rows"]:
-    """Log softmax at one id a row, without writing out the others."""
+    """Log softmax at one id a row, without writing out the others; minus infinity where all of them are."""
     chosen = jnp.take_along_axis(logits, ids[:, None], axis=1)[:, 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.where(jnp.isneginf(chosen), chosen, chosen - jax.nn.logsumexp(logits, axis=-1))

@@ -139,7 +139,7 @@ class Run:
             beam_indices=None if record.beam_indices is None else generated(record.beam_indices),
             passes=int(state.length) - self.width if record.passes is None else record.passes,
             compilations=0,
-            notes=(*self.settings.notes, *self._missing(record.lengths), *_lacking(met)),
+            notes=(*self.settings.notes, *self._missing(record.lengths), *self._stuck(record), *_lacking(met)),
             forced_words_met=met,
         )
 
@@ -148,6 +148,16 @@ class Run:
         each = result.sequences.shape[0] // self.batch
         real = np.repeat(self.prompt.real[: self.batch, -self.width :], each, axis=0)
         return Sequences(result.sequences[:, self.unseen.shape[1] :], real, self.width, each, self.sentences)
+
+    def _stuck(self, record: Record) -> tuple[str, ...]:
+        """A note on beams that could not go on."""
+        early = record.truncated & (record.lengths > 0) & (record.lengths < self.settings.max_new_tokens)
+        if not early.any():
+            return ()
+        return (
+            f"{int(early.sum())} of {early.size} results stop before max_new_tokens without an end-of-sequence id: the "
+            "rules on the next token forbid all there are.",
+        )
 
     def _forced_words_met(self, record: Record, each: int) -> np.ndarray | None:
         """Which rows hold the words that had to come; None if none had to."""
