@@ -45,8 +45,8 @@ MAX_SIZE = 2**24
 """Largest size of anything: of a vocabulary (the largest published have a million entries), of a table of positions, of
 a width. Beyond is a damaged or a malicious config, whose arrays no machine holds."""
 
-MAX_CONSTANT_TABLE = 2**28
-"""Most numbers in a table of positions that is computed and not read: a gibibyte of float32, seconds to compute."""
+MAX_CONSTANT_TABLE = 2**25
+"""Most numbers in a table of positions that is computed and not read: 32,768 positions of width 1,024, a second's work."""
 
 READERS: dict[str, Callable[[Mapping[str, Any], bool], "StackConfig"]] = {}
 """`model_type` to the function that reads that family's Hugging Face config; the flag is `strict_config`."""
