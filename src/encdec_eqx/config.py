@@ -46,7 +46,7 @@ MAX_SIZE = 2**24
 a width. Beyond is a damaged or a malicious config, whose arrays no machine holds."""
 
 MAX_CONSTANT_TABLE = 2**25
-"""Most numbers in a table of positions that is computed and not read: 32,768 positions of width 1,024, a second's work."""
+"""Most numbers in a table of positions that is computed and not read: 32,768 positions of width 1,024: a second."""
 
 READERS: dict[str, Callable[[Mapping[str, Any], bool], "StackConfig"]] = {}
 """`model_type` to the function that reads that family's Hugging Face config; the flag is `strict_config`."""
