@@ -157,7 +157,10 @@ def change_json(rng: random.Random, text: str) -> tuple[bytes, str]:
         return change_bytes(rng, text.encode())
     if rng.random() < 0.05:
         return change_encoding(rng, text)
-    tree = parsed(text)
+    try:
+        tree = parsed(text)
+    except (ValueError, RecursionError):  # damaged before
+        return change_bytes(rng, text.encode("utf-8", "surrogatepass"))
     told = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         found = objects(tree)

@@ -515,7 +515,7 @@ def _unpacked(code: int, data: bytes) -> Any:
 
 def _flattened(tree: Any, above: tuple[str, ...]) -> dict[str, np.ndarray]:
     if isinstance(tree, np.ndarray):
-        last = {"kernel": "weight"}.get(above[-1], above[-1])
+        last = {"kernel": "weight", "scale": "weight", "embedding": "weight"}.get(above[-1], above[-1])
         return {".".join((*above[:-1], last)): tree.T if above[-1] == "kernel" else tree}
     if not isinstance(tree, dict):
         return {}

@@ -56,6 +56,9 @@ class Tokenizers:
 
 def _unlike(content: bytes, found: list[list[int]]) -> list[str]:
     """Whether the library alone says something else of the same file."""
+    processor = json.loads(content.decode("utf-8-sig")).get("post_processor") or {}
+    if sum("Sequence" in part for part in processor.get("single", ())) > 1:  # no tokenizer repeats the text
+        return []
     alone = Tokenizer.from_str(content.decode("utf-8-sig"))
     alone.no_padding()
     alone.no_truncation()
