@@ -320,5 +320,6 @@ def test_words_of_a_file_are_dropped_or_noted():
     assert all("dropped" in note for note in result.notes)
     np.testing.assert_array_equal(result.sequences, plain.sequences)
     file = GenerationConfig(force_words_ids=[[5, 6]], num_beams=2, max_new_tokens=1)
-    (note,) = generate(stand_in(0), states(1), file=file).notes
-    assert "not all of them will come" in note
+    before, after = generate(stand_in(0), states(1), file=file).notes
+    assert "not all of them will come" in before
+    assert "1 of 1 results lack words" in after
