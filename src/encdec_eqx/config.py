@@ -5,7 +5,6 @@ through `READERS`, which the families fill. A switch is named by its effect and 
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -44,6 +43,9 @@ MAX_LAYERS = 1024
 MAX_SIZE = 2**24
 """Largest size of anything: of a vocabulary (the largest published have a million entries), of a table of positions, of
 a width. Beyond is a damaged or a malicious config, whose arrays no machine holds."""
+
+LEAST_REAL, LARGEST_REAL = 2.0**-126, 1e30
+"""Reals of a config that float32 tells from 0, and that leave room for what is computed with them."""
 
 MAX_CONSTANT_TABLE = 2**25
 """Most numbers in a table of positions that is computed and not read: 32,768 positions of width 1,024: a second."""
@@ -161,8 +163,11 @@ class NormConfig:
 
     def __post_init__(self):
         _one_of(self, "placement", ("post", "pre"))
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"NormConfig.eps is {self.eps!r}; it must be above 0, and finite.")
+        if not LEAST_REAL <= self.eps <= LARGEST_REAL:
+            raise ValueError(
+                f"NormConfig.eps is {quoted(self.eps)}; it must be above 0, and finite, in float32: from "
+                f"{LEAST_REAL:.3g} to {LARGEST_REAL:g}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -354,9 +359,10 @@ class StackConfig:
             )
         if self.cross_attention_hidden_size is not None:
             _positive(self, "cross_attention_hidden_size")
-        if not 0 <= self.initializer_range < math.inf:
+        if not 0 <= self.initializer_range <= LARGEST_REAL:
             raise ValueError(
-                f"StackConfig.initializer_range is {self.initializer_range}; it cannot be negative or infinite."
+                f"StackConfig.initializer_range is {quoted(self.initializer_range)}; it cannot be negative or above "
+                f"{LARGEST_REAL:g}."
             )
         _check_shared_layers(self.layers)
         if self.head is not None and self.head.tied and self.head_width != self.embedding_size:

@@ -71,17 +71,18 @@ class Adapters:
         """Numbers of the model that are not those of the file."""
         now = read_safetensors(files[WEIGHTS])
         swaps = {
-            old: float(new)
+            old: new
             for name, tensor in self.tensors.items()
             if name in now and now[name].size == tensor.size
-            for old, new in zip(tensor.ravel().tolist(), now[name].ravel().tolist(), strict=True)
+            for old, new in zip(tensor.ravel().tolist(), now[name].ravel(), strict=True)
         }
         faults, found = [], arrays_of(model)
         for path, array in found.items():
             if path not in self.arrays:
                 faults.append(f"loaded {path}, which was never saved")
                 continue
-            expected = np.asarray([swaps.get(old, old) for old in self.arrays[path].ravel().tolist()], array.dtype)
+            # scalars of NumPy: a Python float would lose the bits of a NaN
+            expected = np.asarray([swaps.get(float(old), old) for old in self.arrays[path].ravel()], array.dtype)
             if array.size != expected.size or array.ravel().tobytes() != expected.tobytes():
                 faults.append(f"loaded {path} with other numbers than the file's")
         if set(self.arrays) - set(found):

@@ -220,6 +220,7 @@ UNREAD = {
     # what the other file says, and what the place in a pair says, wins
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
     *("is_encoder_decoder", "is_decoder", "add_cross_attention"),
+    "decoder_vocab_size",  # of a Marian whose pieces share one table, as of its encoder
 }
 """Attributes that may change without a trace."""
 

@@ -6,6 +6,7 @@ Devlin et al. 2018, arXiv:1810.04805; relative positions: Shaw et al. 2018, Huan
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .._quoting import quoted
 from ..config import (
     AttentionConfig,
     EmbeddingsConfig,
@@ -110,7 +111,7 @@ def read(hf: Mapping[str, Any]) -> StackConfig:
     """A BERT config, all attributes present, as a `StackConfig`."""
     kind = hf["position_embedding_type"]
     if kind not in RELATIVE:
-        raise ValueError(f"position_embedding_type is {kind!r}; expected one of {', '.join(RELATIVE)}")
+        raise ValueError(f"position_embedding_type is {quoted(kind)}; expected one of {', '.join(RELATIVE)}")
     if hf["add_cross_attention"] and not hf["is_decoder"]:
         raise ValueError("add_cross_attention is true and is_decoder false; expected cross-attention in a decoder only")
     return StackConfig(

@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from .._quoting import quoted
 from ..config import StackConfig
 from . import bert
 from .bert import BERT
@@ -69,7 +70,7 @@ def remarks(hf: Mapping[str, Any]) -> tuple[str, ...]:
     if kind == "original_full":
         return ()
     return (
-        f"attention_type is {kind!r}: every token attends to every other, as in the reference up to "
+        f"attention_type is {quoted(kind)}: every token attends to every other, as in the reference up to "
         f"{(5 + 2 * random) * block} tokens; beyond, its attention is sparse and its results differ",
     )
 
