@@ -75,7 +75,7 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ('"train.jsonl"', "[]", "no data is named: give train_file"),
         ("[data]", '[data]\nencoding = "klingon"', r"\[data\] encoding: encoding must be one that Python knows"),
-        ("[data]", '[data]\ntarget_column = "text"', r'set \[data\] on_bad_records = "report" to go on without them'),
+        ("[data]", '[data]\ntarget_column = "text"', r"no 'text'; .*\n.*\nFix them: no record is left"),
     ],
 )
 def test_what_cannot_work_is_a_sentence_before_a_model_is_loaded(
@@ -87,6 +87,15 @@ def test_what_cannot_work_is_a_sentence_before_a_model_is_loaded(
     assert re.search(told, error)
     assert "Errno" not in error
     assert not (folder / "run").exists()
+
+
+@pytest.mark.usefixtures("_no_model")
+def test_bad_records_among_good_ones_may_be_left_out(folder: Path, capsys):
+    with (folder / "train.jsonl").open("a") as file:
+        file.write("{\n")
+    (folder / "job.toml").write_text(JOB)
+    assert cli.main(["train", "job.toml"]) == 1
+    assert 'or set [data] on_bad_records = "report" to go on without them.' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_no_model")

@@ -68,7 +68,10 @@ class BadRecordsError(ValueError):
 
     def __init__(self, bad: Sequence[BadRecord], of: int):
         self.bad = tuple(bad)
-        super().__init__(f'{listed(bad, of)}\nFix them, or pass on_bad="report" to go on without them.')
+        way_out = (
+            ', or pass on_bad="report" to go on without them.' if len(bad) < of else ": no record is left without."
+        )
+        super().__init__(f"{listed(bad, of)}\nFix them{way_out}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
