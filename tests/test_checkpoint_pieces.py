@@ -336,9 +336,11 @@ def test_attributes_can_be_set_and_idle_ones_are_refused(tmp_path: Path):
     folder = write(tmp_path, BERT_CONFIG, bert_tensors())
     encoder = Encoder.from_pretrained(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.25)
     assert (encoder.config.dropout, encoder.config.attention.dropout) == (0.0, 0.25)
-    for idle in ("use_cache", "is_decoder", "surprise", "torch_dtype"):
+    for idle in ("use_cache", "is_decoder", "surprise"):
         with pytest.raises(TypeError, match=f"from_pretrained got '{idle}'"):
             Encoder.from_pretrained(folder, **{idle: True})
+    with pytest.raises(TypeError, match="from_pretrained takes no torch_dtype=: pass dtype="):
+        Encoder.from_pretrained(folder, torch_dtype=True)
 
 
 def test_a_decoders_checkpoint_makes_an_encoder(tmp_path: Path):

@@ -389,10 +389,10 @@ def test_all_names_of_a_batch_reach_the_model():
     batch = {
         **_batch(rows),
         "token_type_ids": random_ids(1, rows, source),
-        "position_ids": random_ids(2, rows, source),
+        "position_ids": random_ids(2, rows, source) % source,
         "decoder_input_ids": random_ids(3, rows, target),
         "decoder_attention_mask": right_mask([5, 3], target),
-        "decoder_position_ids": random_ids(4, rows, target),
+        "decoder_position_ids": random_ids(4, rows, target) % target,
     }
     assert set(batch) == set(KEYS)
     model = _Recorder(jnp.zeros(VOCAB), _Seen())

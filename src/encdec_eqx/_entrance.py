@@ -34,13 +34,15 @@ def as_ids(name: str, ids: Integer[ArrayLike, "*shape"], limit: int, what: str) 
         if low < 0 or high >= limit:
             bad = low if low < 0 else high
             raise ValueError(
-                f"`{name}` holds {bad}; expected values from 0 to {limit - 1} ({what} is {limit}). " + _hint(bad)
+                f"`{name}` holds {bad}; expected values from 0 to {limit - 1} ({what} is {limit}). " + _hint(name, bad)
             )
         ids = values.astype(np.int32)
     return jnp.asarray(ids, dtype=jnp.int32)
 
 
-def _hint(bad: int) -> str:
+def _hint(name: str, bad: int) -> str:
+    if name.endswith("position_ids"):
+        return "Positions count within a sequence, from 0; without them the family's own rule counts."
     if bad == -100:
         return "-100 marks ignored labels: make decoder inputs with `shift_tokens_right`, which replaces it."
     return "Check that the ids come from this model's own tokenizer; `resize_token_embeddings` gives a model more ids."
