@@ -121,6 +121,18 @@ def test_a_call_s_own_rules_count_where_its_text_is_read():
     assert result.sequences[0, 0] == END
 
 
+def test_a_call_s_ids_may_be_lists_and_arrays():
+    one = model()
+    for ends in ([7, END], np.array([7, END])):
+        assert TargetForm.of(one, {"eos_token_id": ends}).ends == (7, END)
+    start = one.special_tokens.decoder_start_token_id
+    for starts in ([RO], np.array([RO])):  # a row's own: the model's stands for the others
+        assert TargetForm.of(one, {"decoder_start_token_id": starts}).start == start
+    speaker = TextToText(one, pair_for(one))
+    streamed = list(speaker.stream("a b", max_new_tokens=3, decoder_start_token_id=[RO]))
+    assert streamed[-1] == speaker(["a b"], max_new_tokens=3, decoder_start_token_id=[RO])[0]
+
+
 def test_records_of_ids_are_taken_as_they_are():
     one = model(forced_bos_token_id=BOS)
     records = [{"input_ids": [4, END], "labels": [4, END]}, ("a", ["a b", "b"])]

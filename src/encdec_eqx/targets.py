@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from ._entrance import IGNORED
 from ._typing import ArrayLike
 from .generation.asked import ARGUMENT, PASSED
-from .generation.special_tokens import TOKEN_NAMES, SpecialTokens
-
-_IGNORED = -100
+from .generation.special_tokens import START, TOKEN_NAMES, SpecialTokens
+from .generation.starts import is_per_row
 
 _CODE_BEHIND_THE_END = ("mbart",)
 """Formats of whole checkpoints whose labels may carry the language's code behind the end (`a b c </s> ro_RO`), which
@@ -68,7 +68,7 @@ class TargetForm:
         passed, tokens = asked.get("generation_config"), model.special_tokens
         if passed is not None:
             tokens = tokens.override(PASSED, **{name: getattr(passed, name) for name in TOKEN_NAMES})
-        own = {name: asked[name] for name in TOKEN_NAMES if _is_plain(asked.get(name))}
+        own = {name: asked.get(name) for name in TOKEN_NAMES if name != START or not is_per_row(asked.get(name))}
         tokens = tokens.override(ARGUMENT, **own)
         base, vocab_size = (model.generation_config if passed is None else passed), model.decoder.config.vocab_size
 
@@ -145,7 +145,7 @@ class TargetForm:
         """Of every row whether one id, no end and no padding, stands behind its end (batch); and which id (batch)."""
         xp: Any = jnp if isinstance(labels, jax.Array) else np
         width, rows = labels.shape[1], xp.arange(labels.shape[0])
-        last = width - 1 - xp.argmax((labels != _IGNORED)[:, ::-1], axis=1)
+        last = width - 1 - xp.argmax((labels != IGNORED)[:, ::-1], axis=1)
         code, before = labels[rows, last], labels[rows, xp.maximum(last - 1, 0)]
         ends = xp.asarray(self.ends or (), labels.dtype)
         ordinary = (code >= 0) & ~xp.isin(code, ends) & (code != (-1 if self.pad is None else self.pad))
@@ -158,8 +158,3 @@ class TargetForm:
         xp: Any = jnp if isinstance(labels, jax.Array) else np
         has_code, code = self.has_code_behind(labels)
         return xp.where(has_code, code, xp.asarray(self.start, labels.dtype))
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it says the same of every row, unlike start tokens a row."""
-    return value is not None and (isinstance(value, int | list | tuple) or np.ndim(value) == 0)

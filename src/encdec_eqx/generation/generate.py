@@ -19,10 +19,8 @@ from .result import GenerationResult
 from .run import Run
 from .settings import GenerationConfig
 from .source import Encoded, Source
-from .special_tokens import SpecialTokens
+from .special_tokens import START, SpecialTokens
 from .streaming import StreamChunk, Watch
-
-START = "decoder_start_token_id"
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from .scalars import plain
 
 _logger = logging.getLogger("encdec_eqx")
 
-TOKEN_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+START = "decoder_start_token_id"
+TOKEN_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", START)
 
 BY_USER = "with_special_tokens"
 """The source of ids that a user gave a model."""
@@ -41,7 +42,7 @@ def _as_id(name: str, value: Any) -> int:
         number = operator.index(value)
     except TypeError:
         several = isinstance(value, Iterable) and not isinstance(value, str)
-        hint = _A_START_PER_ROW if several and name == "decoder_start_token_id" else ""
+        hint = _A_START_PER_ROW if several and name == START else ""
         raise TypeError(
             f"{name} must be an integer token id, got {quoted(value)} ({type(value).__name__}).{hint}"
         ) from None

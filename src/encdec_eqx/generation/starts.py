@@ -10,8 +10,7 @@ import numpy as np
 
 from .._quoting import quoted
 from .scalars import token
-
-_NAME = "decoder_start_token_id"
+from .special_tokens import START
 
 
 def is_per_row(value: Any) -> bool:
@@ -32,14 +31,14 @@ def of_rows(value: Any, *, batch: int, vocab_size: int) -> np.ndarray:
         ValueError: if there is not one for each row, or one is no id of the decoder.
     """
     if getattr(value, "ndim", 1) != 1:
-        raise TypeError(f"{_NAME} must be one id, or one a row in one axis, got {quoted(value)}.")
-    ids = [token(_NAME, one) for one in (value.tolist() if hasattr(value, "tolist") else value)]
+        raise TypeError(f"{START} must be one id, or one a row in one axis, got {quoted(value)}.")
+    ids = [token(START, one) for one in (value.tolist() if hasattr(value, "tolist") else value)]
     if len(ids) != batch:
-        raise ValueError(f"{_NAME} must be one id, or one for each of the {batch} rows of the batch, got {len(ids)}.")
+        raise ValueError(f"{START} must be one id, or one for each of the {batch} rows of the batch, got {len(ids)}.")
     wrong = next((row for row, one in enumerate(ids) if one >= vocab_size), None)
     if wrong is not None:
         raise ValueError(
-            f"{_NAME}[{wrong}] is {quoted(ids[wrong])}; expected 0 to {vocab_size - 1}, the decoder's vocabulary. "
+            f"{START}[{wrong}] is {quoted(ids[wrong])}; expected 0 to {vocab_size - 1}, the decoder's vocabulary. "
             "Check that the ids come from the decoder's own tokenizer."
         )
     return np.asarray(ids, np.int32)

@@ -18,6 +18,8 @@ from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
+from ..generation.special_tokens import START
+from ..generation.starts import is_per_row
 from ..targets import TargetForm
 from .batching import by_length, filled, padded, source_pad
 from .texts import listed
@@ -27,7 +29,7 @@ Attended = tuple[Float32[np.ndarray, "_ _ _"] | None, ...]
 """Cross-attention weights of one output, an array (heads, new, source) a layer; sizes differ from text to text."""
 
 _OF_THE_SOURCE = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "encoder_outputs")
-_BY_TEXT = ("decoder_input_ids", "decoder_attention_mask", "decoder_start_token_id")
+_BY_TEXT = ("decoder_input_ids", "decoder_attention_mask", START)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +234,7 @@ class TextToText:
         self, result: GenerationResult, source_lengths: Sequence[int], asked: Mapping[str, Any]
     ) -> Iterator[_Outputs]:
         """The result by text, each cut to what it really holds."""
-        started_apart = np.ndim(asked.get("decoder_start_token_id", 0)) and "decoder_input_ids" not in asked
+        started_apart = is_per_row(asked.get(START)) and "decoder_input_ids" not in asked
         shown = result.sequences[:, 1:] if started_apart else result.sequences
         said = self.tokenizers.decode_target(shown, form=TargetForm.of(self.model, asked))
         each = len(said) // len(source_lengths)
