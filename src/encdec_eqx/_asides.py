@@ -4,6 +4,7 @@ Knows names of files only.
 """
 
 import contextlib
+import os
 import re
 import shutil
 import uuid
@@ -16,6 +17,16 @@ _NAME = re.compile(r"\.(?P<final>.+)\.[0-9a-f]{32}", re.DOTALL)
 def aside_of(path: Path) -> Path:
     """Where a file or folder is written before it takes its place: beside it, hidden, its name not to be foreseen."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a crash or a power cut leaves the old one or the new one, whole."""
+    aside = aside_of(path)
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
 
 
 def is_aside(name: str, of: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .._asides import aside_of
+from .._asides import write_whole
 from .checkpoints.files import sync_folder
 
 _LOG = logging.getLogger(__name__)
@@ -159,13 +159,9 @@ def _cut_note(path: Path, number: int, problem: str, rest: bytes) -> str:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """The whole file at once, so that a crash leaves the old one or the new one."""
+    """The whole file at once; its folder is made, and its name is on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(path)
-    with aside.open("wb") as file:
-        file.write(content)
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_whole(path, content)
     sync_folder(path.parent)
 
 

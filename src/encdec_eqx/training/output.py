@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._asides import aside_of, clear_asides, is_aside
+from .._asides import clear_asides, is_aside, write_whole
 from .._writing import check_writable
 from ..checkpoint.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from ..checkpoint.folder import CONFIG, GENERATION_CONFIG, WEIGHTS
@@ -75,7 +75,7 @@ class Output:
     def write_settings(self, config: TrainConfig) -> None:
         """Writes the settings down, in place of earlier ones."""
         settings = {name: value for name, value in config.to_dict().items() if name not in ("output_dir", "resume")}
-        _write_aside(self.folder / _CONFIG, json.dumps(settings, indent=2) + "\n")
+        write_whole(self.folder / _CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
 
     @property
     def checkpoints(self) -> Path:
@@ -120,12 +120,3 @@ def _check_kinds(folder: Path) -> None:
     for name in _FILES:
         if (folder / name).is_dir():
             raise ValueError(f"{folder / name} is a folder, and the run needs a file of that name: move it away.")
-
-
-def _write_aside(path: Path, text: str) -> None:
-    aside = aside_of(path)
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
