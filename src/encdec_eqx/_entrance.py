@@ -11,6 +11,9 @@ from jaxtyping import Bool, Int32, Integer
 
 from ._typing import Array, ArrayLike
 
+IGNORED = -100
+"""The label that carries no loss (Hugging Face's and PyTorch's word for "not here")."""
+
 
 def as_ids(name: str, ids: Integer[ArrayLike, "*shape"], limit: int, what: str) -> Int32[Array, "*shape"]:
     """Ids as int32, each at least 0 and below `limit`.
@@ -43,8 +46,8 @@ def as_ids(name: str, ids: Integer[ArrayLike, "*shape"], limit: int, what: str) 
 def _hint(name: str, bad: int) -> str:
     if name.endswith("position_ids"):
         return "Positions count within a sequence, from 0; without them the family's own rule counts."
-    if bad == -100:
-        return "-100 marks ignored labels: make decoder inputs with `shift_tokens_right`, which replaces it."
+    if bad == IGNORED:
+        return f"{IGNORED} marks ignored labels: make decoder inputs with `shift_tokens_right`, which replaces it."
     return "Check that the ids come from this model's own tokenizer; `resize_token_embeddings` gives a model more ids."
 
 

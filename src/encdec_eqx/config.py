@@ -48,7 +48,7 @@ LEAST_REAL, LARGEST_REAL = 2.0**-126, 1e30
 """Reals of a config that float32 tells from 0, and that leave room for what is computed with them."""
 
 MAX_CONSTANT_TABLE = 2**25
-"""Most numbers in a table of positions that is computed and not read: 32,768 positions of width 1,024: a second."""
+"""Most numbers in a table of positions that is computed and not read: 32,768 rows of width 1,024, about a second."""
 
 READERS: dict[str, Callable[[Mapping[str, Any], bool], "StackConfig"]] = {}
 """`model_type` to the function that reads that family's Hugging Face config; the flag is `strict_config`."""

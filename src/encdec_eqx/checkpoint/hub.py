@@ -127,16 +127,14 @@ def hub_file(repo: str, name: str) -> Path:
         MissingFileError: it cannot be had (a FileNotFoundError).
         ImportError: the `hub` extra is needed and not installed.
     """
-    nowhere = f"there is no folder {repo!r} (looked from {Path.cwd()})"
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError:
-        raise ImportError(
-            f"{nowhere}, and loading it as a Hub id needs huggingface-hub, which is not installed: {install('hub')}"
-        ) from None
+    huggingface_hub = _hub_client(repo)
+    from huggingface_hub import errors
+
     try:
         return Path(huggingface_hub.hf_hub_download(repo, name))
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise MissingFileError(f"{nowhere}, and no {name} of that name could be had from the Hub: {reason}") from None
+        raise MissingFileError(
+            f"there is no folder {repo!r} (looked from {Path.cwd()}), and no {name} of that name could be had from the "
+            f"Hub: {reason}"
+        ) from None

@@ -96,8 +96,8 @@ def fit(
         eval_data: What to evaluate on, in the same forms; default: there are no evaluations.
         tokenizers: Turn text into ids; not needed for encoded examples.
         on_bad_records: What becomes of records that cannot be used, as in `read_pairs`.
-        on_diagnosed_errors: What becomes of errors that `check_before_training` finds in the first batch: "report"
-            shows and logs them, as warnings are, "error" ends the run before it begins.
+        on_diagnosed_errors: What becomes of errors that `check_before_training` finds in examples from all over
+            the data: "report" shows and logs them, as warnings are, "error" ends the run before it begins.
         console: A `rich.console.Console` for the progress; default: one on stderr.
 
     Raises:

@@ -98,7 +98,7 @@ class DataSource:
         target_column: Name of the target in each record.
         encoding: Of text files, such as "utf-16" or "cp1252"; default: what a mark (BOM) says, else UTF-8.
         on_bad_records: "error" ends the run before it begins, "report" leaves bad records out and says how many.
-        ignore_diagnosed_errors: Go on although the diagnosis finds errors (not mere warnings) in the first batch.
+        ignore_diagnosed_errors: Go on although the diagnosis finds errors (not mere warnings) in the data or the model.
     """
 
     train_file: Path | tuple[Path, ...] | None = None

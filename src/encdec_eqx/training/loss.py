@@ -11,10 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float, Float32, Int32, Integer
 
+from .._entrance import IGNORED as IGNORED
 from .._typing import Array, ArrayLike, TargetIds, checked
-
-IGNORED = -100
-"""The label that carries no loss (Hugging Face's and PyTorch's word for "not here")."""
 
 
 @checked

@@ -25,16 +25,16 @@ def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
         console: A `rich.console.Console` for the progress; default: one on stderr.
 
     Raises:
-        ValueError: The job names no model or no data, parts of it do not fit together, or the diagnosis of the first
-            batch finds errors that the job does not ignore. Advice is in the words of a TOML file.
+        ValueError: The job names no model or no data, parts of it do not fit together, or the diagnosis of some
+            examples finds errors that the job does not ignore. Advice is in the words of a TOML file.
         FileNotFoundError: Something that it names is not there.
     """
     with speaking_toml():
         check_job(job)
-        assert job.data.train_file is not None
-        tokenizers = load_tokenizers(job.model)
         data, on_bad = job.data, job.data.on_bad_records
-        pairs = pairs_of(data, job.data.train_file, on_bad)
+        assert data.train_file is not None
+        tokenizers = load_tokenizers(job.model)
+        pairs = pairs_of(data, data.train_file, on_bad)
         held_out = pairs_of(data, data.validation_file, on_bad) if data.validation_file else None
         return fit(
             load_model(job.model),
@@ -42,8 +42,8 @@ def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
             job.train,
             eval_data=held_out,
             tokenizers=tokenizers,
-            on_bad_records=job.data.on_bad_records,
-            on_diagnosed_errors="report" if job.data.ignore_diagnosed_errors else "error",
+            on_bad_records=on_bad,
+            on_diagnosed_errors="report" if data.ignore_diagnosed_errors else "error",
             console=console,
         )
 

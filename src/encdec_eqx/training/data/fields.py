@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..._entrance import IGNORED as IGNORED
+
 SOURCE_FIELDS = ("attention_mask", "token_type_ids", "position_ids")
 """As long as `input_ids`."""
 
@@ -15,9 +17,6 @@ TARGET_FIELDS = ("decoder_input_ids", "decoder_attention_mask", "decoder_positio
 
 FIELDS = (*SOURCE_FIELDS, *TARGET_FIELDS)
 MASKS = ("attention_mask", "decoder_attention_mask")
-
-IGNORED = -100
-"""The label of no token."""
 
 _OF_THE_TOKEN = ("attention_mask", "token_type_ids")
 """Where a source is cut its last token is kept, and these with it. The others say something of the place: a token that
