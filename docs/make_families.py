@@ -11,12 +11,13 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from compositions import DECODERS, ENCODERS, LIVE, RUN, STORED  # noqa: E402
-from encdec_eqx.families import FAMILIES  # noqa: E402
+from encdec_eqx.hf.families import FAMILIES  # noqa: E402
 
 INTRODUCTION = """# Families
 
 Every encoder here can be joined to every decoder. A family is rows in a table, one file in
-[`src/encdec_eqx/families/`](../src/encdec_eqx/families); [adding one](adding_a_family.md) takes about a hundred lines.
+[`src/encdec_eqx/hf/families/`](../src/encdec_eqx/hf/families); [adding one](adding_a_family.md) takes about a hundred
+lines.
 This page is written by `python docs/make_families.py`; a test keeps it up to date.
 
 The reference is PyTorch in transformers 4.57.6 with eager attention. "Whole" is torch's class for both pieces in one
@@ -74,13 +75,13 @@ DIFFERENCES = """
 
 
 def _module(family: str) -> Path:
-    package = HERE.parent / "src" / "encdec_eqx" / "families"
+    package = HERE.parent / "src" / "encdec_eqx" / "hf" / "families"
     found = [path for path in package.glob("*.py") if f'model_type="{family}"' in path.read_text(encoding="utf-8")]
     return found[0]
 
 
 def _about(path: Path) -> str:
-    text = importlib.import_module(f"encdec_eqx.families.{path.stem}").__doc__ or ""
+    text = importlib.import_module(f"encdec_eqx.hf.families.{path.stem}").__doc__ or ""
     return text.strip().splitlines()[0].split(" (`")[0].rstrip(".:")
 
 

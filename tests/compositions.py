@@ -4,7 +4,7 @@ Every encoder can be joined to every decoder. All of them are traced; a pair tha
 each encoder is run with several decoders and each decoder with several encoders.
 """
 
-from encdec_eqx.families import FAMILIES
+from encdec_eqx.hf.families import FAMILIES
 
 ENCODERS = sorted(name for name, family in FAMILIES.items() if "encoder" in family.architectures)
 DECODERS = sorted(name for name, family in FAMILIES.items() if "decoder" in family.architectures)

@@ -17,10 +17,10 @@ SOURCE = Path(__file__).parent.parent / "src"
 
 # Modules that judge what a user or a file says, and are annotated with what they accept: they must meet wrong values.
 JUDGES = (
-    "encdec_eqx._entrance",
-    "encdec_eqx.checkpoint.",
+    "encdec_eqx._inputs",
+    "encdec_eqx.hf.",
     "encdec_eqx.config",
-    "encdec_eqx.families.",
+    "encdec_eqx.hf.families.",
     "encdec_eqx.generation.checks",
     "encdec_eqx.generation.options",
     "encdec_eqx.generation.prompt",
@@ -30,13 +30,13 @@ JUDGES = (
     "encdec_eqx.training.batch",
     "encdec_eqx.training.config",
     "encdec_eqx.training.job",
-    "encdec_eqx.training.lora",
-    "encdec_eqx.training.optimizer",
+    "encdec_eqx.params.lora",
+    "encdec_eqx.training.optim.optimizer",
     "encdec_eqx.training.prepared",
-    "encdec_eqx.training.schedules",
-    "encdec_eqx.training.selectors",
+    "encdec_eqx.training.optim.schedules",
+    "encdec_eqx.params.selectors",
     "encdec_eqx.training.step",
-    "encdec_eqx.training.trainable",
+    "encdec_eqx.params.trainable",
 )
 
 

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "parity"), str(HERE)]
 
-from hf import as_torch, random_batch, random_pair, randomise, saved, tiny_bert, tiny_gpt2, tiny_roberta  # noqa: E402
 from tiny import BARTS, DECODERS, ENCODERS  # noqa: E402
 from transformers import AutoModelForSeq2SeqLM  # noqa: E402
 
 from compositions import STORED  # noqa: E402
+from hf import as_torch, random_batch, random_pair, randomise, saved, tiny_bert, tiny_gpt2, tiny_roberta  # noqa: E402
 
 CASES = {
     "bert_gpt2": lambda: (tiny_bert(), tiny_gpt2()),

@@ -244,7 +244,7 @@ def test_interruption_is_quiet(monkeypatch, capsys):
 
 
 def test_the_doctor_gets_its_arguments_and_gives_the_status(monkeypatch, tmp_path):
-    from encdec_eqx.training.diagnosis import command
+    from encdec_eqx.doctor import command
 
     made = []
     monkeypatch.setattr(command, "run_doctor", lambda path, **given: made.append((path, given)) or 1)
@@ -271,7 +271,7 @@ def test_steps_are_whole_numbers_of_some_size(steps, capsys):
 
 
 def test_errors_that_are_not_the_librarys_keep_their_trace(monkeypatch):
-    from encdec_eqx.training.diagnosis import command
+    from encdec_eqx.doctor import command
 
     def broken(*_, **__):
         raise RuntimeError("a fault of the runtime")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_families import SMALL
 
 from checkpoints import BERT_CONFIG, GPT2_CONFIG, bert_tensors, gpt2_tensors, pair_config, pair_tensors, write
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
 from encdec_eqx.config import MAX_LAYERS, MAX_SIZE
-from encdec_eqx.families import FAMILIES
-from test_families import SMALL
+from encdec_eqx.hf.families import FAMILIES
 
 SIZES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),

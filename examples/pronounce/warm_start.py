@@ -22,7 +22,7 @@ from encdec_eqx.demo.lexicon import fixed_sample
 from encdec_eqx.demo.pieces import join, load_pieces, random_pieces
 from encdec_eqx.plotting import compare_curves
 from encdec_eqx.training import TrainConfig, fit
-from encdec_eqx.training.log import read_log
+from encdec_eqx.training.reporting.log import read_log
 
 STARTS = {
     "both pretrained": (True, True),

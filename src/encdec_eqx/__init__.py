@@ -8,11 +8,11 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from ._moved import install as _find_moved_modules
+
 if TYPE_CHECKING:
-    from . import families as families
     from ._trees import astype as astype
     from .cache import DecoderCache as DecoderCache
-    from .checkpoint.report import LoadReport as LoadReport
     from .config import AttentionConfig as AttentionConfig
     from .config import EmbeddingsConfig as EmbeddingsConfig
     from .config import FeedForwardConfig as FeedForwardConfig
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .encoder_decoder import Seq2SeqOutput as Seq2SeqOutput
     from .generation.settings import GenerationConfig as GenerationConfig
     from .generation.special_tokens import SpecialTokens as SpecialTokens
+    from .hf import families as families
+    from .hf.report import LoadReport as LoadReport
     from .training.loss import seq2seq_loss as seq2seq_loss
     from .training.loss import shift_tokens_right as shift_tokens_right
     from .training.step import init_train_state as init_train_state
@@ -68,7 +70,7 @@ __all__ = [
 _PLACES = {
     "astype": "._trees",
     "DecoderCache": ".cache",
-    "LoadReport": ".checkpoint.report",
+    "LoadReport": ".hf.report",
     "AttentionConfig": ".config",
     "EmbeddingsConfig": ".config",
     "FeedForwardConfig": ".config",
@@ -92,6 +94,9 @@ _PLACES = {
     "make_train_step": ".training.step",
 }
 """Where each public name is defined."""
+
+
+_find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

@@ -176,7 +176,7 @@ def _train(words: Sequence[str]) -> int:
 
 def _doctor(chosen: argparse.Namespace) -> int:
     _needed("rich", "train")
-    from .training.diagnosis.command import run_doctor
+    from .doctor.command import run_doctor
 
     return run_doctor(
         chosen.path,

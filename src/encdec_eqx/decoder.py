@@ -15,24 +15,24 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int32, Integer
 
 from . import _trees
-from ._entrance import as_ids, as_mask, check_length
+from ._inputs import as_ids, as_mask, check_length
 from ._old_words import TaughtAttributes, taught
 from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
 from .blocks.block import Block
 from .cache import Branches, DecoderCache
-from .checkpoint.piece import HubOptions, load_piece, save_piece
-from .checkpoint.report import LoadReport
 from .config import StackConfig
-from .embeddings import Embeddings, as_token_types, longest
-from .families import FAMILIES
 from .heads import LMHead
+from .hf.families import FAMILIES
+from .hf.piece import HubOptions, load_piece, save_piece
+from .hf.report import LoadReport
+from .inputs.tokens import Embeddings, as_token_types, longest
 from .layers.dropout import split_key
 from .layers.linear import Linear
 from .layers.masks import causal_mask, padding_mask
 from .layers.positions import arange_positions, non_padding_positions
-from .resize import resize_rows, resize_tokens
-from .scanned import Layout, Remat, to_layout
-from .stack import AbstractStack, Attending, StackOutput, UnrolledStack
+from .stack import Layout, Remat, to_layout
+from .stack.unrolled import AbstractStack, Attending, StackOutput, UnrolledStack
+from .surgery.tables import resize_rows, resize_tokens
 
 
 class DecoderOutput(eqx.Module):

@@ -15,28 +15,28 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
 from . import _trees
-from ._entrance import as_mask
+from ._inputs import as_mask
 from ._old_words import TaughtAttributes, taught
 from ._quoting import printable
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, check_key, checked
 from .cache import DecoderCache
-from .checkpoint.pair import PAIR, load_pair, save_pair
-from .checkpoint.piece import HubOptions, how_drawn, log, reports_held_back
-from .checkpoint.report import LoadReport, joined
 from .config import StackConfig
 from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
-from .families import FAMILIES, WHOLES, PairConfig, read_pair, write_pair
-from .generating import Generates
 from .generation.derived import MARK
 from .generation.file_settings import file_settings
+from .generation.generating import Generates
 from .generation.settings import FORCED_TOKENS, GenerationConfig, check_forced
 from .generation.special_tokens import BY_USER, SpecialTokens
+from .hf.families import FAMILIES, WHOLES, PairConfig, read_pair, write_pair
+from .hf.pair import PAIR, load_pair, save_pair
+from .hf.piece import HubOptions, how_drawn, log, reports_held_back
+from .hf.report import LoadReport, joined
 from .layers.dropout import split_key
 from .layers.linear import AbstractLinear, Linear
-from .scanned import Layout, Remat
-from .ties import Ties, kept, scanned_alike, share_layers, tie, untie
-from .vocabularies import resize_both, resize_decoder, resize_encoder
+from .stack import Layout, Remat
+from .surgery.resize import resize_both, resize_decoder, resize_encoder
+from .surgery.ties import Ties, kept, scanned_alike, share_layers, tie, untie
 
 
 class Seq2SeqOutput(TaughtAttributes):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from ._typing import Array, PRNGKey
 from .config import StackConfig
-from .embeddings import Embeddings
+from .inputs.tokens import Embeddings
 from .layers.feed_forward import ACTIVATION_FUNCTIONS
 from .layers.linear import AbstractLinear, Linear
 from .layers.norm import LayerNorm

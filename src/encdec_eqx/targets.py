@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from ._entrance import IGNORED
+from ._inputs import IGNORED
 from ._typing import ArrayLike
 from .generation.asked import ARGUMENT, PASSED
 from .generation.special_tokens import START, TOKEN_NAMES, SpecialTokens

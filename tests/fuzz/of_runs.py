@@ -19,8 +19,8 @@ from judging import attempt
 from mutations import any_value, change_bytes, change_json, encoded, written
 
 from encdec_eqx.training import TrainState
-from encdec_eqx.training.checkpoints import NoUsableCheckpointError, RunCheckpoints
-from encdec_eqx.training.log import RunLog
+from encdec_eqx.training.reporting.log import RunLog
+from encdec_eqx.training.resume import NoUsableCheckpointError, RunCheckpoints
 
 Tell = Callable[[str], None]
 STEPS = (3, 7, 12)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from generation_pairs import FIRST_FREE, PAD, START, likely_ends, prompts, sentences
-from hf import VOCAB, as_torch
 
+from hf import VOCAB, as_torch
 from tolerances import TOKEN_LOG_PROBS
 
 NEW = 13

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from generation_pairs import likely_ends, prompts, sentences
-from hf import as_torch
 
+from hf import as_torch
 from tolerances import BEAM_SCORES_RELATIVE
 
 # by pair: (groups, beams), each of which is a program or two

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 from transformers import PreTrainedModel
 
 from encdec_eqx import EncoderDecoder
+from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 
 PAIRS = {
     "bert-gpt2": (tiny_bert, tiny_gpt2),

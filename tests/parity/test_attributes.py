@@ -14,17 +14,17 @@ import equinox as eqx
 import numpy as np
 import pytest
 import torch
-from hf import VOCAB, as_torch, random_batch, randomise, saved
 from tiny import BARTS, DECODERS, ENCODERS
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, GenerationConfig, PretrainedConfig
 
 from encdec_eqx import Decoder, Encoder
-from encdec_eqx.families import FAMILIES
-from encdec_eqx.families._attributes import FIXED
-from encdec_eqx.families._ignored import GENERATION, IGNORED
 from encdec_eqx.generation.derived import DEFAULTS
 from encdec_eqx.generation.options import NOT_BUILT
 from encdec_eqx.generation.settings import option_names
+from encdec_eqx.hf.families import FAMILIES
+from encdec_eqx.hf.families._attributes import FIXED
+from encdec_eqx.hf.families._ignored import GENERATION, IGNORED
+from hf import VOCAB, as_torch, random_batch, randomise, saved
 from tolerances import PARITY_LOGITS
 
 # A value other than the usual one for each attribute of any family that is ignored.

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hf import randomise, saved, tiny_gpt2
 from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
 from encdec_eqx import Decoder
+from hf import randomise, saved, tiny_gpt2
 from tolerances import PARITY_LOGITS
 
 

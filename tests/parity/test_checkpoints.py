@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hf import as_torch, random_batch, random_pair, randomise, saved, tiny_bert, tiny_gpt2, tiny_roberta
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -29,6 +28,7 @@ from transformers import (
 )
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
+from hf import as_torch, random_batch, random_pair, randomise, saved, tiny_bert, tiny_gpt2, tiny_roberta
 from tolerances import PARITY_HIDDEN, PARITY_LOGITS
 
 TINY = {"bert": tiny_bert, "roberta": tiny_roberta, "gpt2": tiny_gpt2}

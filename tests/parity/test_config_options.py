@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hf import VOCAB, as_torch, random_batch, random_pair, randomise, saved, tiny_bert
 from tiny import BARTS, DECODERS
 from transformers import (
     BartConfig,
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 from encdec_eqx import Decoder, EncoderDecoder
+from hf import VOCAB, as_torch, random_batch, random_pair, randomise, saved, tiny_bert
 
 # Torch says that what is old here will be gone one day.
 pytestmark = [

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hf import as_torch, random_batch, random_pair, randomise, saved
 from quick import quick_jit
 from safetensors.torch import load_file, save_file
 from tiny import BARTS, DECODERS, ENCODERS
@@ -19,9 +18,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
-from encdec_eqx.families import FAMILIES
+from encdec_eqx.hf.families import FAMILIES
 from encdec_eqx.layers.linear import Embedding
 from encdec_eqx.layers.positions import bucketed_bias, slots_behind
+from hf import as_torch, random_batch, random_pair, randomise, saved
 from tolerances import EXACT, PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS
 
 RELATIVES = [name for name in ENCODERS if name not in (*BARTS, "bert", "roberta", "gpt2")]

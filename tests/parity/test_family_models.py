@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hf import as_torch, mended, random_batch, random_pair, saved
 from quick import quick_jit
 from safetensors.torch import load_file
 from tiny import BARTS, DECODERS, ENCODERS
@@ -23,7 +22,8 @@ from transformers import EncoderDecoderModel
 
 from compositions import LIVE
 from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
-from encdec_eqx.scanned import Layout
+from encdec_eqx.stack import Layout
+from hf import as_torch, mended, random_batch, random_pair, saved
 from tolerances import (
     BF16_RATIO,
     FAMILY_GRADIENT,

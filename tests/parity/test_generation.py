@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from generation_pairs import FIRST_FREE, PAD, PAIRS, START, sentences
-from hf import VOCAB, as_torch, random_pair, saved, tiny_roberta
 
 from encdec_eqx import EncoderDecoder
+from hf import VOCAB, as_torch, random_pair, saved, tiny_roberta
 from tolerances import SEQUENCE_SCORES
 
 NEW = 14

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from generation_pairs import FIRST_FREE, START
-from hf import VOCAB, as_torch, random_batch
 
+from hf import VOCAB, as_torch, random_batch
 from tolerances import BEAM_SCORES_RELATIVE
 
 # by pair, the numbers of beams: each is a program of its own, which takes a while to compile

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 from transformers import GenerationConfig as TorchConfig
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as theirs
@@ -19,6 +18,7 @@ from encdec_eqx import EncoderDecoder, GenerationConfig
 from encdec_eqx.generation import processors
 from encdec_eqx.generation.buckets import bucket
 from encdec_eqx.generation.resolve import resolve_settings
+from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 from tolerances import PROCESSED_LOG_PROBS, PROCESSED_LOGITS
 
 ENDS = [3, 17]

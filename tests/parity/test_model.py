@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hf import as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 
 from encdec_eqx import EncoderDecoder
 from encdec_eqx.config import ACTIVATIONS
+from hf import as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 from tolerances import PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS
 
 PAIRS = {

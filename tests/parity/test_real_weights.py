@@ -15,7 +15,6 @@ import equinox as eqx
 import numpy as np
 import pytest
 import torch
-from hf import as_torch, tiny_gpt2
 from tokenizers import Tokenizer
 from transformers import (
     BertModel,
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
+from hf import as_torch, tiny_gpt2
 from tolerances import PUBLISHED_SCORES, REAL_HIDDEN, REAL_LOGITS
 
 SAPIENS_VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", *"ACDEFGHIKLMNPQRSTVWY", "<mask>"]

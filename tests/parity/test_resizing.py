@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 import torch
-from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2
 from safetensors.torch import load_file
+from test_whole import CASES, _torch_model
 
 from encdec_eqx import EncoderDecoder
-from test_whole import CASES, _torch_model
+from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2
 from tolerances import PARITY_LOGITS
 
 TOKENS = {"decoder_start_token_id": 3, "eos_token_id": 2, "pad_token_id": 0}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hf import as_torch, random_batch, random_pair, tiny_bert, tiny_gpt2
 
 from encdec_eqx import EncoderDecoder
+from hf import as_torch, random_batch, random_pair, tiny_bert, tiny_gpt2
 from tolerances import PARITY_LOGITS
 
 

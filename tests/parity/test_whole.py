@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from hf import VOCAB, as_torch, random_batch, randomise, saved
 from quick import quick_jit
 from safetensors.numpy import load_file
 from transformers import (
@@ -31,6 +30,7 @@ from transformers import (
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, seq2seq_loss
 from encdec_eqx.generation.processors import SourceNGrams
+from hf import VOCAB, as_torch, random_batch, randomise, saved
 from tolerances import PARITY_ATTENTION, PARITY_GRADIENT, PARITY_HIDDEN, PARITY_LOGITS, PARITY_LOSS
 
 SIZES = {

@@ -6,7 +6,6 @@ Sizes are small and unequal, so that none is taken for another, and what may be 
 from collections.abc import Callable
 from typing import Any
 
-from hf import VOCAB, tiny_bert, tiny_gpt2, tiny_roberta
 from transformers import (
     AlbertConfig,
     BartConfig,
@@ -32,6 +31,8 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaXLConfig,
 )
+
+from hf import VOCAB, tiny_bert, tiny_gpt2, tiny_roberta
 
 Tiny = Callable[..., PretrainedConfig]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from hf import VOCAB, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 from safetensors.numpy import load_file
 
 from encdec_eqx import EncoderDecoder, shift_tokens_right
+from hf import VOCAB, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 GPT2_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

@@ -9,11 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .vocabulary import (
-    LETTER_PAD,
-    encode_pronunciation,
-    encode_word,
-)
+from .vocabulary import LETTER_PAD, encode_pronunciation, encode_word
 
 IGNORED_LABEL = -100
 Batch = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from .._entrance import float_mask_advice
+from .._inputs import float_mask_advice
 
 
 def on_host(name: str, value: Any, *, rank: int = 2) -> np.ndarray:

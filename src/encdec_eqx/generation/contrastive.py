@@ -21,16 +21,7 @@ from .._typing import Array, ArrayLike
 from . import processors
 from .branching import side_by_side
 from .candidates import Candidates, best
-from .loop import (
-    AbstractStrategy,
-    DecoderStep,
-    Opening,
-    Record,
-    is_end,
-    log_probability,
-    picked,
-    with_column,
-)
+from .loop import AbstractStrategy, DecoderStep, Opening, Record, is_end, log_probability, picked, with_column
 from .prompt import PositionRule
 from .sampling import record_of_rows
 

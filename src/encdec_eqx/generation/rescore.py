@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..config import StackConfig
-from ..embeddings import longest
+from ..inputs.tokens import longest
 from . import checks, retrace
 from .buckets import bucket
 from .loop import DecoderStep

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int32
 
 from .._typing import Array, ArrayLike
 from ..config import StackConfig
-from ..embeddings import longest
+from ..inputs.tokens import longest
 from . import checks, loop
 from .buckets import TargetBucket, bucket
 from .loop import Opening, Record

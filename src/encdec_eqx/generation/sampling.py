@@ -16,16 +16,7 @@ from . import processors
 from .constraints.interface import AbstractConstraint
 from .constraints.obey import obeying, only_allowed
 from .keys import row_keys, token_keys
-from .loop import (
-    AbstractStrategy,
-    DecoderStep,
-    Opening,
-    Record,
-    column_at,
-    is_end,
-    log_probability,
-    with_column,
-)
+from .loop import AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end, log_probability, with_column
 from .prompt import PositionRule
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from .._typing import ArrayLike
 from ..config import StackConfig
-from ..embeddings import longest
 from ..encoder import EncoderOutput
+from ..inputs.tokens import longest
 from . import checks
 from .buckets import LEAST_SOURCE, bucket
 

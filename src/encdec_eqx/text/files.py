@@ -10,8 +10,8 @@ from typing import Any
 from .._asides import aside_of
 from .._installing import install
 from .._quoting import printable
-from ..checkpoint.hub import hub_file
-from ..checkpoint.shipped import shipped
+from ..hf.files.hub import hub_file
+from ..hf.files.shipped import shipped
 from .ids_in_file import check_ids
 from .rust_errors import as_value_error
 

@@ -11,7 +11,7 @@ from .._quoting import quoted
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import TOKEN_NAMES
-from ..vocabularies import one_table, resizing_call
+from ..surgery.resize import one_table, resizing_call
 
 _LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 _LOOKS_LIKE_A_CODE = re.compile(r"__\w+__|[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")

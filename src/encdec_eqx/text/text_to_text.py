@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float32, Int32
 
 from .._quoting import quoted
 from .._typing import check_key
-from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
 from ..generation.special_tokens import START
 from ..generation.starts import is_per_row
+from ..inputs.tokens import longest
 from ..targets import TargetForm
 from .batching import by_length, filled, padded, source_pad
 from .texts import listed

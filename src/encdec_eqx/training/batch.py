@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._entrance import as_ids, as_mask, float_mask_advice
+from .._inputs import as_ids, as_mask, float_mask_advice
 from .._quoting import quoted
 from .._typing import Array, ArrayLike
-from ..embeddings import as_token_types
 from ..encoder import Encoder
+from ..inputs.tokens import as_token_types
 from ..targets import TargetForm
 from .loss import check_label_range, shift_tokens_right
 

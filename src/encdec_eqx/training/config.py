@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 
 from .._quoting import quoted
-from ..scanned import Remat
+from ..stack import Remat
 from .metrics import metric
 
 DEFAULT_EPOCHS = 3.0

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .config import TrainConfig
-from .schedules import Schedule, make_schedule
+from .optim.schedules import Schedule, make_schedule
 
 COURSE = (
     "num_train_epochs",

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._quoting import quoted
+from ..doctor.finding import stop_on_errors
 from ..text import TokenizerPair
-from .checkpoints import RunCheckpoints
 from .config import TrainConfig
 from .course import check_course
-from .diagnosis.finding import stop_on_errors
 from .evaluation import Generated
 from .interrupts import StopFlag, graceful_stop
-from .log import RunLog, read_log
-from .meter import Meter
-from .output import Output
 from .prepared import Prepared, prepared
-from .progress import Progress, progress
+from .reporting.log import RunLog, read_log
+from .reporting.meter import Meter
+from .reporting.output import Output
+from .reporting.progress import Progress, progress
+from .resume import RunCheckpoints
 from .step import TrainState
 
 _LOG = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float, Float32, Int32, Integer
 
-from .._entrance import IGNORED as IGNORED
+from .._inputs import IGNORED as IGNORED
 from .._typing import Array, ArrayLike, TargetIds, checked
 
 

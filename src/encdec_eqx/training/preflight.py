@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from .._installing import install
-from ..checkpoint.hub import named_folder
-from .checkpoints.arrays import check_installed
+from ..hf.files.hub import named_folder
 from .data.files import check_format, format_of
 from .job import DataSource, ModelSource, TrainJob
 from .metrics.overlap import NEEDS
-from .output import Output
 from .prepared import check_settings
+from .reporting.output import Output
+from .resume.arrays import check_installed
 
 
 def check_job(job: TrainJob) -> None:

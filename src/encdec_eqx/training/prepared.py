@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..embeddings import longest
+from ..doctor import Finding, check_before_training
 from ..encoder_decoder import EncoderDecoder
 from ..generation.settings import GenerationConfig
+from ..inputs.tokens import longest
+from ..params.lora import add_lora
+from ..params.summary import TrainableSummary, summarize_trainable
 from ..targets import TargetForm
 from ..text import TokenizerPair
 from ..text.batching import source_pad
@@ -23,16 +26,13 @@ from .config import DEFAULT_RANK, TrainConfig
 from .course import COURSE, course_of
 from .data import Batches, Example, Examples, OnBad
 from .data.sample import sampled
-from .diagnosis import Finding, check_before_training
 from .evaluation import Generated, generate_ids, mean_loss
-from .lora import add_lora
 from .metrics import metric, score
-from .optimizer import Optimizer, make_optimizer
+from .optim.optimizer import Optimizer, make_optimizer
 from .reading import digest, examples_for
-from .standing import Standing
+from .reporting.standing import Standing
 from .step import TrainState, TrainStep, init_train_state, make_train_step
 from .stopping_length import too_short, with_length
-from .summary import TrainableSummary, summarize_trainable
 
 # Settings that a resumed run may change: they do not decide what is computed, or are compared by their effect.
 _FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end", *COURSE)

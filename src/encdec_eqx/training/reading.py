@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..decoder import Decoder
-from ..embeddings import longest
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
+from ..inputs.tokens import longest
 from ..text import TokenizerPair
 from .batch import MASKS, fitting
 from .config import TrainConfig

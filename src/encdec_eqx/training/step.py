@@ -18,10 +18,10 @@ from jaxtyping import Float32, Int32, PyTree
 from .._trees import astype
 from .._typing import Array, ArrayLike, PRNGKey
 from ..layers.dropout import Dropout
+from ..params.selectors import Selectors
+from ..params.trainable import cut_and_trained
 from .batch import checked_batch, completed_batch
 from .loss import IGNORED, check_loss_options, seq2seq_loss
-from .selectors import Selectors
-from .trainable import cut_and_trained
 
 Model = TypeVar("Model", bound=eqx.Module)
 Metrics = dict[str, Float32[Array, ""]]

@@ -7,9 +7,9 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from ..embeddings import longest
 from ..encoder_decoder import EncoderDecoder
 from ..generation.settings import GenerationConfig
+from ..inputs.tokens import longest
 
 MARGIN, LEAST_MARGIN = 0.25, 8
 """Of the longest target, and in tokens: texts that the model has not seen may be somewhat longer."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..._entrance import IGNORED as IGNORED
+from ..._inputs import IGNORED as IGNORED
 
 SOURCE_FIELDS = ("attention_mask", "token_type_ids", "position_ids")
 """As long as `input_ids`."""

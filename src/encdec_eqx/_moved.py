@@ -1,0 +1,56 @@
+"""Import paths of earlier versions: a module that has moved is still found under its old name."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from types import ModuleType
+from typing import Any
+
+PATHS = {
+    "checkpoint": "hf",
+    "families": "hf.families",
+    "scanned": "stack",
+    "training.checkpoints": "training.resume",
+    "training.diagnosis": "doctor",
+    "training.log": "training.reporting.log",
+    "training.lora": "params.lora",
+    "training.names": "params.names",
+}
+"""Old dotted names below the package to today's; what lies below a moved package is found in the new one."""
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads a moved module by its new name, and puts that very module under the old one."""
+
+    def find_spec(
+        self, fullname: str, path: Any = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.ModuleSpec(fullname, self) if _today(fullname) else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        today = _today(spec.name)
+        assert today is not None
+        module = importlib.import_module(today)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It has been executed under its own name, and keeps its own spec."""
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+def _today(fullname: str) -> str | None:
+    package, _, name = fullname.partition(".")
+    if package != __package__:
+        return None
+    for old, new in PATHS.items():
+        if name == old or name.startswith(old + "."):
+            return f"{package}.{new}{name[len(old) :]}"
+    return None
+
+
+def install() -> None:
+    """Find moved modules from now on; first of all, or what lies below a moved package would be loaded twice."""
+    sys.meta_path.insert(0, _Finder())

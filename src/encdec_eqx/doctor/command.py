@@ -1,0 +1,130 @@
+"""The body of `encdec-eqx doctor`: a saved model, or a described run, and some of its data, looked at and told.
+
+Knows where models, tokenizers and data come from; must not know the command line.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..encoder import Encoder
+from ..encoder_decoder import EncoderDecoder
+from ..inputs.tokens import longest
+from ..text import TokenizerPair
+from ..text.batching import source_pad
+from ..training.config import check_learning_rate
+from ..training.data import Examples, encode_pairs
+from ..training.data.records import Pairs
+from ..training.data.sample import from_all_over, sampled
+from ..training.in_toml import speaking_toml
+from ..training.job import ModelSource, TrainJob, read_job
+from ..training.optim.optimizer import make_optimizer
+from ..training.preflight import check_sources
+from ..training.run_job import load_model, load_tokenizers, pairs_of
+from .examination import diagnose
+from .finding import Diagnosis
+from .table import show
+
+_ROWS = 64
+
+
+def run_doctor(
+    path: str | Path,
+    *,
+    data: str | Path | Sequence[str | Path] | None = None,
+    source_column: str | None = None,
+    target_column: str | None = None,
+    learning_rate: float | None = None,
+    console: Any = None,
+) -> int:
+    """Diagnoses a saved pair, or the run that a TOML file describes, before its first step; prints what was found.
+
+    Args:
+        path: the folder (or Hub id) of a saved pair, or a `config.toml` as `encdec-eqx train` reads.
+        data: pairs to look at, a file or several: JSONL, JSON, CSV, TSV or Parquet. Default: the training file of the
+            TOML; without any data, the model's arrays and special tokens alone are looked at.
+        source_column: name of the source in each record; default "source", or what the TOML says.
+        target_column: name of the target in each record.
+        learning_rate: highest rate of the schedule, to be tried; default: what the TOML says.
+        console: a `rich.console.Console`; default: one on stdout.
+
+    Returns:
+        The exit status: 1 if there is an error among the findings, else 0.
+
+    Raises:
+        FileNotFoundError: something that is named is not there.
+        ValueError: a file cannot be read, or no record can be used; or a rate is out of range, or was given without
+            data to try it on.
+        ImportError: rich is not installed.
+    """
+    if learning_rate is not None:
+        check_learning_rate(learning_rate)
+    described = Path(path).suffix == ".toml"
+    with speaking_toml(speaking=described):
+        job = _job(path, data, source_column, target_column)
+        if learning_rate is not None and job.data.train_file is None:
+            raise ValueError("learning_rate is tried on data, and none was given: add data=... (--data FILE).")
+        check_sources(job.model, job.data)
+        tokenizers = load_tokenizers(job.model)
+        model = load_model(job.model)
+        examples = None if job.data.train_file is None else _examples(model, tokenizers, job)
+        few, batch = ([], None) if examples is None else sampled(examples, _ROWS, source_pad(model))
+        optimizer = _optimizer(job) if described and learning_rate is None and batch is not None else None
+        diagnosis = diagnose(
+            model,
+            batch,
+            tokenizers=tokenizers,
+            targets=[one.targets[0] for one in few if one.targets] if tokenizers is not None else None,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            trainable=job.train.trainable,
+        )
+        show(diagnosis, console)
+    return exit_status(diagnosis)
+
+
+def exit_status(diagnosis: Diagnosis) -> int:
+    """1 if there is an error among the findings, else 0."""
+    return 1 if diagnosis.of("error") else 0
+
+
+def _job(path: str | Path, data: Any, source_column: str | None, target_column: str | None) -> TrainJob:
+    """What is to be looked at, in the words of a described run; options win over the file."""
+    job = read_job(path) if Path(path).suffix == ".toml" else TrainJob(model=ModelSource(model_name_or_path=str(path)))
+    job.model.check()
+    files = (data,) if isinstance(data, str | os.PathLike) else data
+    given: dict[str, Any] = {"train_file": tuple(map(Path, files)) if files else None}
+    given |= {"source_column": source_column, "target_column": target_column}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, **changes))
+
+
+def _examples(model: EncoderDecoder, tokenizers: TokenizerPair | None, job: TrainJob) -> Examples | None:
+    """Records from all over the file; None if the tokenizers do not fit the model, which is a finding of its own."""
+    data = job.data
+    assert data.train_file is not None
+    pairs = pairs_of(data, data.train_file, "report")
+    try:
+        fitting = None if tokenizers is None else tokenizers.for_model(model)
+    except ValueError:
+        return None
+    encoder, decoder = model.encoder, model.decoder
+    limit = longest(encoder.config, None) if isinstance(encoder, Encoder) else None
+    return encode_pairs(
+        Pairs([pairs[at] for at in from_all_over(len(pairs), _ROWS)], pairs.bad),
+        fitting,
+        max_source_length=job.train.max_source_length or limit,
+        max_target_length=job.train.max_target_length or longest(decoder.config, None),
+        on_bad="report",
+    )
+
+
+def _optimizer(job: TrainJob) -> Any:
+    """The run's, at the highest rate of its schedule."""
+    config = job.train
+    names = ("optim", "learning_rate", "learning_rates", "layer_wise_lr_decay", "weight_decay", "max_grad_norm")
+    names += ("adam_beta1", "adam_beta2", "adam_epsilon")
+    settings = {name: getattr(config, name) for name in names}
+    return make_optimizer(num_training_steps=1, lr_scheduler_type="constant", **settings)

@@ -1,0 +1,303 @@
+"""What a model that can generate offers its users: `generate`, `stream`, `warmup`, `rescore`.
+
+The way from their arguments to `generation`; how generation works is not known here.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Unpack
+
+import equinox as eqx
+import numpy as np
+
+from .._old_words import TaughtAttributes, taught
+from ..decoder import Decoder
+from ..encoder import Encoder, EncoderOutput
+from ..layers.linear import AbstractLinear
+from ..surgery.ties import Ties, untie
+from . import source
+from .assistants import Assistant
+from .call import GenerationOptions, WarmupOptions
+from .checks import host_level
+from .generate import Request, request
+from .rescore import rescore
+from .result import GenerationResult
+from .retrace import Rescored
+from .scalars import plain, whole
+from .settings import GenerationConfig
+from .special_tokens import SpecialTokens
+from .starts import is_per_row
+from .streaming import StreamChunk
+from .warmup import Warmup, warm_all
+
+
+class Generates(TaughtAttributes):
+    """An encoder joined to a decoder, as far as generating goes. `EncoderDecoder` says what the fields are."""
+
+    encoder: eqx.AbstractVar[Any]
+    decoder: eqx.AbstractVar[Decoder]
+    enc_to_dec_proj: eqx.AbstractVar[AbstractLinear | None]
+    special_tokens: eqx.AbstractVar[SpecialTokens]
+    generation_config: eqx.AbstractVar[GenerationConfig | None]
+    ties: eqx.AbstractVar[Ties]
+
+    @taught
+    def generate(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        encoder_outputs: EncoderOutput | None = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        generation_config: GenerationConfig | None = None,
+        key: Any = None,
+        **options: Unpack[GenerationOptions],
+    ) -> GenerationResult:
+        """Generate target sequences: greedily, by sampling, beam search or contrastive search.
+
+        Runs on the host: it pads to buckets, loops and trims, and calls programs that are compiled once a bucket. The
+        result does not depend on the padding, nor a row's on the other rows.
+
+        Args:
+            input_ids: what the encoder takes: (batch, source) ids for an `Encoder`.
+            attention_mask: (batch, source), 1 for real source tokens; default all.
+            token_type_ids: segment of each source token.
+            position_ids: explicit source positions.
+            encoder_outputs: from `encode`, so that the encoder does not run; `input_ids` may then be left out.
+            decoder_input_ids: (batch, target) prompts. If no row begins with `decoder_start_token_id` it is put in
+                front, as torch does. Without prompts every row starts with that token.
+            decoder_attention_mask: (batch, target), 0 at left padding of prompts. Positions then count real tokens, so
+                that a row's continuation is that of the row alone.
+            generation_config: options, in place of the model's own; the arguments here win over both.
+            key: a PRNG key, or an array of one key a sentence. Token t of sample s of sentence r is drawn with
+                `fold_in(fold_in(fold_in(key, r), s), t)`; a sentence's own key takes the place of the inner one.
+            **options: any option of `GenerationConfig`, and those that `GenerationOptions` adds: `logits_processor`,
+                `constraint`, `assistant_model`, `output_cross_attentions`. One of `max_length` and `max_new_tokens` is
+                required, here or in a config. Other names that Hugging Face knows are errors that name the nearest
+                option here.
+
+        Returns:
+            Sequences (prompt included), lengths, scores, and what was compiled; see `GenerationResult`.
+
+        Raises:
+            NotImplementedError: for an option that is not built.
+            RuntimeError: if called inside jit or another transformation.
+            TypeError: for a wrong shape, dtype or name.
+            ValueError: for values out of range, options that contradict each other or would do nothing, missing
+                special tokens, a missing maximum length, right-padded prompts, sequences longer than the tables.
+        """
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        prompt = (decoder_input_ids, decoder_attention_mask)
+        return self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options).generate()
+
+    @taught
+    def stream(
+        self,
+        input_ids: Any = None,
+        *,
+        tokens_at_a_time: int = 1,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        encoder_outputs: EncoderOutput | None = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        generation_config: GenerationConfig | None = None,
+        key: Any = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Iterator[StreamChunk]:
+        """Generate, and yield tokens as they come: the same tokens as `generate`, in the same programs.
+
+        Arguments are checked, and the encoder runs, when the first chunk is asked for.
+
+        Args:
+            input_ids: as for `generate`, as is all else but
+            tokens_at_a_time: how many tokens of every row a chunk holds; more where a pass yields several.
+            attention_mask: see `generate`.
+            token_type_ids: see `generate`.
+            position_ids: see `generate`.
+            encoder_outputs: see `generate`.
+            decoder_input_ids: see `generate`.
+            decoder_attention_mask: see `generate`.
+            generation_config: see `generate`.
+            key: see `generate`.
+            **options: see `generate`.
+
+        Yields:
+            Chunks with the new tokens and the rows that have ended. The last one has the `GenerationResult`. Beam
+            search, which may still change its mind, yields rows when they are done, and no tokens before.
+
+        Raises:
+            ValueError: `tokens_at_a_time` is below 1; otherwise as `generate`.
+        """
+        tokens_at_a_time = whole("tokens_at_a_time", tokens_at_a_time, least=1, most=2**31 - 1)
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        prompt = (decoder_input_ids, decoder_attention_mask)
+        ready = self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options)
+        yield from ready.stream(tokens_at_a_time)
+
+    def warmup(
+        self,
+        *,
+        batch_sizes: Iterable[int] = (1,),
+        source_lengths: Iterable[int],
+        prompt_lengths: Iterable[int] = (1,),
+        max_new_tokens: int | Iterable[int],
+        generation_config: GenerationConfig | None = None,
+        key: Any = None,
+        **options: Unpack[WarmupOptions],
+    ) -> Warmup:
+        """Compile ahead what `generate` will need, without generating: every combination of the sizes given.
+
+        Sizes share programs by bucket (`docs/generation.md` says how sizes are rounded), so a few are enough. The
+        encoder and the prompt do run once a combination. The second pass that `output_cross_attentions` asks for is not
+        compiled ahead.
+
+        Args:
+            batch_sizes: sentences at once.
+            source_lengths: tokens of the longest source.
+            prompt_lengths: tokens of the decoder's prompt, its start token included.
+            max_new_tokens: most tokens to generate, one number or several.
+            generation_config: see `generate`.
+            key: see `generate`; needed where tokens are drawn.
+            **options: the options of the calls to come; which rules are there decides the program, their values do not.
+
+        Returns:
+            How many programs were compiled, and in how many seconds.
+
+        Raises:
+            TypeError: the encoder is not the library's own: call `generate` once with inputs of the right shape.
+            ValueError: as `generate`.
+        """
+        if not isinstance(self.encoder, Encoder):
+            raise TypeError(
+                f"warmup makes up token ids, and a {type(self.encoder).__name__} may take something else: call "
+                "generate once with inputs of each shape instead."
+            )
+        most: Any = plain(max_new_tokens)
+        limits = list(most) if isinstance(most, Iterable) else [most]
+        sizes = itertools.product(batch_sizes, source_lengths, prompt_lengths, limits)
+        given: Any = options.get("decoder_start_token_id")
+        if is_per_row(given):
+            # which ids they are decides no program
+            given = np.asarray(given).reshape(-1)[0].item() if np.size(given) else None
+            options = {**options, "decoder_start_token_id": given}
+        start = self.special_tokens.require("decoder_start_token_id") if given is None else given
+
+        def warm(batch: int, source_length: int, prompt_length: int, limit: int) -> None:
+            prompt = None if prompt_length == 1 else np.full((batch, prompt_length), start, np.int32)
+            asked: dict[str, Any] = {**options, "max_new_tokens": limit}
+            ids = np.zeros((batch, source_length), np.int32)
+            self._request(ids, None, {}, (prompt, None), generation_config, key, asked).warm()
+
+        return warm_all(warm, sizes)
+
+    def rescore(
+        self,
+        sequences: Any,
+        input_ids: Any = None,
+        *,
+        length_penalty: float = 0.0,
+        prompt_length: int = 1,
+        eos_token_id: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        encoder_outputs: EncoderOutput | None = None,
+        decoder_attention_mask: Any = None,
+    ) -> Rescored:
+        """Log-probabilities of given sequences under the model, by one pass over each, and their normalised scores.
+
+        Of what plain beam search returns it finds `result.scores` again, with the same `length_penalty`.
+
+        Args:
+            sequences: (batch * n, width) decoder ids with the prompt or start token in front, n a sentence side by
+                side, such as `result.sequences`.
+            input_ids: the source of each sentence, as for `generate`.
+            length_penalty: the sum of log-probabilities is divided by the length to this power: 0 leaves the sum.
+            prompt_length: columns in front that are given and not scored.
+            eos_token_id: ids of which the first one ends a row; default the model's own, `()` for none.
+            attention_mask: see `generate`.
+            token_type_ids: see `generate`.
+            position_ids: see `generate`.
+            encoder_outputs: see `generate`.
+            decoder_attention_mask: (batch * n, prompt_length), 0 at left padding of prompts.
+
+        Raises:
+            TypeError: for a wrong shape or dtype.
+            ValueError: for ids out of range, rows that are no multiple of the batch, or nothing to score.
+        """
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        source = self._source(input_ids, encoder_outputs, **inputs)
+        tokens = (
+            self.special_tokens
+            if eos_token_id is None
+            else self.special_tokens.override("argument", eos_token_id=eos_token_id)
+        )
+        return rescore(
+            self.decoder,
+            self.decoder.config,
+            self.enc_to_dec_proj,
+            source,
+            sequences,
+            decoder_attention_mask,
+            prompt_length=prompt_length,
+            eos_ids=tokens.require("eos_token_id"),
+            length_penalty=length_penalty,
+        )
+
+    def _request(
+        self,
+        input_ids: Any,
+        encoder_outputs: EncoderOutput | None,
+        inputs: Mapping[str, Any],
+        prompt: tuple[Any, Any],
+        generation_config: GenerationConfig | None,
+        key: Any,
+        options: Mapping[str, Any],
+    ) -> Request:
+        return request(
+            self.decoder,
+            self.decoder.config,
+            lambda: self._source(input_ids, encoder_outputs, **inputs),
+            project=self.enc_to_dec_proj,
+            decoder_input_ids=prompt[0],
+            decoder_attention_mask=prompt[1],
+            generation_config=generation_config,
+            file_config=self.generation_config,
+            special_tokens=self.special_tokens,
+            arguments=self._with_assistant(options),
+            key=key,
+        )
+
+    def _with_assistant(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, the assistant among them as generation knows it."""
+        assistant = options.get("assistant_model")
+        if isinstance(assistant, Generates):
+            decoder, project = assistant.decoder, assistant.enc_to_dec_proj
+        elif isinstance(assistant, Decoder):
+            decoder, project = assistant, self.enc_to_dec_proj
+            if not decoder.config.cross_attention or decoder.config.cross_width != self.decoder.config.cross_width:
+                reads = decoder.config.cross_width if decoder.config.cross_attention else "no encoder states"
+                raise ValueError(
+                    f"assistant_model reads {reads}; this model's decoder reads states of width "
+                    f"{self.decoder.config.cross_width}. EncoderDecoder.from_pieces(model.encoder, decoder) gives it a "
+                    "projection of its own: pass that pair."
+                )
+        else:
+            return dict(options)
+        return {**options, "assistant_model": Assistant(decoder, project, decoder.config)}
+
+    def _source(self, input_ids: Any, encoder_outputs: EncoderOutput | None, **inputs: Any) -> source.Source:
+        host_level(self.encoder, input_ids, encoder_outputs, inputs)
+        if encoder_outputs is not None:
+            return source.from_outputs(encoder_outputs, input_ids, hidden_size=self.encoder.hidden_size, **inputs)
+        if input_ids is None:
+            raise ValueError("generate needs a source: input_ids, or encoder_outputs from model.encode(...).")
+        encoder = untie(self.encoder, self.decoder, self.ties)
+        if isinstance(encoder, Encoder):
+            return source.from_ids(encoder, encoder.config, input_ids, **inputs)
+        return source.from_any(encoder, input_ids, **inputs)

@@ -1,0 +1,77 @@
+"""The families by `model_type`, and the readers that `StackConfig.from_hf` looks up. Knows nothing of files."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..._unknown import say
+from ...config import READERS, StackConfig
+from ._family import Family as Family
+from ._family import Role as Role
+from .albert import ALBERT
+from .bart import BART
+from .bert import BERT
+from .bert_generation import BERT_GENERATION
+from .big_bird import BIG_BIRD
+from .blenderbot import BLENDERBOT
+from .camembert import CAMEMBERT
+from .data2vec_text import DATA2VEC_TEXT
+from .distilbert import DISTILBERT
+from .electra import ELECTRA
+from .ernie import ERNIE
+from .gpt2 import GPT2
+from .marian import MARIAN
+from .mbart import MBART
+from .megatron_bert import MEGATRON_BERT
+from .mpnet import MPNET
+from .pair import MODEL_TYPE as PAIR_MODEL_TYPE
+from .pair import PairConfig as PairConfig
+from .pair import read_pair as read_pair
+from .pair import write_pair as write_pair
+from .pegasus import PEGASUS
+from .rembert import REMBERT
+from .roberta import ROBERTA
+from .roberta_prelayernorm import ROBERTA_PRELAYERNORM
+from .roformer import ROFORMER
+from .trocr import TROCR
+from .whole import WholeFormat as WholeFormat
+from .xglm import XGLM
+from .xlm_roberta import XLM_ROBERTA
+from .xlm_roberta_xl import XLM_ROBERTA_XL
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM),
+        *(ERNIE, MEGATRON_BERT, REMBERT, ELECTRA, BERT_GENERATION, BIG_BIRD, ROFORMER, DISTILBERT, ALBERT, MPNET),
+        *(GPT2, BART, MBART, MARIAN, PEGASUS, BLENDERBOT, XGLM, TROCR),
+    )
+}
+
+WHOLES: dict[str, WholeFormat] = {
+    name: WholeFormat(family) for name, family in FAMILIES.items() if family.whole is not None
+}
+"""The formats of checkpoints that hold both pieces of one family, by `model_type`."""
+
+
+def _reader(family: Family) -> Callable[[Mapping[str, Any], bool], StackConfig]:
+    def read(hf: Mapping[str, Any], strict: bool) -> StackConfig:
+        config = family.from_hf(hf)
+        say(f"the {family.model_type} config", family.unknown(hf), strict=strict)
+        return config
+
+    return read
+
+
+READERS.update({name: _reader(family) for name, family in FAMILIES.items()})
+
+__all__ = [
+    "FAMILIES",
+    "PAIR_MODEL_TYPE",
+    "WHOLES",
+    "Family",
+    "PairConfig",
+    "Role",
+    "WholeFormat",
+    "read_pair",
+    "write_pair",
+]

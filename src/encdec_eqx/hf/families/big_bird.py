@@ -1,0 +1,91 @@
+"""BigBird with full attention (`BigBirdModel`, `BigBirdForCausalLM`).
+
+Zaheer et al. 2020, arXiv:2007.14062. Data only. Block-sparse attention is not built: such a model attends to
+everything, as the reference itself does with inputs of up to (5 + 2 * num_random_blocks) * block_size tokens, and
+`remarks` says so.
+
+A decoder attends to the target in its self-attention and not to padding in either, as the Flax class does. The PyTorch
+class, when it is given encoder states, attends to those in self-attention, too (and knows nothing of earlier target
+tokens), and to their padding; without encoder states it is right. The reference drops out before the norm of the
+embeddings; here it is after, as in BERT.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..._quoting import quoted
+from ...config import StackConfig
+from . import bert
+from .bert import BERT
+
+ATTRIBUTES = {
+    **{name: default for name, default in bert.ATTRIBUTES.items() if name != "position_embedding_type"},
+    "vocab_size": 50358,
+    "hidden_act": "gelu_new",
+    "max_position_embeddings": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "use_bias": True,
+    "rescale_embeddings": False,
+}
+
+_SPARSE = {"attention_type": "block_sparse", "block_size": 64, "num_random_blocks": 3}
+
+_write = bert.write_some(ATTRIBUTES)
+
+
+def read(hf: Mapping[str, Any]) -> StackConfig:
+    """A BigBird config, all attributes present, as a `StackConfig`."""
+    config = bert.read({**hf, "position_embedding_type": "absolute"})
+    scaled = hf["rescale_embeddings"]
+    return config.replace(
+        attention=dataclasses.replace(config.attention, qkv_bias=hf["use_bias"]),
+        embeddings=dataclasses.replace(
+            config.embeddings, scale=math.sqrt(config.hidden_size) if scaled else 1.0, scale_inputs_embeds=scaled
+        ),
+        # torch's decoder has one, too
+        pooler=True,
+    )
+
+
+def write(config: StackConfig) -> dict[str, Any]:
+    """The attributes that express a `StackConfig`, as far as BigBird's can."""
+    return {
+        **_write(config),
+        "use_bias": config.attention.qkv_bias,
+        "rescale_embeddings": config.embeddings.scale_inputs_embeds,
+    }
+
+
+def remarks(hf: Mapping[str, Any]) -> tuple[str, ...]:
+    """That attention which would be sparse is full, and whose self-attention a decoder has."""
+    kind, block, random = ({**_SPARSE, **hf}[name] for name in _SPARSE)
+    if hf.get("is_decoder"):
+        return (
+            "self-attention attends to earlier target tokens; in PyTorch's class it attends to the encoder's states "
+            "whenever there are any, and to their padding, so that its results differ",
+        )
+    if kind == "original_full":
+        return ()
+    return (
+        f"attention_type is {quoted(kind)}: every token attends to every other, as in the reference up to "
+        f"{(5 + 2 * random) * block} tokens; beyond, its attention is sparse and its results differ",
+    )
+
+
+BIG_BIRD = dataclasses.replace(
+    BERT,
+    model_type="big_bird",
+    architectures={"encoder": "BigBirdModel", "decoder": "BigBirdForCausalLM"},
+    attributes=ATTRIBUTES,
+    ignored={**bert.IGNORED, **dict.fromkeys(_SPARSE, "attention is always full here")},
+    fresh={"attention_type": "original_full"},
+    fixed=bert.ABSOLUTE,
+    rows=bert.renamed(bert.ROWS, {"pooler.dense": "pooler"}),
+    unused=(*BERT.unused, (r"qa_classifier\..*", "the head of another task")),
+    read=read,
+    write=write,
+    remarks=remarks,
+)

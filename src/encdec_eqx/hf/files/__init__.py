@@ -1,0 +1,1 @@
+"""The files of checkpoints: safetensors, Flax's msgpack, folders, the Hub."""

@@ -1,0 +1,311 @@
+"""Filling a skeleton of shapes with a checkpoint's tensors, by a name table.
+
+Knows nothing of families, folders or model classes. Every problem is found from names and shapes before anything is
+read, and all of them are told in one error. Arrays are made one at a time, straight in their dtype, and never share
+memory with the file: a checkpoint may be overwritten by the model that was loaded from it.
+"""
+
+import dataclasses
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._quoting import printable, quoted
+from .._trees import path_name
+from . import transforms
+from .files.folder import Tensors
+from .files.wrapped import unwrapped
+from .table import NameTable
+
+Tree = TypeVar("Tree")
+
+QUICK_LAYERS = 48
+"""Deeper models are held against the file's names before their shapes are traced, which takes some 10 ms a layer."""
+
+QUICK_POSITIONS = 2**16
+"""Longer tables of constants are held against the file's before they are computed."""
+
+POSITIONS = "embeddings.positions.weight"
+"""The path of a stack's table of positions."""
+
+_BLOCK = re.compile(r"(.*\bstack\.blocks)\.(\d+)\.")
+_ALIGNMENT = 64
+_SHOWN = 10
+_WAY_OUT = (
+    "Does its config.json belong to these weights? If it does, fix a copy of the folder: correct sizes in config.json "
+    "(or pass them to the piece's from_pretrained), remove unexpected tensors (safetensors has load_file, save_file)."
+)
+
+
+@dataclasses.dataclass
+class Loaded:
+    """What `load` did, for the report.
+
+    Attributes:
+        names: the checkpoint's tensors that were read.
+        nbytes: bytes of the arrays made of them.
+        new: arrays that are new and the group they belong to.
+        ignored: tensors left aside, and why.
+        notes: anything else worth knowing.
+        dropped: tensors left aside for others that differ from them, the others, and the attribute of the config that
+            ties the two.
+    """
+
+    names: list[str] = dataclasses.field(default_factory=list)
+    nbytes: int = 0
+    new: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    ignored: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    dropped: list[tuple[str, str, str | None]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class _Plan:
+    fills: dict[str, list[tuple[str, str]]]
+    loaded: Loaded
+    problems: list[str]
+
+
+def load(
+    skeleton: Tree,
+    table: NameTable,
+    tensors: Tensors,
+    *,
+    what: str,
+    dtype: Any,
+    key: jax.Array,
+    initializer_range: float,
+    may_be_new: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Tree, Loaded]:
+    """Fill a skeleton.
+
+    Args:
+        skeleton: a pytree whose leaves are `jax.ShapeDtypeStruct`s.
+        table: rows for every leaf.
+        tensors: the checkpoint.
+        what: the model in words, for messages.
+        dtype: dtype of all arrays; None keeps each tensor's own.
+        key: for arrays that are new.
+        initializer_range: standard deviation of new weights.
+        may_be_new: groups of the table that the checkpoint may lack as a whole, and what they are in words.
+
+    Returns:
+        The tree of arrays, and what was done.
+
+    Raises:
+        ValueError: tensors are missing, unexpected, or of the wrong shape or dtype: all of them in one message.
+    """
+    _check_dtype(dtype)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(skeleton)
+    shapes = {path_name(path): leaf.shape for path, leaf in leaves}
+    tensors, wrapping = unwrapped(tensors, table)
+    plan = _plan(shapes, table, tensors, may_be_new)
+    dtypes = _dtypes(plan, tensors, dtype)
+    if plan.problems:
+        raise ValueError(_message(what, tensors.path, plan.problems, wrapping))
+    plan.loaded.notes += [] if wrapping is None else [wrapping]
+    plan.loaded.notes += _conversions(plan, tensors, dtypes)
+    default = next(iter(dtypes.values()), np.dtype(np.float32))
+    arrays = {}
+    # Largest first: the one copy that may exist for a moment is made while little else is loaded.
+    for path in sorted(shapes, key=lambda path: -math.prod(shapes[path])):
+        if path in plan.fills:
+            arrays[path] = _filled(shapes[path], dtypes[path], plan.fills[path], tensors)
+            plan.loaded.nbytes += arrays[path].nbytes
+        elif path in table.computed:
+            arrays[path] = jnp.asarray(table.computed[path][0]().astype(default))
+        else:
+            arrays[path] = _initial(path, shapes[path], default, key, initializer_range)
+    return jax.tree_util.tree_unflatten(structure, [arrays[path_name(path)] for path, _ in leaves]), plan.loaded
+
+
+def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapping[str, int]) -> None:
+    """That what would take long to put together is in the checkpoint at all; whether it is right is for `load` to say.
+
+    Args:
+        table: rows of the model.
+        tensors: the checkpoint.
+        what: the model in words, for messages.
+        positions: rows of the tables of positions, by their paths.
+
+    Raises:
+        ValueError: a deep model has layers that the checkpoint has nothing of, or a long table of positions another
+            length there.
+    """
+    tensors, wrapping = unwrapped(tensors, table)
+    present = {table.canonical(name): name for name in tensors.entries}
+    for _, (ours, theirs, _) in table.rows():
+        name = present.get(table.canonical(theirs)) if positions.get(ours, 0) > QUICK_POSITIONS else None
+        if name is not None and tensors.entries[name].shape[:1] != (positions[ours],):
+            got, rows = tensors.entries[name].shape, positions[ours]
+            problem = f"wrong shape of {quoted(name)}: got {got}, expected {rows} rows from the config"
+            raise ValueError(_message(what, tensors.path, [problem], wrapping))
+    layers: dict[str, dict[int, bool]] = {}
+    for _, (ours, theirs, _) in table.rows():
+        if block := _BLOCK.match(ours):
+            stack, number = layers.setdefault(block[1], {}), int(block[2])
+            stack[number] = stack.get(number, False) or table.canonical(theirs) in present
+    if sum(map(len, layers.values())) <= QUICK_LAYERS:
+        return
+    for stack, found in layers.items():
+        if not all(found.values()):
+            piece = f" of the {stack.split('.')[0]}" if "." in stack.removesuffix("stack.blocks") else ""
+            says = f"its config.json says {len(found)} layers{piece}, and the file has tensors of {sum(found.values())}"
+            raise ValueError(
+                f"cannot load {printable(tensors.path)} as {what}: {says}. Does that config belong to these weights?"
+            )
+
+
+def _check_dtype(dtype: Any) -> None:
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"dtype is {quoted(dtype)}; expected a floating-point dtype, or None to keep each tensor's own."
+        )
+    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
+        raise ValueError(
+            f"dtype is {quoted(dtype)}, which jax does not use; enable it with jax_enable_x64 or take float32."
+        )
+
+
+def _plan(
+    shapes: dict[str, tuple[int, ...]], table: NameTable, tensors: Tensors, may_be_new: Mapping[str, str]
+) -> _Plan:
+    plan = _Plan({}, Loaded(), [])
+    found = _match(table, tensors, plan)
+    covered = dict.fromkeys(shapes, 0)
+    for group, rows in table.groups.items():
+        required = [row for row in rows if row[0] not in table.computed]
+        present = any(table.canonical(row[1]) in found for row in required)
+        new = group in may_be_new and bool(required) and not present
+        for ours, theirs, transform in rows:
+            covered[ours] += 1
+            expected = transforms.their_shape(transform, shapes[ours])
+            name = found.get(table.canonical(theirs))
+            if name is None and ours in table.computed:
+                continue
+            if name is None and not new:
+                some = f" (the rest of {may_be_new[group]} is present)" if group in may_be_new else ""
+                plan.problems.append(f"missing {quoted(theirs)}: expected shape {expected}{some}")
+            elif name is not None and tensors.entries[name].shape != expected:
+                got = tensors.entries[name].shape
+                plan.problems.append(
+                    f"wrong shape of {quoted(name)}: got {quoted(got)}, expected {expected} from the config"
+                )
+            elif name is not None:
+                plan.fills.setdefault(ours, []).append((name, transform))
+        if new:
+            plan.loaded.new += [(ours, group) for ours in dict.fromkeys(row[0] for row in required)]
+    # A family's table and the model's fields are written in two places: they must agree on every array.
+    for ours, count in covered.items():
+        transform = next((row[2] for _, row in table.rows() if row[0] == ours), "same")
+        if count != transforms.count_parts(transform, shapes[ours]):
+            raise AssertionError(f"the name table has {count} rows for {ours} of shape {shapes[ours]}.")
+    plan.loaded.names = [name for fill in plan.fills.values() for name, _ in fill]
+    return plan
+
+
+def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
+    """Canonical name to the checkpoint's name for every row that the checkpoint has."""
+    wanted = {table.canonical(row[1]) for _, row in table.rows()}
+    found: dict[str, str] = {}
+    copies: list[tuple[str, str]] = []
+    for name in tensors.entries:
+        canonical = table.canonical(name)
+        if canonical in table.duplicates and canonical not in wanted:
+            copies.append((name, table.duplicates[canonical]))
+        elif canonical in wanted and canonical in found:
+            plan.problems.append(
+                f"{quoted(name)} and {quoted(found[canonical])} are two spellings of one name; expected one of them"
+            )
+        elif canonical in wanted:
+            found[canonical] = name
+        elif (reason := table.why_unused(canonical)) is not None:
+            plan.loaded.ignored.append((name, reason))
+        else:
+            plan.problems.append(
+                f"unexpected {quoted(name)} of shape {quoted(tensors.entries[name].shape)}: the model has no such array"
+            )
+    for name, original in copies:
+        if original not in found:
+            found[original] = name
+        elif _equal(tensors, name, found[original]):
+            plan.loaded.ignored.append((name, "a second copy of a tied tensor"))
+        elif table.canonical(name) in table.equal_copies:
+            plan.problems.append(
+                f"{quoted(name)} differs from {quoted(found[original])}: expected one table for both pieces"
+            )
+        else:
+            plan.loaded.ignored.append((name, "tied to another tensor, whose values differ and are the ones used"))
+            setting = table.settings.get(table.canonical(name))
+            plan.loaded.dropped.append((name, found[original], setting))
+    return found
+
+
+def _equal(tensors: Tensors, one: str, other: str) -> bool:
+    same_shape = tensors.entries[one].shape == tensors.entries[other].shape
+    return same_shape and np.array_equal(tensors.read(one), tensors.read(other))
+
+
+def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any) -> dict[str, np.dtype]:
+    """The dtype of each array to be filled, with what is wrong about the checkpoint's added to the problems."""
+    result = {}
+    for path, fill in plan.fills.items():
+        got = {tensors.entries[name].dtype: name for name, _ in fill}
+        for own, name in got.items():
+            if not jnp.issubdtype(own, jnp.floating):
+                plan.problems.append(f"{quoted(name)} has dtype {own}: expected a floating-point one")
+            elif dtype is None and own == np.float64:
+                plan.problems.append(
+                    f"{quoted(name)} has dtype float64: expected at most float32; pass a dtype to convert"
+                )
+        if dtype is None and len(got) > 1:
+            pairs = ", ".join(f"{quoted(name)} of {own}" for own, name in got.items())
+            plan.problems.append(f"{pairs} are parts of one array: expected one dtype; pass a dtype to convert")
+        result[path] = np.dtype(dtype) if dtype is not None else next(iter(got))
+    return result
+
+
+def _conversions(plan: _Plan, tensors: Tensors, dtypes: dict[str, np.dtype]) -> list[str]:
+    pairs = {(tensors.entries[name].dtype, dtypes[path]) for path, fill in plan.fills.items() for name, _ in fill}
+    return sorted(f"converted from {theirs} to {ours}" for theirs, ours in pairs if theirs != ours)
+
+
+def _filled(shape: tuple[int, ...], dtype: np.dtype, fill: list[tuple[str, str]], tensors: Tensors) -> jax.Array:
+    array = _aligned(shape, dtype)
+    for name, transform in fill:
+        transforms.write(transform, array, tensors.read(name))
+    return jax.device_put(array)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory aligned as the CPU backend wants it, which then takes it over without a copy."""
+    count = math.prod(shape) * dtype.itemsize
+    memory = np.empty(count + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + count].view(dtype).reshape(shape)
+
+
+def _initial(path: str, shape: tuple[int, ...], dtype: np.dtype, key: jax.Array, scale: float) -> jax.Array:
+    """A new array by the reference's rule: unit norms, zero biases, normal weights."""
+    if path.endswith(".bias"):
+        return jnp.zeros(shape, dtype)
+    if path.endswith("norm.weight"):
+        return jnp.ones(shape, dtype)
+    drawn = jax.random.normal(jax.random.fold_in(key, zlib.crc32(path.encode())), shape, jnp.float32)
+    return (drawn * scale).astype(dtype)
+
+
+def _message(what: str, path: Path, problems: list[str], wrapping: str | None) -> str:
+    shown = "; ".join(problems[:_SHOWN])
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+    count += "" if wrapping is None else f"; {wrapping}"
+    return f"cannot load {printable(path)} as {what} ({count}): {shown}{more}. {_WAY_OUT}"

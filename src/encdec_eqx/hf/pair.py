@@ -1,0 +1,375 @@
+"""Loading and saving encoder and decoder together: a pair of any two pieces, or a whole checkpoint of one family.
+
+Knows nothing of the families or of their formats (all are handed in), nor of the model classes.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+
+from .._quoting import printable, quoted
+from .._unknown import refuse
+from ..config import StackConfig
+from .choices import choices
+from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
+from .load import POSITIONS, check_size, load
+from .model_types import PAIRS, with_model_type
+from .piece import Families, HubOptions, class_names, family_of, hf_config, log, recorded_dtype, stack_config
+from .report import LoadReport
+from .save import save
+from .table import NameTable, merged, tied
+
+PAIR = "encoder-decoder"
+"""The format of a pair of any two pieces."""
+
+_PROJECTION = NameTable(
+    groups={
+        "projection": (
+            ("enc_to_dec_proj.weight", "enc_to_dec_proj.weight", "transposed"),
+            ("enc_to_dec_proj.bias", "enc_to_dec_proj.bias", "same"),
+        )
+    },
+    scopes=(),
+    duplicates={},
+    unused=(),
+)
+
+
+@runtime_checkable
+class PairData(Protocol):
+    """A pair's config, taken apart; see `families.pair.PairConfig`."""
+
+    @property
+    def encoder(self) -> Mapping[str, Any]:
+        """The encoder's config."""
+        ...
+
+    @property
+    def decoder(self) -> Mapping[str, Any]:
+        """The decoder's config."""
+        ...
+
+    @property
+    def tied(self) -> bool:
+        """Whether the pieces share tensors."""
+        ...
+
+    @property
+    def others(self) -> Mapping[str, Any]:
+        """Attributes that are not used."""
+        ...
+
+    @property
+    def unknown(self) -> Mapping[str, Any]:
+        """Attributes that nothing is known of."""
+        ...
+
+
+@runtime_checkable
+class WholeData(Protocol):
+    """The format of one family's checkpoints of both pieces; see `families.whole.WholeFormat`."""
+
+    def read(self, hf: Mapping[str, Any]) -> PairData:
+        """Take a config apart."""
+        ...
+
+    def write(
+        self,
+        encoder: StackConfig,
+        decoder: StackConfig,
+        *,
+        shared: bool,
+        tokens: Mapping[str, Any],
+        others: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The config of both."""
+        ...
+
+    def table(self, encoder: StackConfig, decoder: StackConfig, *, shared: bool) -> dict[str, Any]:
+        """The keyword arguments of a `NameTable`."""
+        ...
+
+    def ties(self, shared: bool) -> tuple[str, ...]:
+        """Paths of the arrays that the pieces share."""
+        ...
+
+
+Wholes = Mapping[str, WholeData]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadedPair:
+    """A pair as it came from a checkpoint.
+
+    Attributes:
+        model: the filled model.
+        report: the pair's report; the pieces' have only what saving them needs.
+        encoder_report: of the encoder.
+        decoder_report: of the decoder.
+        config: content of `config.json`, with its class's defaults for generating.
+        decoder_options: what a pair's decoder says about generating, its class's defaults included.
+        class_options: the defaults of the decoder's class for generating.
+        generation_config: content of `generation_config.json`, or None.
+    """
+
+    model: Any
+    report: LoadReport
+    encoder_report: LoadReport
+    decoder_report: LoadReport
+    config: Mapping[str, Any]
+    decoder_options: Mapping[str, Any]
+    class_options: Mapping[str, Any]
+    generation_config: Mapping[str, Any] | None
+
+
+def load_pair(
+    path: str | os.PathLike,
+    build: Callable[[StackConfig, StackConfig, tuple[str, ...], str], Any],
+    *,
+    families: Families,
+    wholes: Wholes,
+    read: Callable[[Mapping[str, Any]], PairData],
+    dtype: Any,
+    hub: HubOptions,
+    strict_config: bool,
+    model_types: Mapping[str, str | None],
+) -> LoadedPair:
+    """Load encoder and decoder; nothing may be missing.
+
+    Args:
+        path: a folder or a Hub id.
+        build: makes a fresh model from the encoder's config, the decoder's, the paths that they share, and the name of
+            the format; only traced.
+        families: by `model_type`.
+        wholes: formats of checkpoints that hold both pieces of one family, by `model_type`.
+        read: takes a pair's config apart.
+        dtype: dtype of all arrays; None keeps each tensor's own.
+        hub: where to look for a Hub id.
+        strict_config: whether attributes that nothing is known of are an error.
+        model_types: what the caller says of `config.json`, and of its parts, by the name of the argument.
+    """
+    folder = hub.folder(path)
+    place = folder / CONFIG
+    hf, named = _with_model_types(read_config(folder), model_types, families, place)
+    whole = _whole(hf, wholes, place)
+    try:
+        pair = read(hf) if whole is None else whole.read(hf)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}.") from None
+    nested = ("", "") if whole is not None else (", 'encoder'", ", 'decoder'")
+    encoder_family = family_of(pair.encoder, families, f"{place}{nested[0]}", "encoder")
+    decoder_family = family_of(pair.decoder, families, f"{place}{nested[1]}", "decoder")
+    encoder = stack_config(encoder_family, pair.encoder, f"{place}{nested[0]}")
+    decoder = stack_config(decoder_family, pair.decoder, f"{place}{nested[1]}")
+    try:
+        options = decoder_family.generation_options(pair.decoder)
+    except ValueError as error:
+        raise ValueError(f"{place}{nested[1]}: {error}.") from None
+    unknown = dict(pair.unknown)
+    if whole is None:
+        unknown |= {f"encoder.{name}": value for name, value in encoder_family.unknown(pair.encoder).items()}
+        unknown |= {f"decoder.{name}": value for name, value in decoder_family.unknown(pair.decoder).items()}
+    if strict_config:
+        refuse(place, unknown)
+    what = f"a {encoder.model_type} to {decoder.model_type} pair" if whole is None else f"a {encoder.model_type} model"
+    tensors = open_tensors(folder)
+    positions = {
+        f"{piece}.{POSITIONS}": config.positions.max_positions
+        for piece, config in (("encoder", encoder), ("decoder", decoder))
+    }
+    if whole is None:
+        tables = _tables(encoder, decoder, families)
+        ties = shared_paths(*tables, encoder, decoder) if pair.tied else ()
+        check_size(pair_table(*tables, tied=pair.tied, projection=False), tensors, what=what, positions=positions)
+        skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, PAIR))
+        table = pair_table(*tables, tied=pair.tied, projection=skeleton.enc_to_dec_proj is not None)
+    else:
+        ties = whole.ties(pair.tied)
+        table = NameTable(**whole.table(encoder, decoder, shared=pair.tied))
+        check_size(table, tensors, what=what, positions=positions)
+        skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, encoder.model_type))
+    model, loaded = load(
+        skeleton,
+        table,
+        tensors,
+        what=what,
+        dtype=dtype,
+        key=jax.random.key(0),
+        initializer_range=decoder.initializer_range,
+    )
+    remarks = (*encoder_family.remarks(pair.encoder), *decoder_family.remarks(pair.decoder))
+    report = LoadReport(
+        source=str(path),
+        what=what,
+        loaded=tuple(loaded.names),
+        loaded_bytes=loaded.nbytes,
+        ignored=tuple(loaded.ignored),
+        notes=(*named, *loaded.notes, *dict.fromkeys(remarks)),
+        tied=tuple((f"encoder.{tie}", f"decoder.{tie}") for tie in ties),
+        warnings=choices(folder, tensors, loaded, argument=False),
+        unknown=tuple(unknown),
+        attributes=json.dumps(dict(pair.others)),
+    )
+    log(report)
+    return LoadedPair(
+        model=model,
+        report=report,
+        encoder_report=_piece_report(path, what, "encoder", encoder_family.unused_attributes(pair.encoder)),
+        decoder_report=_piece_report(path, what, "decoder", decoder_family.unused_attributes(pair.decoder)),
+        config=hf if whole is None else {**hf, **options},
+        decoder_options=options if whole is None else {},
+        class_options=decoder_family.generation_options({}),
+        generation_config=read_generation_config(folder),
+    )
+
+
+def save_pair(
+    folder: str | os.PathLike,
+    model: Any,
+    *,
+    families: Families,
+    wholes: Wholes,
+    write: Callable[..., dict[str, Any]],
+    tokens: Mapping[str, Any],
+    generation_config: Mapping[str, Any],
+) -> None:
+    """Save encoder and decoder as torch's class for them would: `EncoderDecoderModel`, or that of their family.
+
+    Args:
+        folder: see `save.save`.
+        model: an unrolled pair of library pieces; shared arrays are in the decoder only.
+        families: by `model_type`.
+        wholes: formats of checkpoints that hold both pieces of one family, by `model_type`.
+        write: from the two configs, whether arrays are shared, tokens and other attributes, to a pair's config.
+        tokens: the model's special tokens.
+        generation_config: content of `generation_config.json`.
+    """
+    encoder, decoder, tied = model.encoder.config, model.decoder.config, bool(model.ties)
+    others = json.loads(model.load_report.attributes)
+    if model.model_type == PAIR:
+        pieces = {
+            "encoder": hf_config(model.encoder, "encoder", families),
+            "decoder": hf_config(model.decoder, "decoder", families),
+        }
+        config = write(**pieces, tied=tied, tokens=tokens, others=others)
+        projection = model.enc_to_dec_proj is not None
+        table = pair_table(*_tables(encoder, decoder, families), tied=tied, projection=projection)
+    else:
+        whole = wholes[model.model_type]
+        config = whole.write(encoder, decoder, shared=tied, tokens=tokens, others=others)
+        table = NameTable(**whole.table(encoder, decoder, shared=tied))
+    save(folder, model, table, config={**config, **recorded_dtype(model)}, generation_config=generation_config)
+
+
+def _with_model_types(
+    hf: Mapping[str, Any], given: Mapping[str, str | None], families: Families, place: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The config with the `model_type` of the model and, in a pair, of its pieces, and notes on where they are from.
+
+    Raises:
+        TypeError: the model type of a piece is given, but what is loaded is no pair.
+        ValueError: nothing says one.
+    """
+    classes = {**class_names(families), PAIR: ["EncoderDecoderModel"]}
+    hf, notes = with_model_type(hf, given["model_type"], classes, place, "model_type")
+    notes = list(notes)
+    for piece in ("encoder", "decoder"):
+        argument = f"{piece}_model_type"
+        if hf["model_type"] not in PAIRS and given[argument] is not None:
+            raise TypeError(
+                f"from_pretrained got {argument}={quoted(given[argument])}, but {printable(place)} is of "
+                f"{quoted(hf['model_type'])}, not of a pair: give model_type instead."
+            )
+        if hf["model_type"] in PAIRS and isinstance(hf.get(piece), Mapping):
+            where = f"{place}, {piece!r}"
+            hf[piece], more = with_model_type(hf[piece], given[argument], class_names(families), where, argument)
+            notes += [f"{piece}: {note}" for note in more]
+    return hf, notes
+
+
+def _whole(hf: Mapping[str, Any], wholes: Wholes, place: Any) -> WholeData | None:
+    """The format of a whole checkpoint; None for a pair.
+
+    Raises:
+        ValueError: the config describes neither.
+    """
+    model_type = hf.get("model_type")
+    if model_type in PAIRS:
+        return None
+    # other kinds than true and false are told of by who reads the config
+    both = hf.get("is_decoder") is not True and hf.get("is_encoder_decoder", True) not in (False, None)
+    if isinstance(model_type, str) and model_type in wholes and both:
+        return wholes[model_type]
+    raise ValueError(
+        f"{place}: model_type is {quoted(model_type)}; expected 'encoder-decoder', or a family with both pieces "
+        f"({', '.join(sorted(wholes))}). A single encoder or decoder is loaded with Encoder.from_pretrained or "
+        "Decoder.from_pretrained."
+    )
+
+
+def _tables(encoder: StackConfig, decoder: StackConfig, families: Families) -> tuple[NameTable, NameTable]:
+    return (
+        NameTable(**families[encoder.model_type].table(encoder, "encoder")),
+        NameTable(**families[decoder.model_type].table(decoder, "decoder")),
+    )
+
+
+def pair_table(encoder: NameTable, decoder: NameTable, *, tied: bool, projection: bool) -> NameTable:
+    """The name table of a whole pair, from those of its pieces."""
+    copies: dict[str, str] = {}
+    if tied:
+        encoder, copies = _without_namesakes(encoder, decoder)
+    whole = merged(encoder.under("encoder"), decoder.under("decoder"), *([_PROJECTION] if projection else []))
+    settings = {**whole.settings, **dict.fromkeys(copies, "tie_encoder_decoder")}
+    return dataclasses.replace(whole, duplicates={**whole.duplicates, **copies}, settings=settings)
+
+
+def shared_paths(
+    encoder_table: NameTable, decoder_table: NameTable, encoder: StackConfig, decoder: StackConfig
+) -> tuple[str, ...]:
+    """Paths of the arrays that a tied encoder takes from its decoder.
+
+    Raises:
+        ValueError: shared arrays would have two shapes.
+    """
+    _, pairs = tied(encoder_table, decoder_table)
+    ours, theirs = _sizes(encoder), _sizes(decoder)
+    differing = [f"{name} ({ours[name]} and {theirs[name]})" for name in ours if ours[name] != theirs[name]]
+    if pairs and differing:
+        raise ValueError(
+            f"tie_encoder_decoder is true, but the pieces differ in {', '.join(differing)}; expected the same "
+            "architecture in both. If the file holds the tensors of both pieces, set it to false in config.json."
+        )
+    return tuple(sorted(pairs))
+
+
+def _sizes(config: StackConfig) -> dict[str, int]:
+    return {
+        "vocabulary": config.vocab_size,
+        "width": config.hidden_size,
+        "heads": config.attention.num_heads,
+        "inner width": config.feed_forward.size,
+        "positions": config.positions.max_positions,
+        "token types": config.embeddings.token_type_size,
+    }
+
+
+def _without_namesakes(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, str]]:
+    """The encoder's table without tied rows, and the copies of them that a file may hold all the same."""
+    reduced, pairs = tied(encoder, decoder)
+    copies = {
+        f"encoder.{encoder.canonical(theirs)}": f"decoder.{encoder.canonical(theirs)}"
+        for _, (ours, theirs, _) in encoder.rows()
+        if ours in pairs
+    }
+    return reduced, copies
+
+
+def _piece_report(path: str | os.PathLike, what: str, role: str, attributes: Mapping[str, Any]) -> LoadReport:
+    return LoadReport(source=str(path), what=f"the {role} of {what}", attributes=json.dumps(dict(attributes)))

@@ -1,0 +1,301 @@
+"""Loading and saving one encoder or one decoder: from a folder and a family's data to a filled model, and back.
+
+Knows nothing of the families (they are handed in) nor of the model classes (a function that builds one is).
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+
+from .._quoting import quoted
+from .._unknown import refuse
+from ..config import StackConfig
+from .choices import choices
+from .files.folder import CONFIG, open_tensors, read_config
+from .files.hub import local_folder
+from .load import POSITIONS, Loaded, check_size, load
+from .model_types import PAIRS, with_model_type
+from .report import UNUSED_POOLER, LoadReport
+from .save import dtype_name, save
+from .table import NameTable
+
+Role = Literal["encoder", "decoder"]
+
+_logger = logging.getLogger("encdec_eqx")
+_held_back: contextvars.ContextVar[bool] = contextvars.ContextVar("reports_held_back", default=False)
+
+# Groups of tensors that a checkpoint may lack as a whole, and what they are.
+_MAY_BE_NEW: Mapping[Role, Mapping[str, str]] = {
+    "encoder": {"pooler": UNUSED_POOLER},
+    "decoder": {
+        "cross": "cross-attention",
+        "head": "the language-model head",
+        "pooler": UNUSED_POOLER,
+    },
+}
+
+
+@runtime_checkable
+class FamilyData(Protocol):
+    """What loading needs of a family."""
+
+    @property
+    def architectures(self) -> Mapping[Role, str]:
+        """Torch's class for each role."""
+        ...
+
+    @property
+    def fresh(self) -> Mapping[str, Any]:
+        """Attributes to write for a model that came from no file."""
+        ...
+
+    def from_hf(self, hf: Mapping[str, Any]) -> StackConfig:
+        """Read a config."""
+        ...
+
+    def to_hf(self, config: StackConfig, role: Role) -> dict[str, Any]:
+        """Write a config."""
+        ...
+
+    def handles(self, name: str) -> bool:
+        """Whether a config's attribute has an effect."""
+        ...
+
+    def unknown(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of a config that nothing is known of."""
+        ...
+
+    def generation_options(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """What a config says about generating."""
+        ...
+
+    def unused_attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """What reading a config ignores."""
+        ...
+
+    @property
+    def remarks(self) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
+        """What a user should know of a config that is read."""
+        ...
+
+    def table(self, config: StackConfig, role: Role) -> dict[str, Any]:
+        """The keyword arguments of a `NameTable`."""
+        ...
+
+
+Families = Mapping[str, FamilyData]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """Where and how to look for a checkpoint on the Hub; see `hub.local_folder`."""
+
+    revision: str | None = None
+    cache_dir: str | os.PathLike | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+
+    def folder(self, path: str | os.PathLike) -> Path:
+        """The folder of a checkpoint."""
+        return local_folder(path, **dataclasses.asdict(self))
+
+
+def load_piece(
+    path: str | os.PathLike,
+    role: Role,
+    build: Callable[..., Any],
+    *,
+    families: Families,
+    dtype: Any,
+    key: Any,
+    hub: HubOptions,
+    strict_config: bool,
+    model_type: str | None,
+    overrides: Mapping[str, Any],
+) -> Any:
+    """Load an encoder or a decoder from any checkpoint of its family, with or without a head.
+
+    Args:
+        path: a folder or a Hub id.
+        role: what it becomes.
+        build: makes a fresh one from a config and a key; it is only traced.
+        families: by `model_type`.
+        dtype: dtype of all arrays; None keeps each tensor's own.
+        key: for arrays that the checkpoint lacks; None means `jax.random.key(0)`.
+        hub: where to look for a Hub id.
+        strict_config: whether attributes that nothing is known of are an error.
+        model_type: the family, where the config does not say it, or says another name.
+        overrides: attributes of the config to set.
+
+    Returns:
+        The module, with its `LoadReport`.
+    """
+    folder = hub.folder(path)
+    place = folder / CONFIG
+    hf, named = with_model_type(read_config(folder), model_type, class_names(families), place, "model_type")
+    family = family_of(hf, families, place, role)
+    _check_overrides(family, hf["model_type"], overrides)
+    as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True}
+    if role == "encoder":
+        as_role = {"is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None}
+    config = stack_config(family, {**hf, **as_role, **overrides}, place)
+    unknown = family.unknown(hf)
+    if strict_config:
+        refuse(place, unknown)
+    _check_effects(family, {**hf, **as_role}, overrides, role)
+    table = NameTable(**family.table(config, role))
+    what = f"a {config.model_type} {role}"
+    tensors = open_tensors(folder)
+    check_size(table, tensors, what=what, positions={POSITIONS: config.positions.max_positions})
+    module, loaded = load(
+        eqx.filter_eval_shape(build, config, key=jax.random.key(0)),
+        table,
+        tensors,
+        what=what,
+        dtype=dtype,
+        key=jax.random.key(0) if key is None else key,
+        initializer_range=config.initializer_range,
+        may_be_new=_MAY_BE_NEW[role],
+    )
+    report = LoadReport(
+        source=str(path),
+        what=what,
+        loaded=tuple(loaded.names),
+        loaded_bytes=loaded.nbytes,
+        new=_new(loaded, role, how_drawn(config.initializer_range, key)),
+        ignored=tuple(loaded.ignored),
+        notes=(*named, *loaded.notes, *family.remarks({**hf, **as_role})),
+        warnings=choices(folder, tensors, loaded, argument=True),
+        unknown=tuple(unknown),
+        attributes=json.dumps(family.unused_attributes({**hf, **as_role})),
+    )
+    log(report)
+    return dataclasses.replace(module, load_report=report)
+
+
+def save_piece(folder: str | os.PathLike, module: Any, role: Role, *, families: Families) -> None:
+    """Save an encoder or a decoder as torch's class for it would.
+
+    Args:
+        folder: see `save.save`.
+        module: an unrolled encoder or decoder with its `config`.
+        role: which of the two.
+        families: by `model_type`.
+    """
+    config = module.config
+    table = NameTable(**_known(families, config, role).table(config, role))
+    save(folder, module, table, config={**hf_config(module, role, families), **recorded_dtype(module)})
+
+
+def hf_config(module: Any, role: Role, families: Families) -> dict[str, Any]:
+    """The Hugging Face config of a piece, with the attributes that it was loaded with and does not use."""
+    family = _known(families, module.config, role)
+    return {
+        **family.fresh,
+        **json.loads(module.load_report.attributes),
+        **family.to_hf(module.config, role),
+        "architectures": [family.architectures[role]],
+    }
+
+
+def recorded_dtype(module: Any) -> dict[str, str]:
+    """The dtype as a config records it; nothing if the arrays differ."""
+    name = dtype_name(module)
+    return {} if name is None else {"dtype": name}
+
+
+def class_names(families: Families) -> dict[str, list[str]]:
+    """Some of torch's classes of each family."""
+    return {name: list(family.architectures.values()) for name, family in families.items()}
+
+
+def family_of(hf: Mapping[str, Any], families: Families, place: Path | str, role: Role) -> FamilyData:
+    """The family that a config names.
+
+    Raises:
+        ValueError: it names none that is known, or one that cannot take the role.
+    """
+    model_type = hf.get("model_type")
+    if model_type in PAIRS:
+        raise ValueError(
+            f"{place} describes a pair of encoder and decoder; expected one of the two. Load it with "
+            "EncoderDecoder.from_pretrained and take its `.pieces()`."
+        )
+    if not isinstance(model_type, str) or model_type not in families:
+        raise ValueError(
+            f"{place}: model_type is {quoted(model_type)}; expected one of {', '.join(sorted(families))}. Other "
+            "families are not built yet: docs/adding_a_family.md adds one, and EncoderDecoder.from_pieces takes any "
+            "eqx.Module as its encoder that meets EncoderProtocol. One of these under another name loads with "
+            "model_type=... (for a piece of a pair: encoder_model_type, decoder_model_type)."
+        )
+    if role not in families[model_type].architectures:
+        able = ", ".join(sorted(name for name, family in families.items() if role in family.architectures))
+        other = "an encoder" if role == "decoder" else "a decoder"
+        raise ValueError(
+            f"{place}: model_type is {quoted(model_type)}, a family whose models can only be {other}; expected, for "
+            f"the {role}, one of {able}."
+        )
+    return families[model_type]
+
+
+def stack_config(family: FamilyData, hf: Mapping[str, Any], place: Path | str) -> StackConfig:
+    """Read one config, naming the file in any error."""
+    try:
+        return family.from_hf(hf)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def log(report: LoadReport) -> None:
+    """Log a report, unless one of a pair will say the same: as a warning if it has something to warn of."""
+    if not _held_back.get():
+        _logger.log(logging.WARNING if report.loud else logging.INFO, "%s", report)
+
+
+@contextlib.contextmanager
+def reports_held_back() -> Iterator[None]:
+    """Within, reports of pieces are not logged: the pair they are joined to has one of its own."""
+    before = _held_back.set(True)
+    try:
+        yield
+    finally:
+        _held_back.reset(before)
+
+
+def how_drawn(initializer_range: float, key: Any) -> str:
+    """How new arrays were made, in words."""
+    source = "the key given" if key is not None else "jax.random.key(0), as no key was given"
+    return f"drawn with standard deviation {initializer_range:g} from {source}"
+
+
+def _new(loaded: Loaded, role: Role, how: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, f"{_MAY_BE_NEW[role][group]}, absent from the checkpoint; {how}") for name, group in loaded.new)
+
+
+def _check_overrides(family: FamilyData, model_type: str, overrides: Mapping[str, Any]) -> None:
+    for name in overrides:
+        if not family.handles(name) or name in ("model_type", "is_decoder"):
+            raise TypeError(
+                f"from_pretrained got {quoted(name)}, which is neither an argument nor an attribute of a {model_type} "
+                "config that has an effect."
+            )
+
+
+def _check_effects(family: FamilyData, hf: Mapping[str, Any], overrides: Mapping[str, Any], role: Role) -> None:
+    """Another value of an attribute must make another model: BART's decoders cannot do without cross-attention."""
+    for name, value in overrides.items():
+        if name in hf and hf[name] != value and family.from_hf({**hf, name: value}) == family.from_hf(hf):
+            raise TypeError(f"{name}={quoted(value)} changes nothing of a {hf['model_type']} {role}: leave it out.")
+
+
+def _known(families: Families, config: StackConfig, role: Role) -> FamilyData:
+    return family_of({"model_type": config.model_type}, families, "the StackConfig to save", role)

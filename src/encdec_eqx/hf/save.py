@@ -1,0 +1,131 @@
+"""Writing a model's arrays and JSON files to a folder, all or nothing.
+
+Knows nothing of families or model classes: the arrays come as a pytree, their names from a name table. Files are
+written into a folder beside the target and moved into place when all are complete, so a failed save changes nothing.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from .._asides import aside_of
+from .._quoting import printable
+from .._trees import path_name
+from .._writing import check_writable
+from . import transforms
+from .files.folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
+from .files.safetensors_file import write_file
+from .table import NameTable
+
+
+def save(
+    folder: str | os.PathLike,
+    model: Any,
+    table: NameTable,
+    *,
+    config: Mapping[str, Any],
+    generation_config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `config.json`, `model.safetensors` and, if given, `generation_config.json`.
+
+    Args:
+        folder: made if it does not exist; files in it that are not replaced stay, but for shards of an older save.
+        model: a pytree of arrays.
+        table: rows for every array.
+        config: content of `config.json`.
+        generation_config: content of `generation_config.json`.
+
+    Raises:
+        ValueError: the folder cannot be written to; or the model has an array that the format cannot hold, or lacks one
+            that it must.
+    """
+    target = Path(folder).expanduser().resolve()
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet.")
+    check_writable(target.parent, f"cannot save to {printable(target)}:")
+    tensors = _tensors(model, table)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = aside_of(target)
+    aside.mkdir()
+    try:
+        write_file(aside / WEIGHTS, tensors)
+        _write_json(aside / CONFIG, config)
+        if generation_config is not None:
+            _write_json(aside / GENERATION_CONFIG, generation_config)
+        _move_into_place(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def dtype_name(model: Any) -> str | None:
+    """The dtype of all arrays, as a config records it, or None if they differ."""
+    names = {leaf.dtype.name for leaf in jax.tree_util.tree_leaves(eqx.filter(model, eqx.is_array))}
+    return names.pop() if len(names) == 1 else None
+
+
+def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], np.dtype, Any]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
+    arrays = {path_name(path): leaf for path, leaf in leaves}
+    rows = [row for _, row in table.rows()]
+    missing = sorted({ours for ours, _, _ in rows} - set(arrays))
+    extra = sorted(set(arrays) - {ours for ours, _, _ in rows})
+    if any(".lora." in path for path in extra):
+        raise ValueError(
+            "the model holds low-rank adapters (LoRA), which the family's format cannot hold: save "
+            "encdec_eqx.training.merge_lora(model) instead, or the adapters apart with save_lora(model, folder)."
+        )
+    if missing or extra:
+        raise ValueError(
+            f"the model cannot be saved in its family's format: got arrays it has no name for ({extra[:5]}), or lacks "
+            f"ones it must hold ({missing[:5]}). Merge adapters and undo other surgery on the model before saving."
+        )
+    buffers = [
+        (name, shape, np.dtype(np.float32), functools.partial(np.zeros, shape, np.float32))
+        for name, shape in table.buffers.items()
+    ]
+    return buffers + [
+        (
+            theirs,
+            transforms.their_shape(transform, arrays[ours].shape),
+            np.dtype(arrays[ours].dtype),
+            functools.partial(_read, arrays[ours], transform),
+        )
+        for ours, theirs, transform in rows
+        if _written(arrays[ours], table.computed.get(ours))
+    ]
+
+
+def _written(array: jax.Array, computed: tuple[Callable[[], np.ndarray], bool] | None) -> bool:
+    """Whether a file must hold the array: not if torch's does not, and loading would make the same one."""
+    if computed is None or computed[1]:
+        return True
+    return not np.array_equal(np.asarray(array), computed[0]().astype(array.dtype))
+
+
+def _read(array: jax.Array, transform: str) -> np.ndarray:
+    return transforms.read(transform, np.asarray(array))
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _move_into_place(aside: Path, target: Path) -> None:
+    if not target.exists():
+        aside.rename(target)
+        return
+    for path in sorted(aside.iterdir()):
+        path.replace(target / path.name)
+    # Shards of an older save would be another model's weights beside this one's.
+    for stale in [target / INDEX, *target.glob("model-*-of-*.safetensors")]:
+        with contextlib.suppress(FileNotFoundError):
+            stale.unlink()

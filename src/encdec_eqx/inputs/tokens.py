@@ -1,0 +1,165 @@
+"""Token, position and type embeddings, and the way back from hidden states to tied logits. Knows nothing of stacks."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int32
+
+from .._inputs import as_ids
+from .._typing import Array, ArrayLike, PRNGKey
+from ..config import StackConfig
+from ..layers.dropout import Dropout
+from ..layers.linear import AbstractLinear, Embedding, Linear
+from ..layers.norm import LayerNorm
+from ..layers.positions import sinusoids
+
+
+class Embeddings(eqx.Module):
+    """The sum of token, position and type embeddings, normalised, dropped out and projected as the config says.
+
+    Attributes:
+        tokens: the token table.
+        positions: the table of positions, added, or the angles that rotate queries and keys, or only carried.
+        token_types: the table of segments.
+        task_types: the table of tasks, whose first row is added.
+        norm: of the sum.
+        projection: from the tables' width to the layers'.
+        dropout: of the normalised sum.
+        position_use: what the positions are for.
+        position_offset: the table's row of position 0.
+        token_types_from_tokens: whether types are looked up in the token table.
+        scale: factor on token embeddings.
+        scale_given: whether it applies to embeddings that the caller gives, too.
+    """
+
+    tokens: Embedding
+    positions: Embedding
+    token_types: Embedding | None
+    task_types: Embedding | None
+    norm: LayerNorm | None
+    projection: AbstractLinear | None
+    dropout: Dropout
+    position_use: str = eqx.field(static=True)
+    position_offset: int = eqx.field(static=True)
+    token_types_from_tokens: bool = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+    scale_given: bool = eqx.field(static=True)
+
+    def look_up(self, ids: Int32[Array, "batch length"]) -> Float[Array, "batch length embedding"]:
+        """Token embeddings, scaled."""
+        rows = self.tokens(ids)
+        return rows if self.scale == 1.0 else rows * self.scale
+
+    def given(self, inputs_embeds: Float[Array, "batch length embedding"]) -> Float[Array, "batch length embedding"]:
+        """The caller's own token embeddings, as they are added to."""
+        return inputs_embeds * self.scale if self.scale_given else inputs_embeds
+
+    def __call__(
+        self,
+        embedded: Float[Array, "batch length embedding"],
+        *,
+        positions: Int32[Array, "batch length"],
+        token_type_ids: Int32[Array, "batch length"] | None,
+        key: PRNGKey | None,
+    ) -> Float[Array, "batch length hidden"]:
+        """Add positions and types to token embeddings (those of `look_up` or `given`)."""
+        x = embedded.astype(self.tokens.weight.dtype)
+        if token_type_ids is not None:
+            x = x + self._types()(token_type_ids)
+        elif self.token_types is not None:
+            x = x + jnp.broadcast_to(self.token_types.weight[0], x.shape)
+        if self.position_use == "added":
+            x = x + self.positions(positions + self.position_offset)
+        if self.task_types is not None:
+            x = x + jnp.broadcast_to(self.task_types.weight[0], x.shape)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = self.dropout(x, key=key)
+        return x if self.projection is None else self.projection(x)
+
+    def angles(self, positions: Int32[Array, "batch length"]) -> Float[Array, "batch length head_dim"] | None:
+        """Sines and cosines by which self-attention rotates, if positions are for that."""
+        return self.positions(positions + self.position_offset) if self.position_use == "rotated" else None
+
+    def _types(self) -> Embedding:
+        return self.tokens if self.token_types is None else self.token_types
+
+    def attend(self, hidden: Float[Array, "*batch embedding"]) -> Float[Array, "*batch vocab"]:
+        """Logits of a tied head, in float32: products with the token table."""
+        table = self.tokens.weight
+        # rows in one axis, as in `Linear`: the table's gradient then needs no transposed copy of the logits' gradient
+        rows = hidden.astype(table.dtype).reshape(-1, hidden.shape[-1])
+        logits = jnp.einsum("rd,vd->rv", rows, table, preferred_element_type=jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], table.shape[0])
+
+    @classmethod
+    def init(cls, config: StackConfig, *, key: PRNGKey) -> "Embeddings":
+        """Normal tables of standard deviation `config.initializer_range`."""
+        scale, size, settings = config.initializer_range, config.embedding_size, config.embeddings
+        token_key, position_key, type_key, task_key, projection_key = jax.random.split(key, 5)
+
+        def table(entries: int, table_key: PRNGKey) -> Embedding | None:
+            return Embedding.init(entries, size, scale=scale, key=table_key) if entries else None
+
+        return cls(
+            tokens=Embedding.init(
+                config.vocab_size, size, scale=scale, padding_idx=settings.padding_idx, key=token_key
+            ),
+            positions=_init_positions(config, position_key),
+            token_types=table(settings.token_type_size, type_key),
+            task_types=table(settings.task_type_size, task_key),
+            norm=LayerNorm.init(size, eps=config.norm.eps) if settings.norm else None,
+            projection=Linear.init(size, config.hidden_size, scale=scale, key=projection_key)
+            if settings.projection
+            else None,
+            dropout=Dropout(settings.dropout),
+            position_use=config.positions.use,
+            position_offset=config.positions.offset,
+            token_types_from_tokens=settings.token_types_from_tokens,
+            scale=settings.scale,
+            scale_given=settings.scale_inputs_embeds,
+        )
+
+
+def _init_positions(config: StackConfig, key: PRNGKey) -> Embedding:
+    rule = config.positions
+    if rule.kind != "learned":
+        return Embedding(jnp.asarray(constant_positions(config)), fixed=True)
+    size, scale = config.embedding_size, config.initializer_range
+    return Embedding.init(rule.max_positions, size, scale=scale, padding_idx=rule.padding_idx, key=key)
+
+
+def constant_positions(config: StackConfig) -> Float[np.ndarray, "positions size"]:
+    """The table of a stack whose positions are constants."""
+    rule = config.positions
+    size = config.attention.head_dim if rule.use == "rotated" else config.embedding_size
+    # fairseq's form leaves the row of the padding id empty, whichever position that row stands for
+    zero_row = config.embeddings.padding_idx if rule.kind == "sinusoidal_tensor2tensor" else None
+    return sinusoids(rule.kind, rule.max_positions, size, zero_row=zero_row)
+
+
+def longest(config: StackConfig, position_ids: ArrayLike | None) -> int:
+    """The longest sequence a stack can take: explicit positions may repeat, so they set no limit of their own."""
+    if config.attention.relative_positions != "none":
+        return config.positions.max_positions
+    return config.positions.longest if position_ids is None else np.iinfo(np.int32).max
+
+
+def as_token_types(config: StackConfig, token_type_ids: ArrayLike | None) -> Array | None:
+    """Checked token types.
+
+    Raises:
+        ValueError: the family has none, or a type is out of range.
+    """
+    if token_type_ids is None:
+        return None
+    if config.embeddings.token_types_from_tokens:
+        return as_ids("token_type_ids", token_type_ids, config.vocab_size, "vocab_size")
+    size = config.embeddings.token_type_size
+    if not size:
+        raise ValueError(
+            f"`token_type_ids` were given, but a {config.model_type} stack without token types ignores them: leave "
+            "them out."
+        )
+    return as_ids("token_type_ids", token_type_ids, size, "type_vocab_size")

@@ -1,0 +1,1 @@
+"""A model's arrays by name: which are trained, LoRA beside them, and summaries."""

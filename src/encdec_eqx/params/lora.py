@@ -1,0 +1,272 @@
+"""LoRA (Hu et al. 2021): low-rank adapters put beside linear layers, merged, taken out again, and saved apart.
+
+Knows where a model's linear layers are and what they are called; must not know optimisers.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from .._quoting import printable, quoted
+from .._typing import PRNGKey, check_key
+from ..hf.adapter import write_adapter
+from ..layers.linear import AbstractLinear, Linear
+from ..layers.low_rank import LowRank, WithLoRA, shifted
+from ..stack import ScannedStack, map_stacks, rescan, to_layout, unroll
+from ..surgery.ties import share_layers
+from .lora_files import FORMAT, read_factors
+from .names import named
+from .selectors import Selectors, select
+
+Model = TypeVar("Model", bound=eqx.Module)
+
+_SHOWN = 10
+
+
+class _Found(NamedTuple):
+    """A linear layer of an unrolled model, with its names: several if several layers share it."""
+
+    names: tuple[str, ...]
+    linear: Any
+
+
+def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | None = None, key: PRNGKey) -> Model:
+    """The same model with adapters beside the linear layers that the selectors pick; its outputs stay as they are.
+
+    An adapter adds `alpha / rank · x A B` to a layer's output. A is uniform within 1/√in either way, as in PEFT, and B
+    is zero, so that at first exactly nothing is added (compiled, the larger program may round in another order).
+
+    Queries, keys and values of self-attention are one fused layer (`self_attention.qkv`), and so are the keys and
+    values of cross-attention (`cross_attention.kv`): such a layer has one adapter, whose rank is that of the whole.
+
+    Train the adapters alone with `trainable="lora"`. The model generates as it is; `save_pretrained` needs
+    `merge_lora` first.
+
+    Args:
+        model: an `EncoderDecoder` or a piece, in either layout, which is kept.
+        selectors: as in `trainable`, for the names of layers: `"self_attention"`, `"qkv | q | kv"`, `"feed_forward"`,
+            `"decoder.layers.6- | enc_to_dec_proj"`.
+        rank: of A and B.
+        alpha: default: the rank, so that the factor is 1.
+        key: draws A.
+
+    Raises:
+        ValueError: a selector is wrong, a number out of range, or a layer has an adapter already.
+        NotImplementedError: a layer is shared by encoder and decoder.
+    """
+    check_key(key)
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}; 8 is usual.")
+    scale = 1.0 if alpha is None else alpha / rank
+    if not scale > 0.0:
+        raise ValueError(f"alpha must be above 0, got {alpha}; as large as the rank, or twice, is usual.")
+    unrolled = _unrolled(model)
+    found = _linears(unrolled)
+    able = [number for number, it in enumerate(found) if _why_not(it) is None]
+    picked = select(
+        selectors,
+        [found[number].names for number in able],
+        unpickable={it.names[0]: why for it in found if (why := _why_not(it)) is not None},
+    )
+    new = {number for number, pick in zip(able, picked, strict=True) if pick}
+    _check_not_shared(found, [found[number] for number in sorted(new)])
+
+    def adapted(number: int, linear: Any) -> Any:
+        if number not in new:
+            return linear
+        into, *out = linear.weight.shape
+        key_of_layer = jax.random.fold_in(key, number)
+        return WithLoRA(linear, LowRank.init(into, *out, rank=rank, scale=scale, key=key_of_layer))
+
+    return _rescanned(_replaced(unrolled, adapted), model)
+
+
+def merge_lora(model: Model) -> Model:
+    """The plain model whose weights have the adapters added to them: of the type and layout that it had without them.
+
+    Its outputs are equal up to rounding, it is as fast as before, and `save_pretrained` saves it.
+
+    Raises:
+        ValueError: the model has no adapter.
+    """
+    return _plain(model, WithLoRA.merged)
+
+
+def drop_lora(model: Model) -> Model:
+    """The plain model without the adapters: the very arrays that `add_lora` was given.
+
+    Raises:
+        ValueError: the model has no adapter.
+    """
+    return _plain(model, lambda linear: linear.base)
+
+
+def unmerge_lora(merged: Model, adapted: Model) -> Model:
+    """The model with adapters again, from one in which they were merged: what they added is taken out of its weights.
+
+    Equal to what was merged up to rounding.
+
+    Args:
+        merged: what `merge_lora` returned, or a checkpoint of it.
+        adapted: a model with the same adapters; its other weights are not read. If the adapters were saved apart,
+            `load_lora(merged, folder)` is one.
+
+    Raises:
+        ValueError: `adapted` has no adapter, or the two are not alike.
+    """
+    unrolled = _unrolled(merged)
+    ours, theirs = _linears(unrolled), _with_lora(adapted)
+    if [it.names for it in ours] != [it.names for it in theirs]:
+        raise ValueError("the two models have different linear layers: were the adapters made for another model?")
+
+    def split(number: int, linear: Any) -> Any:
+        its = theirs[number].linear
+        if not isinstance(its, WithLoRA):
+            return linear
+        _check_fit({theirs[number].names[0]: (linear, its.lora)})
+        return WithLoRA(shifted(linear, its.lora, -1.0), its.lora)
+
+    return _rescanned(_replaced(unrolled, split), merged)
+
+
+def save_lora(model: eqx.Module, folder: str | os.PathLike) -> None:
+    """Save the adapters alone: `lora.safetensors` and `lora.json`.
+
+    Args:
+        model: a model with adapters, in either layout.
+        folder: made if it does not exist; other files in it stay.
+
+    Raises:
+        ValueError: the model has no adapter, or the folder is a file.
+    """
+    adapters = {it.names[0]: it.linear.lora for it in _with_lora(model) if isinstance(it.linear, WithLoRA)}
+    tensors = {
+        f"{name}.lora.{part}": np.asarray(array)
+        for name, lora in adapters.items()
+        for part, array in (("a", lora.a), ("b", lora.b))
+    }
+    scales = {name: lora.scale for name, lora in adapters.items()}
+    write_adapter(folder, tensors, {"format": FORMAT, "version": 1, "scales": scales})
+
+
+def load_lora(model: Model, folder: str | os.PathLike) -> Model:
+    """The same model with the adapters that `save_lora` saved.
+
+    Args:
+        model: the model without adapters, in either layout, which is kept.
+        folder: where they are.
+
+    Raises:
+        MissingFileError: a file is not there (a FileNotFoundError and a ValueError).
+        ValueError: the files are damaged or do not fit the model: all problems in one message.
+        NotImplementedError: a layer is shared by encoder and decoder.
+    """
+    adapters = read_factors(folder)
+    unrolled = _unrolled(model)
+    found = {it.names[0]: it for it in _linears(unrolled)}
+    unknown = sorted(set(adapters) - set(found))
+    problems = [f"the model has no linear layer {quoted(name)}" for name in unknown]
+    problems += [f"{name!r} {why}" for name in adapters if name in found and (why := _why_not(found[name]))]
+    if problems:
+        raise ValueError(f"the adapters in {printable(folder)} do not fit the model: {_listed(problems)}.")
+    where = f"the adapters in {printable(folder)}"
+    _check_fit({name: (found[name].linear, lora) for name, lora in adapters.items()}, where)
+    _check_not_shared(list(found.values()), [found[name] for name in adapters])
+    names = list(found)
+
+    def adapted(number: int, linear: Any) -> Any:
+        lora = adapters.get(names[number])
+        return linear if lora is None else WithLoRA(linear, lora)
+
+    return _rescanned(_replaced(unrolled, adapted), model)
+
+
+def _is_linear(node: Any) -> bool:
+    return isinstance(node, AbstractLinear)
+
+
+def _linears(unrolled: Any) -> list[_Found]:
+    return [_Found(names, node) for names, node in named(unrolled, _is_linear) if _is_linear(node)]
+
+
+def _replaced(tree: Any, new: Callable[[int, Any], Any]) -> Any:
+    """The tree with its linear layers, numbered in order, replaced."""
+    nodes, structure = jax.tree.flatten(tree, is_leaf=_is_linear)
+    numbers = iter(range(len(nodes)))
+    return jax.tree.unflatten(structure, [new(next(numbers), node) if _is_linear(node) else node for node in nodes])
+
+
+def _why_not(found: _Found) -> str | None:
+    """Why a layer can have no adapter, or None if it can."""
+    linear = found.linear
+    if isinstance(linear, WithLoRA):
+        return "has an adapter already: merge it first (merge_lora), or drop it (drop_lora)"
+    if not isinstance(linear, Linear):
+        return f"is a {type(linear).__name__}; adapters go beside a plain Linear"
+    if linear.weight is None:
+        return "is shared with the decoder, which holds it"
+    return "is carried without being read" if found.names[0].endswith("pooler") else None
+
+
+def _check_not_shared(found: list[_Found], picked: list[_Found]) -> None:
+    """The encoder's empty layers are the decoder's of the same name; cross-attention has no namesake."""
+    empty = [it for it in found if isinstance(it.linear, Linear) and it.linear.weight is None]
+    shared = {name.replace("encoder.", "decoder.", 1) for it in empty for name in it.names}
+    for it in picked:
+        if shared.intersection(it.names):
+            raise NotImplementedError(
+                f"{it.names[0]!r} is shared by encoder and decoder, and an adapter would be in one of them only. Take "
+                "a selector such as 'cross_attention', which is the decoder's own, or give the encoder arrays of its "
+                "own first: model = dataclasses.replace(model, encoder=model.pieces()[0], ties=())."
+            )
+
+
+def _unrolled(model: Any) -> Any:
+    """The model with its stacks unrolled, and the paths of what its pieces share with them."""
+    return model.with_layout("unrolled") if share_layers(getattr(model, "ties", ())) else unroll(model)
+
+
+def _rescanned(unrolled: Any, like: Any) -> Any:
+    """The layout of `like`; where the pieces share layers, both are cut alike, as adapters on some layers cut one."""
+    if not share_layers(getattr(like, "ties", ())):
+        return rescan(unrolled, like)
+    stack = like.decoder.stack
+    return unrolled.with_layout("scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else unrolled
+
+
+def _with_lora(model: eqx.Module) -> list[_Found]:
+    found = _linears(unroll(model))
+    if not any(isinstance(it.linear, WithLoRA) for it in found):
+        raise ValueError("the model has no low-rank adapter: add_lora(model, ...) makes some.")
+    return found
+
+
+def _plain(model: Any, made: Callable[[WithLoRA], Linear]) -> Any:
+    _with_lora(model)
+    plain = _replaced(model, lambda _, linear: made(linear) if isinstance(linear, WithLoRA) else linear)
+    if share_layers(getattr(model, "ties", ())):
+        return _rescanned(plain, model)
+    # adapters on some layers only had cut the stacks
+    return map_stacks(
+        lambda stack: to_layout(stack, "scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else stack,
+        plain,
+    )
+
+
+def _check_fit(pairs: dict[str, tuple[Linear, LowRank]], adapters: str = "adapters") -> None:
+    wrong = [
+        f"{name!r} is {tuple(linear.weight.shape)}, its adapter {tuple(lora.a.shape)} by {tuple(lora.b.shape)}"
+        for name, (linear, lora) in pairs.items()
+        if tuple(linear.weight.shape) != (lora.a.shape[0], *lora.b.shape[1:])
+    ]
+    if wrong:
+        raise ValueError(f"{adapters} do not fit the model's weights (in, *out): {_listed(wrong)}.")
+
+
+def _listed(problems: list[str]) -> str:
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problems[:_SHOWN]) + more

@@ -1,0 +1,173 @@
+"""Which leaves of a model a step updates.
+
+Knows what the pieces carry without reading, and how stacks are cut; must not know optimisers.
+"""
+
+import dataclasses
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from .._quoting import quoted
+from ..decoder import Decoder
+from ..encoder import Encoder
+from ..heads import LMHead
+from ..inputs.tokens import Embeddings
+from ..layers.linear import Embedding
+from ..stack import ScannedStack, map_stacks, to_layout
+from ..surgery.ties import kept, scanned_alike, share_layers, tie
+from .names import places, slots
+from .selectors import Selectors, select
+
+Model = TypeVar("Model", bound=eqx.Module)
+
+
+def trainable(model: eqx.Module, selectors: Selectors | None = None) -> PyTree[bool]:
+    """A tree like `model` with True for every floating-point array that it reads and the selectors pick.
+
+    False are the constants (sinusoids, BART's bias of the logits) and the arrays that are only carried from one
+    checkpoint to the next: poolers, and a table of positions that is not added (relative positions). They get no
+    gradient, no optimiser state and no weight decay.
+
+    A selector is made of parts joined by `|`. A part is a name of the model's parts, or any run of its components:
+    `encoder`, `decoder.embeddings`, `enc_to_dec_proj`, `lm_head`, `cross_attention`, `self_attention.qkv`,
+    `feed_forward`, `norm`, `bias`, `lora`; layers are numbered from 0 and ranges take in both ends:
+    `encoder.layers.0-3`, `decoder.layers.6-`, `layers.-2`; `*` and `?` stand for anything inside a component. `!`
+    before a part takes it away, wherever it stands; with nothing but such parts, all else is picked. A norm belongs to
+    the sublayer that it serves. Arrays shared by the two pieces are the decoder's.
+
+    Args:
+        model: a model in either layout, or a piece.
+        selectors: for example `"cross_attention | enc_to_dec_proj | decoder.layers.6- | !bias"`; default: everything.
+
+    Raises:
+        TypeError: `selectors` are no text.
+        ValueError: a part matches nothing or nothing that is read, or the layers that are picked lie in one stacked
+            array with others: see `segmented`.
+    """
+    entries = picked_entries(model, selectors)
+    for found in places(model):
+        if len(set(entries[found.leaf])) > 1:
+            raise ValueError(
+                f"{quoted(selectors)} picks some of the layers whose arrays are stacked with {quoted(found.names[0])}, "
+                "not all. Give the selectors themselves to init_train_state, which cuts such stacks, or call "
+                "segmented(model, selectors) first."
+            )
+    return jax.tree.unflatten(jax.tree.structure(model), [entry[0] for entry in entries])
+
+
+def segmented(model: Model, selectors: Selectors) -> Model:
+    """The same model, its scanned stacks cut wherever layers that the selectors pick meet layers that they do not.
+
+    So `trainable(segmented(model, selectors), selectors)` is a tree of bools, whatever layers are picked.
+    `with_layout("scanned")` joins the segments again. An unrolled model is returned as it is.
+
+    Where encoder and decoder share their layers, both are cut alike.
+
+    Raises:
+        NotImplementedError: the layers that would be cut apart share weights with each other.
+    """
+    entries = picked_entries(model, selectors)
+    if share_layers(getattr(model, "ties", ())):
+        return _cut_alike(model, entries)
+
+    def cut(stack: Any, its_slots: Any) -> Any:
+        cuts = _cuts(stack, its_slots, entries)
+        if not cuts:
+            return stack
+        return to_layout(stack, "scanned", remat=stack.remat, cuts=sorted({*stack.starts[1:], *cuts}))
+
+    return map_stacks(cut, model, slots(model))
+
+
+def _cuts(stack: Any, its_slots: Any, entries: list[list[bool]]) -> set[int]:
+    """Numbers of the layers of a scanned stack where layers that are picked meet layers that are not."""
+    if not isinstance(stack, ScannedStack):
+        return set()
+    return {
+        start + repeat * len(segment.groups)
+        for segment, start in zip(its_slots.segments, stack.starts, strict=True)
+        for slot in jax.tree.leaves(segment.groups)
+        for repeat in _changes(entries[slot.leaf])
+    }
+
+
+def _cut_alike(model: Any, entries: list[list[bool]]) -> Any:
+    its_slots = slots(model)
+    pairs = [(getattr(model, piece).stack, getattr(its_slots, piece).stack) for piece in ("encoder", "decoder")]
+    cuts = {cut for stack, its in pairs for cut in _cuts(stack, its, entries)}
+    if not cuts:
+        return model
+    whole, decoder = model.pieces()
+    earlier = model.decoder.stack.starts[1:]
+    encoder, decoder = scanned_alike(whole, decoder, remat=model.decoder.stack.remat, cuts={*earlier, *cuts})
+    ties = kept(model.ties, whole, encoder, decoder)
+    return dataclasses.replace(model, encoder=tie(encoder, ties), decoder=decoder, ties=ties)
+
+
+def cut_and_trained(model: Model, chosen: PyTree[bool] | Selectors | None) -> tuple[Model, PyTree[bool]]:
+    """The model, cut as far as selectors need it, and its tree of bools; `chosen` may be that tree, or selectors."""
+    if chosen is None:
+        return model, trainable(model)
+    if isinstance(chosen, str) or (isinstance(chosen, list | tuple) and all(isinstance(x, str) for x in chosen)):
+        model = segmented(model, chosen)
+        return model, trainable(model, chosen)
+    return model, chosen
+
+
+def picked_entries(model: eqx.Module, selectors: Selectors | None) -> list[list[bool]]:
+    """For each leaf of the model, whether it is trained: one entry a layer if it is stacked, else one."""
+    read = _read(model)
+    found = [place for place in places(model) if read[place.leaf]]
+    picked = [True] * len(found)
+    if selectors is not None:
+        picked = select(selectors, [place.names for place in found], unpickable=_unpickable(model, read))
+    entries: list[list[bool]] = [[] if is_read else [False] for is_read in read]
+    for place, pick in zip(found, picked, strict=True):
+        entries[place.leaf].append(pick)
+    return entries
+
+
+def _unpickable(model: Any, read: list[bool]) -> dict[str, str]:
+    """Names that a selector may expect to find, and why it does not."""
+    why = "is carried without being read (a pooler, a constant, positions that are not added) and never trained"
+    names = {name: why for place in places(model) if not read[place.leaf] for name in place.names}
+    if getattr(model, "ties", ()):
+        shared = {f"encoder.{name}" for place in places(model.pieces()[0]) for name in place.names}
+        own = {name for place in places(model) for name in place.names}
+        names |= dict.fromkeys(sorted(shared - own), "is shared with the decoder, which holds it: select it there")
+    if any(head.projection is None for head in _nodes(model, LMHead)):
+        names["decoder.lm_head.projection.weight"] = "is tied: it is decoder.embeddings.tokens, select that"
+    if getattr(model, "enc_to_dec_proj", None) is None:
+        names["enc_to_dec_proj.weight"] = "is not there, because the pieces fit without it: leave that part out"
+    names["lora.a"] = "is not there: add_lora(model, ...) makes adapters"
+    return names
+
+
+def _changes(entries: list[bool]) -> list[int]:
+    return [at for at in range(1, len(entries)) if entries[at] != entries[at - 1]]
+
+
+def _read(model: eqx.Module) -> list[bool]:
+    """For each leaf, whether it is a floating-point array that the model reads and may change."""
+    its_slots = slots(model)
+    unread = [node.pooler for kind in (Encoder, Decoder) for node in _nodes(its_slots, kind)]
+    unread += [node.positions for node in _nodes(its_slots, Embeddings) if node.position_use == "carried"]
+    unread += [node for node in _nodes(its_slots, Embedding) if node.fixed]
+    unread += [node.bias for node in _nodes(its_slots, LMHead) if node.fixed_bias]
+    leaves = {slot.leaf for slot in jax.tree.leaves(unread)}
+    return [_is_float(leaf) and number not in leaves for number, leaf in enumerate(jax.tree.leaves(model))]
+
+
+def _is_float(leaf: Any) -> bool:
+    """Whether a leaf is a floating-point array, or the shape of one."""
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _nodes(model: Any, kind: type) -> list[Any]:
+    """All modules of one kind, wherever they are."""
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in nodes if isinstance(node, kind)]

@@ -1,0 +1,161 @@
+"""A scanned run of layers, and what its backward pass keeps. Knows nothing of the rest of its stack."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from .._typing import Array, PRNGKeys
+from ..blocks.block import Block
+from ..config import LayerSpec
+from .unrolled import Attending, LayerResult, Wanted, empty_kv, run_block, run_in_turn, schedule
+
+Remat = Literal["keep_all", "keep_products", "keep_linear", "keep_nothing"]
+"""What a scanned stack keeps of each group for the backward pass, from most to least; the rest is recomputed.
+
+`keep_all` recomputes nothing. `keep_products` keeps the results of all matrix products; activations, norms and softmax
+cost less to recompute than to store and read. `keep_linear` keeps those of products with weights, not attention's
+scores, which grow with the square of the length. `keep_nothing` keeps each group's input alone (Chen et al. 2016).
+"""
+
+_POLICIES: dict[str, Any] = {
+    "keep_products": jax.checkpoint_policies.dots_saveable,
+    "keep_linear": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "keep_nothing": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Segment(eqx.Module):
+    """Successive layers: a repeating group, stacked and scanned; then the layers that do not fill a group, unrolled.
+
+    Attributes:
+        groups: the block of each place in the group, its leaves stacked over the repeats. Where layers share weights
+            (then all are of one kind, and the group is one layer) the distinct blocks are stacked, each once.
+        rest: blocks of the layers after the last whole group.
+        layers: what differs between layers.
+        scales: factor on each layer's attention scores.
+        remat: what is kept for the backward pass.
+    """
+
+    groups: tuple[Block, ...]
+    rest: tuple[Block, ...]
+    layers: tuple[LayerSpec, ...] = eqx.field(static=True)
+    scales: tuple[float, ...] = eqx.field(static=True)
+    remat: Remat = eqx.field(static=True)
+
+    def run(
+        self, x: Array, attending: Attending, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, wanted: Wanted
+    ) -> tuple[Array, list[LayerResult], Any]:
+        """Run the layers: the last hidden state, what is wanted of each layer, the new caches."""
+        stacked_kv, rest_kv = (None, None) if self_kv is None else self_kv
+        stacked_cross, rest_cross = (None, None) if cross_kv is None else cross_kv
+        scanned = self._scanned_layers
+
+        def one_group(x: Array, per_group: Any) -> tuple[Array, Any]:
+            blocks, scales, pasts, crosses, group_keys = per_group
+            emitted = []
+            for at in range(len(self.groups)):
+                out = run_block(
+                    blocks[at] if self._own_weights else _pick(self.groups[at], blocks[at]),
+                    x,
+                    attending,
+                    scale=scales[at],
+                    past=None if pasts is None else pasts[at],
+                    cross_kv=None if crosses is None else crosses[at],
+                    key=None if group_keys is None else group_keys[at],
+                )
+                x = out.hidden
+                emitted.append((wanted.of(out), None if pasts is None else out.new_kv))
+            return x, emitted
+
+        per_group = (
+            self.groups if self._own_weights else (jnp.asarray(schedule(self.layers)),),
+            self._by_group(jnp.asarray(self.scales[:scanned], jnp.float32)),
+            stacked_kv,
+            stacked_cross,
+            None if keys is None else self._by_group(keys[:scanned]),
+        )
+        x, emitted = jax.lax.scan(_rematerialised(one_group, self.remat), x, per_group)
+        results = [_pick(result, repeat) for repeat in range(self._repeats) for result, _ in emitted]
+        x, rest_results, rest_kv = run_in_turn(
+            self.rest,
+            self.scales[scanned:],
+            x,
+            attending,
+            self_kv=rest_kv,
+            cross_kv=rest_cross,
+            keys=None if keys is None else keys[scanned:],
+            wanted=wanted,
+        )
+        if stacked_kv is not None:
+            # one write for all layers: inside the scan every layer would copy its slice of the cache
+            written = tuple(old.write(new, attending.start) for old, (_, new) in zip(stacked_kv, emitted, strict=True))
+            self_kv = (written, rest_kv)
+        return x, results + rest_results, self_kv
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The distinct blocks, in order of first use."""
+        distinct = len(set(schedule(self.layers))) - len(self.rest)
+        group = len(self.groups)
+        return (*(_pick(self.groups[at % group], at // group) for at in range(distinct)), *self.rest)
+
+    def cross_kv(self, states: Float[Array, "batch source cross"]) -> Any:
+        """Keys and values of the encoder states for every layer."""
+        make = eqx.filter_vmap(lambda block: block.cross_kv(states))
+        stacked = tuple(
+            None if block.cross_attention is None else make(self._stacked(at)) for at, block in enumerate(self.groups)
+        )
+        return stacked, tuple(block.cross_kv(states) for block in self.rest)
+
+    def empty_self_kv(self, rows: int, slots: int) -> Any:
+        """Caches of zeros for every layer."""
+        stacked = tuple(empty_kv(_pick(block, 0), (rows, slots), (self._repeats,)) for block in self.groups)
+        return stacked, tuple(empty_kv(block, (rows, slots)) for block in self.rest)
+
+    @property
+    def _scanned_layers(self) -> int:
+        return len(self.layers) - len(self.rest)
+
+    @property
+    def _repeats(self) -> int:
+        return self._scanned_layers // len(self.groups)
+
+    @property
+    def _own_weights(self) -> bool:
+        return len(set(schedule(self.layers))) == len(self.layers)
+
+    def _by_group(self, values: Array) -> Array:
+        return values.reshape(self._repeats, len(self.groups), *values.shape[1:])
+
+    def _stacked(self, at: int) -> Block:
+        """The blocks of one place in the group, stacked over the repeats."""
+        return self.groups[at] if self._own_weights else _pick(self.groups[at], jnp.asarray(schedule(self.layers)))
+
+
+def as_remat(remat: Remat | bool) -> Remat:
+    """What is kept, by its name.
+
+    Raises:
+        ValueError: nothing has this name.
+    """
+    if isinstance(remat, bool):
+        return "keep_nothing" if remat else "keep_products"
+    if remat not in ("keep_all", *_POLICIES):
+        raise ValueError(
+            f"remat is {remat!r}; expected what is kept for the backward pass: 'keep_all', 'keep_products' (False), "
+            "'keep_linear' or 'keep_nothing' (True)."
+        )
+    return remat
+
+
+def _rematerialised(one_group: Any, remat: Remat) -> Any:
+    if remat == "keep_all":
+        return one_group
+    # a scan's body is compiled once for each pass, so there is nothing that could be merged by accident
+    return jax.checkpoint(one_group, policy=_POLICIES[remat], prevent_cse=False)
+
+
+def _pick(tree: Any, index: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -1,0 +1,308 @@
+"""The only place that runs layers one after another: the interface of stacks, and the unrolled layout.
+
+A stack has two layouts behind one interface: *unrolled*, a tuple of blocks, is the fastest to decode with; *scanned*
+(`scanned/`), blocks stacked and run by `lax.scan`, is the fastest and smallest to train and to compile. Both store
+each distinct block once; `layers` say which weights run when. Knows nothing of embeddings and heads.
+"""
+
+import dataclasses
+from abc import abstractmethod
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int32, Integer
+
+from .._typing import Array, PRNGKey, PRNGKeys
+from ..blocks.block import Block, BlockOutput, score_scale
+from ..cache import CrossKV, SelfKV
+from ..config import LayerSpec, RelativeBiasConfig, StackConfig
+from ..layers.linear import Embedding
+from ..layers.norm import LayerNorm
+from ..layers.positions import bucketed_bias, slots_behind
+
+Layout = Literal["unrolled", "scanned"]
+
+
+class Attending(eqx.Module):
+    """What all layers of one call share.
+
+    Attributes:
+        self_mask: which keys each query may attend to.
+        start: slot of the first new token.
+        cross_mask: which source positions may be attended.
+        encoder_states: the states to attend to, where their keys and values are not in a cache.
+        angles: by which self-attention rotates the new tokens' queries and keys.
+        behind: how many slots each key lies behind each query; the stack fills it in where slots follow one another.
+        self_bias: added to the scores of self-attention; the stack fills it in.
+    """
+
+    self_mask: Bool[Array, "#rows 1 #queries #keys"] | None
+    start: Int32[Array, ""] | int = 0
+    cross_mask: Bool[Array, "batch 1 1 source"] | None = None
+    encoder_states: Float[Array, "batch source cross"] | None = None
+    angles: Float[Array, "rows queries head_dim"] | None = None
+    behind: Integer[Array, "queries keys"] | None = None
+    self_bias: Float[Array, "1 heads queries keys"] | None = None
+
+
+class StackOutput(eqx.Module):
+    """What a stack returns; the tuples have one entry a layer (hidden states one more), `None` if not asked for.
+
+    Attributes:
+        last_hidden_state: after the last layer and the final norm, if there is one.
+        hidden_states: the input, then each layer's output, the last after the final norm where the reference has it so.
+        self_attentions: attention weights.
+        cross_attentions: attention weights; `None` for a layer that attended to no encoder states.
+        self_kv: the caches with the new tokens written, arranged as they came; `None` without caches.
+    """
+
+    last_hidden_state: Float[Array, "rows queries hidden"]
+    hidden_states: tuple[Float[Array, "rows queries hidden"], ...] | None
+    self_attentions: tuple[Float[Array, "rows heads queries keys"], ...] | None
+    cross_attentions: tuple[Float[Array, "rows heads queries source"] | None, ...] | None
+    self_kv: Any
+
+
+class LayerResult(eqx.Module):
+    """What is kept of one layer, `None` where it was not asked for."""
+
+    hidden: Float[Array, "*layers rows queries hidden"] | None
+    self_attention: Float[Array, "*layers rows heads queries keys"] | None
+    cross_attention: Float[Array, "*layers rows heads queries source"] | None
+
+
+class Wanted(eqx.Module):
+    """What the caller asked to be kept."""
+
+    hidden_states: bool = eqx.field(static=True, default=False)
+    attentions: bool = eqx.field(static=True, default=False)
+
+    def of(self, out: BlockOutput) -> LayerResult:
+        """The wanted part of a layer's output."""
+        return LayerResult(
+            out.hidden if self.hidden_states else None,
+            out.self_attention if self.attentions else None,
+            out.cross_attention if self.attentions else None,
+        )
+
+
+class Shared(eqx.Module):
+    """What a stack has besides its layers, the same in both layouts.
+
+    Attributes:
+        final_norm: the norm after the last layer.
+        relative_bias: the table of biases by distance that all layers share.
+        relative: how distances are sorted into its rows.
+        norm_in_hidden_states: whether the last of the hidden states is taken after the final norm.
+    """
+
+    final_norm: LayerNorm | None
+    relative_bias: Embedding | None
+    relative: RelativeBiasConfig | None = eqx.field(static=True)
+    norm_in_hidden_states: bool = eqx.field(static=True)
+
+    def self_bias(self, behind: Integer[Array, "queries keys"]) -> Float[Array, "1 heads queries keys"] | None:
+        """What is added to all layers' scores."""
+        if self.relative_bias is None or self.relative is None:
+            return None
+        buckets, longest = self.relative.buckets, self.relative.max_distance
+        return bucketed_bias(self.relative_bias, behind, buckets=buckets, max_distance=longest)
+
+    @classmethod
+    def init(cls, config: StackConfig, *, key: PRNGKey) -> "Shared":
+        """A unit norm and a normal table, where the config has them."""
+        relative, heads = config.attention.relative_bias, config.attention.num_heads
+        table = None
+        if relative is not None:
+            table = Embedding.init(relative.entries, heads, scale=config.initializer_range, key=key)
+        return cls(
+            final_norm=LayerNorm.init(config.hidden_size, eps=config.norm.eps) if config.norm.final else None,
+            relative_bias=table,
+            relative=relative,
+            norm_in_hidden_states=config.norm.final_in_hidden_states,
+        )
+
+
+class AbstractStack(eqx.Module):
+    """Layers in order, then the final norm."""
+
+    shared: eqx.AbstractVar[Shared]
+    layers: eqx.AbstractVar[tuple[LayerSpec, ...]]
+    scales: eqx.AbstractVar[tuple[float, ...]]
+
+    def __call__(
+        self,
+        x: Float[Array, "rows queries hidden"],
+        attending: Attending,
+        *,
+        self_kv: Any = None,
+        cross_kv: Any = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        key: PRNGKey | None = None,
+    ) -> StackOutput:
+        """Run all layers.
+
+        Args:
+            x: embeddings of the new tokens.
+            attending: masks and encoder states.
+            self_kv: caches as `empty_self_kv` made them, to be read and written.
+            cross_kv: keys and values as `cross_kv` made them, used instead of `attending.encoder_states`.
+            output_hidden_states: whether to return them.
+            output_attentions: whether to return them.
+            key: turns dropout on.
+        """
+        keys = None if key is None else jax.random.split(key, len(self.layers))
+        wanted = Wanted(output_hidden_states, output_attentions)
+        slots = x.shape[1] if self_kv is None or attending.self_mask is None else attending.self_mask.shape[-1]
+        behind = slots_behind(x.shape[1], slots, attending.start) if attending.behind is None else attending.behind
+        attending = dataclasses.replace(attending, behind=behind, self_bias=self.shared.self_bias(behind))
+        last, results, self_kv = self._run(x, attending, self_kv, cross_kv, keys, wanted)
+        normed = last if self.shared.final_norm is None else self.shared.final_norm(last)
+        hidden = None
+        if output_hidden_states:
+            outputs = [*(_kept(result.hidden) for result in results[:-1])]
+            outputs.append(normed if self.shared.norm_in_hidden_states else last)
+            hidden = (x, *(out for out, spec in zip(outputs, self.layers, strict=True) if spec.hidden_state))
+        return StackOutput(
+            last_hidden_state=normed,
+            hidden_states=hidden,
+            self_attentions=tuple(_kept(result.self_attention) for result in results) if output_attentions else None,
+            cross_attentions=tuple(result.cross_attention for result in results) if output_attentions else None,
+            self_kv=self_kv,
+        )
+
+    @abstractmethod
+    def _run(
+        self, x: Array, attending: Attending, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, wanted: Wanted
+    ) -> tuple[Array, list[LayerResult], Any]:
+        """Run the layers: the last hidden state before the final norm, what is wanted of each, the new caches."""
+
+    @abstractmethod
+    def cross_kv(self, states: Float[Array, "batch source cross"]) -> Any:
+        """Keys and values of the encoder states for every layer, in this layout's arrangement."""
+
+    @abstractmethod
+    def empty_self_kv(self, rows: int, slots: int) -> Any:
+        """Caches of zeros for every layer, in this layout's arrangement."""
+
+
+class UnrolledStack(AbstractStack):
+    """Each distinct block on its own, run one after another."""
+
+    blocks: tuple[Block, ...]
+    shared: Shared
+    layers: tuple[LayerSpec, ...] = eqx.field(static=True)
+    scales: tuple[float, ...] = eqx.field(static=True)
+
+    def _run(
+        self, x: Array, attending: Attending, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, wanted: Wanted
+    ) -> tuple[Array, list[LayerResult], Any]:
+        x, results, caches = run_in_turn(
+            self.in_order(), self.scales, x, attending, self_kv=self_kv, cross_kv=cross_kv, keys=keys, wanted=wanted
+        )
+        return x, results, None if self_kv is None else caches
+
+    def in_order(self) -> tuple[Block, ...]:
+        """The block of each layer; one that serves several layers appears as often."""
+        return tuple(self.blocks[which] for which in schedule(self.layers))
+
+    def cross_kv(self, states: Float[Array, "batch source cross"]) -> tuple[CrossKV | None, ...]:
+        return tuple(block.cross_kv(states) for block in self.in_order())
+
+    def empty_self_kv(self, rows: int, slots: int) -> tuple[SelfKV, ...]:
+        return tuple(empty_kv(block, (rows, slots)) for block in self.in_order())
+
+    @classmethod
+    def init(cls, config: StackConfig, *, key: PRNGKey) -> "UnrolledStack":
+        """Blocks with fresh weights, and the final norm if there is one."""
+        order = schedule(config.layers)
+        distinct = [config.layers[order.index(which)] for which in range(max(order) + 1)]
+        shared_key, *keys = jax.random.split(key, len(distinct) + 1)
+        return cls(
+            blocks=tuple(Block.init(config, spec, key=k) for spec, k in zip(distinct, keys, strict=True)),
+            shared=Shared.init(config, key=shared_key),
+            layers=config.layers,
+            scales=tuple(score_scale(config, spec) for spec in config.layers),
+        )
+
+
+def _kept(array: Array | None) -> Array:
+    """What a layer kept because it was asked to."""
+    assert array is not None
+    return array
+
+
+def schedule(layers: tuple[LayerSpec, ...]) -> tuple[int, ...]:
+    """Which distinct block each layer runs, numbered by first use."""
+    numbers: dict[Any, int] = {}
+    names = [("own", at) if spec.weights is None else ("shared", spec.weights) for at, spec in enumerate(layers)]
+    return tuple(numbers.setdefault(name, len(numbers)) for name in names)
+
+
+def run_in_turn(
+    blocks: tuple[Block, ...],
+    scales: tuple[float, ...],
+    x: Array,
+    attending: Attending,
+    *,
+    self_kv: Any,
+    cross_kv: Any,
+    keys: PRNGKeys | None,
+    wanted: Wanted,
+) -> tuple[Array, list[LayerResult], tuple[SelfKV, ...]]:
+    """Run blocks one after another; caches, if given, are tuples with one entry a block."""
+    results, caches = [], []
+    for at, (block, scale) in enumerate(zip(blocks, scales, strict=True)):
+        out = run_block(
+            block,
+            x,
+            attending,
+            scale=scale,
+            past=None if self_kv is None else self_kv[at],
+            cross_kv=None if cross_kv is None else cross_kv[at],
+            key=None if keys is None else keys[at],
+        )
+        x = out.hidden
+        results.append(wanted.of(out))
+        caches.append(out.self_kv)
+    return x, results, tuple(caches)
+
+
+def run_block(
+    block: Block,
+    x: Array,
+    attending: Attending,
+    *,
+    scale: Float[Array, ""] | float,
+    past: SelfKV | None,
+    cross_kv: CrossKV | None,
+    key: PRNGKey | None,
+) -> BlockOutput:
+    """Run one block; without cached cross-attention keys and values they are made from the encoder states, if any."""
+    assert attending.behind is not None
+    if cross_kv is None and attending.encoder_states is not None:
+        cross_kv = block.cross_kv(attending.encoder_states)
+    return block(
+        x,
+        scale=scale,
+        self_mask=attending.self_mask,
+        self_bias=attending.self_bias,
+        behind=attending.behind,
+        angles=attending.angles,
+        past=past,
+        start=attending.start,
+        cross_kv=cross_kv,
+        cross_mask=attending.cross_mask,
+        key=key,
+    )
+
+
+def empty_kv(block: Block, rows_slots: tuple[int, int], layers: tuple[int, ...] = ()) -> SelfKV:
+    """Zeros of the shape and dtype that the block's self-attention writes, behind leading `layers` axes."""
+    rows, slots = rows_slots
+    hidden = jax.ShapeDtypeStruct((rows, slots, block.self_norm.weight.shape[-1]), block.self_norm.weight.dtype)
+    _, k, v = jax.eval_shape(block.self_attention.project, hidden)
+    return SelfKV(jnp.zeros((*layers, *k.shape), k.dtype), jnp.zeros((*layers, *v.shape), v.dtype))

@@ -1,0 +1,1 @@
+"""Changes to finished models: other vocabulary sizes, arrays shared between the pieces."""

@@ -1,0 +1,121 @@
+"""Arrays that an encoder shares with its decoder: kept in the decoder, `None` in the encoder's slot.
+
+Knows nothing of how the pieces are joined otherwise.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from .._trees import path_name
+from .._typing import Array
+from ..decoder import Decoder
+from ..encoder import Encoder
+from ..stack import Remat, changes, to_layout, unroll
+from ..stack.unrolled import AbstractStack
+
+Ties = tuple[str, ...]
+"""Sorted paths of the shared arrays, the same in both pieces, such as `stack.blocks.0.feed_forward.up.weight`."""
+
+
+def kept(ties: Ties, before: Encoder, encoder: Encoder, decoder: Decoder) -> Ties:
+    """Paths of the same shared arrays when the pieces have changed their layout.
+
+    Args:
+        ties: the paths in the layout before.
+        before: the whole encoder in that layout.
+        encoder: the whole encoder now.
+        decoder: the decoder now.
+
+    Raises:
+        NotImplementedError: an array is now stacked with one that is not shared.
+    """
+    layers_of = _by_layer(before)
+    shared = {layer for path in ties for layer in layers_of[path]}
+    theirs, found = _arrays(decoder), []
+    for path, layers in _by_layer(encoder).items():
+        if not shared.isdisjoint(layers):
+            if path not in theirs or not shared.issuperset(layers):
+                raise NotImplementedError(
+                    "encoder and decoder share the arrays of some layers and not of others, which the scanned layout "
+                    "cannot stack; keep this model unrolled."
+                )
+            found.append(path)
+    return tuple(sorted(found))
+
+
+class _Mark:
+    """Stands for an array, and remembers its path when a stack is unrolled."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __getitem__(self, at: int) -> "_Mark":
+        return self
+
+
+def _by_layer(module: Any) -> dict[str, list[str]]:
+    """The path of every array, and the paths that it stands for in the unrolled layout."""
+    marked = jax.tree_util.tree_map_with_path(lambda path, _: _Mark(path_name(path)), module)
+    result: dict[str, list[str]] = {}
+    for path, mark in jax.tree_util.tree_leaves_with_path(unroll(marked)):
+        result.setdefault(mark.path, []).append(path_name(path))
+    return result
+
+
+def share_layers(ties: Ties) -> bool:
+    """Whether the pieces share arrays of their layers, and not only tables."""
+    return any(path.startswith("stack.") for path in ties)
+
+
+def scanned_alike(
+    encoder: Encoder, decoder: Decoder, *, remat: Remat | bool, cuts: Iterable[int] = ()
+) -> tuple[Encoder, Decoder]:
+    """Two whole pieces in the scanned layout, cut at the same layers, so that what they share is stacked alike.
+
+    Args:
+        encoder: in either layout.
+        decoder: in either layout; some of its layers may have arrays that the encoder's have not (adapters).
+        remat: see `scanned.to_layout`.
+        cuts: numbers of layers at which a segment is to begin, besides those where it must.
+    """
+    wanted = {*cuts, *changes(encoder.stack), *changes(decoder.stack)}
+
+    def cut(stack: AbstractStack) -> AbstractStack:
+        inside = sorted(at for at in wanted if at < len(stack.layers))
+        return to_layout(stack, "scanned", remat=remat, cuts=inside)
+
+    return (
+        eqx.tree_at(lambda e: e.stack, encoder, cut(encoder.stack)),
+        eqx.tree_at(lambda d: d.stack, decoder, cut(decoder.stack)),
+    )
+
+
+def untie(encoder: Any, decoder: Decoder, ties: Ties) -> Any:
+    """The whole encoder, of whatever kind: each empty slot filled with the decoder's array."""
+    if not ties:
+        return encoder
+    arrays = _arrays(decoder)
+    return eqx.tree_at(
+        lambda e: [_at(e, path) for path in ties], encoder, [arrays[path] for path in ties], is_leaf=lambda x: x is None
+    )
+
+
+def tie(encoder: Any, ties: Ties) -> Any:
+    """The encoder with the slots of shared arrays emptied."""
+    if not ties:
+        return encoder
+    return eqx.tree_at(lambda e: [_at(e, path) for path in ties], encoder, [None] * len(ties))
+
+
+def _arrays(module: Any) -> dict[str, Array]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(module)
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def _at(module: Any, path: str) -> Any:
+    for name in path.split("."):
+        module = module[int(name)] if name.isdigit() else getattr(module, name)
+    return module

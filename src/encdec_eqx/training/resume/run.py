@@ -1,0 +1,349 @@
+"""The checkpoints of one run: saved in the background, the last few and the best kept, restored bit for bit.
+
+Knows the order of things; the files, the arrays and the comparison of runs have files of their own. Must not know
+data or the loop: the position in the data is an opaque piece of JSON.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..._quoting import printable
+from ..._typing import PRNGKey
+from ..metrics import METRICS
+from ..reporting.standing import loss_of
+from ..step import TrainState
+from . import arrays, files, snapshot
+from .errors import DamagedCheckpointError, NoUsableCheckpointError, not_written
+from .fingerprint import Fingerprint, differences, fingerprint
+from .lock import FolderLock
+
+_LOG = logging.getLogger(__name__)
+_RECORD, _STATE = "run.json", "state"
+_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held.
+
+    Attributes:
+        state: The train state, placed as the one it was restored like.
+        position: What was given to `save`.
+        step: The step it was saved at.
+        metrics: What was given to `save`.
+        key: The PRNG key given to `save`, if one was.
+        notes: What the user should know, such as damaged checkpoints that were passed over.
+    """
+
+    state: TrainState
+    position: Mapping[str, Any]
+    step: int
+    metrics: Mapping[str, float] | None = None
+    key: jax.Array | None = None
+    notes: tuple[str, ...] = ()
+
+
+class RunCheckpoints:
+    """The checkpoints of one run, in a folder of their own; best used in a `with` statement.
+
+    `save` copies the state to the host and returns; a thread writes it. A checkpoint appears whole, by one rename, so
+    a crash at any moment leaves only whole ones. Each holds what a step changes: trained arrays, the optimiser's
+    state and the step's number. Frozen arrays, the architecture and the settings are not stored but fingerprinted, and
+    resuming over others is an error that says what differs.
+
+    One process at a time may hold a folder.
+
+    Attributes:
+        notes: What was stepped over in the folder because it is no checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        save_total_limit: int = 3,
+        best_metric: str | None = None,
+        greater_is_better: bool | None = None,
+        run: Mapping[str, Any] | None = None,
+    ):
+        """Opens the folder, which is made if need be, and removes what a crash has left half written.
+
+        Args:
+            folder: Holds the checkpoints, and nothing else.
+            save_total_limit: How many of the newest are kept. The best is kept besides.
+            best_metric: The name in `metrics` by which one is best; None: none is.
+            greater_is_better: Whether more of it is better. Default: as its name in `METRICS` says.
+            run: What has to be the same when the run is resumed (settings, data), in values that JSON can hold.
+
+        Raises:
+            ImportError: orbax is not installed.
+            FolderInUseError: Another process is using the folder.
+            ValueError: An option is out of its range, or the folder is a file.
+        """
+        if save_total_limit < 1:
+            raise ValueError(f"save_total_limit must be at least 1, got {save_total_limit}.")
+        arrays.check_installed()
+        self._sign = _sign(best_metric, greater_is_better)
+        self._limit = save_total_limit
+        self._best_metric = best_metric
+        self._run = _plain("run", run or {})
+        self._printed: tuple[eqx.Module, Fingerprint] | None = None
+        self._folder = files.made(Path(folder))
+        self._lock = FolderLock(self._folder)
+        files.sweep(self._folder)
+        self.notes = self._stepped_over()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        position: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+        *,
+        key: PRNGKey | None = None,
+        passing: bool = False,
+    ) -> None:
+        """Copies the state and returns; the copy is written in the background, after the one before is done.
+
+        Args:
+            step: The number of steps taken, that is `state.step`.
+            state: What to save. Its buffers may be donated as soon as this returns.
+            position: Where the data stands, in values that JSON can hold.
+            metrics: Of an evaluation of this very state, if there was one.
+            key: A PRNG key to be kept beside the state.
+            passing: The metrics count only until there is a later checkpoint: the run was evaluated because it ends.
+
+        Raises:
+            CheckpointNotWrittenError: The save before this one failed.
+            TypeError: `position` or `metrics` is not for JSON.
+            ValueError: `step` is not the state's, or `metrics` lack the one that decides which is best.
+        """
+        if int(state.step) != step:
+            raise ValueError(f"step={step}, but the state has taken {int(state.step)} steps: pass int(state.step).")
+        if metrics is not None and self._best_metric is not None and self._best_metric not in metrics:
+            raise ValueError(f"best_metric is {self._best_metric!r}, but the metrics are {sorted(metrics)}.")
+        record = {
+            "step": step,
+            "state": snapshot.table(state),
+            "position": _plain("position", position),
+            "metrics": None if metrics is None else _plain("metrics", {k: float(v) for k, v in metrics.items()}),
+            "key": None if key is None else _key_to_json(key),
+            "passing": passing,
+        }
+        self.wait()
+        self._writing = self._writer.submit(self._write, record, snapshot.taken(state), state.frozen)
+
+    def restore_latest(self, like: TrainState) -> Restored | None:
+        """The newest whole checkpoint, bit for bit; None if there is none yet.
+
+        Damaged ones are passed over with a warning, and renamed.
+
+        Args:
+            like: The run's state before its first step, which says what fits and where arrays are to be placed.
+
+        Raises:
+            NoUsableCheckpointError: There are checkpoints, all of them damaged.
+            ValueError: The checkpoint is another run's: of another model, optimiser, selection or setting.
+        """
+        self.wait()
+        return self._restore(self.steps()[::-1], like)
+
+    def restore_best(self, like: TrainState) -> Restored | None:
+        """The best whole checkpoint by `best_metric`, as `restore_latest`; None if no checkpoint has that metric."""
+        self.wait()
+        return self._restore(self._by_merit(), like)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, ascending. One that is being written is not there yet."""
+        return files.steps_in(self._folder)
+
+    def best_step(self) -> int | None:
+        """The step whose checkpoint is best; of equals the one of lower "loss", then the later."""
+        ranking = self._by_merit()
+        return ranking[0] if ranking else None
+
+    def wait(self) -> None:
+        """Returns when nothing is being written.
+
+        Raises:
+            CheckpointNotWrittenError: The last save failed; said once.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder.
+
+        Raises:
+            CheckpointNotWrittenError: The last save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._lock.release()
+
+    def __enter__(self) -> "RunCheckpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except (RuntimeError, OSError) as failure:
+            if error is None:
+                raise
+            _LOG.error("%s", failure)  # beside the error that ended the run, which goes on its way
+
+    def _stepped_over(self) -> tuple[str, ...]:
+        """Names what lies among the checkpoints and is none."""
+        strays = files.strays(self._folder)
+        if not strays:
+            return ()
+        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
+        note = f"no checkpoint, and stepped over, in {printable(self._folder)}: {', '.join(strays[:_SHOWN])}{more}."
+        _LOG.warning("%s", note)
+        return (note,)
+
+    def _write(self, record: dict[str, Any], taken: dict[str, np.ndarray], frozen: eqx.Module) -> None:
+        step = record["step"]
+        try:
+            with files.appearing(self._folder, step) as path:
+                arrays.write(path / _STATE, taken)
+                record["fingerprint"] = self._fingerprint(frozen)
+                (path / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        except Exception as error:
+            raise not_written(self._folder, step, self.steps(), error) from error
+        self._prune()
+
+    def _prune(self) -> None:
+        """Discards all but the newest and the best."""
+        kept = {*self.steps()[-self._limit :], *self._by_merit()[:1], *self._by_merit(lasting=True)[:1]}
+        for step in self.steps():
+            if step not in kept:
+                files.discard(self._folder, step)
+
+    def _restore(self, candidates: Sequence[int], like: TrainState) -> Restored | None:
+        """The first of the candidates that is whole."""
+        damaged: dict[int, str] = {}
+        for step in candidates:
+            path = files.place(self._folder, step)
+            try:
+                files.verify(path)
+                _check_step(path, step)
+            except DamagedCheckpointError as error:
+                damaged[step] = f"the checkpoint of step {step} is damaged ({error})"
+                continue
+            restored = self._read(path, like)
+            return dataclasses.replace(restored, notes=self._passed_over(damaged, step))
+        if damaged:
+            raise NoUsableCheckpointError(
+                f"no checkpoint in {self._folder} can be used: {'; '.join(damaged.values())}. Nothing has been "
+                "changed. Restore the folder from a backup, or start the run again in another one."
+            )
+        return None
+
+    def _passed_over(self, damaged: Mapping[int, str], used: int) -> tuple[str, ...]:
+        """Sets the damaged ones aside, and says so."""
+        notes = []
+        for step, what in damaged.items():
+            where = files.set_aside(self._folder, step)
+            notes.append(f"{what}: it is now called {where.name}, and step {used} is used instead.")
+            _LOG.warning("%s", notes[-1])
+        return tuple(notes)
+
+    def _read(self, path: Path, like: TrainState) -> Restored:
+        record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+        differing = differences(
+            {"state": record["state"], **record["fingerprint"]},
+            {"state": snapshot.table(like), **self._fingerprint(like.frozen)},
+        )
+        if differing:
+            raise ValueError(
+                f"{path} is the checkpoint of another run and cannot be resumed by this one:\n  "
+                + "\n  ".join(differing)
+                + "\nResume with the same model, data and settings, or use a new folder."
+            )
+        state = snapshot.put_back(like, arrays.read(path / _STATE, snapshot.blank(like)))
+        key = None if record["key"] is None else _key_from_json(record["key"])
+        return Restored(state, record["position"], record["step"], record["metrics"], key)
+
+    def _fingerprint(self, frozen: eqx.Module) -> Fingerprint:
+        """Taken once: frozen arrays do not change."""
+        if self._printed is None or self._printed[0] is not frozen:
+            self._printed = frozen, fingerprint(frozen, self._run)
+        return self._printed[1]
+
+    def _by_merit(self, *, lasting: bool = False) -> list[int]:
+        """The steps whose checkpoint has the deciding metric, best first; if asked, those that keep counting."""
+        steps = self.steps()
+        merits = {step: self._merit(step, passing=step == steps[-1] and not lasting) for step in steps}
+        return sorted((step for step, merit in merits.items() if not math.isnan(merit[0])), key=merits.__getitem__)
+
+    def _merit(self, step: int, *, passing: bool) -> tuple[float, float, int]:
+        """Less is better: the metric, of equals the loss, then the later; NaN if there is none that counts."""
+        try:
+            record = json.loads((files.place(self._folder, step) / _RECORD).read_text(encoding="utf-8"))
+            if record.get("passing") and not passing:
+                return math.nan, math.inf, -step
+            return -self._sign * record["metrics"][self._best_metric], loss_of(record["metrics"]), -step
+        except (OSError, ValueError, KeyError, TypeError):
+            return math.nan, math.inf, -step
+
+
+def _check_step(path: Path, step: int) -> None:
+    """Refuses a checkpoint under another step's name, such as a copy."""
+    try:
+        held = json.loads((path / _RECORD).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpointError(f"{_RECORD} is not a record of a step") from error
+    if held != step:
+        raise DamagedCheckpointError(f"it is a copy of that of step {held}")
+
+
+def _sign(metric: str | None, greater_is_better: bool | None) -> int:
+    """1 if greater is better, -1 if lower is."""
+    if greater_is_better is None and metric is not None:
+        if metric != "loss" and metric not in METRICS:
+            raise ValueError(
+                f"whether a greater or a lower {metric!r} is better is not known: pass greater_is_better=True or False."
+            )
+        greater_is_better = metric != "loss" and METRICS[metric].greater_is_better
+    return 1 if greater_is_better else -1
+
+
+def _plain(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value as JSON gives it back, which is a copy."""
+    try:
+        return json.loads(json.dumps(dict(value)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be made of dicts, lists, strings, numbers, booleans and None, which JSON can hold: {error}."
+        ) from error
+
+
+def _key_to_json(key: PRNGKey) -> dict[str, Any]:
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    data = jax.random.key_data(key) if typed else key
+    return {"impl": str(jax.random.key_impl(key)) if typed else None, "data": np.asarray(data).tolist()}
+
+
+def _key_from_json(stored: Mapping[str, Any]) -> jax.Array:
+    data = jnp.asarray(np.asarray(stored["data"], np.uint32))
+    return data if stored["impl"] is None else jax.random.wrap_key_data(data, impl=stored["impl"])

@@ -1,0 +1,428 @@
+"""Families: Hugging Face configs read and written, and name tables that agree with the models' arrays."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from encdec_eqx import Decoder, Encoder, StackConfig
+from encdec_eqx._trees import path_name
+from encdec_eqx.config import (
+    AttentionConfig,
+    EmbeddingsConfig,
+    FeedForwardConfig,
+    LayerSpec,
+    NormConfig,
+    PositionsConfig,
+)
+from encdec_eqx.hf import transforms
+from encdec_eqx.hf.families import FAMILIES, read_pair, write_pair
+from encdec_eqx.hf.table import NameTable
+
+# BERT's words for the sizes, as most of its relatives use them.
+_SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SIZES |= {"intermediate_size": 12, "max_position_embeddings": 6}
+# BART's: both pieces in one config, of unequal depth.
+_BART = {"vocab_size": 11, "d_model": 8, "max_position_embeddings": 6, "pad_token_id": 1}
+_BART |= {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 12}
+_BART |= {"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 16}
+
+SMALL: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl"), _SIZES),
+    **dict.fromkeys(("roberta-prelayernorm", "ernie", "megatron-bert", "bert-generation", "big_bird"), _SIZES),
+    **{name: {**_SIZES, "embedding_size": 6} for name in ("electra", "roformer", "albert")},
+    "rembert": {**_SIZES, "input_embedding_size": 6, "output_embedding_size": 10},
+    "mpnet": _SIZES,
+    "distilbert": {"vocab_size": 11, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12}
+    | {"max_position_embeddings": 6},
+    "gpt2": {"vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 6},
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "blenderbot"), _BART),
+    "trocr": {name: size for name, size in _BART.items() if not name.startswith("encoder_")},
+    "xglm": {"vocab_size": 11, "d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 12}
+    | {"max_position_embeddings": 6},
+}
+DECODER = {"is_decoder": True, "add_cross_attention": True}
+ABLE = {role: [name for name in SMALL if role in FAMILIES[name].architectures] for role in ("encoder", "decoder")}
+
+# What each family accepts besides its sizes.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((family, {}) for family in ABLE["encoder"]),
+    *((family, DECODER) for family in ABLE["decoder"]),
+    *((family, {"is_decoder": True}) for family in ("bert", "roberta", "gpt2")),
+    *((family, {**DECODER, "tie_word_embeddings": False, "eos_token_id": [3, 4]}) for family in ABLE["decoder"]),
+    ("bert", {"position_embedding_type": "relative_key", "type_vocab_size": 0}),
+    ("roberta", {"position_embedding_type": "relative_key_query", "is_decoder": True, "hidden_act": "relu"}),
+    ("bert", {"is_decoder": True, "add_cross_attention": True, "cross_attention_hidden_size": 12}),
+    ("bert", {"pad_token_id": None, "hidden_act": "silu", "layer_norm_eps": 1e-5, "initializer_range": 0.1}),
+    ("bert", {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.0}),
+    ("gpt2", {"n_inner": 20, "activation_function": "relu", "resid_pdrop": 0.0, "embd_pdrop": 0.2, "attn_pdrop": 0.3}),
+    ("gpt2", {"scale_attn_weights": False}),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False, "n_layer": 1}),
+    ("gpt2", {"decoder_start_token_id": 3, "pad_token_id": 4, "bos_token_id": None}),
+    ("xlm-roberta-xl", {"position_embedding_type": "relative_key", "layer_norm_eps": 1e-3}),
+    ("ernie", {"use_task_id": True, "task_type_vocab_size": 4}),
+    ("megatron-bert", {"position_embedding_type": "relative_key", "is_decoder": True}),
+    ("rembert", {"input_embedding_size": 8, "type_vocab_size": 0}),
+    ("electra", {**DECODER, "embedding_size": 8, "hidden_act": "relu"}),
+    ("bert-generation", {"position_embedding_type": "relative_key_query"}),
+    ("big_bird", {**DECODER, "use_bias": False, "rescale_embeddings": True}),
+    ("roformer", {**DECODER, "embedding_size": 8, "rotary_value": True}),
+    ("distilbert", {"sinusoidal_pos_embds": True, "activation": "relu", "dropout": 0.2, "attention_dropout": 0.3}),
+    ("albert", {"num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2}),
+    ("albert", {"num_hidden_groups": 2, "embedding_size": 8, "hidden_dropout_prob": 0}),
+    ("mpnet", {"relative_attention_num_buckets": 40, "pad_token_id": 0}),
+]
+
+
+def _hf(family: str, **changes: Any) -> dict[str, Any]:
+    return {"model_type": family, **SMALL[family], **changes}
+
+
+def _roles(family: str) -> tuple[str, ...]:
+    return tuple(FAMILIES[family].architectures)
+
+
+def test_every_family_is_here():
+    assert set(SMALL) == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+def test_a_config_written_reads_back_the_same(family: str, changes: dict[str, Any]):
+    config = StackConfig.from_hf(_hf(family, **changes))
+    role = "decoder" if changes.get("is_decoder") else "encoder"
+    written = FAMILIES[family].to_hf(config, role)
+    assert StackConfig.from_hf(written) == config
+    assert written["model_type"] == family
+    for name, value in changes.items():
+        assert written[name] == value or name == "is_decoder"
+
+
+def test_defaults_are_the_published_base_models():
+    bert = StackConfig.from_hf({"model_type": "bert"})
+    assert (bert.vocab_size, bert.hidden_size, len(bert.layers), bert.feed_forward.size) == (30522, 768, 12, 3072)
+    assert bert.norm == NormConfig(eps=1e-12, placement="post")
+    assert bert.pooler
+    assert not bert.causal
+    roberta = StackConfig.from_hf({"model_type": "roberta"})
+    assert (roberta.bos_token_id, roberta.pad_token_id, roberta.eos_token_id) == (0, 1, 2)
+    assert roberta.positions == PositionsConfig(max_positions=512, counting="non_padding", padding_idx=1)
+    gpt2 = StackConfig.from_hf({"model_type": "gpt2"})
+    assert (gpt2.feed_forward, gpt2.norm) == (
+        FeedForwardConfig(size=3072, activation="gelu_new"),
+        NormConfig(eps=1e-5, placement="pre", final=True),
+    )
+    assert gpt2.causal
+    assert gpt2.head is not None
+
+
+def test_gpt2_score_scales_are_by_layer():
+    config = StackConfig.from_hf(_hf("gpt2", scale_attn_by_inverse_layer_idx=True))
+    assert [layer.score_scale for layer in config.layers] == [0.5, 0.25]
+    config = StackConfig.from_hf(_hf("gpt2", scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False))
+    assert [layer.score_scale for layer in config.layers] == [1.0, 0.5]
+
+
+def test_alberts_layers_are_shared_by_groups():
+    sizes = {"num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2}
+    layers = StackConfig.from_hf(_hf("albert", **sizes)).layers
+    assert [layer.weights for layer in layers] == [0, 1] * 3 + [2, 3] * 2
+    assert [layer.hidden_state for layer in layers] == [False, True] * 5
+
+
+def test_robertas_head_has_gelu_whatever_the_layers_have():
+    config = StackConfig.from_hf(_hf("roberta", hidden_act="relu", is_decoder=True))
+    assert config.head is not None
+    assert (config.head.activation, config.feed_forward.activation) == ("gelu", "relu")
+    config = StackConfig.from_hf(_hf("bert", hidden_act="relu", is_decoder=True))
+    assert config.head is not None
+    assert config.head.activation == "relu"
+
+
+def test_gpt2_takes_the_common_spellings():
+    assert StackConfig.from_hf(
+        {"model_type": "gpt2", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    ) == StackConfig.from_hf({"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1})
+    with pytest.raises(ValueError, match="'hidden_size' is 12 and 'n_embd' is 8"):
+        StackConfig.from_hf({"model_type": "gpt2", "hidden_size": 12, "n_embd": 8, "n_head": 2})
+
+
+OLD_AND_VERBOSE = {
+    "torch_dtype": "float32",
+    "transformers_version": "3.0.2",
+    "gradient_checkpointing": False,
+    "use_cache": True,
+    "output_past": True,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+    "torchscript": False,
+    "use_bfloat16": False,
+    "pruned_heads": {},
+    "chunk_size_feed_forward": 0,
+    "is_encoder_decoder": False,
+    "tie_encoder_decoder": False,
+    "id2label": {"0": "LABEL_0"},
+    "label2id": {"LABEL_0": 0},
+    "finetuning_task": None,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "max_length": 20,
+    "min_length": 0,
+    "num_beams": 1,
+    "early_stopping": False,
+    "bad_words_ids": None,
+    "no_repeat_ngram_size": 0,
+    "xla_device": None,
+    "sep_token_id": None,
+    "_name_or_path": "x",
+    "_commit_hash": "0",
+}
+
+
+_BERTS = {"directionality": "bidi", "pooler_fc_size": 768}
+_SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
+# What published configs of the family say besides.
+LEGACY: dict[str, dict[str, Any]] = {
+    "bert": _BERTS,
+    "roberta": _BERTS,
+    "gpt2": {"n_ctx": 6, "summary_type": "cls_index"},
+    "electra": {**_SUMMARY, "summary_last_dropout": 0.1},
+    "rembert": {"classifier_dropout_prob": 0.1, "position_embedding_type": "absolute"},
+    "big_bird": {"attention_type": "block_sparse", "block_size": 64, "num_random_blocks": 3}
+    | {"position_embedding_type": "absolute"},
+    "distilbert": {"qa_dropout": 0.1, "seq_classif_dropout": 0.2, "tie_weights_": True},
+    "albert": {"classifier_dropout_prob": 0.1, "down_scale_factor": 1, "gap_size": 0, "net_structure_type": 0}
+    | {"num_memory_blocks": 0, "position_embedding_type": "absolute"},
+}
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_what_older_versions_wrote_changes_nothing(family: str):
+    old = _hf(family, **OLD_AND_VERBOSE, **LEGACY.get(family, {}), is_decoder="encoder" not in _roles(family))
+    plain = _hf(family, is_decoder="encoder" not in _roles(family))
+    assert StackConfig.from_hf(old) == StackConfig.from_hf(plain)
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_attributes_that_no_version_has_are_left_out_and_named_at_once(family: str, caplog: pytest.LogCaptureFixture):
+    given = _hf(family, surprise=3, author="\x1b[1mx")
+    plain = StackConfig.from_hf(_hf(family))
+    assert not caplog.records
+    assert StackConfig.from_hf(given) == plain
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    assert "not understood: surprise, author; if it changes numbers, so does leaving it out" in said.message
+    with pytest.raises(
+        ValueError, match=r"not understood: surprise = 3, author = '\\x1b\[1mx'\. strict_config=True makes"
+    ):
+        StackConfig.from_hf(given, strict_config=True)
+    assert StackConfig.from_hf(_hf(family), strict_config=True) == plain
+
+
+def test_of_thousands_of_names_some_are_shown(caplog: pytest.LogCaptureFixture):
+    StackConfig.from_hf(_hf("bert", **{f"{'n' * 500}{i}": i for i in range(9000)}))
+    (said,) = caplog.records
+    assert "and 8980 more" in said.message
+    assert len(said.message) < 2000
+
+
+REFUSED = [
+    ("bert", {"pruned_heads": []}, "'pruned_heads' is \\[\\]; expected {}: pruned"),
+    ("bert", {"is_encoder_decoder": 0}, "'is_encoder_decoder' is 0; expected False"),
+    ("bert", {"auto_map": ""}, "'auto_map' is ''; expected None"),
+    ("bert", {"configuration_files": ["config.4.0.0.json"]}, "torch reads another file in place of config.json"),
+    ("bert", {"transformers_weights": "other.safetensors"}, "rename it to model.safetensors"),
+    ("gpt2", {"sliding_window": 4}, "torch's cache would drop tokens by it"),
+    ("albert", {"position_embedding_type": None}, "'position_embedding_type' is None; expected 'absolute'"),
+    ("bart", {"num_attention_heads": 3, "encoder_attention_heads": 2}, "two names of one attribute"),
+    ("bert", {"pruned_heads": {"0": [1]}}, "'pruned_heads' is {'0': \\[1\\]}; expected {}: pruned"),
+    ("bert", {"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
+    ("bert", {"auto_map": {"AutoModel": "x.Y"}}, "code of its own, which is never run"),
+    ("bert", {"is_encoder_decoder": True}, "one encoder or decoder is expected here"),
+    ("bert", {"position_embedding_type": "rotary"}, "position_embedding_type is 'rotary'; expected one of absolute"),
+    ("bert", {"add_cross_attention": True}, "expected cross-attention in a decoder only"),
+    ("bert", {"hidden_act": "swoosh"}, "activation is 'swoosh'"),
+    ("bert", {"num_attention_heads": 3}, "width 8 is not a multiple of the number of heads 3"),
+    ("gpt2", {"n_head": 0}, "number of heads 0; expected at least 1"),
+    ("bert", {"num_hidden_layers": 0}, "number of layers is 0; expected at least 1"),
+    ("gpt2", {"n_layer": "2"}, "attribute 'n_layer' is '2'; expected a whole number"),
+    ("gpt2", {"hidden_size": 8.0}, "attribute 'hidden_size' is 8.0; expected a whole number"),
+    ("bert", {"vocab_size": None}, "attribute 'vocab_size' is None; expected a whole number"),
+    ("bert", {"vocab_size": True}, "attribute 'vocab_size' is True; expected a whole number"),
+    ("bert", {"is_decoder": "yes"}, "attribute 'is_decoder' is 'yes'; expected true or false"),
+    ("bert", {"hidden_act": None}, "attribute 'hidden_act' is None; expected text"),
+    ("gpt2", {"n_inner": "wide"}, "attribute 'n_inner' is 'wide'; expected a whole number or null"),
+    ("bert", {"eos_token_id": [1, "x"]}, "attribute 'eos_token_id' is .* expected whole numbers"),
+    ("bert", {"pad_token_id": 0.5}, "attribute 'pad_token_id' is 0.5; expected a whole number or null"),
+    ("bert", {"hidden_dropout_prob": 1.5}, "dropout is 1.5"),
+    ("roberta", {"pad_token_id": None}, "give `padding_idx`"),
+    ("bert", {"layer_norm_eps": "small"}, "attribute 'layer_norm_eps' is 'small'; expected a number"),
+    ("megatron-bert", {**DECODER, "position_embedding_type": "relative_key"}, "'relative_key' in a decoder with cross"),
+    ("rembert", {"position_embedding_type": "relative_key"}, "expected 'absolute': the family has no other positions"),
+    ("albert", {"position_embedding_type": "relative_key"}, "expected 'absolute': this family does not scale"),
+    ("albert", {"num_hidden_groups": 3}, "num_hidden_layers is 2, num_hidden_groups 3 .* expected groups of at least"),
+    ("mpnet", {"relative_attention_num_buckets": 8}, "buckets is 32 and entries 8; expected a row a bucket"),
+    ("roformer", {"num_attention_heads": 8}, "positions rotate pairs, but AttentionConfig.head_dim is 1: odd"),
+    *((name, {"is_decoder": True}, "models of this family can only be encoders") for name in ("distilbert", "mpnet")),
+]
+
+
+@pytest.mark.parametrize(("family", "changes", "message"), REFUSED)
+def test_what_a_config_cannot_say_is_an_error_that_names_it(family: str, changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message) as error:
+        StackConfig.from_hf(_hf(family, **changes))
+    assert f"the {family} config cannot be used" in str(error.value)
+
+
+def test_an_unknown_family_is_named():
+    with pytest.raises(ValueError, match=r"unknown model_type 'mamba'.*bert, .*gpt2, .*roberta"):
+        StackConfig.from_hf({"model_type": "mamba"})
+
+
+INEXPRESSIBLE = [
+    ("bert", {"norm": NormConfig(placement="pre")}, "norm"),
+    ("bert", {"layers": (LayerSpec(score_scale=3.0),) * 2}, "layers"),
+    ("bert", {"causal": True}, "causal"),
+    ("bert", {"pooler": False}, "pooler"),
+    ("gpt2", {"layers": (LayerSpec(cross_attention=True), LayerSpec())}, "layers"),
+    ("gpt2", {"layers": (LayerSpec(score_scale=0.3), LayerSpec(score_scale=0.7))}, "layers"),
+    ("gpt2", {"positions": PositionsConfig(max_positions=6, counting="non_padding", padding_idx=0)}, "positions"),
+    ("gpt2", {"pooler": True}, "pooler"),
+    ("gpt2", {"head": None}, "head"),
+    ("roberta", {"pad_token_id": 3}, "positions"),
+    ("xlm-roberta-xl", {"norm": NormConfig(eps=1e-5, placement="pre")}, "norm"),
+    ("distilbert", {"norm": NormConfig(eps=1e-5)}, "norm"),
+    ("albert", {"layers": (LayerSpec(),) * 2}, "layers"),
+    ("mpnet", {"attention": AttentionConfig(num_heads=2, head_dim=4, dropout=0.1)}, "attention"),
+    ("rembert", {"embeddings": EmbeddingsConfig(token_type_size=2, norm=True, padding_idx=0)}, "embeddings"),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "piece", "message"),
+    [
+        (
+            "albert",
+            Decoder,
+            "'albert', .* whose models can only be an encoder; expected, for the decoder, one of ",
+        ),
+        (
+            "xglm",
+            Encoder,
+            "'xglm', .* whose models can only be a decoder; expected, for the encoder, one of albert",
+        ),
+    ],
+)
+def test_a_piece_of_a_family_that_has_none_is_refused(family: str, piece: Any, message: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps(_hf(family)))
+    with pytest.raises(ValueError, match=message):
+        piece.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("family", "changes", "field"), INEXPRESSIBLE)
+def test_what_a_format_cannot_express_is_an_error_that_names_it(family: str, changes: dict[str, Any], field: str):
+    config = dataclasses.replace(StackConfig.from_hf(_hf(family)), **changes)
+    with pytest.raises(ValueError, match=rf"a {family} config\.json cannot express .*{field} = "):
+        FAMILIES[family].to_hf(config, "encoder")
+
+
+def _skeleton(config: StackConfig, role: str) -> dict[str, tuple[int, ...]]:
+    build = Encoder.init if role == "encoder" else Decoder.init
+    shapes = eqx.filter_eval_shape(build, config, key=jax.random.key(0))
+    return {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]}
+
+
+@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+def test_every_array_has_its_rows_and_every_row_goes_there_and_back(family: str, changes: dict[str, Any]):
+    role = "decoder" if changes.get("is_decoder") or family == "gpt2" else "encoder"
+    config = StackConfig.from_hf(_hf(family, **changes))
+    table = NameTable(**FAMILIES[family].table(config, role))
+    shapes = _skeleton(config, role)
+    filled = {path: np.full(shape, np.nan, np.float32) for path, shape in shapes.items()}
+    rng = np.random.default_rng(0)
+    theirs = {}
+    for _, (ours, name, transform) in table.rows():
+        theirs[name] = rng.normal(size=transforms.their_shape(transform, shapes[ours])).astype(np.float32)
+        transforms.write(transform, filled[ours], theirs[name])
+    assert not any(np.isnan(array).any() for array in filled.values())
+    for _, (ours, name, transform) in table.rows():
+        assert transforms.read(transform, filled[ours]).tobytes() == theirs[name].tobytes()
+    assert len(theirs) == len(list(table.rows()))
+
+
+def test_a_pairs_config_comes_apart_and_together():
+    pair = {
+        "model_type": "encoder-decoder",
+        "encoder": _hf("bert"),
+        "decoder": _hf("gpt2", is_decoder=True, add_cross_attention=True),
+        "tie_encoder_decoder": False,
+        "decoder_start_token_id": 3,
+        "max_length": 50,
+        "vocab_size": 11,
+        "torch_dtype": "float32",
+        "pruned_heads": {},
+        "cross_attention_hidden_size": None,
+    }
+    read = read_pair(pair)
+    assert (read.tokens["decoder_start_token_id"], read.tokens["pad_token_id"], read.tied) == (3, None, False)
+    written = write_pair(read)
+    assert written["max_length"] == 50
+    assert "torch_dtype" not in written
+    assert written["is_encoder_decoder"] is True
+    assert read_pair(written) == read
+
+
+def test_a_pairs_own_unknown_attributes_are_kept():
+    read = read_pair({"model_type": "encoder-decoder", "encoder": _hf("bert"), "decoder": _hf("gpt2"), "surprise": [1]})
+    assert read.unknown == {"surprise": [1]}
+    assert write_pair(read)["surprise"] == [1]
+
+
+FIXED_TRUE = dataclasses.replace(FAMILIES["bert"], fixed={"do_layer_norm_before": (True, "no other order is built")})
+
+
+@pytest.mark.parametrize("value", [False, None, 0, "", {}, 1, "true"])
+def test_what_is_built_in_one_way_only_lets_no_other_value_pass(value: Any):
+    assert FIXED_TRUE.from_hf(_hf("bert", do_layer_norm_before=True)) == StackConfig.from_hf(_hf("bert"))
+    with pytest.raises(ValueError, match=r"'do_layer_norm_before' is .*; expected True: no other order is built"):
+        FIXED_TRUE.from_hf(_hf("bert", do_layer_norm_before=value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": None}, "no object 'encoder'"),
+        ({"decoder": [1]}, "no object 'decoder'"),
+        ({"encoder": {**SMALL["bert"], "is_decoder": True}}, "the encoder's config has is_decoder"),
+        ({"tie_encoder_decoder": "false"}, "attribute 'tie_encoder_decoder' is 'false'; expected true or false"),
+        ({"tie_encoder_decoder": 0}, "attribute 'tie_encoder_decoder' is 0; expected true or false"),
+        ({"is_encoder_decoder": "yes"}, "attribute 'is_encoder_decoder' is 'yes'; expected true or false"),
+        ({"vocab_size": "11"}, "attribute 'vocab_size' is '11'; expected a whole number"),
+        ({"pad_token_id": 0.5}, "attribute 'pad_token_id' is 0.5; expected a whole number or null"),
+        ({"eos_token_id": ["2"]}, "attribute 'eos_token_id' is .*; expected whole numbers"),
+        ({"encoder": {**SMALL["bert"], "is_decoder": "false"}}, "attribute 'is_decoder' is 'false'; expected true"),
+        ({"cross_attention_hidden_size": 8}, "'cross_attention_hidden_size' = 8; .* put it under 'decoder'"),
+        ({"pruned_heads": {"0": [1]}}, "attribute 'pruned_heads' = "),
+    ],
+)
+def test_a_pairs_config_that_makes_no_sense_is_named(changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        read_pair({"model_type": "encoder-decoder", "encoder": _hf("bert"), "decoder": _hf("gpt2"), **changes})
+
+
+def test_a_fresh_big_bird_says_that_its_attention_is_full(tmp_path: Path):
+    """Without a word torch would take it for a sparse one; a loaded one keeps what its file said."""
+    config = StackConfig.from_hf(_hf("big_bird"))
+    encoder = Encoder.init(config, key=jax.random.key(0))
+    encoder.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    assert written["attention_type"] == "original_full"
+    path.write_text(json.dumps({**written, "attention_type": "block_sparse"}))
+    Encoder.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["attention_type"] == "block_sparse"

@@ -1,0 +1,73 @@
+"""Every family against torch's numbers, stored: as an encoder, as a decoder, and whole where it has such checkpoints.
+
+`tests/parity` checks the same live and in full; here one compiled program a stored model protects it without torch.
+"""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from encdec_eqx import EncoderDecoder
+from encdec_eqx.hf.families import FAMILIES, WHOLES
+from tolerances import PARITY_HIDDEN, PARITY_LOGITS
+
+FOLDER = Path(__file__).parent.parent / "goldens" / "families"
+CASES = sorted(folder.name for folder in FOLDER.iterdir())
+TARGET = 5
+
+
+def test_every_family_is_stored_in_every_role() -> None:
+    pairs = [case.split("+") for case in CASES if "+" in case]
+    assert {encoder for encoder, _ in pairs} == {n for n, f in FAMILIES.items() if "encoder" in f.architectures}
+    assert {decoder for _, decoder in pairs} == {n for n, f in FAMILIES.items() if "decoder" in f.architectures}
+    assert {case for case in CASES if "+" not in case} == set(WHOLES)
+
+
+@eqx.filter_jit
+def _run(model: EncoderDecoder, arrays: dict[str, np.ndarray]) -> tuple[jax.Array, ...]:
+    """The encoder's states, the decoder's embeddings, its logits, and the same from a cache in two chunks."""
+    encoded = model.encode(arrays["input_ids"], attention_mask=arrays["attention_mask"])
+    ids, mask = arrays["decoder_input_ids"], arrays["decoder_attention_mask"]
+    whole = model.decode(
+        ids,
+        encoded,
+        encoder_attention_mask=arrays["attention_mask"],
+        decoder_attention_mask=mask,
+        output_hidden_states=True,
+    )
+    cache = model.init_cache(encoded, TARGET, encoder_attention_mask=arrays["attention_mask"])
+    first = model.decode(ids[:, :-1], decoder_attention_mask=mask[:, :-1], cache=cache)
+    last = model.decode(ids[:, -1:], decoder_attention_mask=mask[:, -1:], cache=first.cache)
+    cached = jax.numpy.concatenate([first.logits, last.logits], axis=1)
+    assert whole.decoder_hidden_states is not None
+    return encoded.last_hidden_state, whole.decoder_hidden_states[0], whole.logits, cached
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stored_model_says_what_torch_says(case: str, tmp_path: Path) -> None:
+    with np.load(FOLDER / case / "expected.npz") as stored:
+        expected = dict(stored)
+    model = EncoderDecoder.from_pretrained(FOLDER / case)
+    names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+    states, embeddings, logits, cached = _run(model, {name: expected[name] for name in names})
+    source, target = expected["attention_mask"] == 1, expected["decoder_attention_mask"] == 1
+    for ours, name, valid, tolerance in (
+        (states, "encoder_last_hidden_state", source, PARITY_HIDDEN),
+        (embeddings, "decoder_embeddings", target, PARITY_HIDDEN),
+        (logits, "logits", target, PARITY_LOGITS),
+        (cached, "logits", target, PARITY_LOGITS),
+    ):
+        theirs = expected[name]
+        np.testing.assert_allclose(np.asarray(ours)[valid], theirs[valid], rtol=0, atol=tolerance, err_msg=name)
+    model.astype(np.float16).save_pretrained(tmp_path)
+    files = [(place / "model.safetensors").read_bytes() for place in (FOLDER / case, tmp_path)]
+    assert _tensors(files[0]) == _tensors(files[1])
+
+
+def _tensors(file: bytes) -> dict[str, bytes]:
+    from safetensors.numpy import load
+
+    return {name: tensor.tobytes() for name, tensor in load(file).items()}
