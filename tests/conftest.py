@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
@@ -66,6 +67,19 @@ _PROGRAMS = Path(__file__).parent.parent / ".pytest_cache" / "programs"
 jax.config.update("jax_compilation_cache_dir", str(_PROGRAMS))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# Property tests draw the same few examples in every run and every worker, and write nothing to disk. A test that wants
+# more of them says so itself (`@settings(max_examples=…)`).
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=25,
+    # fixtures that do not change between examples (`key`) are no harm; a drawn model may take long to make
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture

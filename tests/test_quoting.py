@@ -6,6 +6,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from encdec_eqx._quoting import LONGEST, printable, quoted
 
@@ -54,3 +56,21 @@ def test_what_is_cut_is_marked_and_paths_are_not_cut():
     assert quoted(list(range(1000)), 20) == "[0, 1, 2, 3, 4, 5..."
     assert printable("y" * 1000) == "y" * 1000
     assert printable("y" * 1000, 10) == "yyyyyyy..."
+
+
+_PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
+_VALUES = st.recursive(_PLAIN, lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner))
+
+
+@given(_VALUES, st.integers(4, 2 * LONGEST))
+def test_a_quoted_value_is_one_printable_line_and_no_longer_than_said(value, longest: int):
+    text = quoted(value, longest)
+    assert len(text) <= longest and text.isprintable()
+
+
+@given(st.text())
+def test_an_escaped_name_is_printable_and_tells_apart_what_it_stands_for(name: str):
+    text = printable(name)
+    assert text.isprintable()
+    assert text == name if name.isprintable() else text != name
+    assert printable(text) == text
