@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generation_stand_in import generate, stand_in, states
 
 from encdec_eqx.generation import candidates
+from generation_stand_in import generate, stand_in, states
 from tolerances import SEQUENCE_SCORES
 
 SMALL = 7

@@ -3,8 +3,8 @@
 import equinox as eqx
 import numpy as np
 import pytest
-from generation_stand_in import TOKENS, generate, stand_in, states
 
+from generation_stand_in import TOKENS, generate, stand_in, states
 from models import random_ids, right_mask, tiny_pair
 from tolerances import SEQUENCE_SCORES, TOKEN_LOG_PROBS
 

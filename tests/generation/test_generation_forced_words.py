@@ -5,12 +5,12 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from forced_words_oracle import Model, Words, search
-from generation_stand_in import generate, stand_in, states
 
 from encdec_eqx import GenerationConfig
 from encdec_eqx.generation.forced_words import ForcedWords, read
 from encdec_eqx.generation.words_met import words_met
+from forced_words_oracle import Model, Words, search
+from generation_stand_in import generate, stand_in, states
 from models import VOCAB, tiny_pair
 from tolerances import SEQUENCE_SCORES
 

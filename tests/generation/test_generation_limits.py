@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generation_stand_in import generate, stand_in, states
 
 from encdec_eqx import GenerationConfig
 from encdec_eqx.generation.resolve import resolve_settings, split_options
 from encdec_eqx.training.batch import checked_entries
+from generation_stand_in import generate, stand_in, states
 from models import tiny_pair
 
 FACTS = {"prompt_width": 1, "eos_ids": (2,), "has_key": True, "vocab_size": 99, "has_source_ids": True}

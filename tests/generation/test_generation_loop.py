@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from generation_stand_in import TOKENS, generate, stand_in, states
 
 from encdec_eqx import SpecialTokens
 from encdec_eqx.generation import loop, run
+from generation_stand_in import TOKENS, generate, stand_in, states
 from models import PositionsConfig
 from tolerances import SEQUENCE_SCORES
 

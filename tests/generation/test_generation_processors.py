@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generation_stand_in import generate, stand_in, states
 
 from encdec_eqx.generation import processors
 from encdec_eqx.generation.resolve import Settings
+from generation_stand_in import generate, stand_in, states
 from tolerances import PROCESSED_LOG_PROBS, PROCESSED_LOGITS
 
 PREFIX = jnp.zeros((3, 9), jnp.int32)

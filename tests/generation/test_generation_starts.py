@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generation_stand_in import TOKENS, generate, stand_in, states
 
 from encdec_eqx import GenerationConfig, SpecialTokens
 from encdec_eqx._quoting import quoted
+from generation_stand_in import TOKENS, generate, stand_in, states
 from models import tiny_pair
 from tolerances import SEQUENCE_SCORES
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from forced_words_oracle import Model
 from generation_pairs import FIRST_FREE, START, sentences
-from generation_stand_in import generate, stand_in, states
 from transformers.generation.beam_constraints import ConstraintListState, DisjunctiveConstraint, PhrasalConstraint
 from transformers.generation.beam_search import ConstrainedBeamSearchScorer
 
 from encdec_eqx.generation.forced_words import ForcedWords, read
+from forced_words_oracle import Model
+from generation_stand_in import generate, stand_in, states
 from hf import VOCAB, as_torch
 from tolerances import SEQUENCE_SCORES
 
