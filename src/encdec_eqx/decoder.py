@@ -18,7 +18,6 @@ from . import _trees
 from ._inputs import as_ids, as_mask, check_length
 from ._old_words import TaughtAttributes, taught
 from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
-from .blocks.block import Block
 from .cache import Branches, DecoderCache
 from .config import StackConfig
 from .heads import LMHead
@@ -32,7 +31,8 @@ from .layers.masks import causal_mask, padding_mask
 from .layers.positions import arange_positions, non_padding_positions
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, Attending, StackOutput, UnrolledStack
-from .surgery.tables import resize_rows, resize_tokens
+from .surgery.cross_attention import add_cross_attention
+from .surgery.resize import resize_embedding, resize_head
 
 
 class DecoderOutput(eqx.Module):
@@ -400,11 +400,7 @@ class Decoder(TaughtAttributes):
             raise ValueError("this decoder has cross-attention already.")
         layers = tuple(dataclasses.replace(spec, cross_attention=True) for spec in self.config.layers)
         config = self.config.replace(layers=layers, cross_attention_hidden_size=cross_attention_hidden_size)
-        unrolled = to_layout(self.stack, "unrolled")
-        assert isinstance(unrolled, UnrolledStack)
-        fresh = UnrolledStack.init(config, key=key)
-        blocks = tuple(_borrow_cross(old, new) for old, new in zip(unrolled.blocks, fresh.blocks, strict=True))
-        stack = UnrolledStack(blocks=blocks, shared=unrolled.shared, layers=layers, scales=unrolled.scales)
+        stack = add_cross_attention(self.stack, config, key=key)
         return Decoder(self.embeddings, stack, self.head, config, self.load_report, self.pooler)
 
     def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "Decoder":
@@ -430,21 +426,10 @@ class Decoder(TaughtAttributes):
         config = self.config.replace(vocab_size=new_num_tokens)
         table_key, head_key = jax.random.split(key)
         scale = config.initializer_range
-        table = resize_tokens(self.embeddings.tokens, new_num_tokens, scale, table_key)
-        decoder = eqx.tree_at(lambda d: d.embeddings.tokens, self, table)
-        if self.head.bias is not None:
-            bias = resize_rows(self.head.bias, new_num_tokens, 0.0, head_key)
-            decoder = eqx.tree_at(lambda d: d.head.bias, decoder, bias)
-        projection = self.head.projection
-        if isinstance(projection, Linear):
-            weight = resize_rows(projection.weight.T, new_num_tokens, scale, head_key).T
-            decoder = eqx.tree_at(lambda d: d.head.projection.weight, decoder, weight)
-        elif projection is not None:
-            raise TypeError(
-                f"the head's projection is a {type(projection).__name__}; expected a Linear. Resize before wrapping "
-                "it, or merge adapters first: encdec_eqx.training.merge_lora(model)."
-            )
-        return Decoder(decoder.embeddings, decoder.stack, decoder.head, config, self.load_report, self.pooler)
+        embedding = resize_embedding(self.embeddings.tokens, new_num_tokens, scale, table_key)
+        embeddings = eqx.tree_at(lambda e: e.tokens, self.embeddings, embedding)
+        head = resize_head(self.head, new_num_tokens, scale, head_key)
+        return Decoder(embeddings, self.stack, head, config, self.load_report, self.pooler)
 
 
 def _full_mask(length: int, mask: Bool[Array, "batch target"] | None) -> Bool[Array, "#batch 1 target target"]:
@@ -478,15 +463,4 @@ def _branching(attending: Attending, branches: Branches) -> Attending:
 def _advanced(cache: DecoderCache, out: StackOutput, new: int) -> DecoderCache:
     return DecoderCache(
         out.self_kv, cache.cross_kv, cache.self_mask, cache.cross_mask, cache.length + new, cache.counted
-    )
-
-
-def _borrow_cross(old: Block, fresh: Block) -> Block:
-    """The old block with the fresh one's cross-attention, in the old one's dtype."""
-    dtype = old.self_norm.weight.dtype
-    return eqx.tree_at(
-        lambda b: (b.cross_attention, b.cross_norm),
-        old,
-        _trees.astype((fresh.cross_attention, fresh.cross_norm), dtype),
-        is_leaf=lambda x: x is None,
     )

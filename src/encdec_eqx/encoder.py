@@ -24,7 +24,7 @@ from .layers.masks import causal_mask, padding_mask
 from .layers.positions import arange_positions, non_padding_positions
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, Attending, UnrolledStack
-from .surgery.tables import resize_tokens
+from .surgery.resize import resize_embedding
 
 
 class EncoderOutput(eqx.Module):
@@ -283,6 +283,6 @@ class Encoder(TaughtAttributes):
             ValueError: the number is below 1 or does not leave room for the padding row.
         """
         config = self.config.replace(vocab_size=new_num_tokens)
-        table = resize_tokens(self.embeddings.tokens, new_num_tokens, config.initializer_range, key)
+        table = resize_embedding(self.embeddings.tokens, new_num_tokens, config.initializer_range, key)
         resized = eqx.tree_at(lambda e: e.embeddings.tokens, self, table)
         return Encoder(resized.embeddings, resized.stack, resized.pooler, config, self.load_report)

@@ -35,8 +35,8 @@ from .hf.report import LoadReport, joined
 from .layers.dropout import split_key
 from .layers.linear import AbstractLinear, Linear
 from .stack import Layout, Remat
-from .surgery.resize import resize_both, resize_decoder, resize_encoder
-from .surgery.ties import Ties, kept, scanned_alike, share_layers, tie, untie
+from .surgery.resize import resize_decoder, resize_encoder, resize_pair
+from .surgery.ties import Ties, change_layout, tie, untie
 
 
 class Seq2SeqOutput(TaughtAttributes):
@@ -556,9 +556,8 @@ class EncoderDecoder(Generates):
             TypeError: the head's projection is not a plain `Linear`.
             ValueError: the pieces have vocabularies of two sizes, or a special token would be cut off.
         """
-        encoder, decoder = resize_both(
-            self.encoder, self.decoder, self.ties, new_num_tokens, self.special_tokens, key=key
-        )
+        tokens = self.special_tokens.to_hf()
+        encoder, decoder = resize_pair(self.encoder, self.decoder, self.ties, new_num_tokens, tokens, key=key)
         return dataclasses.replace(self, encoder=encoder, decoder=decoder)
 
     @checked
@@ -586,7 +585,7 @@ class EncoderDecoder(Generates):
             TypeError: the head's projection is not a plain `Linear`.
             ValueError: the encoder shares the table, or a special token would be cut off.
         """
-        tokens = self.special_tokens
+        tokens = self.special_tokens.to_hf()
         decoder = resize_decoder(self.decoder, self.ties, new_num_tokens, tokens, key=key)
         return dataclasses.replace(self, decoder=decoder)
 
@@ -602,14 +601,8 @@ class EncoderDecoder(Generates):
         Raises:
             ValueError: the layout or `remat` is unknown, or `remat` is asked of the unrolled layout.
         """
-        whole, decoder = self.pieces()
-        if share_layers(self.ties) and layout == "scanned":
-            encoder, decoder = scanned_alike(whole, decoder, remat=remat)
-        else:
-            encoder = whole.with_layout(layout, remat=remat) if isinstance(whole, Encoder) else whole
-            decoder = decoder.with_layout(layout, remat=remat)
-        ties = kept(self.ties, whole, encoder, decoder) if share_layers(self.ties) else self.ties
-        return dataclasses.replace(self, encoder=tie(encoder, ties), decoder=decoder, ties=ties)
+        encoder, decoder, ties = change_layout(*self.pieces(), self.ties, layout, remat=remat)
+        return dataclasses.replace(self, encoder=encoder, decoder=decoder, ties=ties)
 
     def astype(self, dtype: DTypeLike) -> "EncoderDecoder":
         """The same model with its arrays cast to a floating-point dtype; a part alone: `model.decoder.astype(…)`."""

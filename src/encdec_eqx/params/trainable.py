@@ -18,7 +18,7 @@ from ..heads import LMHead
 from ..inputs.tokens import Embeddings
 from ..layers.linear import Embedding
 from ..stack import ScannedStack, map_stacks, to_layout
-from ..surgery.ties import kept, scanned_alike, share_layers, tie
+from ..surgery.ties import remap_ties, scan_alike, share_layers, tie
 from .names import places, slots
 from .selectors import Selectors, select
 
@@ -103,8 +103,8 @@ def _cut_alike(model: Any, entries: list[list[bool]]) -> Any:
         return model
     whole, decoder = model.pieces()
     earlier = model.decoder.stack.starts[1:]
-    encoder, decoder = scanned_alike(whole, decoder, remat=model.decoder.stack.remat, cuts={*earlier, *cuts})
-    ties = kept(model.ties, whole, encoder, decoder)
+    encoder, decoder = scan_alike(whole, decoder, remat=model.decoder.stack.remat, cuts={*earlier, *cuts})
+    ties = remap_ties(model.ties, whole, encoder, decoder)
     return dataclasses.replace(model, encoder=tie(encoder, ties), decoder=decoder, ties=ties)
 
 

@@ -1,1 +1,1 @@
-"""Changes to finished models: other vocabulary sizes, arrays shared between the pieces."""
+"""Changes to finished models: cross-attention for a decoder, other vocabulary sizes, arrays that the pieces share."""

@@ -1,69 +1,110 @@
-"""Other numbers of token ids for a whole pair, whose pieces share one token table or have one each.
-
-Knows what a piece does to its own table, and what is shared; must not know how a pair is made or used otherwise.
-"""
+"""Other numbers of token ids: for embedding matrices and heads, and for a pair, which shares one matrix or has two."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 
-from .._typing import PRNGKey
-from ..decoder import Decoder
-from ..encoder import Encoder
-from ..generation.special_tokens import TOKEN_NAMES, SpecialTokens
+from .._typing import Array, PRNGKey
+from ..heads import LMHead
+from ..layers.linear import Embedding, Linear
 from .ties import Ties
 
-_TABLE = "embeddings.tokens.weight"
+_MATRIX = "embeddings.tokens.weight"
 
 
-def resize_both(
-    encoder: Any, decoder: Decoder, ties: Ties, number: int, tokens: SpecialTokens, *, key: PRNGKey
-) -> tuple[Any, Decoder]:
-    """Both pieces with `number` token ids, in the one table that they share or in one each.
+def resize_embedding(embedding: Embedding, number: int, scale: float, key: PRNGKey) -> Embedding:
+    """The embedding with `number` rows: the first rows kept, further ones normal with standard deviation `scale`.
+
+    Raises:
+        ValueError: the padding row would be cut off.
+    """
+    if embedding.padding_idx is not None and embedding.padding_idx >= number:
+        raise ValueError(
+            f"a table of {number} tokens has no row for this model's padding id {embedding.padding_idx}; keep at least "
+            f"{embedding.padding_idx + 1} rows."
+        )
+    return Embedding(_resize_rows(embedding.weight, number, scale, key), embedding.padding_idx)
+
+
+def resize_head(head: LMHead, number: int, scale: float, key: PRNGKey) -> LMHead:
+    """The head with `number` outputs: a projection of its own gets new columns, drawn alike; a bias zeros.
+
+    Raises:
+        TypeError: the projection is not a plain `Linear`.
+    """
+    if head.bias is not None:
+        head = eqx.tree_at(lambda h: h.bias, head, _resize_rows(head.bias, number, 0.0, key))
+    if isinstance(head.projection, Linear):
+        weight = _resize_rows(head.projection.weight.T, number, scale, key).T
+        return eqx.tree_at(lambda h: h.projection.weight, head, weight)
+    if head.projection is not None:
+        raise TypeError(
+            f"the head's projection is a {type(head.projection).__name__}; expected a Linear. Resize before wrapping "
+            "it, or merge adapters first: encdec_eqx.training.merge_lora(model)."
+        )
+    return head
+
+
+def _resize_rows(rows: Array, number: int, scale: float, key: PRNGKey) -> Array:
+    """The first `number` rows of an array, followed by newly initialised ones if it has fewer."""
+    missing = number - rows.shape[0]
+    if missing <= 0:
+        return rows[:number]
+    new = scale * jax.random.normal(key, (missing, *rows.shape[1:]), jnp.float32)
+    return jnp.concatenate([rows, new.astype(rows.dtype)])
+
+
+def resize_pair(
+    encoder: Any, decoder: Any, ties: Ties, number: int, tokens: Mapping[str, Any], *, key: PRNGKey
+) -> tuple[Any, Any]:
+    """Both pieces with `number` token ids, in the one embedding matrix that they share or in one each.
 
     Args:
         encoder: with empty slots where it shares arrays.
         decoder: which holds them.
         ties: paths of the shared arrays.
         number: how many ids.
-        tokens: special tokens of the pair.
+        tokens: special tokens of the pair, an id or several by name.
         key: draws new rows.
 
     Raises:
-        ValueError: the vocabularies are of two kinds, or a special token would be cut off.
+        ValueError: the vocabularies are of two sizes, or a special token would be cut off.
     """
-    if _TABLE not in ties and _size(encoder) != decoder.config.vocab_size:
+    if _MATRIX not in ties and _size(encoder) != decoder.config.vocab_size:
         raise ValueError(
-            f"encoder and decoder have vocabularies of their own ({_in_words(encoder)}, the decoder's has "
+            f"encoder and decoder have vocabularies of their own ({_describe(encoder)}, the decoder's has "
             f"{decoder.config.vocab_size} ids): say whose is meant, with model.resize_encoder_token_embeddings("
             f"{number}, key=key) or model.resize_decoder_token_embeddings({number}, key=key)."
         )
     encoder_key, decoder_key = jax.random.split(key)
     _check_room(tokens, decoder, number)
     resized = decoder.resize_token_embeddings(number, key=decoder_key)
-    if _TABLE not in ties:
+    if _MATRIX not in ties:
         return encoder.resize_token_embeddings(number, key=encoder_key), resized
     return dataclasses.replace(encoder, config=encoder.config.replace(vocab_size=number)), resized
 
 
 def resize_encoder(encoder: Any, ties: Ties, number: int, *, key: PRNGKey) -> Any:
-    """The encoder with `number` token ids in a table of its own.
+    """The encoder of a pair with `number` token ids in an embedding matrix of its own.
 
     Raises:
-        ValueError: it has none: the table is the decoder's too, or it is no encoder of the library's.
+        ValueError: it has none: the matrix is the decoder's too, or the encoder does not offer to resize one.
     """
     _check_own(ties, number)
-    if not isinstance(encoder, Encoder):
-        raise ValueError(f"{_in_words(encoder)}: there is nothing to resize but the decoder's.")
+    if _size(encoder) is None:
+        raise ValueError(f"{_describe(encoder)}: there is nothing to resize but the decoder's.")
     return encoder.resize_token_embeddings(number, key=key)
 
 
-def resize_decoder(decoder: Decoder, ties: Ties, number: int, tokens: SpecialTokens, *, key: PRNGKey) -> Decoder:
-    """The decoder with `number` token ids in a table of its own, its head and the head's bias.
+def resize_decoder(decoder: Any, ties: Ties, number: int, tokens: Mapping[str, Any], *, key: PRNGKey) -> Any:
+    """The decoder of a pair with `number` token ids in an embedding matrix of its own, its head and the head's bias.
 
     Raises:
-        ValueError: the table is the encoder's too, or a special token would be cut off.
+        ValueError: the matrix is the encoder's too, or a special token would be cut off.
     """
     _check_own(ties, number)
     _check_room(tokens, decoder, number)
@@ -78,28 +119,27 @@ def resizing_call(model: Any, piece: str, number: int | str) -> str:
         piece: "encoder" or "decoder".
         number: how many ids.
     """
-    of = "" if _TABLE in model.ties else f"{piece}_"
+    of = "" if share_embedding(model) else f"{piece}_"
     return f"model = model.resize_{of}token_embeddings({number}, key=jax.random.key(0))"
 
 
-def one_table(model: Any) -> bool:
-    """Whether both pieces look their ids up in the same table."""
-    return _TABLE in model.ties
+def share_embedding(model: Any) -> bool:
+    """Whether both pieces of a pair look their ids up in the same embedding matrix."""
+    return _MATRIX in model.ties
 
 
 def _check_own(ties: Ties, number: int) -> None:
-    if _TABLE in ties:
+    if _MATRIX in ties:
         raise ValueError(
             "encoder and decoder of this model share one token table, so one of them cannot be resized alone: call "
             f"model.resize_token_embeddings({number}, key=key), which resizes it for both."
         )
 
 
-def _check_room(tokens: SpecialTokens, decoder: Decoder, number: int) -> None:
+def _check_room(tokens: Mapping[str, Any], decoder: Any, number: int) -> None:
     """Special tokens that the vocabulary has must not be cut off; those beyond it are an older error."""
-    for name in TOKEN_NAMES:
-        value = getattr(tokens, name)
-        for token in value if isinstance(value, tuple) else () if value is None else (value,):
+    for name, value in tokens.items():
+        for token in value if isinstance(value, list) else (value,):
             if 1 <= number <= token < decoder.config.vocab_size:
                 raise ValueError(
                     f"{number} token ids leave no room for the model's {name}, which is {token}: keep at least "
@@ -108,10 +148,13 @@ def _check_room(tokens: SpecialTokens, decoder: Decoder, number: int) -> None:
 
 
 def _size(encoder: Any) -> int | None:
-    return encoder.config.vocab_size if isinstance(encoder, Encoder) else None
+    """Number of an encoder's token ids, if it offers to change it."""
+    if not hasattr(encoder, "resize_token_embeddings"):
+        return None
+    return getattr(getattr(encoder, "config", None), "vocab_size", None)
 
 
-def _in_words(encoder: Any) -> str:
+def _describe(encoder: Any) -> str:
     size = _size(encoder)
     if size is None:
         return f"the encoder, a {type(encoder).__name__}, has no token table of the library's"

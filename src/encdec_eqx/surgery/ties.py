@@ -1,26 +1,60 @@
-"""Arrays that an encoder shares with its decoder: kept in the decoder, `None` in the encoder's slot.
-
-Knows nothing of how the pieces are joined otherwise.
-"""
+"""Arrays that an encoder shares with its decoder: held by the decoder, `None` in the encoder's slot; their layouts."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
 
 from .._trees import path_name
 from .._typing import Array
-from ..decoder import Decoder
-from ..encoder import Encoder
-from ..stack import Remat, changes, to_layout, unroll
+from ..stack import Layout, Remat, changes, to_layout, unroll
 from ..stack.unrolled import AbstractStack
 
 Ties = tuple[str, ...]
 """Sorted paths of the shared arrays, the same in both pieces, such as `stack.blocks.0.feed_forward.up.weight`."""
 
 
-def kept(ties: Ties, before: Encoder, encoder: Encoder, decoder: Decoder) -> Ties:
+@runtime_checkable
+class _HasStack(Protocol):
+    @property
+    def stack(self) -> AbstractStack: ...
+
+
+_Encoder = TypeVar("_Encoder", bound=_HasStack)
+_Decoder = TypeVar("_Decoder", bound=_HasStack)
+
+
+def change_layout(
+    encoder: Any, decoder: Any, ties: Ties, layout: Layout, *, remat: Remat | bool
+) -> tuple[Any, Any, Ties]:
+    """Both pieces in another layout, and the paths of what they share there.
+
+    Args:
+        encoder: whole, of whatever kind; one that has no layouts stays as it is.
+        decoder: which holds the shared arrays.
+        ties: paths of the shared arrays in the layout before.
+        layout: "unrolled" or "scanned".
+        remat: see `stack.to_layout`.
+
+    Returns:
+        The encoder, with empty slots where it shares arrays, the decoder, and the paths.
+
+    Raises:
+        NotImplementedError: an array would be stacked with one that is not shared.
+    """
+    if not share_layers(ties):
+        other = encoder.with_layout(layout, remat=remat) if hasattr(encoder, "with_layout") else encoder
+        return tie(other, ties), decoder.with_layout(layout, remat=remat), ties
+    if layout == "scanned":
+        other, decoder = scan_alike(encoder, decoder, remat=remat)
+    else:
+        other, decoder = encoder.with_layout(layout, remat=remat), decoder.with_layout(layout, remat=remat)
+    ties = remap_ties(ties, encoder, other, decoder)
+    return tie(other, ties), decoder, ties
+
+
+def remap_ties(ties: Ties, before: Any, encoder: Any, decoder: Any) -> Ties:
     """Paths of the same shared arrays when the pieces have changed their layout.
 
     Args:
@@ -66,19 +100,19 @@ def _by_layer(module: Any) -> dict[str, list[str]]:
 
 
 def share_layers(ties: Ties) -> bool:
-    """Whether the pieces share arrays of their layers, and not only tables."""
+    """Whether the pieces share arrays of their layers, and not only embedding matrices."""
     return any(path.startswith("stack.") for path in ties)
 
 
-def scanned_alike(
-    encoder: Encoder, decoder: Decoder, *, remat: Remat | bool, cuts: Iterable[int] = ()
-) -> tuple[Encoder, Decoder]:
+def scan_alike(
+    encoder: _Encoder, decoder: _Decoder, *, remat: Remat | bool, cuts: Iterable[int] = ()
+) -> tuple[_Encoder, _Decoder]:
     """Two whole pieces in the scanned layout, cut at the same layers, so that what they share is stacked alike.
 
     Args:
         encoder: in either layout.
         decoder: in either layout; some of its layers may have arrays that the encoder's have not (adapters).
-        remat: see `scanned.to_layout`.
+        remat: see `stack.to_layout`.
         cuts: numbers of layers at which a segment is to begin, besides those where it must.
     """
     wanted = {*cuts, *changes(encoder.stack), *changes(decoder.stack)}
@@ -93,7 +127,7 @@ def scanned_alike(
     )
 
 
-def untie(encoder: Any, decoder: Decoder, ties: Ties) -> Any:
+def untie(encoder: Any, decoder: Any, ties: Ties) -> Any:
     """The whole encoder, of whatever kind: each empty slot filled with the decoder's array."""
     if not ties:
         return encoder

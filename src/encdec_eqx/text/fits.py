@@ -11,7 +11,7 @@ from .._quoting import quoted
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import TOKEN_NAMES
-from ..surgery.resize import one_table, resizing_call
+from ..surgery.resize import resizing_call, share_embedding
 
 _LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 _LOOKS_LIKE_A_CODE = re.compile(r"__\w+__|[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
@@ -48,7 +48,7 @@ def _too_small(model: EncoderDecoder, sides: Mapping[str, tuple[str, Any]]) -> l
         rows = getattr(model, piece).config.vocab_size
         if sizes[piece] > rows:
             # one table must hold the ids of both
-            call = resizing_call(model, piece, max(sizes.values()) if one_table(model) else sizes[piece])
+            call = resizing_call(model, piece, max(sizes.values()) if share_embedding(model) else sizes[piece])
             problems.append(
                 f"the {side} tokenizer makes ids up to {sizes[piece] - 1}; the {piece}'s embeddings have {rows} rows. "
                 f"Is it this {piece}'s tokenizer? If tokens were added: {call}."
