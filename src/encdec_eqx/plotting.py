@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ._asides import aside_of
 from ._installing import install
+from ._writing import aside_of
 
 _logger = logging.getLogger("encdec_eqx")
 

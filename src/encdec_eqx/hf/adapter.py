@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._asides import aside_of
+from .._writing import aside_of
 from .errors import MissingFileError
 from .files.folder import read_json
 from .files.safetensors_file import SafetensorsFile, write_file

@@ -14,14 +14,13 @@ import equinox as eqx
 import jax
 
 from .._quoting import printable, quoted
-from .._unknown import refuse
 from ..config import StackConfig
 from .choices import choices
 from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
 from .load import POSITIONS, check_size, load
 from .model_types import PAIRS, with_model_type
 from .piece import Families, HubOptions, class_names, family_of, hf_config, log, recorded_dtype, stack_config
-from .report import LoadReport
+from .report import LoadReport, refuse_unknown
 from .save import save
 from .table import NameTable, merged, tied
 
@@ -176,7 +175,7 @@ def load_pair(
         unknown |= {f"encoder.{name}": value for name, value in encoder_family.unknown(pair.encoder).items()}
         unknown |= {f"decoder.{name}": value for name, value in decoder_family.unknown(pair.decoder).items()}
     if strict_config:
-        refuse(place, unknown)
+        refuse_unknown(place, unknown)
     what = f"a {encoder.model_type} to {decoder.model_type} pair" if whole is None else f"a {encoder.model_type} model"
     tensors = open_tensors(folder)
     positions = {

@@ -17,14 +17,13 @@ import equinox as eqx
 import jax
 
 from .._quoting import quoted
-from .._unknown import refuse
 from ..config import StackConfig
 from .choices import choices
 from .files.folder import CONFIG, open_tensors, read_config
 from .files.hub import local_folder
 from .load import POSITIONS, Loaded, check_size, load
 from .model_types import PAIRS, with_model_type
-from .report import UNUSED_POOLER, LoadReport
+from .report import UNUSED_POOLER, LoadReport, refuse_unknown
 from .save import dtype_name, save
 from .table import NameTable
 
@@ -150,7 +149,7 @@ def load_piece(
     config = stack_config(family, {**hf, **as_role, **overrides}, place)
     unknown = family.unknown(hf)
     if strict_config:
-        refuse(place, unknown)
+        refuse_unknown(place, unknown)
     _check_effects(family, {**hf, **as_role}, overrides, role)
     table = NameTable(**family.table(config, role))
     what = f"a {config.model_type} {role}"

@@ -1,10 +1,16 @@
-"""`LoadReport`: what loading a checkpoint did, in a few lines. Knows nothing of how it was done."""
+"""`LoadReport`: what loading a checkpoint did, in a few lines; what is said of attributes that nobody knows."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from .._quoting import printable
-from .._unknown import not_understood
+from .._quoting import printable, quoted
+
+_logger = logging.getLogger("encdec_eqx")
+
+_SHOWN = 20
+_LONGEST_NAME = 60
 
 UNUSED_POOLER = "the pooler (which nothing uses: it is kept for saving)"
 """How a report describes a new pooler, which is nothing to warn of."""
@@ -137,3 +143,44 @@ def _size(count: int) -> str:
             return f"{count:.3g} {unit}" if unit != "bytes" else f"{count} bytes"
         count = count / 1000  # pyright: ignore[reportAssignmentType]
     return f"{count:.3g} GB"
+
+
+def not_understood(names: Iterable[str]) -> str:
+    """The sentence that a report and a warning say: all names at once."""
+    return (
+        f"not understood: {_some(printable(name, _LONGEST_NAME) for name in names)}; if it changes numbers, so does "
+        "leaving it out (strict_config=True makes this an error)"
+    )
+
+
+def refuse_unknown(place: object, attributes: Mapping[str, Any]) -> None:
+    """What `strict_config=True` does.
+
+    Raises:
+        ValueError: there are attributes that nothing is known of; it names them all.
+    """
+    if not attributes:
+        return
+    named = (f"{printable(name, _LONGEST_NAME)} = {quoted(value)}" for name, value in attributes.items())
+    raise ValueError(
+        f"{printable(str(place))}: not understood: {_some(named)}. strict_config=True makes this an error: without it "
+        "they are left out, and saved again. Or remove them from the config, if they change no number."
+    )
+
+
+def warn_of_unknown(place: object, attributes: Mapping[str, Any], *, strict: bool) -> None:
+    """Refuse the attributes, or name them all in one warning.
+
+    Raises:
+        ValueError: `strict`, and there are any.
+    """
+    if strict:
+        refuse_unknown(place, attributes)
+    if attributes:
+        _logger.warning("%s: %s", printable(str(place)), not_understood(attributes))
+
+
+def _some(items: Iterable[str]) -> str:
+    found = list(items)
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more

@@ -17,10 +17,9 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._asides import aside_of
 from .._quoting import printable
 from .._trees import path_name
-from .._writing import check_writable
+from .._writing import aside_of, check_writable
 from . import transforms
 from .files.folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
 from .files.safetensors_file import write_file

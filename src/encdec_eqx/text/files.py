@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .._asides import aside_of
 from .._installing import install
 from .._quoting import printable
+from .._writing import aside_of
 from ..hf.files.hub import hub_file
 from ..hf.files.shipped import shipped
 from .ids_in_file import check_ids

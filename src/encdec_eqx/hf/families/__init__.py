@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..._unknown import say
 from ...config import READERS, StackConfig
+from ..report import warn_of_unknown
 from ._family import Family as Family
 from ._family import Role as Role
 from .albert import ALBERT
@@ -56,7 +56,7 @@ WHOLES: dict[str, WholeFormat] = {
 def _reader(family: Family) -> Callable[[Mapping[str, Any], bool], StackConfig]:
     def read(hf: Mapping[str, Any], strict: bool) -> StackConfig:
         config = family.from_hf(hf)
-        say(f"the {family.model_type} config", family.unknown(hf), strict=strict)
+        warn_of_unknown(f"the {family.model_type} config", family.unknown(hf), strict=strict)
         return config
 
     return read

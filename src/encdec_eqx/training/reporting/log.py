@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..._asides import write_whole
+from ..._writing import write_whole
 from ..resume.files import sync_folder
 
 _LOG = logging.getLogger(__name__)

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..._asides import clear_asides, is_aside, write_whole
-from ..._writing import check_writable
+from ..._writing import check_writable, clear_asides, is_aside, write_whole
 from ...hf.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from ...hf.files.folder import CONFIG, GENERATION_CONFIG, WEIGHTS
 from ...params.lora import merge_lora, save_lora

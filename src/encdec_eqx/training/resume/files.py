@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..._asides import remove
 from ..._quoting import printable, quoted
+from ..._writing import remove
 from .errors import DamagedCheckpointError
 
 SUMS = "SHA256SUMS"
