@@ -9,30 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ._quoting import quoted
-
-ACTIVATIONS = (
-    "gelu",
-    "gelu_10",
-    "gelu_accurate",
-    "gelu_fast",
-    "gelu_new",
-    "gelu_python",
-    "gelu_python_tanh",
-    "gelu_pytorch_tanh",
-    "laplace",
-    "leaky_relu",
-    "linear",
-    "mish",
-    "quick_gelu",
-    "relu",
-    "relu2",
-    "relu6",
-    "sigmoid",
-    "silu",
-    "swish",
-    "tanh",
-)
-"""Names of activation functions, as Hugging Face spells them."""
+from .layers.feed_forward import ACTIVATIONS as ACTIVATIONS
+from .layers.feed_forward import GatedMLPConfig as GatedMLPConfig
+from .layers.feed_forward import MLPConfig as MLPConfig
+from .layers.norm import LayerNormConfig as LayerNormConfig
+from .layers.norm import RMSNormConfig as RMSNormConfig
+from .layers.validation import LARGEST_REAL, one_of, positive, rate
+from .layers.validation import MAX_SIZE as MAX_SIZE
 
 SINUSOIDS = ("sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2tensor")
 """Kinds of position tables that are constants."""
@@ -40,15 +23,11 @@ SINUSOIDS = ("sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2t
 MAX_LAYERS = 1024
 """Most layers of a stack. Each takes some 10 ms to put together; the deepest that were published have 500."""
 
-MAX_SIZE = 2**24
-"""Largest size of anything: of a vocabulary (the largest published have a million entries), of a table of positions, of
-a width. Beyond is a damaged or a malicious config, whose arrays no machine holds."""
-
-LEAST_REAL, LARGEST_REAL = 2.0**-126, 1e30
-"""Reals of a config that float32 tells from 0, and that leave room for what is computed with them."""
-
 MAX_CONSTANT_TABLE = 2**25
 """Most numbers in a table of positions that is computed and not read: 32,768 rows of width 1,024, about a second."""
+
+NormConfig = LayerNormConfig
+FeedForwardConfig = MLPConfig
 
 READERS: dict[str, Callable[[Mapping[str, Any], bool], "StackConfig"]] = {}
 """`model_type` to the function that reads that family's Hugging Face config; the flag is `strict_config`."""
@@ -89,7 +68,7 @@ class RelativeBiasConfig:
     max_distance: int = 128
 
     def __post_init__(self):
-        _positive(self, "entries", "buckets", "max_distance")
+        positive(self, "entries", "buckets", "max_distance")
         if self.buckets > self.entries:
             raise ValueError(
                 f"RelativeBiasConfig.buckets is {self.buckets} and entries {self.entries}; expected a row a bucket."
@@ -120,54 +99,9 @@ class AttentionConfig:
     rotate_values: bool = False
 
     def __post_init__(self):
-        _positive(self, "num_heads", "head_dim")
-        _rate(self, "dropout")
-        _one_of(self, "relative_positions", ("none", "key", "key_query"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FeedForwardConfig:
-    """The two-layer perceptron of a block.
-
-    Attributes:
-        size: inner width.
-        activation: one of `ACTIVATIONS`.
-        dropout: rate of dropout on the inner activations.
-    """
-
-    size: int
-    activation: str = "gelu"
-    dropout: float = 0.0
-
-    def __post_init__(self):
-        _positive(self, "size")
-        _rate(self, "dropout")
-        _one_of(self, "activation", ACTIVATIONS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NormConfig:
-    """Layer normalisation.
-
-    Attributes:
-        eps: added to the variance.
-        placement: `"post"`, after the residual sum (BERT), or `"pre"`, before each sub-layer (GPT-2).
-        final: whether one more norm follows the last layer.
-        final_in_hidden_states: whether the last of a call's `hidden_states` is taken after that norm.
-    """
-
-    eps: float = 1e-12
-    placement: Literal["post", "pre"] = "post"
-    final: bool = False
-    final_in_hidden_states: bool = True
-
-    def __post_init__(self):
-        _one_of(self, "placement", ("post", "pre"))
-        if not LEAST_REAL <= self.eps <= LARGEST_REAL:
-            raise ValueError(
-                f"NormConfig.eps is {quoted(self.eps)}; it must be above 0, and finite, in float32: from "
-                f"{LEAST_REAL:.3g} to {LARGEST_REAL:g}."
-            )
+        positive(self, "num_heads", "head_dim")
+        rate(self, "dropout")
+        one_of(self, "relative_positions", ("none", "key", "key_query"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,10 +129,10 @@ class PositionsConfig:
     offset: int = 0
 
     def __post_init__(self):
-        _positive(self, "max_positions")
-        _one_of(self, "kind", ("learned", *SINUSOIDS))
-        _one_of(self, "use", ("added", "rotated", "carried"))
-        _one_of(self, "counting", ("arange", "non_padding"))
+        positive(self, "max_positions")
+        one_of(self, "kind", ("learned", *SINUSOIDS))
+        one_of(self, "use", ("added", "rotated", "carried"))
+        one_of(self, "counting", ("arange", "non_padding"))
         if self.counting == "non_padding" and self.padding_idx is None:
             raise ValueError("PositionsConfig.counting is 'non_padding': give `padding_idx`, the id not to count.")
         if self.offset < 0 or self.longest < 1:
@@ -252,9 +186,9 @@ class EmbeddingsConfig:
     task_type_size: int = 0
 
     def __post_init__(self):
-        _rate(self, "dropout")
+        rate(self, "dropout")
         if self.size is not None:
-            _positive(self, "size")
+            positive(self, "size")
             if not self.projection:
                 raise ValueError(f"EmbeddingsConfig.size is {self.size}: set `projection`, the map to the layers.")
         for name in ("task_type_size", "token_type_size"):
@@ -286,9 +220,9 @@ class HeadConfig:
     fixed_bias: bool = False
 
     def __post_init__(self):
-        _one_of(self, "activation", ACTIVATIONS)
+        one_of(self, "activation", ACTIVATIONS)
         if self.size is not None:
-            _positive(self, "size")
+            positive(self, "size")
             if not self.transform:
                 raise ValueError(f"HeadConfig.size is {self.size}: set `transform`, which leads to that width.")
         if self.fixed_bias and not self.bias:
@@ -329,8 +263,8 @@ class StackConfig:
     hidden_size: int
     layers: tuple[LayerSpec, ...]
     attention: AttentionConfig
-    feed_forward: FeedForwardConfig
-    norm: NormConfig
+    feed_forward: MLPConfig | GatedMLPConfig
+    norm: LayerNormConfig | RMSNormConfig
     positions: PositionsConfig
     embeddings: EmbeddingsConfig
     head: HeadConfig | None = None
@@ -345,8 +279,8 @@ class StackConfig:
     decoder_start_token_id: int | None = None
 
     def __post_init__(self):
-        _positive(self, "vocab_size", "hidden_size")
-        _rate(self, "dropout")
+        positive(self, "vocab_size", "hidden_size")
+        rate(self, "dropout")
         if not self.layers:
             raise ValueError("StackConfig.layers is empty: a stack needs at least one LayerSpec.")
         if len(self.layers) > MAX_LAYERS:
@@ -358,7 +292,7 @@ class StackConfig:
                 f"expected at most {MAX_CONSTANT_TABLE} numbers."
             )
         if self.cross_attention_hidden_size is not None:
-            _positive(self, "cross_attention_hidden_size")
+            positive(self, "cross_attention_hidden_size")
         if not 0 <= self.initializer_range <= LARGEST_REAL:
             raise ValueError(
                 f"StackConfig.initializer_range is {quoted(self.initializer_range)}; it cannot be negative or above "
@@ -433,26 +367,3 @@ def _check_shared_layers(layers: tuple[LayerSpec, ...]) -> None:
                 f"layer {index} shares weights {layer.weights} with a layer that differs in `cross_attention`; "
                 "layers that share weights must be of one kind."
             )
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        value, what = getattr(config, name), f"{type(config).__name__}.{name}"
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{what} is {quoted(value)}; expected a whole number of at least 1.")
-        if value > MAX_SIZE:
-            raise ValueError(f"{what} is {quoted(value)}; expected at most {MAX_SIZE}.")
-
-
-def _rate(config: Any, name: str) -> None:
-    value = getattr(config, name)
-    if not 0 <= value < 1:
-        raise ValueError(
-            f"{type(config).__name__}.{name} is {quoted(value)}; a dropout rate is at least 0 and below 1."
-        )
-
-
-def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(f"{type(config).__name__}.{name} is {quoted(value)}; expected one of {', '.join(choices)}.")

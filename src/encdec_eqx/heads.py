@@ -10,7 +10,7 @@ from .config import StackConfig
 from .inputs.tokens import Embeddings
 from .layers.feed_forward import ACTIVATION_FUNCTIONS
 from .layers.linear import AbstractLinear, Linear
-from .layers.norm import LayerNorm
+from .layers.norm import AbstractNorm, init_norm
 
 
 class LMHead(eqx.Module):
@@ -26,7 +26,7 @@ class LMHead(eqx.Module):
     """
 
     dense: AbstractLinear | None
-    norm: LayerNorm | None
+    norm: AbstractNorm | None
     projection: AbstractLinear | None
     bias: Float[Array, " vocab"] | None
     activation: str = eqx.field(static=True)
@@ -55,7 +55,7 @@ class LMHead(eqx.Module):
         dense_key, projection_key = jax.random.split(key)
         return cls(
             dense=Linear.init(size, width, scale=scale, key=dense_key) if head.transform else None,
-            norm=LayerNorm.init(width, eps=config.norm.eps) if head.transform else None,
+            norm=init_norm(config.norm, width) if head.transform else None,
             projection=None
             if head.tied
             else Linear.init(width, config.vocab_size, scale=scale, bias=False, key=projection_key),

@@ -4,7 +4,6 @@ Knows nothing of the other layers of its stack, nor of how caches are arranged b
 """
 
 import math
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -15,9 +14,9 @@ from ..cache import CrossKV, SelfKV
 from ..config import LayerSpec, StackConfig
 from ..layers.attention import CrossAttention, SelfAttention
 from ..layers.dropout import Dropout, split_key
-from ..layers.feed_forward import FeedForward
+from ..layers.feed_forward import MLP, GatedMLP, init_feed_forward
 from ..layers.linear import Embedding, Linear
-from ..layers.norm import LayerNorm
+from ..layers.norm import AbstractNorm, Placement, init_norm
 
 
 class BlockOutput(eqx.Module):
@@ -42,13 +41,13 @@ class Block(eqx.Module):
     """One layer. `norm_placement` "post" is x = norm(x + f(x)), "pre" is x = x + f(norm(x))."""
 
     self_attention: SelfAttention
-    self_norm: LayerNorm
+    self_norm: AbstractNorm
     cross_attention: CrossAttention | None
-    cross_norm: LayerNorm | None
-    feed_forward: FeedForward
-    feed_forward_norm: LayerNorm
+    cross_norm: AbstractNorm | None
+    feed_forward: MLP | GatedMLP
+    feed_forward_norm: AbstractNorm
     dropout: Dropout
-    norm_placement: Literal["post", "pre"] = eqx.field(static=True)
+    norm_placement: Placement = eqx.field(static=True)
 
     def __call__(
         self,
@@ -111,7 +110,7 @@ class Block(eqx.Module):
         x = self._residual(x, self.feed_forward_norm, lambda h: self.feed_forward(h, key=keys[5]), keys[4])
         return BlockOutput(x, kept["all"], kept["new"], kept["self"], kept.get("cross"))
 
-    def _residual(self, x: Array, norm: LayerNorm, sublayer, key: PRNGKey | None) -> Array:
+    def _residual(self, x: Array, norm: AbstractNorm, sublayer, key: PRNGKey | None) -> Array:
         if self.norm_placement == "pre":
             return x + self.dropout(sublayer(norm(x)), key=key).astype(x.dtype)
         return norm(x + self.dropout(sublayer(x), key=key).astype(x.dtype))
@@ -128,20 +127,15 @@ class Block(eqx.Module):
         self_key, cross_key, up_key, down_key = jax.random.split(key, 4)
         size, scale = config.hidden_size, config.initializer_range
 
-        def norm() -> LayerNorm:
-            return LayerNorm.init(size, eps=config.norm.eps)
+        def norm() -> AbstractNorm:
+            return init_norm(config.norm, size)
 
         return cls(
             self_attention=_init_self_attention(config, self_key),
             self_norm=norm(),
             cross_attention=_init_cross_attention(config, cross_key) if spec.cross_attention else None,
             cross_norm=norm() if spec.cross_attention else None,
-            feed_forward=FeedForward(
-                up=Linear.init(size, config.feed_forward.size, scale=scale, key=up_key),
-                down=Linear.init(config.feed_forward.size, size, scale=scale, key=down_key),
-                dropout=Dropout(config.feed_forward.dropout),
-                activation=config.feed_forward.activation,
-            ),
+            feed_forward=init_feed_forward(config.feed_forward, size, scale=scale, keys=(up_key, down_key)),
             feed_forward_norm=norm(),
             dropout=Dropout(config.dropout),
             norm_placement=config.norm.placement,

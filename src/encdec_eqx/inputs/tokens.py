@@ -11,7 +11,7 @@ from .._typing import Array, ArrayLike, PRNGKey
 from ..config import StackConfig
 from ..layers.dropout import Dropout
 from ..layers.linear import AbstractLinear, Embedding, Linear
-from ..layers.norm import LayerNorm
+from ..layers.norm import AbstractNorm, init_norm
 from ..layers.positions import sinusoids
 
 
@@ -37,7 +37,7 @@ class Embeddings(eqx.Module):
     positions: Embedding
     token_types: Embedding | None
     task_types: Embedding | None
-    norm: LayerNorm | None
+    norm: AbstractNorm | None
     projection: AbstractLinear | None
     dropout: Dropout
     position_use: str = eqx.field(static=True)
@@ -109,7 +109,7 @@ class Embeddings(eqx.Module):
             positions=_init_positions(config, position_key),
             token_types=table(settings.token_type_size, type_key),
             task_types=table(settings.task_type_size, task_key),
-            norm=LayerNorm.init(size, eps=config.norm.eps) if settings.norm else None,
+            norm=init_norm(config.norm, size) if settings.norm else None,
             projection=Linear.init(size, config.hidden_size, scale=scale, key=projection_key)
             if settings.projection
             else None,

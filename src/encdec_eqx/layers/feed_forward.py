@@ -1,5 +1,6 @@
-"""The two-layer perceptron and its activations. Knows nothing of norms and residuals."""
+"""The feed-forward parts of a block, a two-layer perceptron or one with a gate, and their activations."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from jaxtyping import Float
 
 from .._typing import Array, PRNGKey
 from .dropout import Dropout
-from .linear import AbstractLinear
+from .linear import AbstractLinear, Linear
+from .validation import one_of, positive, rate
 
 _tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
 
@@ -49,10 +51,57 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
-"""The function of each name in `config.ACTIVATIONS`."""
+"""The function of each name, as Hugging Face spells them."""
+
+ACTIVATIONS = tuple(ACTIVATION_FUNCTIONS)
+"""Names of activation functions."""
 
 
-class FeedForward(eqx.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """The two-layer perceptron of a block.
+
+    Attributes:
+        size: inner width.
+        activation: one of `ACTIVATIONS`.
+        dropout: rate of dropout on the inner activations.
+        bias: whether its two maps have biases.
+    """
+
+    size: int
+    activation: str = "gelu"
+    dropout: float = 0.0
+    bias: bool = True
+
+    def __post_init__(self):
+        positive(self, "size")
+        rate(self, "dropout")
+        one_of(self, "activation", ACTIVATIONS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedMLPConfig:
+    """A perceptron whose inner activations are multiplied by a gate (Shazeer 2020).
+
+    Attributes:
+        size: inner width.
+        activation: of the gate, one of `ACTIVATIONS`.
+        dropout: rate of dropout on the gated activations.
+        bias: whether its three maps have biases.
+    """
+
+    size: int
+    activation: str = "silu"
+    dropout: float = 0.0
+    bias: bool = False
+
+    def __post_init__(self):
+        positive(self, "size")
+        rate(self, "dropout")
+        one_of(self, "activation", ACTIVATIONS)
+
+
+class MLP(eqx.Module):
     """down(dropout(activation(up(x))))."""
 
     up: AbstractLinear
@@ -64,3 +113,59 @@ class FeedForward(eqx.Module):
         self, x: Float[Array, "batch queries hidden"], *, key: PRNGKey | None
     ) -> Float[Array, "batch queries hidden"]:
         return self.down(self.dropout(ACTIVATION_FUNCTIONS[self.activation](self.up(x)), key=key))
+
+    @classmethod
+    def init(cls, config: MLPConfig, hidden_size: int, *, scale: float, keys: tuple[PRNGKey, PRNGKey]) -> "MLP":
+        """Normal weights of standard deviation `scale`, zero biases; `keys` draw the way up and the way down."""
+        return cls(
+            up=Linear.init(hidden_size, config.size, scale=scale, bias=config.bias, key=keys[0]),
+            down=Linear.init(config.size, hidden_size, scale=scale, bias=config.bias, key=keys[1]),
+            dropout=Dropout(config.dropout),
+            activation=config.activation,
+        )
+
+
+class GatedMLP(eqx.Module):
+    """down(dropout(activation(gate(x)) · up(x)))."""
+
+    gate: AbstractLinear
+    up: AbstractLinear
+    down: AbstractLinear
+    dropout: Dropout
+    activation: str = eqx.field(static=True)
+
+    def __call__(
+        self, x: Float[Array, "batch queries hidden"], *, key: PRNGKey | None
+    ) -> Float[Array, "batch queries hidden"]:
+        gated = ACTIVATION_FUNCTIONS[self.activation](self.gate(x)) * self.up(x)
+        return self.down(self.dropout(gated, key=key))
+
+    @classmethod
+    def init(
+        cls, config: GatedMLPConfig, hidden_size: int, *, scale: float, keys: tuple[PRNGKey, PRNGKey]
+    ) -> "GatedMLP":
+        """Normal weights of standard deviation `scale`, zero biases; `keys` draw the way up and the way down."""
+        gate_key, up_key = jax.random.split(keys[0])
+        return cls(
+            gate=Linear.init(hidden_size, config.size, scale=scale, bias=config.bias, key=gate_key),
+            up=Linear.init(hidden_size, config.size, scale=scale, bias=config.bias, key=up_key),
+            down=Linear.init(config.size, hidden_size, scale=scale, bias=config.bias, key=keys[1]),
+            dropout=Dropout(config.dropout),
+            activation=config.activation,
+        )
+
+
+def init_feed_forward(
+    config: MLPConfig | GatedMLPConfig, hidden_size: int, *, scale: float, keys: tuple[PRNGKey, PRNGKey]
+) -> MLP | GatedMLP:
+    """The feed-forward part that the config describes.
+
+    Args:
+        config: its kind and sizes.
+        hidden_size: width of the residual stream.
+        scale: standard deviation of the weights.
+        keys: for the matrices on the way up, and for the one on the way down.
+    """
+    if isinstance(config, MLPConfig):
+        return MLP.init(config, hidden_size, scale=scale, keys=keys)
+    return GatedMLP.init(config, hidden_size, scale=scale, keys=keys)

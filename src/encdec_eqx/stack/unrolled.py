@@ -19,7 +19,7 @@ from ..blocks.block import Block, BlockOutput, score_scale
 from ..cache import CrossKV, SelfKV
 from ..config import LayerSpec, RelativeBiasConfig, StackConfig
 from ..layers.linear import Embedding
-from ..layers.norm import LayerNorm
+from ..layers.norm import AbstractNorm, init_norm
 from ..layers.positions import bucketed_bias, slots_behind
 
 Layout = Literal["unrolled", "scanned"]
@@ -98,7 +98,7 @@ class Shared(eqx.Module):
         norm_in_hidden_states: whether the last of the hidden states is taken after the final norm.
     """
 
-    final_norm: LayerNorm | None
+    final_norm: AbstractNorm | None
     relative_bias: Embedding | None
     relative: RelativeBiasConfig | None = eqx.field(static=True)
     norm_in_hidden_states: bool = eqx.field(static=True)
@@ -118,7 +118,7 @@ class Shared(eqx.Module):
         if relative is not None:
             table = Embedding.init(relative.entries, heads, scale=config.initializer_range, key=key)
         return cls(
-            final_norm=LayerNorm.init(config.hidden_size, eps=config.norm.eps) if config.norm.final else None,
+            final_norm=init_norm(config.norm, config.hidden_size) if config.norm.final else None,
             relative_bias=table,
             relative=relative,
             norm_in_hidden_states=config.norm.final_in_hidden_states,
