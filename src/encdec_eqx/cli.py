@@ -150,7 +150,7 @@ def _train(words: Sequence[str]) -> int:
     """
     tyro = _needed("tyro", "train")
     _needed("rich", "train")
-    from .training.closing import closing_lines
+    from .training.fitting import closing_lines
     from .training.job import TrainJob, giving_way, read_job
     from .training.run_job import run_job
 

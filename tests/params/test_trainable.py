@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from encdec_eqx import EncoderDecoder, HeadConfig, LayerSpec, seq2seq_loss, shift_tokens_right
-from encdec_eqx.params.names import places
+from encdec_eqx.params.param_names import places
 from encdec_eqx.stack import ScannedStack
 from encdec_eqx.training import init_train_state, make_train_step, segmented, summarize_trainable, trainable
 from models import decoder_config, encoder_config, random_ids, right_mask, tiny_pair

@@ -21,15 +21,15 @@ from encdec_eqx.config import PositionsConfig
 from encdec_eqx.generation.settings import GenerationConfig
 from encdec_eqx.params.lora import drop_lora, load_lora, merge_lora
 from encdec_eqx.training import TrainConfig, TrainingDivergedError, fit, init_train_state, make_train_step
-from encdec_eqx.training.closing import closing_lines
 from encdec_eqx.training.data import Batches, Example, Examples
-from encdec_eqx.training.evaluation import generate_ids, mean_loss
-from encdec_eqx.training.prepared import prepared
-from encdec_eqx.training.reading import digest
+from encdec_eqx.training.evaluation import generate_ids, mean_loss, with_length
+from encdec_eqx.training.fitting import closing_lines
+from encdec_eqx.training.model_examples import digest
 from encdec_eqx.training.reporting.log import RunLog, read_log
-from encdec_eqx.training.reporting.standing import Standing
-from encdec_eqx.training.resume import RunCheckpoints, files
-from encdec_eqx.training.stopping_length import with_length
+from encdec_eqx.training.reporting.tracking import Standing
+from encdec_eqx.training.resume import RunCheckpoints
+from encdec_eqx.training.resume import checkpoint_files as files
+from encdec_eqx.training.training_run import prepared
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 from tolerances import SAME_LOSS_ALONE
 

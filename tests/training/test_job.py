@@ -10,9 +10,9 @@ import pytest
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig, cli
 from encdec_eqx.doctor.finding import DiagnosedError, Finding, stop_on_errors
-from encdec_eqx.training import preflight, run_job
-from encdec_eqx.training.in_toml import speaking_toml, spoken, translated
+from encdec_eqx.training import run_job
 from encdec_eqx.training.job import DataSource, ModelSource, TrainJob, read_job
+from encdec_eqx.training.toml import speaking_toml, spoken, translated
 
 SOURCES = Path(cli.__file__).parent
 JOB = """
@@ -100,7 +100,7 @@ def test_bad_records_among_good_ones_may_be_left_out(folder: Path, capsys):
 
 @pytest.mark.usefixtures("_no_model")
 def test_packages_that_a_run_needs_in_the_end_are_looked_for_first(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else name)
+    monkeypatch.setattr(run_job.importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else name)
     _records(folder / "dev.jsonl", ["cat", "dog"])
     text = JOB.replace("[train]", 'validation_file = "dev.jsonl"\n[train]\nmetrics = ["bleu"]')
     (folder / "job.toml").write_text(text)
@@ -189,9 +189,9 @@ def test_sources_are_looked_at_for_the_doctor_too(folder: Path, capsys):
     assert cli.main(["doctor", "letters", "--data", "none.jsonl"]) == 1
     assert "train_file: there is no file 'none.jsonl'" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match=r"\[model\] model_name_or_path"):
-        preflight.check_sources(ModelSource(model_name_or_path="./x"), DataSource())
+        run_job.check_sources(ModelSource(model_name_or_path="./x"), DataSource())
     with pytest.raises(ValueError, match="no model is named"):
-        preflight.check_job(TrainJob())
+        run_job.check_job(TrainJob())
 
 
 def test_data_may_be_several_files_in_several_forms(folder: Path):
@@ -202,7 +202,7 @@ def test_data_may_be_several_files_in_several_forms(folder: Path):
     (folder / "job.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
     job = read_job("job.toml")
     assert job.data.train_file == (Path("a.json"), Path("b.csv"))
-    preflight.check_sources(job.model, job.data)
+    run_job.check_sources(job.model, job.data)
     pairs = run_job.pairs_of(job.data, job.data.train_file, "error")
     assert [(record.source, record.targets) for record in pairs] == [
         ("cat", ("K AE",)),

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from encdec_eqx.training.reporting.log import read_log
-from encdec_eqx.training.resume import files
+from encdec_eqx.training.resume import checkpoint_files as files
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 
 STEPS = 24

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from encdec_eqx.training.config import TrainConfig
-from encdec_eqx.training.course import check_course, course_of
 from encdec_eqx.training.job import DataSource, ModelSource, TrainJob, giving_way, read_job
-from encdec_eqx.training.reporting.standing import Standing
+from encdec_eqx.training.reporting.tracking import Standing
+from encdec_eqx.training.resume.same_run import check_course, course_of
+from encdec_eqx.training.train_config import TrainConfig
 
 WRONG = [
     ({"learning_rate": 0.0}, ValueError, "learning_rate must be greater than 0, got 0.0"),

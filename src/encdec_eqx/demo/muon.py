@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from encdec_eqx.training.optim.muon import orthogonalised as matrices_orthogonalised
+from encdec_eqx.training.optim.muon_adafactor import orthogonalised as matrices_orthogonalised
 
 
 def muon(

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._typing import Array
 from ..layers.linear import AbstractLinear
-from ..params.names import places, slots
+from ..params.param_names import places, slots
 from .finding import Finding
 from .forward import Inputs
 

@@ -14,15 +14,14 @@ from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import longest
 from ..text import TokenizerPair
 from ..text.batching import source_pad
-from ..training.config import check_learning_rate
 from ..training.data import Examples, encode_pairs
 from ..training.data.records import Pairs
 from ..training.data.sample import from_all_over, sampled
-from ..training.in_toml import speaking_toml
 from ..training.job import ModelSource, TrainJob, read_job
 from ..training.optim.optimizer import make_optimizer
-from ..training.preflight import check_sources
-from ..training.run_job import load_model, load_tokenizers, pairs_of
+from ..training.run_job import check_sources, load_model, load_tokenizers, pairs_of
+from ..training.toml import speaking_toml
+from ..training.train_config import check_learning_rate
 from .examination import diagnose
 from .finding import Diagnosis
 from .table import show

@@ -12,7 +12,7 @@ from ..encoder_decoder import EncoderDecoder
 from ..params.trainable import cut_and_trained
 from ..stack import ScannedStack
 from ..training.batch import checked_entries
-from ..training.config import check_learning_rate
+from ..training.train_config import check_learning_rate
 from . import agreement, freezing, labels, ranges, source, special_tokens, tokenizing, weights
 from .finding import Diagnosis, Finding
 from .ids import Ids

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ..params.names import places
+from ..params.param_names import places
 from .finding import Finding
 from .weights import Weights
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .._installing import install
-from ..training.in_toml import spoken
+from ..training.toml import spoken
 from .finding import Diagnosis
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}

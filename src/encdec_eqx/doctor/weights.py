@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..params.names import places
+from ..params.param_names import places
 from .finding import Finding
 
 

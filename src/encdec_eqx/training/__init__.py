@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from ..params.lora import merge_lora as merge_lora
     from ..params.lora import save_lora as save_lora
     from ..params.lora import unmerge_lora as unmerge_lora
-    from ..params.summary import PartSummary as PartSummary
-    from ..params.summary import TrainableSummary as TrainableSummary
-    from ..params.summary import summarize_trainable as summarize_trainable
-    from .config import TrainConfig as TrainConfig
+    from ..params.trainable import PartSummary as PartSummary
+    from ..params.trainable import TrainableSummary as TrainableSummary
+    from ..params.trainable import summarize_trainable as summarize_trainable
     from .data import Batches as Batches
     from .data import Example as Example
     from .data import Examples as Examples
@@ -38,14 +37,15 @@ if TYPE_CHECKING:
     from .optim.optimizer import make_optimizer as make_optimizer
     from .optim.schedules import Schedule as Schedule
     from .optim.schedules import make_schedule as make_schedule
-    from .reporting.meter import TrainingDivergedError as TrainingDivergedError
+    from .reporting.tracking import TrainingDivergedError as TrainingDivergedError
     from .step import TrainState as TrainState
     from .step import TrainStep as TrainStep
     from .step import init_train_state as init_train_state
     from .step import make_train_step as make_train_step
+    from .train_config import TrainConfig as TrainConfig
 
 _LATER = {
-    "TrainConfig": ".config",
+    "TrainConfig": ".train_config",
     "Batches": ".data",
     "Example": ".data",
     "Examples": ".data",
@@ -64,7 +64,7 @@ _LATER = {
     "merge_lora": "..params.lora",
     "save_lora": "..params.lora",
     "unmerge_lora": "..params.lora",
-    "TrainingDivergedError": ".reporting.meter",
+    "TrainingDivergedError": ".reporting.tracking",
     "Optimizer": ".optim.optimizer",
     "make_optimizer": ".optim.optimizer",
     "Schedule": ".optim.schedules",
@@ -73,9 +73,9 @@ _LATER = {
     "TrainStep": ".step",
     "init_train_state": ".step",
     "make_train_step": ".step",
-    "PartSummary": "..params.summary",
-    "TrainableSummary": "..params.summary",
-    "summarize_trainable": "..params.summary",
+    "PartSummary": "..params.trainable",
+    "TrainableSummary": "..params.trainable",
+    "summarize_trainable": "..params.trainable",
 }
 """Names to the modules that define them. No module may have the name of what it defines: it would hide it."""
 

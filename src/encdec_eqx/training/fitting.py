@@ -1,8 +1,4 @@
-"""The loop: from a model, examples and settings to a trained model, its record and its checkpoints.
-
-Knows the parts of training by their public calls, and the order in which a run needs them. It must not know how a step
-is computed, how a batch is made, how a checkpoint is written or what the screen looks like.
-"""
+"""The training loop: from a model, examples and settings to a trained model, its log and its checkpoints."""
 
 import contextlib
 import dataclasses
@@ -11,20 +7,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .._quoting import quoted
+from .._quoting import printable, quoted
 from ..doctor.finding import stop_on_errors
 from ..text import TokenizerPair
-from .config import TrainConfig
-from .course import check_course
 from .evaluation import Generated
 from .interrupts import StopFlag, graceful_stop
-from .prepared import Prepared, prepared
 from .reporting.log import RunLog, read_log
-from .reporting.meter import Meter
-from .reporting.output import Output
 from .reporting.progress import Progress, progress
+from .reporting.run_folder import Output
+from .reporting.tracking import Meter
 from .resume import RunCheckpoints
+from .resume.same_run import check_course
 from .step import TrainState
+from .train_config import TrainConfig
+from .training_run import Prepared, prepared
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 4  # predictions
@@ -355,3 +351,35 @@ class _Run:
         self.checkpoints.save(self.step, self.state, position, metrics, passing=passing)
         self.saved_at = self.step
         self.meter.go_on()
+
+
+_LONGEST = 300
+
+
+def closing_lines(result: FitResult) -> Iterator[str]:
+    """The lines, without line ends."""
+    yield f"{result.ending} after {result.step} steps; the model is in {printable(result.output_dir / 'model')}"
+    if result.best_step is not None:
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in (result.best_values or {}).items())
+        yield f"best by {result.best_by}: step {result.best_step} of {result.step}  {scores}"
+        yield _which(result)
+    if result.predictions:
+        yield "what it makes of the first validation examples:"
+    for one in result.predictions:
+        yield f"  source      {_shown(one.source)}"
+        yield f"  prediction  {_shown(one.text)}"
+        yield f"  reference   {' | '.join(map(_shown, one.references))}"
+
+
+def _which(result: FitResult) -> str:
+    """Which step's parameters the model has, and how to get the best ones if it has others."""
+    if result.model_step == result.best_step:
+        return f"the model is that of step {result.model_step}, the best"
+    return (
+        f"the model is that of step {result.model_step}, the last; load_best_model_at_end = true keeps the best "
+        "(with --resume, it is taken from its checkpoint)"
+    )
+
+
+def _shown(text: str) -> str:
+    return printable(text, _LONGEST)

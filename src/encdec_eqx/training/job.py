@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .._quoting import quoted
-from .config import ALTERNATIVES, TrainConfig
-from .in_toml import speaking_toml
-from .job_values import in_toml, read_value
-from .toml_text import read_toml
+from .toml import in_toml, read_toml, read_value, speaking_toml
+from .train_config import ALTERNATIVES, TrainConfig
 
 Section = TypeVar("Section")
 _PIECES = ("encoder_name_or_path", "decoder_name_or_path")

@@ -16,10 +16,8 @@ from jaxtyping import PyTree
 
 from ..._quoting import quoted
 from ...params.selectors import parse
-from .adafactor import scale_by_adafactor
-from .matrices import described
-from .muon import scale_by_muon
-from .rates import rate_factors
+from .by_array import described, rate_factors
+from .muon_adafactor import scale_by_adafactor, scale_by_muon
 from .schedules import Schedule, make_schedule
 
 _READS: dict[str, set[str]] = {

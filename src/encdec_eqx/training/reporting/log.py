@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from ..._writing import write_whole
-from ..resume.files import sync_folder
+from ..resume.checkpoint_files import sync_folder
 
 _LOG = logging.getLogger(__name__)
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

@@ -1,7 +1,4 @@
-"""How far a run has come: a bar on a terminal, elsewhere a plain line now and then.
-
-Knows numbers and their words; must not know how they are computed.
-"""
+"""How far a run has come and how long the rest takes: a bar on a terminal, elsewhere a plain line now and then."""
 
 import contextlib
 import importlib.util
@@ -9,8 +6,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
-
-from .pace import Pace
 
 _QUIET_SECONDS = 10.0
 _WIDE = 120  # columns in which the newest evaluation has room in the bar too
@@ -221,3 +216,34 @@ class _Lines:
 
 def _figure(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+class Pace:
+    """Adds up stretches of steps and their seconds.
+
+    Steps are dispatched before they are done, so that only moments at which they are known to be done say anything.
+    """
+
+    def __init__(self, total: int):
+        """Nothing is known yet of a run of `total` steps."""
+        self._total = total
+        self._steps, self._seconds = 0, 0.0
+        self._mark: tuple[int, float] | None = None
+
+    def done(self, step: int, now: float) -> None:
+        """All steps up to this one are done: those since the last call are a measure of the others."""
+        if self._mark is not None:
+            first, since = self._mark
+            self._steps, self._seconds = self._steps + step - first, self._seconds + now - since
+        self._mark = step, now
+
+    def compiled(self, step: int, now: float) -> None:
+        """The same, after something was compiled: the time since the last call says nothing of the others."""
+        self._mark = step, now
+
+    def left(self, now: float) -> float | None:
+        """Seconds to the end; None as long as no step was measured."""
+        if self._mark is None or not self._steps:
+            return None
+        first, since = self._mark
+        return max(0.0, self._seconds / self._steps * (self._total - first) - (now - since))

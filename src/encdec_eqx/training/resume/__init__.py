@@ -3,8 +3,8 @@
 Not the format of finished models, which is `save_pretrained`'s. Must not know data, loops or command lines.
 """
 
-from .errors import CheckpointNotWrittenError as CheckpointNotWrittenError
-from .errors import FolderInUseError as FolderInUseError
-from .errors import NoUsableCheckpointError as NoUsableCheckpointError
-from .run import Restored as Restored
-from .run import RunCheckpoints as RunCheckpoints
+from .checkpoint_files import CheckpointNotWrittenError as CheckpointNotWrittenError
+from .checkpoint_files import FolderInUseError as FolderInUseError
+from .checkpoint_files import NoUsableCheckpointError as NoUsableCheckpointError
+from .run_checkpoints import Restored as Restored
+from .run_checkpoints import RunCheckpoints as RunCheckpoints

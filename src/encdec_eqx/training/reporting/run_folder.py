@@ -1,7 +1,4 @@
-"""The folder of a run: what lies where, and what may be written into it.
-
-Knows file names; must not know how their contents come about.
-"""
+"""The folder of a run: what lies where, and what may be written into it."""
 
 import dataclasses
 import json
@@ -17,7 +14,7 @@ from ...params.lora import merge_lora, save_lora
 from ...plotting import loss_curve
 from ...text import TokenizerPair
 from ...text.files import BOTH, SOURCE, TARGET
-from ..config import TrainConfig
+from ..train_config import TrainConfig
 
 _CONFIG, _LOG, _CURVE = "config.json", "log.jsonl", "loss.png"
 _CHECKPOINTS, _MODEL, _ADAPTERS = "checkpoints", "model", "lora"

@@ -1,8 +1,4 @@
-"""The checkpoints of one run: saved in the background, the last few and the best kept, restored bit for bit.
-
-Knows the order of things; the files, the arrays and the comparison of runs have files of their own. Must not know
-data or the loop: the position in the data is an opaque piece of JSON.
-"""
+"""The checkpoints of one run: saved in the background, the last few and the best kept, restored bit for bit."""
 
 import dataclasses
 import json
@@ -22,12 +18,12 @@ import numpy as np
 from ..._quoting import printable
 from ..._typing import PRNGKey
 from ..metrics import METRICS
-from ..reporting.standing import loss_of
+from ..reporting.tracking import loss_of
 from ..step import TrainState
-from . import arrays, files, snapshot
-from .errors import DamagedCheckpointError, NoUsableCheckpointError, not_written
-from .fingerprint import Fingerprint, differences, fingerprint
-from .lock import FolderLock
+from . import checkpoint_files as files
+from . import state_arrays
+from .checkpoint_files import DamagedCheckpointError, FolderLock, NoUsableCheckpointError, not_written
+from .same_run import Fingerprint, differences, fingerprint
 
 _LOG = logging.getLogger(__name__)
 _RECORD, _STATE = "run.json", "state"
@@ -94,7 +90,7 @@ class RunCheckpoints:
         """
         if save_total_limit < 1:
             raise ValueError(f"save_total_limit must be at least 1, got {save_total_limit}.")
-        arrays.check_installed()
+        state_arrays.check_installed()
         self._sign = _sign(best_metric, greater_is_better)
         self._limit = save_total_limit
         self._best_metric = best_metric
@@ -138,14 +134,14 @@ class RunCheckpoints:
             raise ValueError(f"best_metric is {self._best_metric!r}, but the metrics are {sorted(metrics)}.")
         record = {
             "step": step,
-            "state": snapshot.table(state),
+            "state": state_arrays.table(state),
             "position": _plain("position", position),
             "metrics": None if metrics is None else _plain("metrics", {k: float(v) for k, v in metrics.items()}),
             "key": None if key is None else _key_to_json(key),
             "passing": passing,
         }
         self.wait()
-        self._writing = self._writer.submit(self._write, record, snapshot.taken(state), state.frozen)
+        self._writing = self._writer.submit(self._write, record, state_arrays.taken(state), state.frozen)
 
     def restore_latest(self, like: TrainState) -> Restored | None:
         """The newest whole checkpoint, bit for bit; None if there is none yet.
@@ -225,7 +221,7 @@ class RunCheckpoints:
         step = record["step"]
         try:
             with files.appearing(self._folder, step) as path:
-                arrays.write(path / _STATE, taken)
+                state_arrays.write(path / _STATE, taken)
                 record["fingerprint"] = self._fingerprint(frozen)
                 (path / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         except Exception as error:
@@ -272,7 +268,7 @@ class RunCheckpoints:
         record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
         differing = differences(
             {"state": record["state"], **record["fingerprint"]},
-            {"state": snapshot.table(like), **self._fingerprint(like.frozen)},
+            {"state": state_arrays.table(like), **self._fingerprint(like.frozen)},
         )
         if differing:
             raise ValueError(
@@ -280,7 +276,7 @@ class RunCheckpoints:
                 + "\n  ".join(differing)
                 + "\nResume with the same model, data and settings, or use a new folder."
             )
-        state = snapshot.put_back(like, arrays.read(path / _STATE, snapshot.blank(like)))
+        state = state_arrays.put_back(like, state_arrays.read(path / _STATE, state_arrays.blank(like)))
         key = None if record["key"] is None else _key_from_json(record["key"])
         return Restored(state, record["position"], record["step"], record["metrics"], key)
 

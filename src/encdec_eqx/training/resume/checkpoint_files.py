@@ -1,20 +1,17 @@
-"""Folders of checkpoints: each appears whole, by one rename, and is checked against the digests of its files.
-
-A checkpoint is a folder `checkpoint-<step>` with a list `SHA256SUMS` in the format of `sha256sum`. Whatever else may be
-left behind by a crash has a name that starts with a dot. Anything else is a stray entry: it is stepped over. Must not
-know what is in the files.
-"""
+"""Folders of checkpoints: each appears whole, by one rename, is checked against digests, and belongs to one process."""
 
 import contextlib
+import errno
 import hashlib
+import importlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..._quoting import printable, quoted
 from ..._writing import remove
-from .errors import DamagedCheckpointError
 
 SUMS = "SHA256SUMS"
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")  # as `place` writes it: no 007, no other script's digits
@@ -195,3 +192,88 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class CheckpointNotWrittenError(RuntimeError):
+    """A checkpoint could not be written; earlier ones are as they were."""
+
+
+class NoUsableCheckpointError(RuntimeError):
+    """There are checkpoints, and every one of them is damaged."""
+
+
+class FolderInUseError(RuntimeError):
+    """Another run holds the folder of checkpoints."""
+
+
+class DamagedCheckpointError(RuntimeError):
+    """One checkpoint's files are not those that were written. Says which file, and how it differs."""
+
+
+def not_written(folder: Path, step: int, kept: Sequence[int], error: BaseException) -> CheckpointNotWrittenError:
+    """The one message about a failed save: why, what is safe, how to go on."""
+    code = _no_room(error)
+    reason = f"{type(error).__name__}: {_first_line(error)}" if code is None else f"no room ({os.strerror(code)})"
+    if kept:
+        safe = f"Checkpoints that are safe: {', '.join(f'step {step}' for step in kept)}. "
+        where = f"goes on from step {kept[-1]}"
+    else:
+        safe, where = "There is no earlier checkpoint. ", "starts from the beginning"
+    fix = "Mend that" if code is None else "Free some space"
+    return CheckpointNotWrittenError(
+        f"the checkpoint of step {step} could not be written to {folder}: {reason}. "
+        f"{safe}What was half written has been removed. {fix}, then run again with resume=True (--resume), "
+        f"which {where}."
+    )
+
+
+def _no_room(error: BaseException) -> int | None:
+    """The system's code if there was no room: from an `OSError`, or the text of an error of the array library."""
+    codes = [getattr(error, "errno", None), *map(int, re.findall(r"os_error_code='(\d+)'", str(error)))]
+    return next((code for code in codes if code in _FULL), None)
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error).splitlines() or ["no details"])[0]
+    return line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"
+
+
+class FolderLock:
+    """Held until `release`, or until the process ends in whatever way: the system keeps it, not the file's existence.
+
+    Where the system has no such locks (Windows), or the file system has none, the folder is not guarded.
+    """
+
+    def __init__(self, folder: Path):
+        """Takes the lock.
+
+        Raises:
+            FolderInUseError: Another process, or another object of this one, holds it.
+            ValueError: A folder has the name of the lock.
+        """
+        try:
+            self._handle: int | None = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except IsADirectoryError:
+            raise ValueError(
+                f"{folder / '.lock'} is a folder, where a file of that name is needed: move it away."
+            ) from None
+        try:
+            locks: Any = importlib.import_module("fcntl")
+            locks.flock(self._handle, locks.LOCK_EX | locks.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise FolderInUseError(
+                f"{folder} is in use by another run: wait until it has ended (one that was asked to stop first writes "
+                "its last checkpoint), or use another folder."
+            ) from None
+        except (ImportError, OSError):
+            pass
+
+    def release(self) -> None:
+        """Lets go; further calls do nothing."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)

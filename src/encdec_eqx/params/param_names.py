@@ -1,7 +1,4 @@
-"""Readable names of a model's arrays, layer by layer, whatever the layout of its stacks.
-
-Knows how the model's fields are nested and how stacks are arranged; must not know what the names are used for.
-"""
+"""Readable names of a model's arrays, layer by layer, whatever the layout of its stacks."""
 
 import dataclasses
 import functools

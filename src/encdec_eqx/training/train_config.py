@@ -1,7 +1,4 @@
-"""The settings of a training run: one frozen object, checked when it is made.
-
-Knows the words and their ranges; must not know models, data or the loop.
-"""
+"""The settings of a training run: one frozen object, checked when it is made."""
 
 import dataclasses
 import math

@@ -1,7 +1,4 @@
-"""Examples for a model, from whatever they were given as: paths, pairs, any iterable, or examples.
-
-Knows what a model can read: its vocabularies and the longest sequences. Must not know batches or the loop.
-"""
+"""Examples for a model, from whatever they were given as: paths, pairs, any iterable, or examples."""
 
 import hashlib
 import os
@@ -16,8 +13,8 @@ from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import longest
 from ..text import TokenizerPair
 from .batch import MASKS, fitting
-from .config import TrainConfig
 from .data import Example, Examples, OnBad, Pairs, encode_pairs, pairs_from, read_pairs
+from .train_config import TrainConfig
 
 
 def examples_for(

@@ -1,7 +1,4 @@
-"""A run before its first step: model, data and settings brought together, and checked against each other.
-
-Knows the parts; must not know the loop, files of a run, or the screen.
-"""
+"""A run before its first step: model, data and settings brought together, and checked against each other."""
 
 import dataclasses
 import math
@@ -18,21 +15,20 @@ from ..encoder_decoder import EncoderDecoder
 from ..generation.settings import GenerationConfig
 from ..inputs.tokens import longest
 from ..params.lora import add_lora
-from ..params.summary import TrainableSummary, summarize_trainable
+from ..params.trainable import TrainableSummary, summarize_trainable
 from ..targets import TargetForm
 from ..text import TokenizerPair
 from ..text.batching import source_pad
-from .config import DEFAULT_RANK, TrainConfig
-from .course import COURSE, course_of
 from .data import Batches, Example, Examples, OnBad
 from .data.sample import sampled
-from .evaluation import Generated, generate_ids, mean_loss
+from .evaluation import Generated, generate_ids, mean_loss, too_short, with_length
 from .metrics import metric, score
+from .model_examples import digest, examples_for
 from .optim.optimizer import Optimizer, make_optimizer
-from .reading import digest, examples_for
-from .reporting.standing import Standing
+from .reporting.tracking import Standing
+from .resume.same_run import COURSE, course_of
 from .step import TrainState, TrainStep, init_train_state, make_train_step
-from .stopping_length import too_short, with_length
+from .train_config import DEFAULT_RANK, TrainConfig
 
 # Settings that a resumed run may change: they do not decide what is computed, or are compared by their effect.
 _FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end", *COURSE)
