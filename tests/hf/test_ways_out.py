@@ -16,7 +16,7 @@ from checkpoints import BERT_CONFIG, GPT2_CONFIG, LAYERS, bert_tensors, gpt2_ten
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.config import NormConfig
 
-GOLDENS = Path(__file__).parent / "goldens" / "families"
+GOLDENS = Path(__file__).parent.parent / "goldens" / "families"
 
 
 def _edit(folder: Path, change: Callable[[dict[str, Any]], Any], file: str = "config.json") -> None:

@@ -19,7 +19,7 @@ from encdec_eqx.training import TrainConfig, check_before_training, fit
 from encdec_eqx.training.batch import completed_batch
 from encdec_eqx.training.data import encode_pairs, pairs_from
 
-GOLDENS = Path(__file__).parent / "goldens" / "families"
+GOLDENS = Path(__file__).parent.parent / "goldens" / "families"
 BOS, PAD, END, UNKNOWN = 0, 1, 2, 3
 LETTERS = "abcdefgh"
 RO, DE = 12, 13
