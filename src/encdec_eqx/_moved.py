@@ -8,7 +8,15 @@ from types import ModuleType
 from typing import Any
 
 PATHS = {
+    "checkpoint.errors": "hf.files",
+    "checkpoint.flax_file": "hf.files.flax_file",
+    "checkpoint.folder": "hf.files.folder",
+    "checkpoint.hub": "hf.files.hub",
+    "checkpoint.safetensors_file": "hf.files.safetensors_file",
+    "checkpoint.table": "hf.names",
     "checkpoint": "hf",
+    "families._attributes": "hf.attributes",
+    "families._ignored": "hf.ignored",
     "families": "hf.families",
     "scanned": "stack",
     "params.names": "params.param_names",

@@ -1,11 +1,11 @@
 """Every architectural choice of one stack of transformer layers, in small frozen parts, validated here and only here.
 
-Knows nothing of arrays, of checkpoints or of any model family: `StackConfig.from_hf` reads a Hugging Face config
-through `READERS`, which the families fill. A switch is named by its effect and combines freely with the others.
+A switch is named by its effect and combines freely with the others.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ._quoting import quoted
@@ -28,9 +28,6 @@ MAX_CONSTANT_TABLE = 2**25
 
 NormConfig = LayerNormConfig
 FeedForwardConfig = MLPConfig
-
-READERS: dict[str, Callable[[Mapping[str, Any], bool], "StackConfig"]] = {}
-"""`model_type` to the function that reads that family's Hugging Face config; the flag is `strict_config`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -321,11 +318,8 @@ class StackConfig:
         Raises:
             ValueError: the family is unknown, or an attribute has a value that is not supported.
         """
-        model_type = hf.get("model_type")
-        if not isinstance(model_type, str) or model_type not in READERS:
-            known = ", ".join(sorted(READERS))
-            raise ValueError(f"unknown model_type {quoted(model_type)} in a config; known families: {known}.")
-        return READERS[model_type](hf, strict_config)
+        # late: the families, which stand above this module, read their configs into the classes here
+        return importlib.import_module(".hf.model_types", __package__).read_config(hf, strict=strict_config)
 
     @property
     def cross_attention(self) -> bool:

@@ -21,7 +21,6 @@ from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
 from .cache import Branches, DecoderCache
 from .config import StackConfig
 from .heads import LMHead
-from .hf.families import FAMILIES
 from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.tokens import Embeddings, as_token_types, longest
@@ -364,7 +363,6 @@ class Decoder(TaughtAttributes):
             path,
             "decoder",
             cls.init,
-            families=FAMILIES,
             dtype=dtype,
             key=key,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
@@ -383,7 +381,7 @@ class Decoder(TaughtAttributes):
         Raises:
             ValueError: the family's format cannot express this decoder, or the folder is a file.
         """
-        save_piece(folder, self.with_layout("unrolled"), "decoder", families=FAMILIES)
+        save_piece(folder, self.with_layout("unrolled"), "decoder")
 
     @checked
     def with_cross_attention(self, *, key: PRNGKey, cross_attention_hidden_size: int | None = None) -> "Decoder":

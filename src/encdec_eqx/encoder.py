@@ -14,7 +14,6 @@ from ._inputs import as_ids, as_mask, check_length
 from ._old_words import TaughtAttributes, taught
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
 from .config import StackConfig
-from .hf.families import FAMILIES
 from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.tokens import Embeddings, as_token_types, longest
@@ -242,7 +241,6 @@ class Encoder(TaughtAttributes):
             path,
             "encoder",
             cls.init,
-            families=FAMILIES,
             dtype=dtype,
             key=key,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
@@ -261,7 +259,7 @@ class Encoder(TaughtAttributes):
         Raises:
             ValueError: the family's format cannot express this encoder, or the folder is a file.
         """
-        save_piece(folder, self.with_layout("unrolled"), "encoder", families=FAMILIES)
+        save_piece(folder, self.with_layout("unrolled"), "encoder")
 
     def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "Encoder":
         """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""

@@ -28,7 +28,7 @@ from .generation.file_settings import file_settings
 from .generation.generating import Generates
 from .generation.settings import FORCED_TOKENS, GenerationConfig, check_forced
 from .generation.special_tokens import BY_USER, SpecialTokens
-from .hf.families import FAMILIES, WHOLES, PairConfig, read_pair, write_pair
+from .hf.families import FAMILIES
 from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import HubOptions, how_drawn, log, reports_held_back
 from .hf.report import LoadReport, joined
@@ -180,9 +180,6 @@ class EncoderDecoder(Generates):
         loaded = load_pair(
             path,
             cls._fresh,
-            families=FAMILIES,
-            wholes=WHOLES,
-            read=read_pair,
             dtype=dtype,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
             strict_config=strict_config,
@@ -274,9 +271,6 @@ class EncoderDecoder(Generates):
         save_pair(
             folder,
             self.with_layout("unrolled"),
-            families=FAMILIES,
-            wholes=WHOLES,
-            write=lambda **parts: write_pair(PairConfig(**parts)),
             tokens=tokens,
             generation_config={**options, **tokens},
         )

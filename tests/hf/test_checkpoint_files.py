@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from checkpoints import BERT_CONFIG, bert_tensors, write, write_shards
-from encdec_eqx.hf.errors import MissingFileError
+from encdec_eqx.hf.files import MissingFileError
 from encdec_eqx.hf.files.flax_file import FlaxFile
 from encdec_eqx.hf.files.folder import open_tensors, read_config
 from encdec_eqx.hf.files.safetensors_file import MAX_HEADER, SafetensorsFile, write_file

@@ -10,7 +10,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from checkpoints import BERT_CONFIG, bert_tensors, write
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
-from encdec_eqx.hf.errors import MissingFileError
+from encdec_eqx.hf.files import MissingFileError
 from encdec_eqx.text import TokenizerPair
 
 

@@ -28,7 +28,7 @@ from checkpoints import (
 )
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, EncoderOutput, StackConfig
 from encdec_eqx.hf import save as save_module
-from encdec_eqx.hf.errors import MissingFileError
+from encdec_eqx.hf.files import MissingFileError
 from tolerances import EXACT
 
 SOURCE = np.array([[3, 4, 5, 6], [7, 8, 9, 1]], np.int32)

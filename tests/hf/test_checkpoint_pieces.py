@@ -33,7 +33,7 @@ from checkpoints import (
 )
 from encdec_eqx import Decoder, Encoder
 from encdec_eqx._trees import path_name
-from encdec_eqx.hf.errors import MissingFileError
+from encdec_eqx.hf.files import MissingFileError
 
 HEAD_DIM = HIDDEN // HEADS
 IDS = np.array([[3, 4, 5, 6], [7, 8, 9, 1]], np.int32)

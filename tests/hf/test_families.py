@@ -22,7 +22,6 @@ from encdec_eqx.config import (
 )
 from encdec_eqx.hf import transforms
 from encdec_eqx.hf.families import FAMILIES, read_pair, write_pair
-from encdec_eqx.hf.table import NameTable
 
 # BERT's words for the sizes, as most of its relatives use them.
 _SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -341,7 +340,7 @@ def _skeleton(config: StackConfig, role: str) -> dict[str, tuple[int, ...]]:
 def test_every_array_has_its_rows_and_every_row_goes_there_and_back(family: str, changes: dict[str, Any]):
     role = "decoder" if changes.get("is_decoder") or family == "gpt2" else "encoder"
     config = StackConfig.from_hf(_hf(family, **changes))
-    table = NameTable(**FAMILIES[family].table(config, role))
+    table = FAMILIES[family].table(config, role)
     shapes = _skeleton(config, role)
     filled = {path: np.full(shape, np.nan, np.float32) for path, shape in shapes.items()}
     rng = np.random.default_rng(0)

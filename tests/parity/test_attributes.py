@@ -21,9 +21,9 @@ from encdec_eqx import Decoder, Encoder
 from encdec_eqx.generation.derived import DEFAULTS
 from encdec_eqx.generation.options import NOT_BUILT
 from encdec_eqx.generation.settings import option_names
+from encdec_eqx.hf.attributes import FIXED
 from encdec_eqx.hf.families import FAMILIES
-from encdec_eqx.hf.families._attributes import FIXED
-from encdec_eqx.hf.families._ignored import GENERATION, IGNORED
+from encdec_eqx.hf.ignored import GENERATION, IGNORED
 from hf import VOCAB, as_torch, random_batch, randomise, saved
 from tolerances import PARITY_LOGITS
 

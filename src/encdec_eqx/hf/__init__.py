@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files and shards, name tables run both ways, Hub or local folders, `LoadReport`."""
+"""Hugging Face's format: configs, tensor names and files, read and written; the families are data in it."""
 
-from .errors import MissingFileError as MissingFileError
+from .files import MissingFileError as MissingFileError
 from .report import LoadReport as LoadReport

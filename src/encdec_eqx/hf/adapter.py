@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._writing import aside_of
-from .errors import MissingFileError
+from .files import MissingFileError
 from .files.folder import read_json
 from .files.safetensors_file import SafetensorsFile, write_file
 

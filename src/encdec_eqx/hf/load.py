@@ -23,7 +23,8 @@ from .._trees import path_name
 from . import transforms
 from .files.folder import Tensors
 from .files.wrapped import unwrapped
-from .table import NameTable
+from .names import NameTable
+from .report import Loaded
 
 Tree = TypeVar("Tree")
 
@@ -43,28 +44,6 @@ _WAY_OUT = (
     "Does its config.json belong to these weights? If it does, fix a copy of the folder: correct sizes in config.json "
     "(or pass them to the piece's from_pretrained), remove unexpected tensors (safetensors has load_file, save_file)."
 )
-
-
-@dataclasses.dataclass
-class Loaded:
-    """What `load` did, for the report.
-
-    Attributes:
-        names: the checkpoint's tensors that were read.
-        nbytes: bytes of the arrays made of them.
-        new: arrays that are new and the group they belong to.
-        ignored: tensors left aside, and why.
-        notes: anything else worth knowing.
-        dropped: tensors left aside for others that differ from them, the others, and the attribute of the config that
-            ties the two.
-    """
-
-    names: list[str] = dataclasses.field(default_factory=list)
-    nbytes: int = 0
-    new: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    ignored: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    dropped: list[tuple[str, str, str | None]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass

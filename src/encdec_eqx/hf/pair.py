@@ -1,31 +1,27 @@
-"""Loading and saving encoder and decoder together: a pair of any two pieces, or a whole checkpoint of one family.
-
-Knows nothing of the families or of their formats (all are handed in), nor of the model classes.
-"""
+"""Loading and saving encoder and decoder together: a pair of any two pieces, or a whole checkpoint of one family."""
 
 import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import equinox as eqx
 import jax
 
 from .._quoting import printable, quoted
 from ..config import StackConfig
-from .choices import choices
+from .families import FAMILIES, WHOLES
 from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
 from .load import POSITIONS, check_size, load
-from .model_types import PAIRS, with_model_type
-from .piece import Families, HubOptions, class_names, family_of, hf_config, log, recorded_dtype, stack_config
-from .report import LoadReport, refuse_unknown
+from .model_types import PAIRS, family_of, stack_config, with_model_type
+from .names import NameTable, merged, tied
+from .pair_config import MODEL_TYPE as PAIR
+from .pair_config import PairConfig, WholeFormat, read_pair, write_pair
+from .piece import HubOptions, hf_config, log, recorded_dtype
+from .report import LoadReport, choices, refuse_unknown
 from .save import save
-from .table import NameTable, merged, tied
-
-PAIR = "encoder-decoder"
-"""The format of a pair of any two pieces."""
 
 _PROJECTION = NameTable(
     groups={
@@ -38,68 +34,6 @@ _PROJECTION = NameTable(
     duplicates={},
     unused=(),
 )
-
-
-@runtime_checkable
-class PairData(Protocol):
-    """A pair's config, taken apart; see `families.pair.PairConfig`."""
-
-    @property
-    def encoder(self) -> Mapping[str, Any]:
-        """The encoder's config."""
-        ...
-
-    @property
-    def decoder(self) -> Mapping[str, Any]:
-        """The decoder's config."""
-        ...
-
-    @property
-    def tied(self) -> bool:
-        """Whether the pieces share tensors."""
-        ...
-
-    @property
-    def others(self) -> Mapping[str, Any]:
-        """Attributes that are not used."""
-        ...
-
-    @property
-    def unknown(self) -> Mapping[str, Any]:
-        """Attributes that nothing is known of."""
-        ...
-
-
-@runtime_checkable
-class WholeData(Protocol):
-    """The format of one family's checkpoints of both pieces; see `families.whole.WholeFormat`."""
-
-    def read(self, hf: Mapping[str, Any]) -> PairData:
-        """Take a config apart."""
-        ...
-
-    def write(
-        self,
-        encoder: StackConfig,
-        decoder: StackConfig,
-        *,
-        shared: bool,
-        tokens: Mapping[str, Any],
-        others: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """The config of both."""
-        ...
-
-    def table(self, encoder: StackConfig, decoder: StackConfig, *, shared: bool) -> dict[str, Any]:
-        """The keyword arguments of a `NameTable`."""
-        ...
-
-    def ties(self, shared: bool) -> tuple[str, ...]:
-        """Paths of the arrays that the pieces share."""
-        ...
-
-
-Wholes = Mapping[str, WholeData]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,9 +65,6 @@ def load_pair(
     path: str | os.PathLike,
     build: Callable[[StackConfig, StackConfig, tuple[str, ...], str], Any],
     *,
-    families: Families,
-    wholes: Wholes,
-    read: Callable[[Mapping[str, Any]], PairData],
     dtype: Any,
     hub: HubOptions,
     strict_config: bool,
@@ -145,9 +76,6 @@ def load_pair(
         path: a folder or a Hub id.
         build: makes a fresh model from the encoder's config, the decoder's, the paths that they share, and the name of
             the format; only traced.
-        families: by `model_type`.
-        wholes: formats of checkpoints that hold both pieces of one family, by `model_type`.
-        read: takes a pair's config apart.
         dtype: dtype of all arrays; None keeps each tensor's own.
         hub: where to look for a Hub id.
         strict_config: whether attributes that nothing is known of are an error.
@@ -155,15 +83,15 @@ def load_pair(
     """
     folder = hub.folder(path)
     place = folder / CONFIG
-    hf, named = _with_model_types(read_config(folder), model_types, families, place)
-    whole = _whole(hf, wholes, place)
+    hf, named = _with_model_types(read_config(folder), model_types, place)
+    whole = _whole(hf, place)
     try:
-        pair = read(hf) if whole is None else whole.read(hf)
+        pair = read_pair(hf) if whole is None else whole.read(hf)
     except ValueError as error:
         raise ValueError(f"{place}: {error}.") from None
     nested = ("", "") if whole is not None else (", 'encoder'", ", 'decoder'")
-    encoder_family = family_of(pair.encoder, families, f"{place}{nested[0]}", "encoder")
-    decoder_family = family_of(pair.decoder, families, f"{place}{nested[1]}", "decoder")
+    encoder_family = family_of(pair.encoder, f"{place}{nested[0]}", "encoder")
+    decoder_family = family_of(pair.decoder, f"{place}{nested[1]}", "decoder")
     encoder = stack_config(encoder_family, pair.encoder, f"{place}{nested[0]}")
     decoder = stack_config(decoder_family, pair.decoder, f"{place}{nested[1]}")
     try:
@@ -183,14 +111,14 @@ def load_pair(
         for piece, config in (("encoder", encoder), ("decoder", decoder))
     }
     if whole is None:
-        tables = _tables(encoder, decoder, families)
+        tables = _tables(encoder, decoder)
         ties = shared_paths(*tables, encoder, decoder) if pair.tied else ()
         check_size(pair_table(*tables, tied=pair.tied, projection=False), tensors, what=what, positions=positions)
         skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, PAIR))
         table = pair_table(*tables, tied=pair.tied, projection=skeleton.enc_to_dec_proj is not None)
     else:
         ties = whole.ties(pair.tied)
-        table = NameTable(**whole.table(encoder, decoder, shared=pair.tied))
+        table = whole.table(encoder, decoder, shared=pair.tied)
         check_size(table, tensors, what=what, positions=positions)
         skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, encoder.model_type))
     model, loaded = load(
@@ -232,9 +160,6 @@ def save_pair(
     folder: str | os.PathLike,
     model: Any,
     *,
-    families: Families,
-    wholes: Wholes,
-    write: Callable[..., dict[str, Any]],
     tokens: Mapping[str, Any],
     generation_config: Mapping[str, Any],
 ) -> None:
@@ -243,9 +168,6 @@ def save_pair(
     Args:
         folder: see `save.save`.
         model: an unrolled pair of library pieces; shared arrays are in the decoder only.
-        families: by `model_type`.
-        wholes: formats of checkpoints that hold both pieces of one family, by `model_type`.
-        write: from the two configs, whether arrays are shared, tokens and other attributes, to a pair's config.
         tokens: the model's special tokens.
         generation_config: content of `generation_config.json`.
     """
@@ -253,21 +175,21 @@ def save_pair(
     others = json.loads(model.load_report.attributes)
     if model.model_type == PAIR:
         pieces = {
-            "encoder": hf_config(model.encoder, "encoder", families),
-            "decoder": hf_config(model.decoder, "decoder", families),
+            "encoder": hf_config(model.encoder, "encoder"),
+            "decoder": hf_config(model.decoder, "decoder"),
         }
-        config = write(**pieces, tied=tied, tokens=tokens, others=others)
+        config = write_pair(PairConfig(**pieces, tied=tied, tokens=tokens, others=others))
         projection = model.enc_to_dec_proj is not None
-        table = pair_table(*_tables(encoder, decoder, families), tied=tied, projection=projection)
+        table = pair_table(*_tables(encoder, decoder), tied=tied, projection=projection)
     else:
-        whole = wholes[model.model_type]
+        whole = WHOLES[model.model_type]
         config = whole.write(encoder, decoder, shared=tied, tokens=tokens, others=others)
-        table = NameTable(**whole.table(encoder, decoder, shared=tied))
+        table = whole.table(encoder, decoder, shared=tied)
     save(folder, model, table, config={**config, **recorded_dtype(model)}, generation_config=generation_config)
 
 
 def _with_model_types(
-    hf: Mapping[str, Any], given: Mapping[str, str | None], families: Families, place: Path
+    hf: Mapping[str, Any], given: Mapping[str, str | None], place: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """The config with the `model_type` of the model and, in a pair, of its pieces, and notes on where they are from.
 
@@ -275,8 +197,7 @@ def _with_model_types(
         TypeError: the model type of a piece is given, but what is loaded is no pair.
         ValueError: nothing says one.
     """
-    classes = {**class_names(families), PAIR: ["EncoderDecoderModel"]}
-    hf, notes = with_model_type(hf, given["model_type"], classes, place, "model_type")
+    hf, notes = with_model_type(hf, given["model_type"], place, "model_type", pair=True)
     notes = list(notes)
     for piece in ("encoder", "decoder"):
         argument = f"{piece}_model_type"
@@ -287,12 +208,12 @@ def _with_model_types(
             )
         if hf["model_type"] in PAIRS and isinstance(hf.get(piece), Mapping):
             where = f"{place}, {piece!r}"
-            hf[piece], more = with_model_type(hf[piece], given[argument], class_names(families), where, argument)
+            hf[piece], more = with_model_type(hf[piece], given[argument], where, argument)
             notes += [f"{piece}: {note}" for note in more]
     return hf, notes
 
 
-def _whole(hf: Mapping[str, Any], wholes: Wholes, place: Any) -> WholeData | None:
+def _whole(hf: Mapping[str, Any], place: Any) -> WholeFormat | None:
     """The format of a whole checkpoint; None for a pair.
 
     Raises:
@@ -303,19 +224,19 @@ def _whole(hf: Mapping[str, Any], wholes: Wholes, place: Any) -> WholeData | Non
         return None
     # other kinds than true and false are told of by who reads the config
     both = hf.get("is_decoder") is not True and hf.get("is_encoder_decoder", True) not in (False, None)
-    if isinstance(model_type, str) and model_type in wholes and both:
-        return wholes[model_type]
+    if isinstance(model_type, str) and model_type in WHOLES and both:
+        return WHOLES[model_type]
     raise ValueError(
         f"{place}: model_type is {quoted(model_type)}; expected 'encoder-decoder', or a family with both pieces "
-        f"({', '.join(sorted(wholes))}). A single encoder or decoder is loaded with Encoder.from_pretrained or "
+        f"({', '.join(sorted(WHOLES))}). A single encoder or decoder is loaded with Encoder.from_pretrained or "
         "Decoder.from_pretrained."
     )
 
 
-def _tables(encoder: StackConfig, decoder: StackConfig, families: Families) -> tuple[NameTable, NameTable]:
+def _tables(encoder: StackConfig, decoder: StackConfig) -> tuple[NameTable, NameTable]:
     return (
-        NameTable(**families[encoder.model_type].table(encoder, "encoder")),
-        NameTable(**families[decoder.model_type].table(decoder, "decoder")),
+        FAMILIES[encoder.model_type].table(encoder, "encoder"),
+        FAMILIES[decoder.model_type].table(decoder, "decoder"),
     )
 
 

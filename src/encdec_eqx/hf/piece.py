@@ -1,7 +1,4 @@
-"""Loading and saving one encoder or one decoder: from a folder and a family's data to a filled model, and back.
-
-Knows nothing of the families (they are handed in) nor of the model classes (a function that builds one is).
-"""
+"""Loading and saving one encoder or one decoder: from a folder and a family's data to a filled model, and back."""
 
 import contextlib
 import contextvars
@@ -11,23 +8,20 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import equinox as eqx
 import jax
 
 from .._quoting import quoted
 from ..config import StackConfig
-from .choices import choices
+from .family import Family, Role
 from .files.folder import CONFIG, open_tensors, read_config
 from .files.hub import local_folder
-from .load import POSITIONS, Loaded, check_size, load
-from .model_types import PAIRS, with_model_type
-from .report import UNUSED_POOLER, LoadReport, refuse_unknown
+from .load import POSITIONS, check_size, load
+from .model_types import family_of, stack_config, with_model_type
+from .report import UNUSED_POOLER, Loaded, LoadReport, choices, refuse_unknown
 from .save import dtype_name, save
-from .table import NameTable
-
-Role = Literal["encoder", "decoder"]
 
 _logger = logging.getLogger("encdec_eqx")
 _held_back: contextvars.ContextVar[bool] = contextvars.ContextVar("reports_held_back", default=False)
@@ -41,57 +35,6 @@ _MAY_BE_NEW: Mapping[Role, Mapping[str, str]] = {
         "pooler": UNUSED_POOLER,
     },
 }
-
-
-@runtime_checkable
-class FamilyData(Protocol):
-    """What loading needs of a family."""
-
-    @property
-    def architectures(self) -> Mapping[Role, str]:
-        """Torch's class for each role."""
-        ...
-
-    @property
-    def fresh(self) -> Mapping[str, Any]:
-        """Attributes to write for a model that came from no file."""
-        ...
-
-    def from_hf(self, hf: Mapping[str, Any]) -> StackConfig:
-        """Read a config."""
-        ...
-
-    def to_hf(self, config: StackConfig, role: Role) -> dict[str, Any]:
-        """Write a config."""
-        ...
-
-    def handles(self, name: str) -> bool:
-        """Whether a config's attribute has an effect."""
-        ...
-
-    def unknown(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """The attributes of a config that nothing is known of."""
-        ...
-
-    def generation_options(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """What a config says about generating."""
-        ...
-
-    def unused_attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """What reading a config ignores."""
-        ...
-
-    @property
-    def remarks(self) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
-        """What a user should know of a config that is read."""
-        ...
-
-    def table(self, config: StackConfig, role: Role) -> dict[str, Any]:
-        """The keyword arguments of a `NameTable`."""
-        ...
-
-
-Families = Mapping[str, FamilyData]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +56,6 @@ def load_piece(
     role: Role,
     build: Callable[..., Any],
     *,
-    families: Families,
     dtype: Any,
     key: Any,
     hub: HubOptions,
@@ -127,7 +69,6 @@ def load_piece(
         path: a folder or a Hub id.
         role: what it becomes.
         build: makes a fresh one from a config and a key; it is only traced.
-        families: by `model_type`.
         dtype: dtype of all arrays; None keeps each tensor's own.
         key: for arrays that the checkpoint lacks; None means `jax.random.key(0)`.
         hub: where to look for a Hub id.
@@ -140,8 +81,8 @@ def load_piece(
     """
     folder = hub.folder(path)
     place = folder / CONFIG
-    hf, named = with_model_type(read_config(folder), model_type, class_names(families), place, "model_type")
-    family = family_of(hf, families, place, role)
+    hf, named = with_model_type(read_config(folder), model_type, place, "model_type")
+    family = family_of(hf, place, role)
     _check_overrides(family, hf["model_type"], overrides)
     as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True}
     if role == "encoder":
@@ -151,7 +92,7 @@ def load_piece(
     if strict_config:
         refuse_unknown(place, unknown)
     _check_effects(family, {**hf, **as_role}, overrides, role)
-    table = NameTable(**family.table(config, role))
+    table = family.table(config, role)
     what = f"a {config.model_type} {role}"
     tensors = open_tensors(folder)
     check_size(table, tensors, what=what, positions={POSITIONS: config.positions.max_positions})
@@ -181,23 +122,22 @@ def load_piece(
     return dataclasses.replace(module, load_report=report)
 
 
-def save_piece(folder: str | os.PathLike, module: Any, role: Role, *, families: Families) -> None:
+def save_piece(folder: str | os.PathLike, module: Any, role: Role) -> None:
     """Save an encoder or a decoder as torch's class for it would.
 
     Args:
         folder: see `save.save`.
         module: an unrolled encoder or decoder with its `config`.
         role: which of the two.
-        families: by `model_type`.
     """
     config = module.config
-    table = NameTable(**_known(families, config, role).table(config, role))
-    save(folder, module, table, config={**hf_config(module, role, families), **recorded_dtype(module)})
+    table = _family(config, role).table(config, role)
+    save(folder, module, table, config={**hf_config(module, role), **recorded_dtype(module)})
 
 
-def hf_config(module: Any, role: Role, families: Families) -> dict[str, Any]:
+def hf_config(module: Any, role: Role) -> dict[str, Any]:
     """The Hugging Face config of a piece, with the attributes that it was loaded with and does not use."""
-    family = _known(families, module.config, role)
+    family = _family(module.config, role)
     return {
         **family.fresh,
         **json.loads(module.load_report.attributes),
@@ -210,48 +150,6 @@ def recorded_dtype(module: Any) -> dict[str, str]:
     """The dtype as a config records it; nothing if the arrays differ."""
     name = dtype_name(module)
     return {} if name is None else {"dtype": name}
-
-
-def class_names(families: Families) -> dict[str, list[str]]:
-    """Some of torch's classes of each family."""
-    return {name: list(family.architectures.values()) for name, family in families.items()}
-
-
-def family_of(hf: Mapping[str, Any], families: Families, place: Path | str, role: Role) -> FamilyData:
-    """The family that a config names.
-
-    Raises:
-        ValueError: it names none that is known, or one that cannot take the role.
-    """
-    model_type = hf.get("model_type")
-    if model_type in PAIRS:
-        raise ValueError(
-            f"{place} describes a pair of encoder and decoder; expected one of the two. Load it with "
-            "EncoderDecoder.from_pretrained and take its `.pieces()`."
-        )
-    if not isinstance(model_type, str) or model_type not in families:
-        raise ValueError(
-            f"{place}: model_type is {quoted(model_type)}; expected one of {', '.join(sorted(families))}. Other "
-            "families are not built yet: docs/adding_a_family.md adds one, and EncoderDecoder.from_pieces takes any "
-            "eqx.Module as its encoder that meets EncoderProtocol. One of these under another name loads with "
-            "model_type=... (for a piece of a pair: encoder_model_type, decoder_model_type)."
-        )
-    if role not in families[model_type].architectures:
-        able = ", ".join(sorted(name for name, family in families.items() if role in family.architectures))
-        other = "an encoder" if role == "decoder" else "a decoder"
-        raise ValueError(
-            f"{place}: model_type is {quoted(model_type)}, a family whose models can only be {other}; expected, for "
-            f"the {role}, one of {able}."
-        )
-    return families[model_type]
-
-
-def stack_config(family: FamilyData, hf: Mapping[str, Any], place: Path | str) -> StackConfig:
-    """Read one config, naming the file in any error."""
-    try:
-        return family.from_hf(hf)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
 
 
 def log(report: LoadReport) -> None:
@@ -280,7 +178,7 @@ def _new(loaded: Loaded, role: Role, how: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, f"{_MAY_BE_NEW[role][group]}, absent from the checkpoint; {how}") for name, group in loaded.new)
 
 
-def _check_overrides(family: FamilyData, model_type: str, overrides: Mapping[str, Any]) -> None:
+def _check_overrides(family: Family, model_type: str, overrides: Mapping[str, Any]) -> None:
     for name in overrides:
         if not family.handles(name) or name in ("model_type", "is_decoder"):
             raise TypeError(
@@ -289,12 +187,12 @@ def _check_overrides(family: FamilyData, model_type: str, overrides: Mapping[str
             )
 
 
-def _check_effects(family: FamilyData, hf: Mapping[str, Any], overrides: Mapping[str, Any], role: Role) -> None:
+def _check_effects(family: Family, hf: Mapping[str, Any], overrides: Mapping[str, Any], role: Role) -> None:
     """Another value of an attribute must make another model: BART's decoders cannot do without cross-attention."""
     for name, value in overrides.items():
         if name in hf and hf[name] != value and family.from_hf({**hf, name: value}) == family.from_hf(hf):
             raise TypeError(f"{name}={quoted(value)} changes nothing of a {hf['model_type']} {role}: leave it out.")
 
 
-def _known(families: Families, config: StackConfig, role: Role) -> FamilyData:
-    return family_of({"model_type": config.model_type}, families, "the StackConfig to save", role)
+def _family(config: StackConfig, role: Role) -> Family:
+    return family_of({"model_type": config.model_type}, "the StackConfig to save", role)

@@ -1,11 +1,13 @@
-"""`LoadReport`: what loading a checkpoint did, in a few lines; what is said of attributes that nobody knows."""
+"""What loading a checkpoint did, in a few lines, and what was chosen where a folder or a file holds two of a thing."""
 
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from .._quoting import printable, quoted
+from .._quoting import LONGEST, printable, quoted
+from .files.folder import CONFIG, FLAX_WEIGHTS, INDEX, WEIGHTS, Tensors, shard_names
 
 _logger = logging.getLogger("encdec_eqx")
 
@@ -14,6 +16,38 @@ _LONGEST_NAME = 60
 
 UNUSED_POOLER = "the pooler (which nothing uses: it is kept for saving)"
 """How a report describes a new pooler, which is nothing to warn of."""
+
+_OTHERS = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "tf_model.h5",
+    "flax_model.msgpack.index.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+"""Weights of formats that are not read, and adapters of PEFT, which a model beside them does without."""
+
+
+@dataclasses.dataclass
+class Loaded:
+    """What `load` did, for the report.
+
+    Attributes:
+        names: the checkpoint's tensors that were read.
+        nbytes: bytes of the arrays made of them.
+        new: arrays that are new and the group they belong to.
+        ignored: tensors left aside, and why.
+        notes: anything else worth knowing.
+        dropped: tensors left aside for others that differ from them, the others, and the attribute of the config that
+            ties the two.
+    """
+
+    names: list[str] = dataclasses.field(default_factory=list)
+    nbytes: int = 0
+    new: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    ignored: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    dropped: list[tuple[str, str, str | None]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,6 +144,55 @@ def joined(
         notes=tuple(f"{piece}: {note}" for piece, report in named for note in report.notes) + notes,
         warnings=tuple(f"{piece}: {line}" for piece, report in named for line in report.warnings),
         unknown=tuple(f"{piece}.{name}" for piece, report in named for name in report.unknown),
+    )
+
+
+def choices(folder: Path, tensors: Tensors, loaded: Loaded, *, argument: bool) -> tuple[str, ...]:
+    """What was chosen where a folder or a file holds two of a thing, and how to choose otherwise.
+
+    Args:
+        folder: the checkpoint's.
+        tensors: those that were read.
+        loaded: what reading them did.
+        argument: whether attributes of the config are arguments of `from_pretrained`.
+    """
+    told = [text] if (text := _other_sets(folder, tensors.path)) is not None else []
+    by_setting: dict[str | None, list[tuple[str, str]]] = {}
+    for name, original, setting in loaded.dropped:
+        by_setting.setdefault(setting, []).append((name, original))
+    for setting, pairs in by_setting.items():
+        name, original = (printable(text, LONGEST) for text in pairs[0])
+        names = name if len(pairs) == 1 else f"{name} and {len(pairs) - 1} more tensors"
+        how = "as in transformers"
+        if setting is not None:
+            *inside, attribute = setting.split(".")
+            under = "".join(f" under {part!r}" for part in inside)
+            how = f"because {attribute} is true; to use what is left out, set {attribute} to false{under} in {CONFIG}"
+            how += f", or pass {attribute}=False" if argument else ""
+        told.append(f"left out {names}: the values differ from those of {original}, which are used, {how}")
+    return tuple(told)
+
+
+def _other_sets(folder: Path, chosen: Path) -> str | None:
+    """What is to be said of the weights that lie beside those that are read, or None if there are none.
+
+    Which are read is transformers' choice (4.57): `model.safetensors`, then shards with an index, then other formats.
+
+    Args:
+        folder: the checkpoint's.
+        chosen: the file, or the index of shards, that is read.
+    """
+    found = [name for name in (WEIGHTS, FLAX_WEIGHTS, *_OTHERS) if (folder / name).is_file() and name != chosen.name]
+    if chosen.name != INDEX and (folder / INDEX).is_file():
+        shards = shard_names(folder / INDEX)
+        if shards and all((folder / name).is_file() for name in shards):
+            found.insert(0, f"{INDEX} with its {len(shards)} shards")
+    if not found:
+        return None
+    return (
+        f"{', '.join(found)} {'lies' if len(found) == 1 else 'lie'} beside {chosen.name}, which is the one that was "
+        f"read (transformers chooses the same). If it is not the newest, move it out of {printable(folder)} and load "
+        "again"
     )
 
 

@@ -23,7 +23,7 @@ from .._writing import aside_of, check_writable
 from . import transforms
 from .files.folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
 from .files.safetensors_file import write_file
-from .table import NameTable
+from .names import NameTable
 
 
 def save(

@@ -10,8 +10,7 @@ from typing import Any
 from .._installing import install
 from .._quoting import printable
 from .._writing import aside_of
-from ..hf.files.hub import hub_file
-from ..hf.files.shipped import shipped
+from ..hf.files.hub import hub_file, shipped
 from .ids_in_file import check_ids
 from .rust_errors import as_value_error
 

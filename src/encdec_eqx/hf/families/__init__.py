@@ -1,12 +1,12 @@
-"""The families by `model_type`, and the readers that `StackConfig.from_hf` looks up. Knows nothing of files."""
+"""The families by `model_type`: data, one architecture a file."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from ...config import READERS, StackConfig
-from ..report import warn_of_unknown
-from ._family import Family as Family
-from ._family import Role as Role
+from ..family import Family as Family
+from ..family import Role as Role
+from ..pair_config import MODEL_TYPE as PAIR_MODEL_TYPE
+from ..pair_config import PairConfig as PairConfig
+from ..pair_config import WholeFormat as WholeFormat
+from ..pair_config import read_pair as read_pair
+from ..pair_config import write_pair as write_pair
 from .albert import ALBERT
 from .bart import BART
 from .bert import BERT
@@ -23,17 +23,12 @@ from .marian import MARIAN
 from .mbart import MBART
 from .megatron_bert import MEGATRON_BERT
 from .mpnet import MPNET
-from .pair import MODEL_TYPE as PAIR_MODEL_TYPE
-from .pair import PairConfig as PairConfig
-from .pair import read_pair as read_pair
-from .pair import write_pair as write_pair
 from .pegasus import PEGASUS
 from .rembert import REMBERT
 from .roberta import ROBERTA
 from .roberta_prelayernorm import ROBERTA_PRELAYERNORM
 from .roformer import ROFORMER
 from .trocr import TROCR
-from .whole import WholeFormat as WholeFormat
 from .xglm import XGLM
 from .xlm_roberta import XLM_ROBERTA
 from .xlm_roberta_xl import XLM_ROBERTA_XL
@@ -51,18 +46,6 @@ WHOLES: dict[str, WholeFormat] = {
     name: WholeFormat(family) for name, family in FAMILIES.items() if family.whole is not None
 }
 """The formats of checkpoints that hold both pieces of one family, by `model_type`."""
-
-
-def _reader(family: Family) -> Callable[[Mapping[str, Any], bool], StackConfig]:
-    def read(hf: Mapping[str, Any], strict: bool) -> StackConfig:
-        config = family.from_hf(hf)
-        warn_of_unknown(f"the {family.model_type} config", family.unknown(hf), strict=strict)
-        return config
-
-    return read
-
-
-READERS.update({name: _reader(family) for name, family in FAMILIES.items()})
 
 __all__ = [
     "FAMILIES",

@@ -19,8 +19,8 @@ from ...config import (
     PositionsConfig,
     StackConfig,
 )
-from ._attributes import check_kind, head_dim, layers, tokens
-from ._family import Family, Role, Whole
+from ..attributes import check_kind, head_dim, layers, tokens
+from ..family import Family, Role, Whole
 
 ATTRIBUTES = {
     "vocab_size": 50265,

@@ -16,8 +16,9 @@ from ...config import (
     PositionsConfig,
     StackConfig,
 )
-from ._attributes import head_dim, layers, tokens
-from ._family import Family, Row
+from ..attributes import head_dim, layers, tokens
+from ..family import Family
+from ..names import Row
 
 RELATIVE = {"absolute": "none", "relative_key": "key", "relative_key_query": "key_query"}
 

@@ -3,8 +3,8 @@
 Roller et al. 2020, arXiv:2004.13637 (`BlenderbotModel` and its kin). Data only; what it shares with BART is there.
 """
 
+from ..family import Whole
 from . import bart
-from ._family import Whole
 
 ATTRIBUTES = {
     **bart.ATTRIBUTES,

@@ -15,8 +15,8 @@ from ...config import (
     PositionsConfig,
     StackConfig,
 )
-from ._attributes import head_dim, layers, tokens
-from ._family import Family
+from ..attributes import head_dim, layers, tokens
+from ..family import Family
 
 ATTRIBUTES = {
     "vocab_size": 50257,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config import StackConfig
+from ..family import Whole
 from . import bart
-from ._family import Whole
 
 STYLE = bart.Style(embedding_norm=False, positions="sinusoidal_halves", offset=0)
 

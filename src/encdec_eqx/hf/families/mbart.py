@@ -3,8 +3,8 @@
 Liu et al. 2020, arXiv:2001.08210. Data only; what it shares with BART is taken from there.
 """
 
+from ..family import Whole
 from . import bart
-from ._family import Whole
 
 MBART = bart.relative(
     "MBart",

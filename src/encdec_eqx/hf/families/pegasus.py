@@ -3,8 +3,8 @@
 Zhang et al. 2020, arXiv:1912.08777. Data only; what it shares with BART is taken from there.
 """
 
+from ..family import Whole
 from . import bart
-from ._family import Whole
 
 STYLE = bart.Style(placement="pre", final_norm=True, embedding_norm=False, positions="sinusoidal_halves", offset=0)
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config import PositionsConfig, StackConfig
+from ..family import Family
 from . import bert
-from ._family import Family
 
 ATTRIBUTES = {**bert.ATTRIBUTES, "vocab_size": 50265, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 

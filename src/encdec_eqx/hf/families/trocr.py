@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config import PositionsConfig, StackConfig
+from ..family import Family
 from . import bart
-from ._family import Family
 
 ATTRIBUTES = {
     **{name: value for name, value in bart.ATTRIBUTES.items() if not name.startswith("encoder_")},

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config import StackConfig
+from ..attributes import layers
+from ..family import Family
 from . import bart
-from ._attributes import layers
-from ._family import Family
 
 STYLE = bart.Style(
     placement="pre",

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..._json import loads
 from ..._quoting import printable, quoted
-from ..errors import MissingFileError
+from . import MissingFileError
 from .flax_file import FlaxFile
 from .safetensors_file import Entry, SafetensorsFile
 

@@ -1,21 +1,28 @@
-"""From what a user calls a checkpoint (a folder or a Hub id) to a local folder.
+"""From what a user calls a checkpoint (a folder, a piece that ships with the package, or a Hub id) to a local folder.
 
-Knows nothing of what the folder holds. `huggingface_hub` is imported only for an id that is no folder.
+`huggingface_hub` is imported only for an id that is no folder.
 """
 
+import functools
+import logging
 import os
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ..._installing import install
-from ..errors import MissingFileError
+from . import MissingFileError
 from .folder import CONFIG, FLAX_WEIGHTS, GENERATION_CONFIG, INDEX, WEIGHTS
-from .shipped import shipped
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _JSON = [CONFIG, GENERATION_CONFIG, INDEX]
 _SAFETENSORS = [WEIGHTS, "model-*-of-*.safetensors"]
+
+SHIPPED = ("letters", "phonemes")
+"""A BERT that knows English spelling and a GPT-2 that knows English pronunciation, each with its tokenizer."""
+
+_logger = logging.getLogger("encdec_eqx")
 
 
 def local_folder(
@@ -138,3 +145,23 @@ def hub_file(repo: str, name: str) -> Path:
             f"there is no folder {repo!r} (looked from {Path.cwd()}), and no {name} of that name could be had from the "
             f"Hub: {reason}"
         ) from None
+
+
+def shipped(path: str | os.PathLike) -> Path | None:
+    """The folder of a piece that ships with the package, if that is what a string names.
+
+    What lies in the current folder under the same name wins, and that is logged. A repository of the Hub is not meant
+    by such a name: it has its owner's in front.
+    """
+    if not isinstance(path, str) or path not in SHIPPED:
+        return None
+    if Path(path).exists():
+        _say_who_wins(Path(path).absolute())
+        return None
+    return Path(str(resources.files("encdec_eqx").joinpath("demo", "assets", path)))
+
+
+@functools.cache
+def _say_who_wins(place: Path) -> None:
+    """Once, however often the name is looked up."""
+    _logger.warning("%r is read from %s, not from the package, which ships a piece of that name.", place.name, place)

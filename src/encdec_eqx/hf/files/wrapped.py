@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..._quoting import quoted
-from ..table import NameTable
+from ..names import NameTable
 from .folder import Tensors
 from .safetensors_file import Entry
 

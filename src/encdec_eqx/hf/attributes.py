@@ -6,8 +6,8 @@ Knows nothing of tensors, files or model classes.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..._quoting import quoted
-from ...config import MAX_LAYERS, LayerSpec
+from .._quoting import quoted
+from ..config import MAX_LAYERS, LayerSpec
 
 COMMON: Mapping[str, Any] = {
     "model_type": None,

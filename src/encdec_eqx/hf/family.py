@@ -1,9 +1,7 @@
 """What a family is: how its Hugging Face config reads and writes, and the names of its tensors.
 
-Data and the few functions that interpret it. Knows nothing of files, arrays or model classes.
-
 A config's attribute is handled (it has a default in `Family.attributes`), ignored for a reason (every family's are in
-`_ignored.IGNORED`), or allowed only at one value (`_attributes.FIXED`): of anything else nothing is known. It is left
+`ignored.IGNORED`), or allowed only at one value (`attributes.FIXED`): of anything else nothing is known. It is left
 out of the model, kept for saving, and named by whoever loads (`Family.unknown`).
 """
 
@@ -14,14 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..._quoting import quoted
-from ...config import StackConfig
-from ...inputs.tokens import constant_positions
-from ...stack.unrolled import schedule
-from ._attributes import COMMON, FIXED, OF_THE_FILE, at_fixed, check_kind, tokens
-from ._ignored import GENERATION, IGNORED
+from .._quoting import quoted
+from ..config import StackConfig
+from ..inputs.tokens import constant_positions
+from ..stack.unrolled import schedule
+from .attributes import COMMON, FIXED, OF_THE_FILE, at_fixed, check_kind, tokens
+from .ignored import GENERATION, IGNORED
+from .names import NameTable, Row
 
-Row = tuple[str, str, str]
 Role = Literal["encoder", "decoder"]
 
 _WHY_ABSENT = {
@@ -164,8 +162,8 @@ class Family:
         old = self.old_generation({**COMMON, **self.attributes, **hf})
         return said | {name: value for name, value in old.items() if said.get(name) is None}
 
-    def table(self, config: StackConfig, role: Role) -> dict[str, Any]:
-        """The name table of one model: the keyword arguments of the loader's `NameTable`.
+    def table(self, config: StackConfig, role: Role) -> NameTable:
+        """The name table of one model.
 
         Args:
             config: the model's config.
@@ -188,17 +186,16 @@ class Family:
         if role == "decoder" and not untied:
             duplicates[self.tied_copy[0]] = self.tied_copy[1]
         absent = [(group, row) for group, rows in groups.items() if group not in kept for row in rows]
-        scopes = tuple(("", prefix) for prefix in self.prefixes[role])
-        return {
-            "groups": {group: groups[group] for group in kept if groups[group]},
-            "scopes": scopes,
-            "duplicates": duplicates,
-            "settings": {self.tied_copy[0]: "tie_word_embeddings"} if role == "decoder" and not untied else {},
-            "unused": tuple(("", pattern, reason) for pattern, reason in self.unused)
+        return NameTable(
+            groups={group: groups[group] for group in kept if groups[group]},
+            scopes=tuple(("", prefix) for prefix in self.prefixes[role]),
+            duplicates=duplicates,
+            settings={self.tied_copy[0]: "tie_word_embeddings"} if role == "decoder" and not untied else {},
+            unused=tuple(("", pattern, reason) for pattern, reason in self.unused)
             + tuple(("", _literal(_bare(row[1], self.prefixes[role])), _WHY_ABSENT[group]) for group, row in absent),
-            "computed": self._computed(config),
-            "buffers": {f"{before}.{name}" if before else name: shape for name, shape in self.buffers(config).items()},
-        }
+            computed=self._computed(config),
+            buffers={f"{before}.{name}" if before else name: shape for name, shape in self.buffers(config).items()},
+        )
 
     def _computed(self, config: StackConfig) -> dict[str, tuple[Callable[[], np.ndarray], bool]]:
         """Arrays that a file may lack: how they are made, and whether they are written even so."""
