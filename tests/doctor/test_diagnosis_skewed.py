@@ -20,7 +20,7 @@ from encdec_eqx.demo.pieces import join, load_pieces
 from encdec_eqx.demo.vocabulary import encode_pronunciation
 from encdec_eqx.doctor.losses import another_start_is_better, order_does_not_matter
 from encdec_eqx.training import Finding, check_before_training, diagnose
-from encdec_eqx.training.data.sample import from_all_over
+from encdec_eqx.training.data.batches import from_all_over
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 
 Batch = dict[str, np.ndarray]

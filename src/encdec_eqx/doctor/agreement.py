@@ -10,7 +10,7 @@ import numpy as np
 
 from ..generation.settings import GenerationConfig
 from ..targets import TargetForm
-from ..text.fits import looks_special
+from ..text.tokenizer_fit import looks_special
 from .finding import Finding
 from .ids import Ids, share
 

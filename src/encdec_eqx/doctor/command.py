@@ -13,10 +13,10 @@ from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import longest
 from ..text import TokenizerPair
-from ..text.batching import source_pad
+from ..text.texts import source_pad
 from ..training.data import Examples, encode_pairs
+from ..training.data.batches import from_all_over, sampled
 from ..training.data.records import Pairs
-from ..training.data.sample import from_all_over, sampled
 from ..training.job import ModelSource, TrainJob, read_job
 from ..training.optim.optimizer import make_optimizer
 from ..training.run_job import check_sources, load_model, load_tokenizers, pairs_of

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..generation.special_tokens import TOKEN_NAMES
 from ..targets import TargetForm
-from ..text.survival import comes_back, keeps_all, reads_alike, unknown_id
+from ..text.tokenizer_fit import comes_back, keeps_all, reads_alike, unknown_id
 from .finding import Finding
 from .ids import Ids, share
 

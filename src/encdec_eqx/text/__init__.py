@@ -3,8 +3,8 @@
 `tokenizers` is imported when a tokenizer is first made or read.
 """
 
-from .encoded import Encoded as Encoded
-from .encoded import report_cut as report_cut
 from .text_to_text import TextResult as TextResult
 from .text_to_text import TextToText as TextToText
+from .texts import Encoded as Encoded
+from .texts import report_cut as report_cut
 from .tokenizer_pair import TokenizerPair as TokenizerPair

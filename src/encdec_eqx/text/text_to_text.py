@@ -21,8 +21,7 @@ from ..generation.special_tokens import START
 from ..generation.starts import is_per_row
 from ..inputs.tokens import longest
 from ..targets import TargetForm
-from .batching import by_length, filled, padded, source_pad
-from .texts import listed
+from .texts import by_length, filled, listed, padded, source_pad
 from .tokenizer_pair import TokenizerPair
 
 Attended = tuple[Float32[np.ndarray, "_ _ _"] | None, ...]

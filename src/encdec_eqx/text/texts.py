@@ -1,9 +1,16 @@
-"""Whether what was given as texts is text that a tokenizer can read. Knows no tokenizer."""
+"""Texts and the ids made of them, as lists: checked before they are encoded, counted where cut, batched by length."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from .._quoting import quoted
+from ..encoder import Encoder
+
+_logger = logging.getLogger("encdec_eqx")
 
 
 def listed(texts: Iterable[Any]) -> list[str]:
@@ -62,3 +69,68 @@ def _hint(value: Any) -> str:
     if isinstance(value, int | float):
         return " A number is written by str(number)."
     return ""
+
+
+class Encoded(list[np.ndarray]):
+    """int32 ids, one array a text.
+
+    Attributes:
+        truncated: indices of the texts that were cut.
+        bad: indices of the texts that cannot be encoded, and why; their ids are empty.
+    """
+
+    def __init__(
+        self, ids: Iterable[np.ndarray], truncated: tuple[int, ...] = (), bad: Mapping[int, str] | None = None
+    ):
+        super().__init__(ids)
+        self.truncated = truncated
+        self.bad = dict(bad or {})
+
+
+def report_cut(what: str, cut: int, of: int, max_length: int | None) -> None:
+    """Log how many texts were cut, if any were."""
+    if cut:
+        _logger.warning("%d of %d %ss are longer than %s tokens and were cut.", cut, of, what, max_length)
+
+
+def by_length(sources: Sequence[Sequence[int] | np.ndarray], batch_size: int) -> Iterator[Int[np.ndarray, " rows"]]:
+    """Indices of the sources, those of similar length together, at most `batch_size` at once."""
+    order = np.argsort([len(source) for source in sources], kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def filled(chosen: Int[np.ndarray, " rows"], rows: int) -> Int[np.ndarray, " filled"]:
+    """The indices, the first one repeated behind them up to `rows`: another number of rows is another program."""
+    return np.concatenate([chosen, np.repeat(chosen[:1], max(0, rows - len(chosen)))])
+
+
+def padded(
+    sources: Sequence[np.ndarray], pad: int, fields: Sequence[Mapping[str, np.ndarray]] | None = None
+) -> dict[str, np.ndarray]:
+    """`input_ids` and `attention_mask` of sources, padded on the right to the longest.
+
+    Args:
+        sources: the ids.
+        pad: stands behind shorter ones.
+        fields: of each source what goes with its ids (the same names for all), a mask of its own among it.
+    """
+    lengths = np.array([len(source) for source in sources])
+    real = np.arange(lengths.max()) < lengths[:, None]
+
+    def joined(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
+        array = np.full(real.shape, fill, np.int32)
+        array[real] = np.concatenate(rows)
+        return array
+
+    batch = {"input_ids": joined(sources, pad), "attention_mask": real}
+    for name in fields[0] if fields else ():
+        field = joined([row[name] for row in fields or ()], 0)
+        batch[name] = field.astype(bool) if name == "attention_mask" else field
+    return batch
+
+
+def source_pad(model: Any) -> int:
+    """What stands behind a source. It is masked, so any id will do where the encoder's config names none."""
+    encoder = model.encoder
+    return (encoder.config.pad_token_id or 0) if isinstance(encoder, Encoder) else 0

@@ -15,12 +15,11 @@ from .._quoting import quoted
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import SpecialTokens
 from ..targets import TargetForm
-from . import files
-from .encoded import Encoded, report_cut
-from .fits import check, looks_special
-from .rust_errors import as_value_error
-from .survival import keeps_all, unknown_id
+from . import tokenizer_files as files
+from .texts import Encoded, report_cut
 from .texts import listed as _listed
+from .tokenizer_files import as_value_error
+from .tokenizer_fit import check, keeps_all, looks_special, unknown_id
 
 _PORTION = 4096
 

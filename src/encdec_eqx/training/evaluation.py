@@ -13,7 +13,7 @@ from .._typing import Array
 from ..encoder_decoder import EncoderDecoder
 from ..generation.settings import GenerationConfig
 from ..inputs.tokens import longest
-from ..text.batching import by_length, filled, padded, source_pad
+from ..text.texts import by_length, filled, padded, source_pad
 from .batch import checked_batch, completed_batch
 from .loss import seq2seq_loss
 

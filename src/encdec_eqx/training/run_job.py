@@ -13,10 +13,10 @@ from ..encoder_decoder import EncoderDecoder
 from ..hf.files.hub import named_folder
 from ..text import TokenizerPair
 from .data import OnBad, Pairs, read_pairs
-from .data.files import check_format, format_of
+from .data.formats import check_format, format_of
 from .fitting import FitResult, fit
 from .job import DataSource, ModelSource, TrainJob
-from .metrics.overlap import NEEDS
+from .metrics.scores import NEEDS
 from .reporting.run_folder import Output
 from .resume.state_arrays import check_installed
 from .toml import speaking_toml

@@ -18,9 +18,9 @@ from ..params.lora import add_lora
 from ..params.trainable import TrainableSummary, summarize_trainable
 from ..targets import TargetForm
 from ..text import TokenizerPair
-from ..text.batching import source_pad
+from ..text.texts import source_pad
 from .data import Batches, Example, Examples, OnBad
-from .data.sample import sampled
+from .data.batches import sampled
 from .evaluation import Generated, generate_ids, mean_loss, too_short, with_length
 from .metrics import metric, score
 from .model_examples import digest, examples_for

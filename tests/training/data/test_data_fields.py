@@ -12,7 +12,7 @@ from encdec_eqx.config import EmbeddingsConfig
 from encdec_eqx.training import init_train_state, make_train_step
 from encdec_eqx.training.batch import KEYS, checked_batch
 from encdec_eqx.training.data import BadRecordsError, Batches, Example, Examples, encode_pairs, pairs_from, read_pairs
-from encdec_eqx.training.data.fields import FIELDS
+from encdec_eqx.training.data.records import FIELDS
 from encdec_eqx.training.evaluation import generate_ids, mean_loss
 from encdec_eqx.training.model_examples import digest, examples_for
 from encdec_eqx.training.train_config import TrainConfig

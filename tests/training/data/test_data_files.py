@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from encdec_eqx.training.data import BadRecord, BadRecordsError, Pairs, pairs_from, read_pairs
-from encdec_eqx.training.data.csv_rows import rows
+from encdec_eqx.training.data.csv_and_parquet import rows
 from encdec_eqx.training.data.opening import FREE_GROWTH, MOST_GROWTH
 
 SECONDS = 5.0

@@ -1,7 +1,4 @@
-"""Batches of few shapes, in an order that the seed and the epoch decide alone.
-
-NumPy on the host. Must not know models, optimisers, or how many epochs there are.
-"""
+"""Batches of few shapes, in an order that the seed and the epoch alone decide; and samples from all over the data."""
 
 from collections.abc import Iterable, Sequence
 from typing import overload
@@ -9,10 +6,10 @@ from typing import overload
 import numpy as np
 from jaxtyping import Int
 
-from . import shapes
+from . import batch_shapes
+from .batch_shapes import Shape
 from .examples import Example, Examples
-from .fields import IGNORED, MASKS, SOURCE_FIELDS
-from .shapes import Shape
+from .records import IGNORED, MASKS, SOURCE_FIELDS
 
 Batch = dict[str, np.ndarray]
 
@@ -72,13 +69,13 @@ class Batches:
         self.seed = seed
         self.shuffle = shuffle
         self._pad = {"input_ids": pad_token_id, "decoder_input_ids": decoder_pad_token_id}
-        rows = shapes.Rows(batch_size, tokens_per_batch, rows_multiple_of)
+        rows = batch_shapes.Rows(batch_size, tokens_per_batch, rows_multiple_of)
         lengths = self.examples.inputs.lengths, self.examples.labels.lengths
         if source_lengths is None and target_lengths is None:
-            found = shapes.chosen(*lengths, rows, max_shapes)
+            found = batch_shapes.chosen(*lengths, rows, max_shapes)
         else:
-            found = shapes.given(*lengths, rows, source_lengths, target_lengths)
-        place = shapes.assigned(*lengths, found)
+            found = batch_shapes.given(*lengths, rows, source_lengths, target_lengths)
+        place = batch_shapes.assigned(*lengths, found)
         members = [np.flatnonzero(place == at) for at in range(len(found))]
         self.shapes = tuple(shape for shape, one in zip(found, members, strict=True) if len(one))
         self._members = tuple(one for one in members if len(one))
@@ -204,3 +201,27 @@ class Epoch(Sequence[Batch]):
     def shape(self, index: int) -> Shape:
         """The shape of a batch."""
         return self._plan[index][0]
+
+
+_SEED = 0
+
+
+def from_all_over(number: int, most: int) -> list[int]:
+    """Indices of some of `number` things, drawn at random (always the same), in random order; all if they are few.
+
+    At random and not evenly spaced, since files are not only sorted: languages or tasks may also take turns.
+    """
+    return np.random.default_rng(_SEED).permutation(number)[:most].tolist()
+
+
+def sampled(examples: Sequence[Example], most: int, pad_token_id: int) -> tuple[list[Example], Batch]:
+    """Some of the examples, and these as one batch.
+
+    Args:
+        examples: what is drawn from.
+        most: how many.
+        pad_token_id: stands behind shorter sources.
+    """
+    few = [examples[at] for at in from_all_over(len(examples), most)]
+    batches = Batches(Examples.of(few), batch_size=len(few), max_shapes=1, pad_token_id=pad_token_id, shuffle=False)
+    return few, batches.epoch(0)[0]

@@ -13,7 +13,7 @@ from ...hf.files.folder import CONFIG, GENERATION_CONFIG, WEIGHTS
 from ...params.lora import merge_lora, save_lora
 from ...plotting import loss_curve
 from ...text import TokenizerPair
-from ...text.files import BOTH, SOURCE, TARGET
+from ...text.tokenizer_files import BOTH, SOURCE, TARGET
 from ..train_config import TrainConfig
 
 _CONFIG, _LOG, _CURVE = "config.json", "log.jsonl", "loss.png"
