@@ -122,8 +122,4 @@ def _examples(model: EncoderDecoder, tokenizers: TokenizerPair | None, job: Trai
 
 def _optimizer(job: TrainJob) -> Any:
     """The run's, at the highest rate of its schedule."""
-    config = job.train
-    names = ("optim", "learning_rate", "learning_rates", "layer_wise_lr_decay", "weight_decay", "max_grad_norm")
-    names += ("adam_beta1", "adam_beta2", "adam_epsilon")
-    settings = {name: getattr(config, name) for name in names}
-    return make_optimizer(num_training_steps=1, lr_scheduler_type="constant", **settings)
+    return make_optimizer(job.train.at_constant_rate(), num_training_steps=1)

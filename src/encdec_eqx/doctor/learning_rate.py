@@ -17,6 +17,7 @@ from jaxtyping import Float32, PyTree
 
 from .._typing import Array
 from ..training.optim.optimizer import Optimizer, make_optimizer
+from ..training.optim.optimizer_config import OptimizerConfig
 from .finding import Finding
 
 STEPS = 8
@@ -144,16 +145,14 @@ class Tried:
         the highest rate of its schedule. Both are made with a rate of 1, so that all rates share a compilation.
         """
         if learning_rate is not None:
-            return cls(_constant(optim="adamw", learning_rate=1.0), learning_rate, learning_rate)
+            return cls(_constant(OptimizerConfig()), learning_rate, learning_rate)
         if not isinstance(optimizer, Optimizer):
             return None if optimizer is None else cls(optimizer)
-        settings = {
-            field.name: getattr(optimizer.settings, field.name) for field in dataclasses.fields(optimizer.settings)
-        }
-        highest = settings.pop("schedule").learning_rate
-        settings["learning_rates"] = {part: rate / highest for part, rate in settings["learning_rates"]}
-        return cls(_constant(learning_rate=1.0, **settings), highest, highest)
+        config = optimizer.settings.config
+        highest = config.learning_rate
+        rates = {part: rate / highest for part, rate in config.learning_rates.items()}
+        return cls(_constant(config, learning_rates=rates), highest, highest)
 
 
-def _constant(**settings: Any) -> Optimizer:
-    return make_optimizer(num_training_steps=STEPS, lr_scheduler_type="constant", **settings)
+def _constant(config: OptimizerConfig, **changes: Any) -> Optimizer:
+    return make_optimizer(config.at_constant_rate(learning_rate=1.0, **changes), num_training_steps=STEPS)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .fitting import fit as fit
     from .optim.optimizer import Optimizer as Optimizer
     from .optim.optimizer import make_optimizer as make_optimizer
+    from .optim.optimizer_config import OptimizerConfig as OptimizerConfig
     from .optim.schedules import Schedule as Schedule
     from .optim.schedules import make_schedule as make_schedule
     from .reporting.tracking import TrainingDivergedError as TrainingDivergedError
@@ -67,6 +68,7 @@ _LATER = {
     "TrainingDivergedError": ".reporting.tracking",
     "Optimizer": ".optim.optimizer",
     "make_optimizer": ".optim.optimizer",
+    "OptimizerConfig": ".optim.optimizer_config",
     "Schedule": ".optim.schedules",
     "make_schedule": ".optim.schedules",
     "TrainState": ".step",

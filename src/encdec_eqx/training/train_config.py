@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, get_args
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from .._quoting import quoted
 from ..stack import Remat
 from .metrics import metric
+from .optim.optimizer_config import OptimizerConfig
 
 DEFAULT_EPOCHS = 3.0
 DEFAULT_RANK = 8
@@ -25,8 +25,10 @@ ALTERNATIVES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(OptimizerConfig):
     """All that decides a run of `fit`, in the words of Hugging Face's `Seq2SeqTrainingArguments` where it has one.
+
+    The optimizer's settings are those of `OptimizerConfig`, given here by the same names.
 
     Attributes:
         output_dir: Folder of the run: the log, the curve, checkpoints, and the finished model in `model/`. Must be
@@ -43,19 +45,6 @@ class TrainConfig:
         max_shapes: Most shapes of training batches; each is compiled once. More shapes pad less.
         max_source_length: Longest source, in tokens; longer ones are cut, and counted. Default: the encoder's limit.
         max_target_length: Longest target, the end token included. Default: the decoder's limit.
-        optim: "adamw", "adafactor", "lion", "sgd" or "muon".
-        learning_rate: Peak of the schedule.
-        learning_rates: Other peaks for some of the parameters: selectors (as in `trainable`) to rates.
-        layer_wise_lr_decay: Factor on the rate for each layer further from the output (0.9 is usual); 1 is none.
-        lr_scheduler_type: "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", ...
-        lr_scheduler_kwargs: What else the schedule takes, such as `{"num_cycles": 2}`; see `make_schedule`.
-        warmup_ratio: Share of the steps in which the rate rises from 0.
-        warmup_steps: Steps in which the rate rises from 0, instead of `warmup_ratio`.
-        weight_decay: Decoupled; not applied to biases and norms.
-        adam_beta1: Decay of Adam's mean of gradients.
-        adam_beta2: Decay of Adam's mean of squares.
-        adam_epsilon: Added to the root in Adam's quotient.
-        max_grad_norm: Gradients are scaled down to this global norm; None: never.
         label_smoothing_factor: As `label_smoothing` of `seq2seq_loss`.
         z_loss: As in `seq2seq_loss`.
         bf16: Compute in bfloat16 over float32 weights. For accelerators: slow on CPUs.
@@ -104,20 +93,6 @@ class TrainConfig:
     max_shapes: int = 4
     max_source_length: int | None = None
     max_target_length: int | None = None
-    # the optimiser
-    optim: str = "adamw"
-    learning_rate: float = 5e-5
-    learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    layer_wise_lr_decay: float = 1.0
-    lr_scheduler_type: str = "linear"
-    lr_scheduler_kwargs: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    warmup_ratio: float = 0.0
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float | None = 1.0
     # the loss, and what it trains
     label_smoothing_factor: float = 0.0
     z_loss: float = 0.0
@@ -150,8 +125,7 @@ class TrainConfig:
         set_field = object.__setattr__
         set_field(self, "output_dir", _path(self.output_dir))
         set_field(self, "metrics", _names(self.metrics))
-        for name in ("learning_rates", "lr_scheduler_kwargs"):
-            set_field(self, name, MappingProxyType(dict(getattr(self, name))))
+        super().__post_init__()
         self._check_numbers()
         self._check_pairs()
         self._check_remat()

@@ -239,7 +239,7 @@ def prepared(
     if held_out is not None and config.max_eval_samples is not None:
         held_out = Examples.of(held_out[: config.max_eval_samples])
     batches = _train_batches(model, examples, config)
-    optimizer = _optimizer(config, total_steps(config, len(batches)))
+    optimizer = make_optimizer(config, num_training_steps=total_steps(config, len(batches)))
     return Prepared(
         config=config,
         model=_adapted(model, config).with_layout("scanned", remat=config.remat),
@@ -271,7 +271,7 @@ def check_settings(config: TrainConfig, *, evaluates: bool) -> None:
     Raises:
         ValueError: A setting asks for evaluations that there is no data for, or the optimiser has no such word.
     """
-    _optimizer(config, config.max_steps or _MANY_STEPS)
+    make_optimizer(config, num_training_steps=config.max_steps or _MANY_STEPS)
     if evaluates:
         return
     asked = {
@@ -330,25 +330,6 @@ def _eval_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig
         pad_token_id=source_pad(model),
         decoder_pad_token_id=model.special_tokens.pad_token_id or 0,
         shuffle=False,
-    )
-
-
-def _optimizer(config: TrainConfig, steps: int) -> Optimizer:
-    return make_optimizer(
-        num_training_steps=steps,
-        optim=config.optim,
-        learning_rate=config.learning_rate,
-        learning_rates=config.learning_rates,
-        layer_wise_lr_decay=config.layer_wise_lr_decay,
-        lr_scheduler_type=config.lr_scheduler_type,
-        lr_scheduler_kwargs=config.lr_scheduler_kwargs,
-        warmup_steps=config.warmup_steps,
-        warmup_ratio=config.warmup_ratio,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        adam_epsilon=config.adam_epsilon,
-        max_grad_norm=config.max_grad_norm,
     )
 
 

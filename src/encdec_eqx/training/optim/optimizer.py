@@ -5,7 +5,7 @@ Knows optax and the names of a model's arrays; must not know the loss, nor the l
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,31 +18,29 @@ from ..._quoting import quoted
 from ...params.selectors import parse
 from .by_array import described, rate_factors
 from .muon_adafactor import scale_by_adafactor, scale_by_muon
-from .schedules import Schedule, make_schedule
+from .optimizer_config import OptimizerConfig
+from .schedules import Schedule
 
-_READS: dict[str, set[str]] = {
-    "adamw": {"adam_beta1", "adam_beta2", "adam_epsilon"},
-    "muon": {"adam_beta1", "adam_beta2", "adam_epsilon"},
-    "lion": {"adam_beta1", "adam_beta2"},
-    "adafactor": set(),
-    "sgd": set(),
+_READS: dict[str, tuple[str, ...]] = {
+    "adamw": ("adam_beta1", "adam_beta2", "adam_epsilon"),
+    "muon": ("adam_beta1", "adam_beta2", "adam_epsilon"),
+    "lion": ("adam_beta1", "adam_beta2"),
+    "adafactor": (),
+    "sgd": (),
 }
-_ADAM_DEFAULTS = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """All that decides an optimiser's numbers; see `make_optimizer`. Equal settings make equal optimisers."""
+    """All that decides an optimizer's numbers. Equal settings make equal optimizers.
 
-    optim: str
+    Attributes:
+        config: How gradients become updates, at a constant rate.
+        schedule: The learning rate by step.
+    """
+
+    config: OptimizerConfig
     schedule: Schedule
-    learning_rates: tuple[tuple[str, float], ...]
-    layer_wise_lr_decay: float
-    weight_decay: float
-    adam_beta1: float
-    adam_beta2: float
-    adam_epsilon: float
-    max_grad_norm: float | None
 
 
 class Optimizer(optax.GradientTransformation):
@@ -65,74 +63,24 @@ class Optimizer(optax.GradientTransformation):
         return self.settings.schedule
 
 
-def make_optimizer(
-    *,
-    num_training_steps: int,
-    optim: str = "adamw",
-    learning_rate: float = 5e-5,
-    learning_rates: Mapping[str, float] | None = None,
-    layer_wise_lr_decay: float = 1.0,
-    lr_scheduler_type: str = "linear",
-    lr_scheduler_kwargs: Mapping[str, Any] | None = None,
-    warmup_steps: int = 0,
-    warmup_ratio: float = 0.0,
-    weight_decay: float = 0.0,
-    adam_beta1: float = 0.9,
-    adam_beta2: float = 0.999,
-    adam_epsilon: float = 1e-8,
-    max_grad_norm: float | None = 1.0,
-) -> Optimizer:
-    """An optimiser, from settings that mean what they mean to Hugging Face's `Trainer`.
-
-    Gradients are clipped by their global norm, then turned into updates; weight decay is added, and everything is
-    multiplied by the learning rate.
+def make_optimizer(config: OptimizerConfig | None = None, *, num_training_steps: int, **settings: Any) -> Optimizer:
+    """An optimizer, from settings that mean what they mean to Hugging Face's `Trainer`; see `OptimizerConfig`.
 
     Args:
-        num_training_steps: length of the run, which most schedules need.
-        optim: "adamw"; "adafactor" (a small state: one number a row and one a column); "lion" (one moment; wants a
-            rate a few times smaller and betas such as 0.9 and 0.99); "muon" (orthogonalised momentum for the matrices
-            inside the model at the rates of AdamW, and AdamW for all else); "sgd" (no state).
-        learning_rate: the highest rate.
-        learning_rates: selectors, as in `trainable`, to rates of their own, such as
-            `{"enc_to_dec_proj | cross_attention": 1e-3}`; they follow the same schedule.
-        layer_wise_lr_decay: factor on the rate for each layer further down in a stack (0.9 is usual; Clark et al.
-            2020): layer i of n gets its power n - i, the embeddings n + 1, what stands above the stack and what has a
-            rate of its own in `learning_rates` none. 1 is none.
-        lr_scheduler_type: the schedule, see `make_schedule`.
-        lr_scheduler_kwargs: what else the schedule takes.
-        warmup_steps: steps in which the rate rises from 0.
-        warmup_ratio: their share of the run, instead.
-        weight_decay: decoupled; applied to matrices and tables, not to biases, norms, or other arrays of one axis.
-        adam_beta1: decay of the mean of gradients.
-        adam_beta2: decay of the mean of squares.
-        adam_epsilon: added to the root in Adam's quotient.
-        max_grad_norm: the largest global norm of the gradients; None: they are not clipped.
+        config: The settings, or a `TrainConfig`, which holds them; default: all are at their defaults.
+        num_training_steps: Length of the run, which most schedules need.
+        **settings: Fields of `OptimizerConfig` by name, in place of the config's.
 
     Raises:
-        ValueError: a value is out of its range, unknown, or would do nothing. Selectors are checked when the model is
+        TypeError: There is no setting of that name.
+        ValueError: A value is out of its range, unknown, or would do nothing. Selectors are checked when the model is
             known, by `init_train_state`.
     """
-    schedule = make_schedule(
-        learning_rate=learning_rate,
-        lr_scheduler_type=lr_scheduler_type,
-        num_training_steps=num_training_steps,
-        warmup_steps=warmup_steps,
-        warmup_ratio=warmup_ratio,
-        lr_scheduler_kwargs=lr_scheduler_kwargs,
-    )
-    settings = OptimizerSettings(
-        optim=optim,
-        schedule=schedule,
-        learning_rates=tuple((learning_rates or {}).items()),
-        layer_wise_lr_decay=layer_wise_lr_decay,
-        weight_decay=weight_decay,
-        adam_beta1=adam_beta1,
-        adam_beta2=adam_beta2,
-        adam_epsilon=adam_epsilon,
-        max_grad_norm=max_grad_norm,
-    )
-    _check(settings)
-    return Optimizer(_Init(settings), _Update(settings))
+    config = (config or OptimizerConfig()).optimizer_config(**settings)
+    schedule = config.schedule(num_training_steps)
+    made = OptimizerSettings(config=config.at_constant_rate(), schedule=schedule)
+    _check(made.config)
+    return Optimizer(_Init(made), _Update(made))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,33 +102,31 @@ class _Update:
 
 
 def _transformation(settings: OptimizerSettings, params: PyTree) -> optax.GradientTransformation:
-    """The optimiser for parameters of this structure; made while tracing, so it costs nothing at a step."""
-    known = described(params)
-    factors = rate_factors(
-        params, settings.schedule.learning_rate, dict(settings.learning_rates), settings.layer_wise_lr_decay
-    )
+    """The optimizer for parameters of this structure; made while tracing, so it costs nothing at a step."""
+    config, known = settings.config, described(params)
+    factors = rate_factors(params, config.learning_rate, config.learning_rates, config.layer_wise_lr_decay)
     hidden = jax.tree.unflatten(jax.tree.structure(params), [leaf.is_hidden_matrix for leaf in known])
-    stages = [_core(settings, hidden)]
-    if settings.max_grad_norm is not None:
-        stages.insert(0, optax.clip_by_global_norm(settings.max_grad_norm))
-    if settings.weight_decay:
-        decays = [settings.weight_decay if leaf.decays else 0.0 for leaf in known]
+    stages = [_core(config, hidden)]
+    if config.max_grad_norm is not None:
+        stages.insert(0, optax.clip_by_global_norm(config.max_grad_norm))
+    if config.weight_decay:
+        decays = [config.weight_decay if leaf.decays else 0.0 for leaf in known]
         stages.append(_each_leaf(lambda update, param, decay: update + decay * param if decay else update, decays))
     if any(isinstance(factor, np.ndarray) or factor != 1.0 for factor in factors):
         stages.append(_each_leaf(lambda update, param, factor: update * factor, factors))
     return optax.chain(*stages, optax.scale_by_learning_rate(settings.schedule))
 
 
-def _core(settings: OptimizerSettings, hidden: PyTree[bool]) -> optax.GradientTransformation:
+def _core(config: OptimizerConfig, hidden: PyTree[bool]) -> optax.GradientTransformation:
     """From gradients to updates of a size that learning rates are made for."""
-    adam = optax.scale_by_adam(settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon)
-    if settings.optim == "muon":
+    adam = optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon)
+    if config.optim == "muon":
         return _both(hidden, scale_by_muon(), adam)
-    if settings.optim == "adafactor":
+    if config.optim == "adafactor":
         return scale_by_adafactor()
-    if settings.optim == "lion":
-        return optax.scale_by_lion(settings.adam_beta1, settings.adam_beta2)
-    return adam if settings.optim == "adamw" else optax.identity()
+    if config.optim == "lion":
+        return optax.scale_by_lion(config.adam_beta1, config.adam_beta2)
+    return adam if config.optim == "adamw" else optax.identity()
 
 
 def _both(
@@ -215,25 +161,25 @@ def _each_leaf(function: Callable[[Any, Any, Any], Any], values: list[Any]) -> o
     return optax.stateless(update)
 
 
-def _check(settings: OptimizerSettings) -> None:
-    optim = settings.optim
+def _check(config: OptimizerConfig) -> None:
+    optim = config.optim
     if optim not in _READS:
         near = difflib.get_close_matches(str(optim), _READS, n=1, cutoff=0.4)
         hint = f"; did you mean {quoted(near[0])}?" if near else "."
         raise ValueError(f"optim is {quoted(optim)}{hint} Known: {', '.join(_READS)}.")
-    for name, usual in _ADAM_DEFAULTS.items():
-        value = getattr(settings, name)
-        if value != usual and name not in _READS[optim]:
+    for name in _READS["adamw"]:
+        value = getattr(config, name)
+        if value != getattr(OptimizerConfig, name) and name not in _READS[optim]:
             raise ValueError(f"{name}={value} would do nothing: {quoted(optim)} does not read it.")
         if not 0.0 < value < 1.0 and not (value == 0.0 and name != "adam_epsilon"):
             raise ValueError(f"{name} must be between 0 and 1, got {value}.")
-    if not settings.weight_decay >= 0.0:
-        raise ValueError(f"weight_decay must be at least 0, got {settings.weight_decay}; 0.01 is usual.")
-    if not 0.0 < settings.layer_wise_lr_decay <= 1.0:
-        raise ValueError(f"layer_wise_lr_decay must be in (0, 1], got {settings.layer_wise_lr_decay}; 0.9 is usual.")
-    if settings.max_grad_norm is not None and not settings.max_grad_norm > 0.0:
-        raise ValueError(f"max_grad_norm must be above 0, or None for no clipping, got {settings.max_grad_norm}.")
-    for selector, rate in settings.learning_rates:
+    if not config.weight_decay >= 0.0:
+        raise ValueError(f"weight_decay must be at least 0, got {config.weight_decay}; 0.01 is usual.")
+    if not 0.0 < config.layer_wise_lr_decay <= 1.0:
+        raise ValueError(f"layer_wise_lr_decay must be in (0, 1], got {config.layer_wise_lr_decay}; 0.9 is usual.")
+    if config.max_grad_norm is not None and not config.max_grad_norm > 0.0:
+        raise ValueError(f"max_grad_norm must be above 0, or None for no clipping, got {config.max_grad_norm}.")
+    for selector, rate in config.learning_rates.items():
         parse(selector)
         if not rate > 0.0:
             raise ValueError(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._trees import path_name
+from ..optim.optimizer_config import SCHEDULE
 from ..optim.schedules import Schedule, make_schedule
 from ..train_config import TrainConfig
 from .state_arrays import described, on_host
@@ -86,10 +87,7 @@ def _digest(leaf: jax.Array) -> str:
 COURSE = (
     "num_train_epochs",
     "max_steps",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_ratio",
-    "warmup_steps",
+    *(name for name in SCHEDULE if name != "learning_rate"),
 )
 """Settings that a resumed run may change as far as the steps taken are not concerned."""
 
@@ -138,14 +136,7 @@ def check_course(then: Course, now: Course, *, step: int, output_dir: Path) -> N
 
 
 def _schedule(course: Course) -> Schedule:
-    return make_schedule(
-        learning_rate=course["learning_rate"],
-        lr_scheduler_type=course["lr_scheduler_type"],
-        num_training_steps=course["total_steps"],
-        warmup_steps=course["warmup_steps"],
-        warmup_ratio=course["warmup_ratio"],
-        lr_scheduler_kwargs=course["lr_scheduler_kwargs"],
-    )
+    return make_schedule(**{name: course[name] for name in SCHEDULE}, num_training_steps=course["total_steps"])
 
 
 def _rates(schedule: Schedule, steps: int) -> np.ndarray:
