@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from encdec_eqx import Decoder
 from encdec_eqx.cache import DecoderCache, SelfKV
-from encdec_eqx.generation.branching import side_by_side
+from encdec_eqx.generation.search.beam import side_by_side
 
 Beams = Int32[Array, "batch beams"]
 Hidden = Float[Array, "batch beams hidden"]

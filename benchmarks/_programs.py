@@ -9,12 +9,12 @@ from types import ModuleType
 from typing import Any
 
 from encdec_eqx import EncoderDecoder
-from encdec_eqx.generation import loop, run, source
+from encdec_eqx.generation import engine, source
 
 PROGRAMS: dict[str, tuple[ModuleType, str]] = {
     "encoder": (source, "_encode"),
-    "cache": (run, "_open_cache"),
-    "loop": (loop, "advance_until"),
+    "cache": (engine, "_open_cache"),
+    "loop": (engine, "advance_until"),
 }
 
 

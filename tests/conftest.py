@@ -22,7 +22,6 @@ JUDGES = (
     "encdec_eqx.hf.",
     "encdec_eqx.config",
     "encdec_eqx.hf.families.",
-    "encdec_eqx.generation.checks",
     "encdec_eqx.generation.options",
     "encdec_eqx.generation.prompt",
     "encdec_eqx.generation.resolve",

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from encdec_eqx import EncoderOutput, GenerationConfig, SpecialTokens
-from encdec_eqx.generation import generate as engine
-from encdec_eqx.generation import source
+from encdec_eqx.generation.engine import request
 from encdec_eqx.generation.result import GenerationResult
+from encdec_eqx.generation.source import from_outputs
 from models import VOCAB, decoder_config
 
 SIZE = 6
@@ -101,10 +101,10 @@ def generate(
     """`EncoderDecoder.generate` with a stand-in for a decoder and states for a source."""
     config = decoder_config(vocab_size=decoder.tokens.shape[0], **(config_changes or {}))
     outputs = EncoderOutput(encoder_states)
-    return engine.request(
+    return request(
         decoder,
         config,
-        lambda: source.from_outputs(outputs, hidden_size=SIZE, attention_mask=mask),
+        lambda: from_outputs(outputs, hidden_size=SIZE, attention_mask=mask),
         project=None,
         decoder_input_ids=decoder_input_ids,
         decoder_attention_mask=decoder_attention_mask,

@@ -25,7 +25,7 @@ from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .generation.derived import MARK
 from .generation.file_settings import file_settings
-from .generation.generating import Generates
+from .generation.interface import Generates
 from .generation.settings import FORCED_TOKENS, GenerationConfig, check_forced
 from .generation.special_tokens import BY_USER, SpecialTokens
 from .hf.families import FAMILIES

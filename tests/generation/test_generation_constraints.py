@@ -19,12 +19,10 @@ from encdec_eqx.generation.constraints import (
     from_regex,
     from_sequences,
     from_token_regex,
-    graph,
     trie,
 )
-from encdec_eqx.generation.constraints.interface import DEAD, END, START
-from encdec_eqx.generation.constraints.minimise import minimised
-from encdec_eqx.generation.constraints.tables import Table, trimmed
+from encdec_eqx.generation.constraints.constraint import DEAD, END, START
+from encdec_eqx.generation.constraints.dfa import Table, least_to_end, minimised, trimmed
 
 SECONDS = 20.0
 """Two, but that tests check every annotation."""
@@ -419,7 +417,7 @@ def test_leaves_are_arrays_and_repr_survives_tracing():
 def test_distances_by_hand():
     # 0 -> 1 -> 2 -> 0, 1 -> 3 (accepting), 4 leads nowhere
     sources, targets = np.asarray([0, 1, 2, 1, 1]), np.asarray([1, 2, 0, 3, 3])
-    least = graph.least_to_end(sources, targets, np.asarray([False, False, False, True, False]))
+    least = least_to_end(sources, targets, np.asarray([False, False, False, True, False]))
     assert least.tolist() == [3, 2, 4, 1, 2**30]
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import GenerationConfig
-from encdec_eqx.generation.forced_words import ForcedWords, read
-from encdec_eqx.generation.words_met import words_met
+from encdec_eqx.generation.search.legacy_force_words import ForcedWords, read, words_met
 from forced_words_oracle import Model, Words, search
 from generation_stand_in import generate, stand_in, states
 from models import VOCAB, tiny_pair

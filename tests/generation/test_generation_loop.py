@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import SpecialTokens
-from encdec_eqx.generation import loop, run
+from encdec_eqx.generation import engine
 from generation_stand_in import TOKENS, generate, stand_in, states
 from models import PositionsConfig
 from tolerances import SEQUENCE_SCORES
@@ -57,7 +57,7 @@ def test_the_first_of_equals_wins():
 def test_the_pieces_of_the_loop_do_not_show(monkeypatch, tokens_a_call):
     decoder, source = stand_in(1), states(3, seed=1)
     expected = _by_hand(decoder, source, [[1]] * 3)[0]
-    monkeypatch.setattr(run, "TOKENS_A_CALL", tokens_a_call)
+    monkeypatch.setattr(engine, "TOKENS_A_CALL", tokens_a_call)
     np.testing.assert_array_equal(generate(decoder, source, max_new_tokens=NEW).sequences, expected)
 
 
@@ -67,8 +67,8 @@ def test_it_stops_when_every_row_has_ended(monkeypatch):
     free = generate(decoder, source, max_new_tokens=NEW, eos_token_id=()).sequences
     ends = sorted({int(free[0, 3]), int(free[1, 2])})
     seen = []
-    advance = loop.advance_until
-    monkeypatch.setattr(loop, "advance_until", lambda *a: seen.append(advance(*a)) or seen[-1])
+    advance = engine.advance_until
+    monkeypatch.setattr(engine, "advance_until", lambda *a: seen.append(advance(*a)) or seen[-1])
     result = generate(decoder, source, max_new_tokens=NEW, eos_token_id=ends)
     assert result.lengths.max() < NEW
     assert int(seen[-1].cache.length) == result.lengths.max()

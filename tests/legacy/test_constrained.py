@@ -7,7 +7,7 @@ from generation_pairs import FIRST_FREE, START, sentences
 from transformers.generation.beam_constraints import ConstraintListState, DisjunctiveConstraint, PhrasalConstraint
 from transformers.generation.beam_search import ConstrainedBeamSearchScorer
 
-from encdec_eqx.generation.forced_words import ForcedWords, read
+from encdec_eqx.generation.search.legacy_force_words import ForcedWords, read
 from forced_words_oracle import Model
 from generation_stand_in import generate, stand_in, states
 from hf import VOCAB, as_torch

@@ -5,7 +5,7 @@ Must not know: how a constraint works inside, and the loops.
 
 from typing import Any
 
-from .constraints.interface import AbstractConstraint
+from .constraints.constraint import AbstractConstraint
 
 _SEARCHES = ("greedy", "sample", "beams")
 

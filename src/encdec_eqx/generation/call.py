@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from .._typing import ArrayLike
-from .constraints.interface import AbstractConstraint
+from .constraints.constraint import AbstractConstraint
 from .processors import Processor
 
 

@@ -1,9 +1,10 @@
-"""Counts the programs that XLA compiles for a piece of Python code, in this thread. Knows nothing of models."""
+"""Counts the programs that XLA compiles for a piece of Python code, in this thread; ahead-of-time compilation."""
 
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,3 +49,25 @@ def _on_event(event: str, duration_secs: float, **_: Any) -> None:
     if event == _EVENT:
         for count in getattr(_counting, "counts", ()):
             count.programs += 1
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What was compiled ahead.
+
+    Attributes:
+        compilations: programs compiled, or fetched from jax's persistent cache; 0 if all were there.
+        seconds: how long it took, all in all.
+    """
+
+    compilations: int
+    seconds: float
+
+
+def warm_all(warm: Callable[..., None], sizes: Iterable[tuple[int, ...]]) -> Warmup:
+    """Call `warm` with every combination of sizes."""
+    begin = time.perf_counter()
+    with counted() as count:
+        for these in sizes:
+            warm(*these)
+    return Warmup(count.programs, time.perf_counter() - begin)

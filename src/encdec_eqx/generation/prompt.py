@@ -11,7 +11,7 @@ from jaxtyping import Int32
 
 from .._typing import Array
 from ..config import StackConfig
-from . import checks
+from .source import host_ids, host_mask
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: 
         TypeError: for a wrong shape or dtype.
         ValueError: for ids out of range, right padding, or a row without a real token.
     """
-    array = checks.ids("decoder_input_ids", ids, below=vocab_size, table="the decoder's token table")
+    array = host_ids("decoder_input_ids", ids, below=vocab_size, table="the decoder's token table")
     if array.shape[0] != batch:
         raise TypeError(
             f"decoder_input_ids must have one row per sentence: {batch}, got shape {array.shape}. For several results "
@@ -121,7 +121,7 @@ def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: 
     if mask is None:
         real = np.ones_like(array, bool)
     else:
-        real = checks.mask("decoder_attention_mask", mask, shape=array.shape, of="decoder_input_ids")
+        real = host_mask("decoder_attention_mask", mask, shape=array.shape, of="decoder_input_ids")
     _refuse_right_padding(real)
     first = np.argmax(real, axis=1)
     begins = np.take_along_axis(array, first[:, None], axis=1)[:, 0]

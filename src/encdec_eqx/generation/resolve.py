@@ -13,13 +13,13 @@ from . import options
 from .agreed import agreed_constraint
 from .asked import ARGUMENT, FILE, PASSED, Asked
 from .assistants import Assistant, drafting_settings
-from .constraints.interface import AbstractConstraint
+from .buckets import check_length_penalty
+from .constraints.constraint import AbstractConstraint
 from .forced_checks import check_room, refuse_impossible_words
 from .rules import rule_settings
 from .scalars import flag
 from .searches import Search, search_settings
 from .settings import GenerationConfig, option_names, refuse_both
-from .sizes import check_length_penalty
 from .special_tokens import BY_USER, TOKEN_NAMES, SpecialTokens
 
 _logger = logging.getLogger("encdec_eqx")

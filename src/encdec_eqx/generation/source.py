@@ -1,6 +1,6 @@
-"""The source side of `generate`: inputs checked, padded to a bucket, encoded by one compiled program.
+"""The source side of `generate`: inputs checked on the host, padded to a bucket, encoded by one compiled program.
 
-Must not know: decoders, options, loops. The ids of a library encoder are padded; of any other encoder only the states.
+The ids of a library encoder are padded; of any other encoder only the states.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,98 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 
+from .._inputs import float_mask_advice
 from .._typing import ArrayLike
 from ..config import StackConfig
 from ..encoder import EncoderOutput
 from ..inputs.tokens import longest
-from . import checks
 from .buckets import LEAST_SOURCE, bucket
+
+
+def on_host(name: str, value: Any, *, rank: int = 2) -> np.ndarray:
+    """A jax or NumPy array as a NumPy array of the expected rank.
+
+    Raises:
+        TypeError: if it is something else, or has another rank.
+    """
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise TypeError(f"{name} must be a jax or NumPy array, got {type(value).__name__}: pass np.asarray(...).")
+    if value.ndim != rank:
+        raise TypeError(f"{name} must have {rank} axes (batch first), got shape {tuple(value.shape)}.")
+    if 0 in value.shape:
+        raise ValueError(f"{name} is empty: its shape is {tuple(value.shape)}; at least one row and token are needed.")
+    return np.asarray(value)
+
+
+def host_ids(name: str, value: Any, *, below: int, table: str) -> np.ndarray:
+    """Ids as int32, each in [0, below).
+
+    Raises:
+        TypeError: if they are not integers of shape (batch, length).
+        ValueError: if one is out of range.
+    """
+    array = on_host(name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, got {array.dtype}.")
+    wrong = (array < 0) | (array >= below)
+    if wrong.any():
+        row, column = (int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"{name}[{row}, {column}] is {array[row, column]}; expected 0 to {below - 1} ({table} has {below} rows). "
+            "Check that the ids come from this model's own tokenizer."
+        )
+    return array.astype(np.int32)
+
+
+def host_mask(name: str, value: Any, *, shape: tuple[int, int], of: str) -> np.ndarray:
+    """A mask of 0 and 1 (or bools) as bools; every row has a real token.
+
+    Raises:
+        TypeError: if it holds floats or has another shape than what it masks.
+        ValueError: if it holds other numbers, or a row without a real token.
+    """
+    array = on_host(name, value)
+    if array.dtype.kind not in "biu":
+        raise TypeError(
+            f"{name} must hold bools or integers 0 and 1 (1: may be attended), got {array.dtype}. "
+            f"{float_mask_advice(name, array)}"
+        )
+    if array.shape != shape:
+        raise TypeError(f"{name} must have the shape of {of}, {shape}, got {array.shape}.")
+    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        wrong = array[~np.isin(array, (0, 1))][0]
+        raise ValueError(f"{name} holds {wrong}; expected 1 (real token) or 0 (padding).")
+    empty = ~array.astype(bool).any(axis=1)
+    if empty.any():
+        raise ValueError(f"row {int(np.argmax(empty))} of {name} has no real token: all of it is 0. Leave the row out.")
+    return array.astype(bool)
+
+
+def check_positions(name: str, tokens: int, *, longest: int, how: str) -> None:
+    """Refuse sequences that a table of positions cannot number.
+
+    Raises:
+        ValueError: if `tokens` exceeds `longest`.
+    """
+    if tokens > longest:
+        raise ValueError(f"{name} is {tokens} tokens long, but the table of positions numbers at most {longest}. {how}")
+
+
+def host_level(*values: Any) -> None:
+    """Refuse to run inside a transformation.
+
+    Raises:
+        RuntimeError: if a leaf is traced, or everything is.
+    """
+    # Under jit even a new constant is traced, also where all arguments are concrete.
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((values, jax.device_put(np.zeros(()))))):
+        raise RuntimeError(
+            "generate runs on the host: it pads, loops and trims outside jit, and compiles its own programs. It was "
+            "called inside jit, vmap, grad or another transformation. Call it outside, or build a loop of your own "
+            "from model.init_cache and model.decode, which are plain functions to jit."
+        )
 
 
 class Encoded(NamedTuple):
@@ -68,9 +153,9 @@ def from_ids(
         TypeError: for a wrong shape or dtype.
         ValueError: for ids, positions or lengths that a table does not have, or a mask that is not 0 and 1.
     """
-    ids = checks.ids("input_ids", input_ids, below=config.vocab_size, table="the encoder's token table")
+    ids = host_ids("input_ids", input_ids, below=config.vocab_size, table="the encoder's token table")
     most = longest(config, position_ids)
-    checks.length("input_ids", ids.shape[1], longest=most, how="Truncate the source.")
+    check_positions("input_ids", ids.shape[1], longest=most, how="Truncate the source.")
     mask = _mask_or_ones(attention_mask, ids.shape, "input_ids")
     rows, width = bucket(ids.shape[0]), bucket(ids.shape[1], least=LEAST_SOURCE, most=most)
     # RoBERTa's positions count ids that are not padding: the filler must not be counted.
@@ -179,11 +264,11 @@ def _mask_or_ones(mask: Any, shape: tuple[int, ...], of: str) -> np.ndarray:
     batch, length = shape
     if mask is None:
         return np.ones((batch, length), bool)
-    return checks.mask("attention_mask", mask, shape=(batch, length), of=of)
+    return host_mask("attention_mask", mask, shape=(batch, length), of=of)
 
 
 def _like_ids(name: str, value: Any, ids: np.ndarray, *, below: int, table: str) -> np.ndarray:
-    array = checks.ids(name, value, below=below, table=table)
+    array = host_ids(name, value, below=below, table=table)
     if array.shape != ids.shape:
         raise TypeError(f"{name} must have the shape of input_ids, {ids.shape}, got {array.shape}.")
     return array

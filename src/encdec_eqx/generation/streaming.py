@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from .result import GenerationResult
-from .run import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class Watch:
     Nothing it returns points into a state, whose buffers the next piece writes over.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Any):
         self.run = run
         self.seen = run.width
         self.finished: np.ndarray | None = None

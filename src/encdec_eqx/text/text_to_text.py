@@ -17,8 +17,7 @@ from .._typing import check_key
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
-from ..generation.special_tokens import START
-from ..generation.starts import is_per_row
+from ..generation.special_tokens import START, is_per_row
 from ..inputs.tokens import longest
 from ..targets import TargetForm
 from .texts import by_length, filled, listed, padded, source_pad

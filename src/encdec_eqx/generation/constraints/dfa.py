@@ -1,6 +1,8 @@
-"""A constraint as a dense table, whose columns are classes of tokens. Knows no pattern and no text."""
+"""Deterministic automata: pruned, minimised, and held in a dense table whose columns are classes of tokens."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,182 @@ from jaxtyping import Bool, Int32, Integer
 from ..._quoting import quoted
 from ..._typing import Array, ArrayLike
 from ..buckets import bucket
-from .ends import as_end_ids
-from .interface import DEAD, END, NEVER, START, AbstractConstraint, Ids, Remaining, States
-from .tables import Table, merged_columns, without_dead_ends
+from .constraint import DEAD, END, NEVER, START, AbstractConstraint, Ids, Remaining, States, as_end_ids
+
+
+def least_to_end(sources: np.ndarray, targets: np.ndarray, accepting: np.ndarray) -> np.ndarray:
+    """The least number of tokens from each state to the end, the end token included; `NEVER` if there is no way.
+
+    Args:
+        sources: the state that each edge leaves (repeated edges do no harm).
+        targets: the state that each edge leads to.
+        accepting: bool, for each state, whether an end token may follow it.
+    """
+    before, first = incoming(sources, targets, accepting.size)
+    least = np.where(accepting, 1, NEVER)
+    frontier = np.flatnonzero(accepting)
+    tokens = 1
+    while frontier.size:
+        tokens += 1
+        reaching = before[ranges(first[frontier], first[frontier + 1])]
+        frontier = np.unique(reaching[least[reaching] == NEVER])
+        least[frontier] = tokens
+    return least
+
+
+def incoming(sources: np.ndarray, targets: np.ndarray, states: int) -> tuple[np.ndarray, np.ndarray]:
+    """The edges by target: where they come from, and where those of each state begin in that (one entry more)."""
+    by_target = np.argsort(targets, kind="stable")
+    return sources[by_target], np.searchsorted(targets[by_target], np.arange(states + 1))
+
+
+def ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The numbers from each `first` up to, not including, each `last`, one range after another."""
+    sizes = last - first
+    return np.arange(sizes.sum()) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
+
+
+MOST_ENTRIES = 2**26
+"""States times columns of the largest table that is built (256 MiB)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A deterministic automaton.
+
+    Attributes:
+        next_state: (states, columns) where each column's symbols lead, -1 for nowhere.
+        accepting: (states,) whether the end may follow.
+        start: the first state.
+    """
+
+    next_state: np.ndarray
+    accepting: np.ndarray
+    start: int = 0
+
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """The states that edges leave, and those that they lead to, each pair once."""
+        sources, columns = np.nonzero(self.next_state >= 0)
+        states = self.accepting.size
+        pairs = np.unique(sources * states + self.next_state[sources, columns])
+        return pairs // states, pairs % states
+
+    def least_to_end(self) -> np.ndarray:
+        """See `graph.least_to_end`."""
+        return least_to_end(*self.edges(), self.accepting)
+
+
+def equal_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the distinct rows of a matrix.
+
+    Returns:
+        The number of each row, in the order in which distinct rows are first seen, and where each was first seen.
+    """
+    matrix = np.ascontiguousarray(matrix)
+    seen: dict[bytes, int] = {}
+    labels = np.fromiter((seen.setdefault(row.tobytes(), len(seen)) for row in matrix), np.int32, len(matrix))
+    return labels, np.unique(labels, return_index=True)[1]
+
+
+def trimmed(table: Table) -> Table | None:
+    """Only the states on some way from the start to an end; None if there is no such way."""
+    useful = table.least_to_end() < NEVER
+    if not useful[table.start]:
+        return None
+    next_state = _where_useful(table.next_state, useful)
+    reached = np.zeros(useful.size, np.bool_)
+    frontier = np.asarray([table.start])
+    while frontier.size:
+        reached[frontier] = True
+        seen = np.unique(next_state[frontier])
+        seen = seen[seen >= 0]
+        frontier = seen[~reached[seen]]
+    return relabelled(Table(next_state, table.accepting, table.start), np.cumsum(reached) - 1, np.flatnonzero(reached))
+
+
+def merged_columns(table: Table) -> tuple[Table, np.ndarray]:
+    """Equal columns made one.
+
+    Returns:
+        The narrower table, and the new column of each old one.
+    """
+    labels, first = equal_rows(table.next_state.T)
+    return Table(table.next_state[:, first], table.accepting, table.start), labels
+
+
+def without_dead_ends(table: Table) -> Table:
+    """The same states, without ways into those from which there is no end."""
+    return Table(_where_useful(table.next_state, table.least_to_end() < NEVER), table.accepting, table.start)
+
+
+def relabelled(table: Table, labels: np.ndarray, kept: np.ndarray) -> Table:
+    """Only the states `kept`, numbered in that order; `labels` has the new number of every state that is still used."""
+    next_state = np.append(labels, -1)[table.next_state[kept]].astype(np.int32)
+    return Table(next_state, table.accepting[kept], int(labels[table.start]))
+
+
+def _where_useful(next_state: np.ndarray, useful: np.ndarray) -> np.ndarray:
+    return np.where(np.append(useful, False)[next_state], next_state, -1).astype(np.int32)
+
+
+def minimised(table: Table) -> Table:
+    """The smallest automaton of the same language, given one without useless states.
+
+    All states begin in two blocks, by whether the end may follow. A block is split where its states lead to
+    different blocks. Only states that lead to one whose block has just changed are looked at again, and of a split
+    block the largest part keeps its number (Hopcroft's idea, 1971): long chains of states take no longer than others.
+    """
+    before, first = incoming(*table.edges(), table.accepting.size)
+    blocks = np.append(_numbered(table.accepting)[0], -1)  # -1, for nowhere, takes the last entry
+    members = defaultdict(set)
+    for state, block in enumerate(blocks[:-1].tolist()):
+        members[block].add(state)
+    touched = np.arange(table.accepting.size)
+    while touched.size:
+        to_look_at = defaultdict(set)
+        for state in touched.tolist():
+            to_look_at[int(blocks[state])].add(state)
+        parts = [part for block, states in to_look_at.items() for part in _split(table, blocks, members[block], states)]
+        for part in parts:
+            members[int(blocks[next(iter(part))])] -= part
+            blocks[list(part)] = len(members)
+            members[len(members)] = part
+        moved = np.asarray([state for part in parts for state in part], np.int64)
+        touched = np.unique(before[ranges(first[moved], first[moved + 1])])
+    return relabelled(table, *_numbered(blocks[:-1]))
+
+
+def _split(table: Table, blocks: np.ndarray, block: set[int], states: set[int]) -> list[set[int]]:
+    """The parts that a block falls into, but for the largest.
+
+    Args:
+        table: the automaton.
+        blocks: the block of each state.
+        block: the block's members.
+        states: those that may no longer lead where the rest does, which all leads to the same blocks.
+    """
+    parts = defaultdict(set)
+    for state in states:
+        parts[blocks[table.next_state[state]].tobytes()].add(state)
+    unchanged = len(block) - len(states)
+    with_rest = b""
+    if unchanged:
+        of_rest = next(state for state in block if state not in states)
+        with_rest = blocks[table.next_state[of_rest]].tobytes()
+    sizes = {leads: len(part) for leads, part in parts.items()}
+    sizes[with_rest] = sizes.get(with_rest, 0) + unchanged
+    largest = max(sizes, key=lambda leads: sizes[leads])
+    if unchanged and largest != with_rest:
+        parts[with_rest] |= block - states
+    return [part for leads, part in parts.items() if leads != largest]
+
+
+def _numbered(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each state's block, in the order of their first states, and those states."""
+    _, kept, labels = np.unique(blocks, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(kept))
+    return rank[labels], np.sort(kept)
+
 
 _LEAST_STATES = 64
 _LEAST_CLASSES = 16

@@ -1,6 +1,9 @@
-"""The processors of one run, in the order of transformers 4.57.6, and how they are applied.
+"""The form of a processor, the processors of one run in the order of transformers 4.57.6, and how they are applied.
 
-Must not know: models, caches, loops, and what any rule does.
+A processor is called as `processor(logits, prefix, length)`: float32 logits (rows, vocab), and `prefix` (rows, width),
+whose first `length` columns are the tokens so far, prompt and its left padding included. It returns the new logits.
+Numbers that may differ from call to call are arrays (they are traced), so that only which processors are present, and
+sizes, decide which program runs.
 """
 
 from collections.abc import Sequence
@@ -11,8 +14,21 @@ import numpy as np
 from ..buckets import LEAST_SLOTS, bucket
 from ..resolve import Settings
 from ..scalars import MOST
-from . import lengths, numbers, repetition, shares, words
-from ._base import Length, Logits, Prefix, Processor
+from . import repetition
+from .form import Length, Logits, Prefix, Processor
+from .sampling_filters import Epsilon, Eta, MinP, Temperature, TopK, TopP, Typical
+from .token_rules import (
+    DecayingLength,
+    Finite,
+    ForcedToken,
+    MinLength,
+    MinNewTokens,
+    Normalised,
+    SequenceBias,
+    Suppressed,
+    SuppressedAt,
+    padded_ids,
+)
 
 
 def build(
@@ -43,7 +59,7 @@ def build(
         *_about_places(settings, prompt_width, ends),
         *settings.logits_processors,
         *(_about_shares(settings, min_tokens_to_keep) if settings.do_sample else ()),
-        *((numbers.Normalised(),) if settings.renormalize_logits else ()),
+        *((Normalised(),) if settings.renormalize_logits else ()),
     )
 
 
@@ -75,7 +91,7 @@ def _about_repetition(
 ) -> list[Processor]:
     chain: list[Processor] = []
     if settings.sequence_bias:
-        chain.append(words.SequenceBias.of_sequences(settings.sequence_bias))
+        chain.append(SequenceBias.of_sequences(settings.sequence_bias))
     if settings.encoder_repetition_penalty != 1.0 and source is not None:
         ids, width = source
         penalty = np.asarray(1 / settings.encoder_repetition_penalty, np.float32)
@@ -90,17 +106,17 @@ def _about_repetition(
         chain.append(repetition.SourceNGrams(ids, np.asarray(width, np.int32), size, rows_per_sentence))
     if settings.bad_words_ids:
         forbidden = [(word, -np.inf) for word in dict.fromkeys(settings.bad_words_ids)]
-        chain.append(words.SequenceBias.of_sequences(forbidden))
+        chain.append(SequenceBias.of_sequences(forbidden))
     return chain
 
 
 def _about_ends(settings: Settings, min_length: int, prompt_width: int, ends: np.ndarray) -> list[Processor]:
     chain: list[Processor] = []
     if min_length > 0:
-        chain.append(lengths.MinLength(np.asarray(min_length, np.int32), ends))
+        chain.append(MinLength(np.asarray(min_length, np.int32), ends))
     if settings.min_new_tokens > 0:
         least, width = (np.asarray(value, np.int32) for value in (settings.min_new_tokens, prompt_width))
-        chain.append(lengths.MinNewTokens(least, width, ends))
+        chain.append(MinNewTokens(least, width, ends))
     return chain
 
 
@@ -108,28 +124,28 @@ def _about_places(settings: Settings, prompt_width: int, ends: np.ndarray) -> li
     chain: list[Processor] = []
     first_is_forced = settings.forced_bos_token_id is not None
     if settings.forced_bos_token_id is not None:
-        chain.append(words.ForcedToken(np.asarray(1, np.int32), np.asarray([settings.forced_bos_token_id], np.int32)))
+        chain.append(ForcedToken(np.asarray(1, np.int32), np.asarray([settings.forced_bos_token_id], np.int32)))
     if settings.forced_eos_token_ids:
         last = np.asarray(prompt_width + settings.max_new_tokens - 1, np.int32)
-        chain.append(words.ForcedToken(last, np.asarray(settings.forced_eos_token_ids, np.int32)))
+        chain.append(ForcedToken(last, np.asarray(settings.forced_eos_token_ids, np.int32)))
     if settings.remove_invalid_values:
-        chain.append(numbers.Finite())
+        chain.append(Finite())
     if settings.exponential_decay_length_penalty is not None:
         chain.append(_decaying(settings.exponential_decay_length_penalty, settings.max_new_tokens, prompt_width, ends))
     if settings.suppress_tokens:
-        chain.append(words.Suppressed(words.listed(settings.suppress_tokens)))
+        chain.append(Suppressed(padded_ids(settings.suppress_tokens)))
     if settings.begin_suppress_tokens:
         first = np.asarray(prompt_width + first_is_forced, np.int32)
-        chain.append(words.SuppressedAt(first, words.listed(settings.begin_suppress_tokens)))
+        chain.append(SuppressedAt(first, padded_ids(settings.begin_suppress_tokens)))
     return chain
 
 
-def _decaying(decay: tuple[int, float], new: int, prompt_width: int, ends: np.ndarray) -> lengths.DecayingLength:
+def _decaying(decay: tuple[int, float], new: int, prompt_width: int, ends: np.ndarray) -> DecayingLength:
     start, factor = decay
     with np.errstate(over="ignore"):
         growth = np.power(factor, np.arange(bucket(new, least=LEAST_SLOTS), dtype=np.float64)) - 1
     growth = np.minimum(growth, MOST).astype(np.float32)
-    return lengths.DecayingLength(np.asarray(prompt_width + start, np.int32), growth, ends)
+    return DecayingLength(np.asarray(prompt_width + start, np.int32), growth, ends)
 
 
 def _about_shares(settings: Settings, keep: int) -> list[Processor]:
@@ -137,15 +153,15 @@ def _about_shares(settings: Settings, keep: int) -> list[Processor]:
         return []
     chain: list[Processor] = []
     if settings.temperature != 1.0:
-        chain.append(shares.Temperature(np.asarray(settings.temperature, np.float32)))
+        chain.append(Temperature(np.asarray(settings.temperature, np.float32)))
     if settings.top_k > 0:
-        chain.append(shares.TopK(np.asarray(max(settings.top_k, keep), np.int32)))
+        chain.append(TopK(np.asarray(max(settings.top_k, keep), np.int32)))
     bounds = (
-        (shares.TopP, 1 - settings.top_p, settings.top_p < 1),
-        (shares.MinP, settings.min_p, settings.min_p > 0),
-        (shares.Typical, settings.typical_p, settings.typical_p < 1),
-        (shares.Epsilon, settings.epsilon_cutoff, settings.epsilon_cutoff > 0),
-        (shares.Eta, settings.eta_cutoff, settings.eta_cutoff > 0),
+        (TopP, 1 - settings.top_p, settings.top_p < 1),
+        (MinP, settings.min_p, settings.min_p > 0),
+        (Typical, settings.typical_p, settings.typical_p < 1),
+        (Epsilon, settings.epsilon_cutoff, settings.epsilon_cutoff > 0),
+        (Eta, settings.eta_cutoff, settings.eta_cutoff > 0),
     )
     chain += [rule(np.asarray(bound, np.float32), keep) for rule, bound, has_effect in bounds if has_effect]
     return chain

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from ..._typing import Array, ArrayLike
-from ._base import Length, Logits, Prefix
+from .form import Length, Logits, Prefix
 
 _NOWHERE = np.iinfo(np.int32).max
 

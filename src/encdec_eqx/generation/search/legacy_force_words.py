@@ -1,10 +1,4 @@
-"""Phrases that a sequence has to contain, as arrays, and how far a sequence has come with them.
-
-A constraint is a phrase or a choice of phrases, stored as a tree of their tokens. A sequence is read token by token and
-works on one constraint at a time: a token that takes it further does so; any other throws it back to the start, and the
-constraint goes behind those that still wait. These are the rules of transformers 4.46.3, the last version that had
-constrained beam search in its own code. Knows nothing of beams and decoders.
-"""
+"""Whether finished rows hold the words that had to come, as a reader would look for them. Knows no search."""
 
 from collections.abc import Sequence
 
@@ -14,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from .._typing import Array, ArrayLike
-from .buckets import bucket
+from ..._typing import Array, ArrayLike
+from ..buckets import bucket
 
 _NOT_WAITING = np.int32(2**30)
 _LEAST_TOKENS, _LEAST_CONSTRAINTS, _LEAST_OFFERS, _LEAST_CHOICES = 16, 4, 8, 4
@@ -206,3 +200,29 @@ def read(
         return jax.lax.scan(one, words.untouched(), (tokens, real))[0]
 
     return jax.vmap(row)(jnp.asarray(columns), jnp.asarray(real))
+
+
+_Word = tuple[tuple[int, ...], ...]
+
+
+def words_met(rows: Sequence[np.ndarray], words: Sequence[_Word]) -> np.ndarray:
+    """For each row whether it holds every word, each as often as it was asked for.
+
+    Args:
+        rows: the ids of each row, its prompt's included.
+        words: the alternatives of each word, of which one has to be there.
+    """
+    times = {word: words.count(word) for word in dict.fromkeys(words)}
+    return np.asarray([all(_count(row.tolist(), word) >= least for word, least in times.items()) for row in rows], bool)
+
+
+def _count(row: list[int], word: _Word) -> int:
+    """How often a word is there, without overlaps."""
+    alternatives, lengths = set(word), {len(phrase) for phrase in word}
+    found = at = 0
+    while at < len(row):
+        # none is the beginning of another: at most one stands here
+        length = next((length for length in lengths if tuple(row[at : at + length]) in alternatives), 0)
+        found += length > 0
+        at += length or 1
+    return found

@@ -15,20 +15,17 @@ from ..decoder import Decoder
 from ..encoder import Encoder, EncoderOutput
 from ..layers.linear import AbstractLinear
 from ..surgery.ties import Ties, untie
-from . import source
 from .assistants import Assistant
 from .call import GenerationOptions, WarmupOptions
-from .checks import host_level
-from .generate import Request, request
-from .rescore import rescore
+from .compilations import Warmup, warm_all
+from .engine import Request, request
+from .rescore import Rescored, rescore
 from .result import GenerationResult
-from .retrace import Rescored
 from .scalars import plain, whole
 from .settings import GenerationConfig
-from .special_tokens import SpecialTokens
-from .starts import is_per_row
+from .source import Source, from_any, from_ids, from_outputs, host_level
+from .special_tokens import SpecialTokens, is_per_row
 from .streaming import StreamChunk
-from .warmup import Warmup, warm_all
 
 
 class Generates(TaughtAttributes):
@@ -291,13 +288,13 @@ class Generates(TaughtAttributes):
             return dict(options)
         return {**options, "assistant_model": Assistant(decoder, project, decoder.config)}
 
-    def _source(self, input_ids: Any, encoder_outputs: EncoderOutput | None, **inputs: Any) -> source.Source:
+    def _source(self, input_ids: Any, encoder_outputs: EncoderOutput | None, **inputs: Any) -> Source:
         host_level(self.encoder, input_ids, encoder_outputs, inputs)
         if encoder_outputs is not None:
-            return source.from_outputs(encoder_outputs, input_ids, hidden_size=self.encoder.hidden_size, **inputs)
+            return from_outputs(encoder_outputs, input_ids, hidden_size=self.encoder.hidden_size, **inputs)
         if input_ids is None:
             raise ValueError("generate needs a source: input_ids, or encoder_outputs from model.encode(...).")
         encoder = untie(self.encoder, self.decoder, self.ties)
         if isinstance(encoder, Encoder):
-            return source.from_ids(encoder, encoder.config, input_ids, **inputs)
-        return source.from_any(encoder, input_ids, **inputs)
+            return from_ids(encoder, encoder.config, input_ids, **inputs)
+        return from_any(encoder, input_ids, **inputs)

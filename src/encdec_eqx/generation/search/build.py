@@ -8,23 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from . import processors
-from .beams import BeamSearch
-from .buckets import TargetBucket, bucket
-from .constrained_beams import ConstrainedBeamSearch
-from .contrastive import ContrastiveSearch
-from .drafting import AbstractDrafter, DraftDecoder, SourceLookup
-from .forced_words import ForcedWords
-from .hypotheses import Lengths
-from .keys import key_data
-from .loop import AbstractStrategy
-from .prompt import PositionRule
-from .resolve import Settings
-from .sampling import Sampling
-from .sizes import check_comparisons
-from .source import padded_ids
-from .special_tokens import SpecialTokens
-from .speculative import Speculative
+from .. import processors
+from ..buckets import TargetBucket, bucket, check_comparisons
+from ..prompt import PositionRule
+from ..resolve import Settings
+from ..source import padded_ids
+from ..special_tokens import SpecialTokens
+from .base import AbstractStrategy
+from .beam import BeamSearch
+from .beam_hypotheses import Lengths
+from .greedy_and_sampling import Sampling, key_data
+from .legacy_constrained_beam import ConstrainedBeamSearch
+from .legacy_contrastive import ContrastiveSearch
+from .legacy_force_words import ForcedWords
+from .speculative import AbstractDrafter, DraftDecoder, SourceLookup, Speculative
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,9 @@
-"""The loop every strategy runs in, compiled once a bucket. Must not know: strategies, encoders, options.
-
-A strategy is a module with `step(decoder, state) -> state`. Its state has `length`, the columns filled so far, and
-`finished`. `advance_until` runs it up to a given length or until all have finished, whichever comes first, so that the
-same program serves a whole generation and a piece of one. What else a strategy has serves the host before and after.
-"""
+"""What every search is made of: the state of the loop, its results, and small operations on tables of tokens."""
 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -16,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Shaped
 
-from .._typing import Array, ArrayLike
-from .prompt import PositionRule
+from ..._typing import Array, ArrayLike
+from ..prompt import PositionRule
 
 
 @runtime_checkable
@@ -56,9 +51,6 @@ class LoopState(Protocol):
     def finished(self) -> Bool[Array, " rows"]:
         """What needs no more steps: rows, or sentences where their rows end together."""
         ...
-
-
-State = TypeVar("State", bound=LoopState)
 
 
 class Opening(eqx.Module):
@@ -157,26 +149,6 @@ class AbstractStrategy(eqx.Module):
     @abstractmethod
     def record(self, state: Any, batch: int) -> Record:
         """The state's results for the first `batch` sentences."""
-
-
-@eqx.filter_jit(donate="all-except-first")
-def advance_until(fixed: tuple[Any, AbstractStrategy, Int32[ArrayLike, ""]], state: State) -> State:
-    """Steps until `state.length` is `until`, or all have finished.
-
-    The state's buffers are donated: it is private to one run, and its cache need not exist twice.
-
-    Args:
-        fixed: the decoder, the strategy, and `until`.
-        state: where to go on.
-    """
-    decoder, strategy, until = fixed
-
-    def unfinished(now: State) -> Bool[Array, ""]:
-        return (now.length < until) & ~jnp.all(now.finished)
-
-    # Around single tokens: a scan of n tokens would stop up to n - 1 tokens too late, and is not faster (measured: 10.7
-    # against 10.9 ms of processor time a token; 6 layers of width 384, batch 1).
-    return jax.lax.while_loop(unfinished, lambda now: strategy.step(decoder, now), state)
 
 
 def column_at(table: Shaped[Array, "*rows width"], at: Int32[Array, ""]) -> Shaped[Array, "*rows"]:

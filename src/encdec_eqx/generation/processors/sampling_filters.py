@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from ..._typing import Array, ArrayLike
-from ._base import Length, Logits, Prefix
+from .form import Length, Logits, Prefix
 
 Rows = Float[Array, "rows 1"]
 Column = Int32[Array, "rows 1"]

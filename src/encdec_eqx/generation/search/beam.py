@@ -13,18 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt32
 
-from .._typing import Array, ArrayLike
-from . import processors
-from .best import best_hypotheses, with_first_end
-from .branching import side_by_side
-from .candidates import Candidates, best, drawn
-from .closing import Group, Step, as_4_46, as_4_57
-from .constraints.interface import AbstractConstraint
-from .constraints.obey import obeying, only_allowed
-from .hypotheses import Hypotheses, Lengths, Pool
-from .keys import row_keys, token_keys
-from .loop import AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end, picked
-from .prompt import PositionRule
+from ..._typing import Array, ArrayLike
+from ...cache import Branches
+from .. import processors
+from ..constraints.constraint import AbstractConstraint, obeying, only_allowed
+from ..prompt import PositionRule
+from .base import AbstractStrategy, DecoderStep, Opening, Record, column_at, is_end, picked
+from .beam_hypotheses import Candidates, Hypotheses, Lengths, Pool, best, drawn
+from .beam_termination import Group, Step, as_4_46, as_4_57, best_hypotheses, with_first_end
+from .greedy_and_sampling import row_keys, token_keys
+
+
+def side_by_side(visible: Bool[Array, "rows new slots"], prefix: int, step: Int32[Array, ""]) -> Branches:
+    """One more token for each branch, which takes a slot of its own beside those of the other branches.
+
+    Args:
+        visible: which slots each branch has attended to so far: its ancestors'.
+        prefix: slots in front of the first step's.
+        step: how many steps there were before this one, each with as many tokens.
+    """
+    rows, new, slots = visible.shape
+    every = jnp.arange(slots, dtype=jnp.int32)
+    own = every[None, :] == prefix + step * new + jnp.arange(new, dtype=jnp.int32)[:, None]
+    return Branches(
+        visible=visible | jnp.broadcast_to(own[None], (rows, new, slots)),
+        depth=jnp.full((new,), prefix + step, jnp.int32),
+        slot_depth=jnp.where(every < prefix, every, prefix + (every - prefix) // new),
+    )
 
 
 class BeamState(eqx.Module):

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .symbols import SymbolSet, classes_of
-from .syntax import Chain, Choice, Node, Repeat, Symbol
-from .tables import MOST_ENTRIES, Table
+from .dfa import MOST_ENTRIES, Table
+from .patterns import Chain, Choice, Node, Repeat, Symbol, SymbolSet, classes_of
 
 _MOST_POSITIONS = 10_000
 _MOST_STATES = 10_000

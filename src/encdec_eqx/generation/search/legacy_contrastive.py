@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32
 
-from .._typing import Array, ArrayLike
-from . import processors
-from .branching import side_by_side
-from .candidates import Candidates, best
-from .loop import AbstractStrategy, DecoderStep, Opening, Record, is_end, log_probability, picked, with_column
-from .prompt import PositionRule
-from .sampling import record_of_rows
+from ..._typing import Array, ArrayLike
+from .. import processors
+from ..prompt import PositionRule
+from .base import AbstractStrategy, DecoderStep, Opening, Record, is_end, log_probability, picked, with_column
+from .beam import side_by_side
+from .beam_hypotheses import Candidates, best
+from .greedy_and_sampling import record_of_rows
 
 
 class Past(eqx.Module):

@@ -13,14 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32
 
-from .._typing import Array, ArrayLike
-from .beams import BeamSearch, BeamState
-from .best import best_hypotheses, with_first_end
-from .candidates import Candidates
-from .closing import Group, attainable
-from .forced_words import ForcedWords, Progress, read
-from .hypotheses import Hypotheses, Pool, normalized
-from .loop import AbstractStrategy, DecoderStep, Opening, Record, is_end
+from ..._typing import Array, ArrayLike
+from .base import AbstractStrategy, DecoderStep, Opening, Record, is_end
+from .beam import BeamSearch, BeamState
+from .beam_hypotheses import Candidates, Hypotheses, Pool, normalized
+from .beam_termination import Group, attainable, best_hypotheses, with_first_end
+from .legacy_force_words import ForcedWords, Progress, read
 
 _LAST = np.int32(2**30)
 

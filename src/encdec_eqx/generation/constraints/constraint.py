@@ -1,17 +1,64 @@
-"""What a constraint on the generated tokens is, for the loops that obey one. Knows no model, loop or cache.
-
-States are numbers. Three of them mean the same in every constraint of this folder: `END`, `DEAD` and `START`.
-"""
+"""How logits obey a constraint, around the rules that process them. Knows no loop."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
-from jaxtyping import Bool, Int32, Integer
+from jaxtyping import Bool, Float, Int32, Integer
 
+from ..._quoting import quoted
 from ..._typing import Array, ArrayLike
+from ..scalars import plain
+
+_MOST_TOKENS = 2**21
+"""Ids of a vocabulary: twice as many as the largest that tokenizers are trained with."""
+
+
+def as_vocab_size(vocab_size: int) -> int:
+    """A size of a vocabulary.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is not positive, or larger than any vocabulary.
+    """
+    size = plain(vocab_size)
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"`vocab_size` must be an integer (the width of the model's logits), got {quoted(vocab_size)}.")
+    if size < 1:
+        raise ValueError(f"`vocab_size` must be at least 1, got {quoted(size)}.")
+    if size > _MOST_TOKENS:
+        raise ValueError(
+            f"`vocab_size` must be at most {_MOST_TOKENS:,}, got {quoted(size)}; it is the width of the model's logits."
+        )
+    return size
+
+
+def as_end_ids(eos_token_id: int | Sequence[int], vocab_size: int) -> np.ndarray:
+    """The end tokens in ascending order, each once.
+
+    Raises:
+        TypeError: they are not integers.
+        ValueError: there is none, or one lies outside the vocabulary.
+    """
+    given = plain(eos_token_id)
+    ids = [plain(id_) for id_ in (given if isinstance(given, Iterable) and not isinstance(given, str) else [given])]
+    if any(isinstance(id_, bool) or not isinstance(id_, int) for id_ in ids):
+        raise TypeError(f"`eos_token_id` must be an id or a list of ids, got {quoted(eos_token_id)}.")
+    if not ids:
+        raise ValueError(
+            "`eos_token_id` is empty; a constraint needs at least one end token, or no output could ever be complete."
+        )
+    wrong = [id_ for id_ in ids if not 0 <= id_ < vocab_size]
+    if wrong:
+        raise ValueError(
+            f"`eos_token_id` holds {quoted(wrong[0])}; expected ids from 0 to {vocab_size - 1}, the vocabulary's."
+        )
+    return np.unique(np.asarray(ids, np.int32))
+
 
 END = 0
 """The state behind an end token. Nothing more may come, and whatever does come changes nothing."""
@@ -102,3 +149,30 @@ class AbstractConstraint(eqx.Module):
         leaves = jax.tree.leaves(self)
         concrete = all(isinstance(leaf, ArrayLike) and not isinstance(leaf, Tracer) for leaf in leaves)
         return self.describe() if leaves and concrete else super().__repr__()
+
+
+Logits = Float[Array, "rows vocab"]
+Allowed = Bool[Array, "rows vocab"]
+
+
+def only_allowed(logits: Logits, allowed: Allowed | None) -> Logits:
+    """Minus infinity wherever a token is not allowed. Rules behind it then see, and rank, allowed tokens only."""
+    return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
+
+
+def obeying(processed: Logits, plain: Logits, allowed: Allowed | None) -> Logits:
+    """The processed logits of allowed tokens.
+
+    Where other rules (a least length, forced or forbidden tokens) leave none of them, the row is as if there were no
+    other rules: an output is valid before it is anything else.
+
+    Args:
+        processed: the logits after the other rules.
+        plain: before them.
+        allowed: which tokens may come; None for all.
+    """
+    if allowed is None:
+        return processed
+    kept = only_allowed(processed, allowed)
+    nothing = jnp.all(jnp.isneginf(kept), axis=-1, keepdims=True)
+    return jnp.where(jnp.broadcast_to(nothing, kept.shape), only_allowed(plain, allowed), kept)

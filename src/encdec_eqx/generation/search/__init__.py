@@ -1,0 +1,1 @@
+"""Searches, one per file: how the next tokens are chosen."""
