@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ._quoting import quoted
-from .layers.feed_forward import ACTIVATIONS as ACTIVATIONS
+from .layers.activations import ACTIVATIONS as ACTIVATIONS
 from .layers.feed_forward import GatedMLPConfig as GatedMLPConfig
 from .layers.feed_forward import MLPConfig as MLPConfig
 from .layers.norm import LayerNormConfig as LayerNormConfig

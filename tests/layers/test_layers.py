@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from encdec_eqx.config import ACTIVATIONS
+from encdec_eqx.layers.activations import ACTIVATION_FUNCTIONS
 from encdec_eqx.layers.attention import attend, fold
 from encdec_eqx.layers.dropout import Dropout
-from encdec_eqx.layers.feed_forward import ACTIVATION_FUNCTIONS
 from encdec_eqx.layers.linear import Embedding, Linear
 from encdec_eqx.layers.masks import causal_mask
 from encdec_eqx.layers.norm import LayerNorm
