@@ -12,7 +12,7 @@ from ..config import StackConfig
 from ..layers.dropout import Dropout
 from ..layers.linear import AbstractLinear, Embedding, Linear
 from ..layers.norm import AbstractNorm, init_norm
-from ..layers.positions import sinusoids
+from ..layers.sinusoids import sinusoids
 
 
 class Embeddings(eqx.Module):

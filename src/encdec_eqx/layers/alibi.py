@@ -1,6 +1,5 @@
 """Attention with linear biases: scores grow with the key's position, by a slope per head (Press et al. 2022)."""
 
-import dataclasses
 import math
 
 import jax
@@ -9,9 +8,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from .._typing import Array
+from .validation import part_config
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class AlibiConfig:
     """A bias of slope times position.
 

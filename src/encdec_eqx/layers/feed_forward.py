@@ -1,7 +1,5 @@
 """The feed-forward parts of a block: a two-layer perceptron, or one with a gate."""
 
-import dataclasses
-
 import equinox as eqx
 import jax
 from jaxtyping import Float
@@ -10,10 +8,10 @@ from .._typing import Array, PRNGKey
 from .activations import ACTIVATION_FUNCTIONS, ACTIVATIONS
 from .dropout import Dropout
 from .linear import AbstractLinear, Linear
-from .validation import one_of, positive, rate
+from .validation import one_of, part_config, positive, rate
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class MLPConfig:
     """The two-layer perceptron of a block.
 
@@ -35,7 +33,7 @@ class MLPConfig:
         one_of(self, "activation", ACTIVATIONS)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class GatedMLPConfig:
     """A perceptron whose inner activations are multiplied by a gate (Shazeer 2020).
 

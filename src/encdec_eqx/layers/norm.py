@@ -1,6 +1,5 @@
 """Normalisation with statistics in float32: by mean and variance, or by the mean of squares alone."""
 
-import dataclasses
 from abc import abstractmethod
 from typing import Literal, get_args
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from .._typing import Array
-from .validation import one_of, positive_real
+from .validation import one_of, part_config, positive_real
 
 Placement = Literal["post", "pre", "both", "output", "pre_residual"]
 """Where a block's norms stand, by their effect on the residual stream x around a sub-layer f:
@@ -25,7 +24,7 @@ Placement = Literal["post", "pre", "both", "output", "pre_residual"]
 Span = Literal["head", "each_head", "all_heads"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class LayerNormConfig:
     """Layer normalisation (Ba et al. 2016).
 
@@ -49,7 +48,7 @@ class LayerNormConfig:
         positive_real(self, "eps")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class RMSNormConfig:
     """Normalisation by the root of the mean square (Zhang & Sennrich 2019): no mean is taken off, no bias added.
 
@@ -75,7 +74,7 @@ class RMSNormConfig:
         positive_real(self, "eps")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class QKNormConfig:
     """Norms of queries and of keys, before they are rotated.
 

@@ -1,7 +1,6 @@
 """A learned bias per head for each bucket of relative positions, added to attention scores (Raffel et al. 2020)."""
 
 import bisect
-import dataclasses
 import math
 
 import equinox as eqx
@@ -11,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from .._typing import Array, PRNGKey
-from .validation import positive
+from .validation import part_config, positive
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class RelativeBiasConfig:
     """Which relative positions share a bias. Small distances have a bucket each, larger ones by their logarithm.
 

@@ -1,6 +1,5 @@
 """Rotations of queries and keys by their positions (RoPE; Su et al. 2021)."""
 
-import dataclasses
 from typing import Literal
 
 import equinox as eqx
@@ -9,12 +8,12 @@ from jaxtyping import Float, Integer
 
 from .._typing import Array
 from .rotary_scaling import RotaryScaling, scaled_frequencies
-from .validation import one_of, positive, positive_real
+from .validation import one_of, part_config, positive, positive_real
 
 Pairs = Literal["halves", "neighbours"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class RotaryConfig:
     """How far each pair of a head's entries rotates per position. Two bases in one stack are two of these.
 

@@ -4,7 +4,6 @@ Each rule gives the angle per position of every rotating pair, and the factor on
 transformers' `ROPE_INIT_FUNCTIONS`, whose float32 arithmetic is kept to the last step.
 """
 
-import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from .._typing import Array, ArrayLike
-from .validation import positive, positive_real
+from .validation import part_config, positive, positive_real
 
 Frequencies = Float[ArrayLike, " pairs"]
 
@@ -23,10 +22,12 @@ def base_frequencies(theta: float, dim: int) -> Float[np.ndarray, " pairs"]:
 
 
 def _powers(theta: float, dim: int) -> Float[np.ndarray, " pairs"]:
-    return np.power(np.float32(theta), np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
+    exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    # rounded once, as torch's float32 power is; NumPy's own differs from it in the last bit of every fifth
+    return np.power(theta, exponents.astype(np.float64)).astype(np.float32)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class LinearScaling:
     """All angles divided by a factor (Chen et al. 2023)."""
 
@@ -45,7 +46,7 @@ class LinearScaling:
         return 1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class DynamicNTKScaling:
     """A larger base where a call is longer than the model was trained for.
 
@@ -71,7 +72,8 @@ class DynamicNTKScaling:
         length = jnp.maximum(longest, self.max_positions).astype(jnp.float32)
         growth = self.factor * length / self.max_positions - (self.factor - 1)
         base = theta * growth ** (dim / (dim - 2))
-        return 1.0 / base ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+        stretched = 1.0 / base ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+        return jnp.where(longest > self.max_positions, stretched, jnp.asarray(base_frequencies(theta, dim)))
 
     @property
     def attention_factor(self) -> float:
@@ -79,7 +81,7 @@ class DynamicNTKScaling:
         return 1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class Llama3Scaling:
     """Slow angles divided by a factor, fast ones kept, those between interpolated (Llama 3.1).
 
@@ -121,7 +123,7 @@ class Llama3Scaling:
         return 1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class YarnScaling:
     """Slow angles divided by a factor, fast ones kept, with a ramp between; sharper attention (Peng et al. 2023).
 
@@ -166,7 +168,7 @@ class YarnScaling:
         )
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, dim - 1)
+        low, high = max(float(low), 0.0), min(float(high), dim - 1.0)
         return low, high + 0.001 if low == high else high
 
     @property
@@ -182,7 +184,7 @@ class YarnScaling:
         return 1.0 if self.factor <= 1 else 0.1 * mscale * math.log(self.factor) + 1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@part_config
 class LongRopeScaling:
     """A divisor for every pair, one set for short calls and one for long ones (Ding et al. 2024).
 

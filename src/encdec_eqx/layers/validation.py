@@ -1,8 +1,11 @@
-"""What the configs of parts have in common: the bounds of their numbers, and the checks that name config and field."""
+"""What the configs of parts have in common: their form, the bounds of their numbers, and the checks."""
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
 
 from .._quoting import quoted
+
+_Config = TypeVar("_Config")
 
 MAX_SIZE = 2**24
 """Largest size of anything: of a vocabulary (the largest published have a million entries), of a table of positions, of
@@ -10,6 +13,14 @@ a width. Beyond is a damaged or a malicious config, whose arrays no machine hold
 
 LEAST_REAL, LARGEST_REAL = 2.0**-126, 1e30
 """Reals of a config that float32 tells from 0, and that leave room for what is computed with them."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def part_config(cls: type[_Config]) -> type[_Config]:
+    """A frozen dataclass of keywords, which judges its own values: checkers of annotations leave wrong ones to it."""
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made.__no_type_check__ = True  # pyright: ignore[reportAttributeAccessIssue]
+    return made
 
 
 def positive(config: Any, *names: str) -> None:
