@@ -52,15 +52,48 @@ class Slot:
         return Slot(self.leaf, at)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ParamNames:
+    """The names of a model's arrays. Made once for each structure of a model, which `param_names` looks up.
+
+    Attributes:
+        places: Everything that has a name, in the order in which it is read.
+        slots: The model with a `Slot` in place of every leaf.
+        by_leaf: The places of each leaf: one per layer if it is stacked, else one.
+    """
+
+    places: tuple[Place, ...]
+    slots: Any
+    by_leaf: tuple[tuple[Place, ...], ...]
+
+
+def param_names(model: eqx.Module) -> ParamNames:
+    """The names of a model's arrays, or of a tree like it (its trained part, its gradients)."""
+    structure = jax.tree.structure(model)
+    try:
+        return _of_structure(structure)
+    except TypeError:  # a module of the user's own may hold static values that cannot be hashed
+        return _of_structure.__wrapped__(structure)
+
+
+def places(model: eqx.Module) -> tuple[Place, ...]:
+    """Everything that has a name, in the order in which it is read."""
+    return param_names(model).places
+
+
 def slots(model: eqx.Module) -> Any:
     """The model with a `Slot` in place of every leaf."""
-    leaves, structure = jax.tree.flatten(model)
-    return jax.tree.unflatten(structure, [Slot(leaf) for leaf in range(len(leaves))])
+    return param_names(model).slots
 
 
-def places(model: eqx.Module) -> list[Place]:
-    """Everything that has a name, in the order in which it is read."""
-    return [Place(names, slot.leaf, slot.at) for names, slot in named(unroll(slots(model)))]
+@functools.lru_cache(maxsize=64)
+def _of_structure(structure: Any) -> ParamNames:
+    its_slots = jax.tree.unflatten(structure, [Slot(leaf) for leaf in range(structure.num_leaves)])
+    found = tuple(Place(names, slot.leaf, slot.at) for names, slot in named(unroll(its_slots)))
+    by_leaf: list[list[Place]] = [[] for _ in range(structure.num_leaves)]
+    for place in found:
+        by_leaf[place.leaf].append(place)
+    return ParamNames(found, its_slots, tuple(map(tuple, by_leaf)))
 
 
 def named(unrolled: Any, is_leaf: Callable[[Any], bool] = lambda _: False) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -89,7 +122,7 @@ def named(unrolled: Any, is_leaf: Callable[[Any], bool] = lambda _: False) -> It
             yield tuple(_readable(f"{field}.blocks.{layer}.{inside}") for layer in served), leaf
 
 
-@functools.cache  # a model is named several times while a step is made
+@functools.cache
 def _readable(path: str) -> str:
     for pattern, new in _RENAMED:
         path = pattern.sub(new, path)

@@ -1,6 +1,7 @@
 """Arrays of a model as an optimizer sees them: matrices and vectors, and their own factors on the learning rate."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from jaxtyping import Float, PyTree
 
 from ..._trees import path_name
 from ..._typing import Array
-from ...params.param_names import places
+from ...params.param_names import ParamNames, param_names
 from ...params.selectors import select
 from ...stack.unrolled import AbstractStack
 
@@ -54,18 +55,17 @@ class Leaf:
         return self.names[0].split(".")
 
 
-def described(params: PyTree) -> list[Leaf]:
+def described(params: PyTree) -> tuple[Leaf, ...]:
     """What is known of each leaf of a model, or of the part of it that is trained."""
-    leaves = jax.tree.leaves(params)
-    names: list[list[str]] = [[] for _ in leaves]
-    stacked = [False] * len(leaves)
-    for place in places(params):
-        names[place.leaf].append(place.names[-1])
-        stacked[place.leaf] = place.at is not None
-    return [
-        Leaf(tuple(of_leaf), is_stacked, np.ndim(leaf) - is_stacked)
-        for leaf, of_leaf, is_stacked in zip(leaves, names, stacked, strict=True)
-    ]
+    return _described(param_names(params), tuple(np.ndim(leaf) for leaf in jax.tree.leaves(params)))
+
+
+@functools.lru_cache(maxsize=64)
+def _described(names: ParamNames, dimensions: tuple[int, ...]) -> tuple[Leaf, ...]:
+    return tuple(
+        Leaf(tuple(place.names[-1] for place in its), its[0].at is not None, axes - (its[0].at is not None))
+        for its, axes in zip(names.by_leaf, dimensions, strict=True)
+    )
 
 
 def as_matrices(x: Float[Array, "*axes"], leaf: Leaf) -> Float[Array, "count in out"] | Float[Array, "count size"]:
@@ -108,7 +108,7 @@ def rate_factors(
         ValueError: a selector matches nothing, two give an array different rates, or layers that share weights would
             have different factors.
     """
-    found, depths = places(params), _depths(params)
+    found, depths = param_names(params).places, _depths(params)
     factors = [_by_depth(place.names, depths, layer_wise_lr_decay) for place in found]
     if layer_wise_lr_decay != 1.0 and all(factor == 1.0 for factor in factors):
         raise ValueError("layer_wise_lr_decay would do nothing: no layer and no embedding is trained.")
