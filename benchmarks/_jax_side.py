@@ -25,12 +25,12 @@ state: dict[str, Any] = {"compilation": {}}
 _PRECISION = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "tensorfloat32"}
 
 
-def _record(event: str, seconds: float, **_: Any) -> None:
+def _record(event: str, duration_secs: float, **_: Any) -> None:
     """Adds up what JAX reports of tracing, lowering and compiling, by event."""
     name = event.rsplit("/", 1)[-1]
     if name in ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration"):
         count, total = state["compilation"].get(name, (0, 0.0))
-        state["compilation"][name] = (count + 1, total + seconds)
+        state["compilation"][name] = (count + 1, total + duration_secs)
 
 
 def start(*, device: str, precision: str, threads: int) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def programs(*, batch: int, source: int, new_tokens: int, beams: int) -> dict[st
 
 
 @eqx.filter_jit
-def _encode(model: EncoderDecoder, ids: jax.Array, mask: jax.Array) -> jax.Array:
+def _encode(model: EncoderDecoder, ids: Any, mask: Any) -> Any:
     return model.encode(ids, attention_mask=mask).last_hidden_state
 
 

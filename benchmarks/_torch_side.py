@@ -135,7 +135,7 @@ def matmul(*, width: int) -> dict[str, Any]:
     """Multiplies two square matrices, in bfloat16 where that is the precision; FLOPs."""
     dtype = torch.bfloat16 if state["precision"] == "bf16" else torch.float32
     left = torch.ones(width, width, device=state["device"], dtype=dtype)
-    left @ left
+    _ = left @ left
     seconds, _ = timed(lambda: left @ left)
     return {"seconds": seconds, "amount": 2 * width**3}
 

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(encoder.load_report)
     ids, mask = tokenized(folder, SENTENCES)
     states = encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    assert states is not None
     print("hidden states:", [state.shape for state in states])
     compare_with_torch(folder, ids, mask, states)
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -210,7 +211,11 @@ def _train_rows():
     median |= {"minor_faults": 7.0, "preempted": 3.0}
     turns = {"median": median, "least": 0.3, "most": 0.4, "first_of_turn": 0.45}
     turns |= {"tokens_per_second": 100.0, "cpu_seconds_per_token": 0.005}
-    memory = {"run_peak": 2_000_000_000, "anonymous_run_peak": 1_500_000_000, "life_peak": 3_000_000_000}
+    memory: dict[str, Any] = {
+        "run_peak": 2_000_000_000,
+        "anonymous_run_peak": 1_500_000_000,
+        "life_peak": 3_000_000_000,
+    }
     memory["program"] = {"temporary": 250_000_000}
     ours = {"size": "tiny", "batch": 8, "data": "equal", "contestant": "ours", "turns": turns, "memory": memory}
     ours |= {"reference": turns | {"median": median | {"seconds": 0.64}}, "first_seconds": 9.0, "loss": 10.86153}
@@ -536,7 +541,7 @@ def mini(monkeypatch):
 
 def test_ways_to_move_beams_are_compiled_timed_and_counted(mini):
     arguments = ["--batch", "1", "--source", "4", "--steps", "2", "--repeats", "2"]
-    settings, worker = cache_moves.options().parse_args(arguments), Here(_cache_side)
+    settings, worker = cache_moves.options().parse_args(arguments), cast(Any, Here(_cache_side))
     worker.ask("prepare", size="mini")
     row = cache_moves.measure_case(settings, worker, mini, beams=2, slots=16)
     assert list(row["ways"]) == list(cache_moves.WAYS)
@@ -594,7 +599,7 @@ def test_a_source_is_made_of_spans_of_what_is_generated(span):
 
 def test_proposals_are_compared_with_plain_search(mini):
     arguments = ["--repeats", "1", "--strengths", "0,1", "--spans", "12"]
-    settings, worker = speculative.options().parse_args(arguments), Here(_speculative_side)
+    settings, worker = speculative.options().parse_args(arguments), cast(Any, Here(_speculative_side))
     worker.ask("prepare", size="mini", batch=1, source=8, new_tokens=12)
     perfect, other, lookup = speculative.measure_case(settings, worker, ahead=3)
     assert perfect["passes"] == {"plain": 12, "proposed": 3}

@@ -24,7 +24,7 @@ def golden(request: pytest.FixtureRequest) -> tuple[EncoderDecoder, dict[str, np
         return EncoderDecoder.from_pretrained(folder), dict(expected)
 
 
-def _inputs(expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _inputs(expected: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         name: expected[name] for name in ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
     }
@@ -55,7 +55,7 @@ def _by_query(weights: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("layout", ["unrolled", "scanned"])
 def test_a_call_equals_torchs(golden: tuple[EncoderDecoder, dict[str, np.ndarray]], layout: Any) -> None:
     model, expected = golden
-    out = model.with_layout(layout)(**_inputs(expected), output_attentions=True, output_hidden_states=True)
+    out: Any = model.with_layout(layout)(**_inputs(expected), output_attentions=True, output_hidden_states=True)
     source, target = expected["attention_mask"], expected["decoder_attention_mask"]
     _close(out.logits, expected["logits"], target, PARITY_LOGITS)
     _close(out.encoder_last_hidden_state, expected["encoder_last_hidden_state"], source, PARITY_HIDDEN)
@@ -96,7 +96,7 @@ def test_incremental_decoding_equals_torchs_full_pass(
 
 def test_greedy_ids_equal_torchs(golden: tuple[EncoderDecoder, dict[str, np.ndarray]]) -> None:
     model, expected = golden
-    source = {name: expected[name] for name in ("input_ids", "attention_mask")}
+    source: dict[str, Any] = {name: expected[name] for name in ("input_ids", "attention_mask")}
     found = model.generate(**source, max_new_tokens=12)
     np.testing.assert_array_equal(found.sequences, expected["greedy"])
     longer = model.generate(**source, max_new_tokens=12, min_new_tokens=12)

@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -40,7 +41,7 @@ CALLS = [
     (lambda model: model.decoder.save_pretrained("x", params={}), "params", "the model itself is the pytree"),
     (lambda model: model.encoder(IDS, train=True), "train", "key="),
     (lambda model: model.decoder(IDS, train=True), "train", "key="),
-    (lambda _: EncoderDecoder.from_pretrained("x", from_pt=True), "from_pt", r"model\.safetensors"),
+    (lambda _: EncoderDecoder.from_pretrained("x", **cast(Any, {"from_pt": True})), "from_pt", r"model\.safetensors"),
     (lambda _: Encoder.from_pretrained("x", from_pt=True), "from_pt", r"model\.safetensors"),
     (lambda _: Decoder.from_pretrained("x", config=None), "config", r"config\.json"),
     (lambda _: Encoder.from_pretrained("x", torch_dtype="auto"), "torch_dtype", "dtype="),

@@ -169,8 +169,8 @@ def test_a_cache_decodes_what_a_call_does(model: EncoderDecoder) -> None:
 
 
 def test_it_generates_streams_warms_up_and_scores(unrolled: EncoderDecoder) -> None:
-    source = {"input_ids": SOURCE, "attention_mask": MASK}
-    greedy = {"num_beams": 1, "max_new_tokens": 3}
+    source: dict[str, Any] = {"input_ids": SOURCE, "attention_mask": MASK}
+    greedy: dict[str, Any] = {"num_beams": 1, "max_new_tokens": 3}
     unrolled.warmup(source_lengths=[4], batch_sizes=[2], **greedy)
     plain = unrolled.generate(**source, **greedy)
     chunks = list(unrolled.stream(**source, **greedy))

@@ -5,6 +5,7 @@ import json
 import lzma
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,7 @@ COMMON = "This paragraph stands in all of the packages and says nothing of any o
 
 
 @pytest.fixture(scope="module")
-def modules() -> dict[str, ModuleType]:
+def modules() -> Iterator[dict[str, ModuleType]]:
     """The example's files, which import each other by their bare names."""
     sys.path.insert(0, str(FOLDER))
     try:

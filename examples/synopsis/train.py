@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
     folder, seed = chosen.model or packaged_model(), chosen.seed
     model, tokenizers = joined(folder, seed=seed), TokenizerPair.from_pretrained(folder, folder)
+    run = chosen.output
     for stage, epochs in enumerate(STAGES):
         run = chosen.output / f"run{stage + 1}"
         result = fit(

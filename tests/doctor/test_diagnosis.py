@@ -87,9 +87,11 @@ def _trained(model: EncoderDecoder, steps: int, change: Callable[[Batch], Batch]
     bare = dataclasses.replace(model, special_tokens=SpecialTokens())
     params, rest = eqx.partition(bare, trainable(bare))
     state, one = ADAM.init(params), jnp.ones(())
+    seen: Any = None
     for step in range(steps):
         batch = change(_batch(1000 + step))
         start = model.special_tokens.decoder_start_token_id
+        assert start is not None
         inputs = {**batch, "decoder_input_ids": _shifted(batch["labels"], start)}
         seen, gradient = run(params, rest, {name: jnp.asarray(value) for name, value in inputs.items()})
         params, state = learning_rate._stepped(params, gradient, state, ADAM, one)

@@ -1,6 +1,7 @@
 """Options of the fuzzers, and the process that they share. Knows no kind of mutation."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from worker import Worker
@@ -25,11 +26,13 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 @pytest.fixture
 def numbers(request: pytest.FixtureRequest) -> range:
     """The numbers of the mutations to make."""
-    first = request.config.getoption("--first")
-    return range(first, first + request.config.getoption("--mutations"))
+    first: Any = request.config.getoption("--first")
+    number: Any = request.config.getoption("--mutations")
+    return range(first, first + number)
 
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """The seed of all of them."""
-    return request.config.getoption("--seed")
+    chosen: Any = request.config.getoption("--seed")
+    return chosen

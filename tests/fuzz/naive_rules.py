@@ -3,6 +3,7 @@
 Uses nothing of the library. `slack` loosens the rules of sampling by so much: a token on a border may be either.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def _cut(name: str, value: float, scores: np.ndarray, slack: float) -> tuple[np.
     return shares < least - slack, scores
 
 
-def _follows(prefix: np.ndarray, ids: list[int]) -> bool:
+def _follows(prefix: np.ndarray, ids: Sequence[int]) -> bool:
     """Whether the last of some ids would come where the others stand before it."""
     before = ids[:-1]
     return len(ids) <= prefix.size and prefix[prefix.size - len(before) :].tolist() == list(before)

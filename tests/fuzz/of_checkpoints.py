@@ -545,12 +545,14 @@ def _packed(tree: Any) -> bytes:
             return msgpack.ExtType(1, msgpack.packb(parts, use_bin_type=True))
         return value
 
-    return msgpack.packb(pack(tree), use_bin_type=True)
+    content: Any = msgpack.packb(pack(tree), use_bin_type=True)
+    return content
 
 
 def _change_tree(rng: random.Random, tree: dict[str, Any]) -> str:
     """Rename, drop, reshape or replace something below."""
-    node, path = tree, []
+    node: dict[Any, Any] = tree
+    path: list[str] = []
     while True:
         key = rng.choice(list(node))
         path.append(str(key))

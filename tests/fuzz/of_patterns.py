@@ -226,17 +226,16 @@ class HostilePatterns:
             ),
             *([list(range(1, 900))] * 2, [[1] * 20_000], [[i % 900 + 1] for i in range(20_000)], [np.arange(3.0)]),
         ]
-        value, end = rng.choice(values), rng.choice([0, [0], [], [0, 0], -1, 10**9, "0", True, None, 1.0])
+        value: Any = rng.choice(values)
+        end: Any = rng.choice([0, [0], [], [0, 0], -1, 10**9, "0", True, None, 1.0])
         return lambda: from_sequences(value, eos_token_id=end, vocab_size=1_000), f"{value!r:.80} {end!r}"
 
     def _table(self, rng: random.Random) -> tuple[Callable[[], Any], str]:
         shape = rng.choice([(1, 4), (3, 4), (0, 4), (4, 0), (4,), (2, 2, 2), (300, 300)])
         table = np.random.default_rng(rng.getrandbits(32)).integers(-1, max(shape[0], 1) + 1, shape)
         table = rng.choice([table, table.astype(float), table.tolist(), table > 0, np.minimum(table, shape[0] - 1)])
-        start, accepting = (
-            rng.choice([0, 1, -1, 99, None, "a", 0.0]),
-            rng.choice([[0], [], [99], [-1], [True], None, "a", [0.5], 0]),
-        )
+        start: Any = rng.choice([0, 1, -1, 99, None, "a", 0.0])
+        accepting: Any = rng.choice([[0], [], [99], [-1], [True], None, "a", [0.5], 0])
         return (
             lambda: TokenDFA.from_dense(
                 table, start=start, accepting=accepting, eos_token_id=rng.choice([0, 3, [1, 2]])
@@ -245,7 +244,9 @@ class HostilePatterns:
         )
 
     def _sizes(self, rng: random.Random) -> tuple[Callable[[], Any], str]:
-        size = rng.choice([10**9, 2**31, 2**40, 2**63, 10**30, 0, -1, 1, None, "9", 2.0, True, np.int64(50), 300_000])
+        size: Any = rng.choice(
+            [10**9, 2**31, 2**40, 2**63, 10**30, 0, -1, 1, None, "9", 2.0, True, np.int64(50), 300_000]
+        )
         if rng.random() < 0.5:
             return lambda: from_token_regex("<3>*", eos_token_id=0, vocab_size=size), f"vocab_size={size!r}"
         return lambda: from_sequences([[3, 4]], eos_token_id=0, vocab_size=size), f"vocab_size={size!r}"

@@ -30,7 +30,7 @@ def model() -> EncoderDecoder:
 
 
 @eqx.filter_jit
-def _full_pass(model: EncoderDecoder, arrays: dict[str, np.ndarray]) -> jax.Array:
+def _full_pass(model: EncoderDecoder, arrays: dict[str, Any]) -> jax.Array:
     return model(**arrays).logits
 
 
@@ -167,7 +167,9 @@ def _same_in_another_order(model: EncoderDecoder, arguments: dict[str, Any], res
     batch = arguments["input_ids"].shape[0]
     order = np.arange(batch)[::-1]
     names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
-    turned = {name: (np.asarray(value)[order] if name in names else value) for name, value in arguments.items()}
+    turned: dict[str, Any] = {
+        name: (np.asarray(value)[order] if name in names else value) for name, value in arguments.items()
+    }
     again = model.generate(**turned, key=None if keys is None else keys[order])
     each = result.sequences.shape[0] // batch
     rows = (order[:, None] * each + np.arange(each)).ravel()
@@ -199,12 +201,14 @@ def test_drawn_options(model: EncoderDecoder, part: int, seed: int, numbers: ran
 def test_mistakes_are_refused_before_anything_is_compiled(model: EncoderDecoder, seed: int, numbers: range):
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+        lambda event, duration_secs, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
     faulty = []
     for number in numbers:
         arguments, name = mistaken(random.Random(f"{seed}/mistakes/{number}"))
-        keys = {} if "key" in arguments or not arguments.get("do_sample") else {"key": jax.random.key(0)}
+        keys: dict[str, Any] = (
+            {} if "key" in arguments or not arguments.get("do_sample") else {"key": jax.random.key(0)}
+        )
         before = len(compiled)
         result = attempt(lambda a=arguments, k=keys: model.generate(**a, **k), names=[name])
         faults = result.faults + ([] if result.error is not None else ["was accepted"])

@@ -1,6 +1,7 @@
 """Beam search on a stand-in decoder: against an independent search in NumPy, exhaustively, and its bookkeeping."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +167,7 @@ def test_prompts_of_different_lengths_are_as_alone():
     decoder, source = stand_in(7), states(3, seed=7)
     prompt = np.array([[1, 4, 5, 6], [0, 0, 1, 8], [0, 1, 9, 9]])
     mask = np.array([[1, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]])
-    options = {"max_new_tokens": NEW, "num_beams": 3}
+    options: dict[str, Any] = {"max_new_tokens": NEW, "num_beams": 3}
     together = generate(decoder, source, decoder_input_ids=prompt, decoder_attention_mask=mask, **options)
     for at, first in enumerate([0, 2, 1]):
         alone = generate(decoder, source[at : at + 1], decoder_input_ids=prompt[at : at + 1, first:], **options)
@@ -222,6 +223,7 @@ def _search_in_groups(model, prompt, *, groups, size, new, ends, penalty, early,
         [[] for _ in range(groups)],
         [False] * groups,
     )
+    length = 0
     for length in range(1, new + 1):
         chosen = []
         for at in range(groups):

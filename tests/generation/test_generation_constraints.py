@@ -566,7 +566,8 @@ def test_wrong_vocabularies_are_refused():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray, np.int64])
 def test_sizes_and_ends_may_be_arrays_without_axes(array: Any):
-    for build, of in ((from_token_regex, "<3>"), (from_sequences, [[3]])):
+    builders: list[tuple[Any, Any]] = [(from_token_regex, "<3>"), (from_sequences, [[3]])]
+    for build, of in builders:
         constraint = build(of, eos_token_id=array(2), vocab_size=array(6))
         assert (constraint.vocab_size, constraint.end_ids) == (6, (2,))
         assert constraint.accepts([3, 2])

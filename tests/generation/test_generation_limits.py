@@ -2,6 +2,7 @@
 
 import re
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,7 @@ def test_lengths_to_a_power_that_float32_does_not_hold(penalty):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_have_an_upper_bound(name):
-    most = SIZES[name]
+    most: Any = SIZES[name]
     assert getattr(GenerationConfig(**{name: most}), name) == most
     for value in (most + 1, 10**30, 10**5000):
         assert f"at most {most:,}" in refused(**{name: value})
@@ -170,7 +171,8 @@ def test_reals_may_be_arrays_without_axes(name, array):
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray, np.int64], ids=["numpy", "jax", "scalar"])
 @pytest.mark.parametrize("name", [*SIZES, "eos_token_id", "pad_token_id", "suppress_tokens", "forced_eos_token_id"])
 def test_sizes_and_ids_may_be_arrays_without_axes(name, array):
-    assert GenerationConfig(**{name: array(4)}) == GenerationConfig(**{name: 4})
+    plain: Any = 4
+    assert GenerationConfig(**{name: array(4)}) == GenerationConfig(**{name: plain})
 
 
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray, np.bool_], ids=["numpy", "jax", "scalar"])
@@ -183,11 +185,12 @@ def test_other_numbers_and_lists_of_arrays():
     assert GenerationConfig(temperature=jnp.bfloat16(0.5)).temperature == 0.5
     words = [np.array([3]), [jnp.asarray(4), np.int32(5)]]
     assert GenerationConfig(bad_words_ids=words).bad_words_ids == ((3,), (4, 5))
-    assert GenerationConfig(eos_token_id=[np.asarray(3), jnp.asarray(4)]).eos_token_id == (3, 4)
+    ends: Any = [np.asarray(3), jnp.asarray(4)]
+    assert GenerationConfig(eos_token_id=ends).eos_token_id == (3, 4)
     choice = [[np.array([3, 4]), np.array([5])], np.array([6])]
     assert GenerationConfig(force_words_ids=choice).force_words_ids == (((3, 4), (5,)), ((6,),))
-    decay = GenerationConfig(exponential_decay_length_penalty=np.array([3, 1.5])).exponential_decay_length_penalty
-    assert decay == (3, 1.5)
+    decay: Any = np.array([3, 1.5])
+    assert GenerationConfig(exponential_decay_length_penalty=decay).exponential_decay_length_penalty == (3, 1.5)
 
 
 @pytest.mark.parametrize("name", [*REALS, *SIZES, *FLAGS])

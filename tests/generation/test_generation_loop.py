@@ -1,5 +1,7 @@
 """The loop and its padding, on a stand-in decoder: rows, ends, prompts, keys, programs."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -127,7 +129,8 @@ def test_min_length_counts_the_prompt_and_min_new_tokens_does_not():
     decoder, source = stand_in(5), states(4, seed=5)
     free = generate(decoder, source, max_new_tokens=NEW, eos_token_id=()).sequences
     ends = sorted(set(free[:, 1].tolist()))
-    for options, least in (({"min_length": 6}, 5), ({"min_new_tokens": 6}, 6)):
+    cases: list[tuple[dict[str, Any], int]] = [({"min_length": 6}, 5), ({"min_new_tokens": 6}, 6)]
+    for options, least in cases:
         result = generate(decoder, source, max_new_tokens=NEW, eos_token_id=ends, **options)
         assert result.lengths.min() >= least
         assert not np.isin(result.sequences[:, 1 : least + 1 - 1], ends).any()

@@ -451,8 +451,8 @@ def test_what_lies_beyond_the_length_does_not_count():
     for length in (1, 3, 6):
         other = prefix.copy()
         other[:, length:] = (prefix[:, length:] + 5) % 13
-        results = [processors.apply(chain, _logits(0), jnp.asarray(ids), _at(length)) for ids in (prefix, other)]
-        np.testing.assert_array_equal(*results)
+        ours, same = (processors.apply(chain, _logits(0), jnp.asarray(ids), _at(length)) for ids in (prefix, other))
+        np.testing.assert_array_equal(ours, same)
 
 
 class OfAnotherForm(eqx.Module):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -263,7 +264,7 @@ def test_what_would_do_nothing_is_an_error_from_a_caller_and_a_note_from_a_file(
 
 def test_neutral_values_are_fine_wherever_they_come_from():
     """Callers hand on what they were given; a value that asks for nothing misleads nobody."""
-    neutral = {
+    neutral: dict[str, Any] = {
         "do_sample": False,
         "num_beams": 1,
         "temperature": 1.0,
@@ -278,7 +279,8 @@ def test_neutral_values_are_fine_wherever_they_come_from():
         "repetition_penalty": 1.0,
         "num_assistant_tokens": 20,
     }
-    for asked in ({"arguments": neutral}, {"passed": config(**neutral)}, {"file": config(**neutral)}):
+    places: list[dict[str, Any]] = [{"arguments": neutral}, {"passed": config(**neutral)}, {"file": config(**neutral)}]
+    for asked in places:
         arguments = {"max_new_tokens": 5, **asked.pop("arguments", {})}
         assert resolve(arguments, **asked) == Settings(max_new_tokens=5)
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import msgpack
@@ -24,7 +25,7 @@ def _raw(path: Path, header: object, data: bytes = b"") -> Path:
     return path
 
 
-def _entry(start: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict:
+def _entry(start: int, end: int, shape: Any = None, dtype: str = "F32") -> dict:
     return {"dtype": dtype, "shape": [(end - start) // 4] if shape is None else shape, "data_offsets": [start, end]}
 
 
@@ -216,7 +217,8 @@ def _flax(path: Path, tree: dict) -> Path:
             return {key: packed(item) for key, item in value.items()}
         return _flax_array(value) if isinstance(value, np.ndarray) else value
 
-    path.write_bytes(msgpack.packb(packed(tree), use_bin_type=True))
+    content: Any = msgpack.packb(packed(tree), use_bin_type=True)
+    path.write_bytes(content)
     return path
 
 

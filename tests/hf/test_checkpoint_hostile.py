@@ -140,5 +140,6 @@ def _flax_array(shape: Any) -> msgpack.ExtType:
     ids=range(8),
 )
 def test_sizes_in_a_flax_file(array: Any, tmp_path: Path):
-    (tmp_path / "flax_model.msgpack").write_bytes(msgpack.packb({"params": {"kernel": array}}))
+    content: Any = msgpack.packb({"params": {"kernel": array}})
+    (tmp_path / "flax_model.msgpack").write_bytes(content)
     assert str(tmp_path) in _refused(lambda: FlaxFile(tmp_path / "flax_model.msgpack"))

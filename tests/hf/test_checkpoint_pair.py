@@ -262,7 +262,8 @@ def test_the_old_flax_class_is_read(tmp_path: Path):
     flax_folder = tmp_path / "flax"
     flax_folder.mkdir()
     (flax_folder / "config.json").write_text(json.dumps(pair_config()))
-    (flax_folder / "flax_model.msgpack").write_bytes(msgpack.packb(_as_flax(tensors), use_bin_type=True))
+    content: Any = msgpack.packb(_as_flax(tensors), use_bin_type=True)
+    (flax_folder / "flax_model.msgpack").write_bytes(content)
     model = EncoderDecoder.from_pretrained(flax_folder, dtype=None)
     assert np.abs(_logits(model) - _logits(EncoderDecoder.from_pretrained(torch_folder))).max() <= EXACT
     model.save_pretrained(tmp_path / "out")

@@ -175,8 +175,8 @@ def test_cross_attention_is_added_and_reported(tmp_path: Path, caplog: pytest.Lo
     assert 0.01 < arrays["stack.blocks.0.cross_attention.kv.weight"].std() < 0.03
     assert not arrays["stack.blocks.0.cross_attention.kv.bias"].any()
     assert (arrays["stack.blocks.1.cross_norm.weight"] == 1).all()
-    both = [arrays[f"stack.blocks.{i}.cross_attention.q.weight"] for i in range(2)]
-    assert not np.array_equal(*both)
+    first, second = (arrays[f"stack.blocks.{i}.cross_attention.q.weight"] for i in range(2))
+    assert not np.array_equal(first, second)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "cross-attention, absent from the checkpoint" in record.getMessage()
@@ -338,7 +338,7 @@ def test_attributes_can_be_set_and_idle_ones_are_refused(tmp_path: Path):
     assert (encoder.config.dropout, encoder.config.attention.dropout) == (0.0, 0.25)
     for idle in ("use_cache", "is_decoder", "surprise"):
         with pytest.raises(TypeError, match=f"from_pretrained got '{idle}'"):
-            Encoder.from_pretrained(folder, **{idle: True})
+            Encoder.from_pretrained(folder, **dict[str, Any]({idle: True}))
     with pytest.raises(TypeError, match="from_pretrained takes no torch_dtype=: pass dtype="):
         Encoder.from_pretrained(folder, torch_dtype=True)
 

@@ -27,7 +27,7 @@ def test_every_family_is_stored_in_every_role() -> None:
 
 
 @eqx.filter_jit
-def _run(model: EncoderDecoder, arrays: dict[str, np.ndarray]) -> tuple[jax.Array, ...]:
+def _run(model: EncoderDecoder, arrays: dict[str, np.ndarray]) -> tuple[jax.typing.ArrayLike, ...]:
     """The encoder's states, the decoder's embeddings, its logits, and the same from a cache in two chunks."""
     encoded = model.encode(arrays["input_ids"], attention_mask=arrays["attention_mask"])
     ids, mask = arrays["decoder_input_ids"], arrays["decoder_attention_mask"]

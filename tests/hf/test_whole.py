@@ -158,6 +158,7 @@ def test_a_bias_that_says_something_is_kept_and_one_that_does_not_is_not_written
     decoder.save_pretrained(tmp_path / "biased")
     assert "final_logits_bias" in load_file(tmp_path / "biased" / "model.safetensors")
     assert eqx.tree_equal(Decoder.from_pretrained(tmp_path / "biased"), decoder)
+    assert decoder.head.bias is not None
     plain = eqx.tree_at(lambda d: d.head.bias, decoder, jnp.zeros_like(decoder.head.bias))
     plain.save_pretrained(tmp_path / "plain")
     assert "final_logits_bias" not in load_file(tmp_path / "plain" / "model.safetensors")

@@ -71,7 +71,7 @@ def test_a_query_that_sees_nothing_gets_zeros_and_finite_gradients(dtype: jnp.dt
     q, k, v = (jnp.asarray(_normal(seed, 1, 1, 2, 4), dtype) for seed in range(3))
     mask = jnp.asarray([[[[True, True], [False, False]]]])
 
-    def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def total(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         context, _ = attend(q, fold(k), fold(v), mask=mask, scale=0.5, dropout=Dropout(0.0), key=None)
         return jnp.sum(context.astype(jnp.float32)), context
 

@@ -100,7 +100,8 @@ def random_pair(
     for name, value in settings.items():
         if name.endswith("_token_id"):
             setattr(model.generation_config, name, value)
-    return randomise(mended(model), seed)
+    randomised: Any = randomise(mended(model), seed)
+    return randomised
 
 
 def mended(model: EncoderDecoderModel) -> EncoderDecoderModel:

@@ -88,7 +88,7 @@ def _target() -> dict[str, np.ndarray]:
     return {"input_ids": batch["decoder_input_ids"], "attention_mask": batch["decoder_attention_mask"]}
 
 
-def _close(ours: Any, theirs: torch.Tensor, tolerance: float, valid: np.ndarray) -> None:
+def _close(ours: Any, theirs: Any, tolerance: float, valid: np.ndarray) -> None:
     ours, theirs = np.asarray(ours), theirs.numpy()
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours[valid == 1], theirs[valid == 1], rtol=0, atol=tolerance)

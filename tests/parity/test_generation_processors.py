@@ -4,6 +4,7 @@ Torch's classes are the reference for values, its `_get_logits_processor` for wh
 """
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -259,7 +260,7 @@ POOL = {
 class _Mended(theirs.ExponentialDecayLengthPenalty):
     """Torch's, without NaN at ends that are forbidden."""
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         return torch.where(scores == -torch.inf, scores, super().__call__(input_ids, scores))
 
 
@@ -297,7 +298,7 @@ def _torchs_chain(options: dict, source: np.ndarray, prompt_width: int, num_beam
 
 
 class _TorchsHalf(theirs.LogitsProcessor):
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         return torch.where(scores > 0, scores / 2, scores)
 
 

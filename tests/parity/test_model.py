@@ -52,7 +52,7 @@ def _torch_call(reference: Any, arrays: dict[str, np.ndarray], **options: Any) -
         return reference(**as_torch(arrays), use_cache=False, **options)
 
 
-def _close(ours: Any, theirs: torch.Tensor, tolerance: float, valid: np.ndarray | None = None) -> None:
+def _close(ours: Any, theirs: Any, tolerance: float, valid: np.ndarray | None = None) -> None:
     ours, theirs = np.asarray(ours), theirs.numpy()
     assert ours.shape == theirs.shape
     if valid is not None:

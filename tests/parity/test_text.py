@@ -70,4 +70,4 @@ def test_texts_go_through_a_real_encoder_and_back_from_a_folder(
     speaker.save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").is_file()
     assert TextToText.from_pretrained(tmp_path)(SENTENCES, max_new_tokens=4) == said
-    assert BertTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))(LONG[0])["input_ids"][0] == 101
+    assert BertTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))(LONG[0]).input_ids[0] == 101

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import AttentionConfig, Decoder, Encoder, LayerSpec
-from encdec_eqx.stack import ScannedStack, to_layout
+from encdec_eqx.stack import Layout, ScannedStack, to_layout
 from encdec_eqx.stack.unrolled import schedule
 from models import array_count, decoder_config, encoder_config, random_ids, randomised, right_mask, tiny_pair
 from tolerances import SAME_GRADIENT, SAME_MODEL
@@ -59,7 +59,7 @@ def test_both_layouts_say_the_same(layers: tuple[LayerSpec, ...]) -> None:
 
 @pytest.mark.parametrize("layout", ["unrolled", "scanned"])
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
-def test_cached_equals_whole(layers: tuple[LayerSpec, ...], layout: str) -> None:
+def test_cached_equals_whole(layers: tuple[LayerSpec, ...], layout: Layout) -> None:
     decoder, ids = _decoder(layers).with_layout(layout), random_ids(0, 2, 6)
     whole = decoder(ids, encoder_hidden_states=_states()).logits
     cache = decoder.init_cache(_states(), None, rows=2, slots=8)
@@ -142,7 +142,7 @@ def test_remat_keeps_less_for_the_backward_pass() -> None:
 
     def temporary_bytes(remat: Any) -> int:
         scanned = encoder.with_layout("scanned", remat=remat)
-        loss = eqx.filter_jit(eqx.filter_grad(lambda e: jnp.sum(jnp.square(e(ids).last_hidden_state))))
+        loss: Any = eqx.filter_jit(eqx.filter_grad(lambda e: jnp.sum(jnp.square(e(ids).last_hidden_state))))
         return loss.lower(scanned).compile().compiled.memory_analysis().temp_size_in_bytes
 
     keep_all, products, linear, nothing = map(

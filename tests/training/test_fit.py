@@ -114,7 +114,8 @@ def test_the_evaluations_loss_is_the_mean_over_labels_however_they_are_batched()
     for example in examples:
         ids, labels = np.zeros((1, 8), np.int32), np.full((1, 8), -100, np.int32)
         ids[0, : len(example.input_ids)], labels[0, : len(example.labels)] = example.input_ids, example.labels
-        loss, number = alone(ids, np.arange(8)[None] < len(example.input_ids), labels)
+        arrays: Any = (ids, np.arange(8)[None] < len(example.input_ids), labels)
+        loss, number = alone(*arrays)
         total, weight = total + float(loss), weight + float(number)
     for rows, shapes in ((4, 1), (3, 3)):
         batches = Batches(examples, batch_size=rows, max_shapes=shapes, shuffle=False)
@@ -204,7 +205,7 @@ def test_without_evaluations_or_generation_the_last_lines_are_few(tmp_path: Path
     ],
 )
 def test_a_model_without_a_length_to_stop_at_gets_that_of_its_targets_and_some_more(
-    targets: list[int], chosen: int | None, own: dict[str, int], expected: dict[str, int]
+    targets: list[int], chosen: int | None, own: dict[str, Any], expected: dict[str, int]
 ):
     model = pair(positions=PositionsConfig(max_positions=96))
     if own:
@@ -250,11 +251,11 @@ def test_a_signal_saves_and_resuming_ends_as_if_nothing_had_happened(tmp_path: P
     taken = []
 
     class Interrupting(Batches):
-        def batch(self, *arguments: Any) -> Any:
+        def batch(self, shape: Any, indices: Any) -> Any:
             taken.append(1)
             if len(taken) == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super().batch(*arguments)
+            return super().batch(shape, indices)
 
     monkeypatch.setattr("encdec_eqx.training.prepared.Batches", Interrupting)
     stopped = fit(pair(), records, config(tmp_path / "run"))

@@ -146,7 +146,7 @@ def test_text_without_tokenizers_is_told_what_to_write(folder: Path, monkeypatch
 
 
 def test_only_errors_stop():
-    kinds = [Finding(code=one, severity=one, message="m", fix="f") for one in ("info", "warning", "error")]  # pyright: ignore
+    kinds = [Finding(code=one, severity=one, message="m", fix="f") for one in ("info", "warning", "error")]
     stop_on_errors(kinds[:2])
     with pytest.raises(DiagnosedError, match="1 error") as caught:
         stop_on_errors(kinds)
@@ -203,6 +203,7 @@ def test_data_may_be_several_files_in_several_forms(folder: Path):
     job = read_job("job.toml")
     assert job.data.train_file == (Path("a.json"), Path("b.csv"))
     run_job.check_sources(job.model, job.data)
+    assert job.data.train_file is not None
     pairs = run_job.pairs_of(job.data, job.data.train_file, "error")
     assert [(record.source, record.targets) for record in pairs] == [
         ("cat", ("K AE",)),

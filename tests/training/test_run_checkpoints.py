@@ -113,7 +113,7 @@ def test_a_save_leaves_the_buffers_to_the_next_step(tmp_path: Path):
 
 def test_every_kind_of_leaf_comes_back(tmp_path: Path):
     rng = np.random.default_rng(0)
-    leaves = {
+    leaves: dict[str, Any] = {
         "half": jnp.asarray(rng.standard_normal((2, 3)), ml_dtypes.bfloat16),
         "nothing": jnp.zeros((0, 4)),
         "flag": jnp.asarray([True, False]),

@@ -216,7 +216,7 @@ class _KeyReader(eqx.Module):
     seen: list = eqx.field(static=True)
     hidden_size: int = eqx.field(static=True, default=16)
 
-    def __call__(self, inputs, *, attention_mask=None, position_ids=None, key=None):
+    def __call__(self, inputs, *, attention_mask=None, position_ids=None, key: Any = None):
         del attention_mask, position_ids
         jax.debug.callback(lambda data: self.seen.append(tuple(data.tolist())), jax.random.key_data(key))
         return EncoderOutput(inputs @ self.table)
@@ -225,7 +225,7 @@ class _KeyReader(eqx.Module):
 class _Seen(list):
     """A list that can stand in a static field."""
 
-    __hash__ = object.__hash__
+    __hash__: Any = object.__hash__
 
 
 def test_micro_batches_get_different_keys_and_other_encoders_train():

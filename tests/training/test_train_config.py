@@ -6,6 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -88,7 +89,9 @@ def test_an_option_takes_the_place_of_what_says_the_same_in_another_way():
 
 
 def test_a_config_is_made_again_from_its_plain_values():
-    config = TrainConfig(output_dir="a", metrics=["per"], learning_rates={"decoder": 1e-3}, max_grad_norm=None)
+    config = TrainConfig(
+        output_dir=cast(Any, "a"), metrics=cast(Any, ["per"]), learning_rates={"decoder": 1e-3}, max_grad_norm=None
+    )
     plain = json.loads(json.dumps(config.to_dict()))
     again = TrainConfig(**plain, max_grad_norm=None)
     assert again == config
@@ -271,7 +274,7 @@ def test_of_equal_values_the_lower_loss_is_best_then_the_later_step():
 def test_token_ids_that_no_vocabulary_has_are_refused_before_a_model_is_loaded(name: str):
     for token in (-1, 2**31):
         with pytest.raises(ValueError, match=f"{name} must be at least 0 and below"):
-            ModelSource(**{name: token})
+            ModelSource(**dict[str, Any]({name: token}))
 
 
 def test_model_seeds_beyond_32_bits_are_refused():

@@ -7,6 +7,7 @@ import logging
 import lzma
 import sys
 from collections.abc import Iterator
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -232,7 +233,7 @@ def test_files_that_cannot_be_read_at_all(tmp_path, monkeypatch):
 
 def test_an_unknown_way_with_bad_records_is_refused(unchecked):
     with pytest.raises(ValueError, match='on_bad must be "error" or "report", got \'skip\''):
-        pairs_from([("a", "b")], on_bad="skip")
+        pairs_from([("a", "b")], on_bad=cast(Any, "skip"))
 
 
 # --- encoding
@@ -307,7 +308,7 @@ def test_encoding_options_are_judged(tokenizers, unchecked):
     with pytest.raises(ValueError, match=r"1 of 1 records are text, which needs tokenizers"):
         encode_pairs(pairs)
     with pytest.raises(ValueError, match='too_long must be "truncate" or "bad"'):
-        encode_pairs(pairs, tokenizers, too_long="drop")
+        encode_pairs(pairs, tokenizers, too_long=cast(Any, "drop"))
     with pytest.raises(ValueError, match="max_source_length must be at least 1, got 0"):
         encode_pairs(pairs_from([{"input_ids": [1], "labels": [2]}]), max_source_length=0)
 

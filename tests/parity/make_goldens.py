@@ -3,7 +3,7 @@
 A few pairs are stored with everything that a call returns; in `families/` every family is stored once as an encoder and
 once as a decoder, and once whole where it has such checkpoints, in float16 and with less beside it.
 
-Run it where the `parity` extra is installed: `python tests/make_goldens.py`. It is deterministic; the files are
+Run it where the `parity` extra is installed: `python tests/parity/make_goldens.py`. It is deterministic; the files are
 committed, so that the default test run compares with torch's numbers without torch.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 sys.path[:0] = [str(HERE / "parity"), str(HERE)]
 
 from tiny import BARTS, DECODERS, ENCODERS  # noqa: E402
