@@ -33,7 +33,8 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, " heads"]:
 
 def _geometric(number: int) -> Float[np.ndarray, " heads"]:
     base = np.float32(2.0 ** (-8.0 / number))
-    return np.power(base, np.arange(1, number + 1, dtype=np.float32))
+    # powers of the float32 base, rounded once, as torch's are
+    return np.power(np.float64(base), np.arange(1, number + 1)).astype(np.float32)
 
 
 def alibi_positions(mask: Bool[Array, "batch keys"]) -> Integer[Array, "batch keys"]:
