@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .encoder import EncoderProtocol as EncoderProtocol
     from .encoder_decoder import EncoderDecoder as EncoderDecoder
     from .encoder_decoder import Seq2SeqOutput as Seq2SeqOutput
-    from .generation.settings import GenerationConfig as GenerationConfig
+    from .generation.generation_config import GenerationConfig as GenerationConfig
     from .generation.special_tokens import SpecialTokens as SpecialTokens
     from .hf import families as families
     from .hf.report import LoadReport as LoadReport
@@ -86,7 +86,7 @@ _PLACES = {
     "EncoderProtocol": ".encoder",
     "EncoderDecoder": ".encoder_decoder",
     "Seq2SeqOutput": ".encoder_decoder",
-    "GenerationConfig": ".generation.settings",
+    "GenerationConfig": ".generation.generation_config",
     "SpecialTokens": ".generation.special_tokens",
     "seq2seq_loss": ".training.loss",
     "shift_tokens_right": ".training.loss",

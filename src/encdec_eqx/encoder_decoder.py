@@ -23,10 +23,8 @@ from .cache import DecoderCache
 from .config import StackConfig
 from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
-from .generation.derived import MARK
-from .generation.file_settings import file_settings
+from .generation.generation_config import FORCED_TOKENS, MARK, GenerationConfig, check_forced, file_settings
 from .generation.interface import Generates
-from .generation.settings import FORCED_TOKENS, GenerationConfig, check_forced
 from .generation.special_tokens import BY_USER, SpecialTokens
 from .hf.families import FAMILIES
 from .hf.pair import PAIR, load_pair, save_pair

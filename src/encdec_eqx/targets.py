@@ -14,8 +14,7 @@ from jaxtyping import Int
 
 from ._inputs import IGNORED
 from ._typing import ArrayLike
-from .generation.asked import ARGUMENT, PASSED
-from .generation.special_tokens import START, TOKEN_NAMES, SpecialTokens, is_per_row
+from .generation.special_tokens import ARGUMENT, PASSED, START, TOKEN_NAMES, SpecialTokens, is_per_row
 
 _CODE_BEHIND_THE_END = ("mbart",)
 """Formats of whole checkpoints whose labels may carry the language's code behind the end (`a b c </s> ro_RO`), which

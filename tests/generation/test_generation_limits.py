@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import GenerationConfig
-from encdec_eqx.generation.resolve import resolve_settings, split_options
+from encdec_eqx.generation.plan import resolve_settings, split_options
 from encdec_eqx.training.batch import checked_entries
 from generation_stand_in import generate, stand_in, states
 from models import tiny_pair

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx.generation import processors
-from encdec_eqx.generation.resolve import Settings
+from encdec_eqx.generation.plan import Settings
 from generation_stand_in import generate, stand_in, states
 from tolerances import PROCESSED_LOG_PROBS, PROCESSED_LOGITS
 

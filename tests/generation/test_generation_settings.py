@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import GenerationConfig
-from encdec_eqx.generation.resolve import Settings, resolve_settings, split_options
+from encdec_eqx.generation.plan import Settings, resolve_settings, split_options
 
 DEFAULTS = {"prompt_width": 1, "eos_ids": (2,), "has_key": True, "vocab_size": 99, "has_source_ids": True}
 

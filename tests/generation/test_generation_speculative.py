@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from encdec_eqx import Decoder, EncoderDecoder
-from encdec_eqx.generation.assistants import Assistant
 from encdec_eqx.generation.constraints import from_token_regex
+from encdec_eqx.generation.plan_checks import Assistant
 from encdec_eqx.generation.search.speculative import place_behind
 from generation_stand_in import generate, stand_in, states
 from models import VOCAB, LayerSpec, decoder_config, encoder_config, randomised, tiny_pair

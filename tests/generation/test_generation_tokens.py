@@ -3,7 +3,7 @@
 import pytest
 
 from encdec_eqx import SpecialTokens
-from encdec_eqx.generation.resolve import resolve_tokens
+from encdec_eqx.generation.plan import resolve_tokens
 
 
 def test_the_strongest_place_wins():

@@ -18,9 +18,7 @@ from tiny import BARTS, DECODERS, ENCODERS
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, GenerationConfig, PretrainedConfig
 
 from encdec_eqx import Decoder, Encoder
-from encdec_eqx.generation.derived import DEFAULTS
-from encdec_eqx.generation.options import NOT_BUILT
-from encdec_eqx.generation.settings import option_names
+from encdec_eqx.generation.options import DEFAULTS, NOT_BUILT, option_names
 from encdec_eqx.hf.attributes import FIXED
 from encdec_eqx.hf.families import FAMILIES
 from encdec_eqx.hf.ignored import GENERATION, IGNORED

@@ -18,7 +18,7 @@ from rich.console import Console
 from encdec_eqx import EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.cli import main
 from encdec_eqx.config import PositionsConfig
-from encdec_eqx.generation.settings import GenerationConfig
+from encdec_eqx.generation.generation_config import GenerationConfig
 from encdec_eqx.params.lora import drop_lora, load_lora, merge_lora
 from encdec_eqx.training import TrainConfig, TrainingDivergedError, fit, init_train_state, make_train_step
 from encdec_eqx.training.data import Batches, Example, Examples

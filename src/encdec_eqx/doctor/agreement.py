@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..generation.settings import GenerationConfig
+from ..generation.generation_config import GenerationConfig
 from ..targets import TargetForm
 from ..text.tokenizer_fit import looks_special
 from .finding import Finding

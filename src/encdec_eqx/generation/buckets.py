@@ -4,10 +4,7 @@ They are far beyond what one device holds of a model of any use, and small enoug
 stays within some gigabytes. Must not know: options, models, programs.
 """
 
-import math
 from dataclasses import dataclass
-
-from .scalars import MOST
 
 LEAST_SOURCE = 16
 LEAST_PREFIX = 8
@@ -97,24 +94,4 @@ def check_comparisons(*, sequences: int, continuations: int) -> None:
         raise ValueError(
             f"this run is too large: force_words_ids offers {continuations:,} continuations for each of {sequences:,} "
             f"sequences, and all of them are compared with each other. Force fewer words, or lower num_beams."
-        )
-
-
-def check_length_penalty(penalty: float, longest: int, origin: str) -> None:
-    """Refuse a power of the length by which scores cannot be divided.
-
-    Args:
-        penalty: the power.
-        longest: the largest length.
-        origin: who asks for it.
-
-    Raises:
-        ValueError: if the power leaves the range of float32.
-    """
-    if abs(penalty) * math.log(longest) > math.log(MOST):
-        most = math.log(MOST) / math.log(longest)
-        raise ValueError(
-            f"length_penalty={penalty} ({origin}) is too large: scores are divided by the length to that power, and "
-            f"{longest} tokens to it leave the range of float32. At this length it may lie between {-most:.1f} and "
-            f"{most:.1f}."
         )

@@ -19,14 +19,14 @@ from ..config import StackConfig
 from ..inputs.tokens import longest
 from .buckets import TargetBucket, bucket, check_run
 from .compilations import Count, counted
+from .generation_config import GenerationConfig
+from .plan import Plan, resolve_settings, split_options, tokens_of_call
 from .prompt import PositionRule, Prompt, from_user, start_only
 from .rescore import Sequences, sequence_cross_attentions
-from .resolve import Settings, resolve_settings, resolve_tokens, split_options
 from .result import GenerationResult
 from .search.base import AbstractStrategy, DecoderStep, LoopState, Opening, Record
 from .search.build import Context, choose, reads_whole_prompt
 from .search.legacy_force_words import words_met
-from .settings import GenerationConfig
 from .source import Encoded, Source, check_positions, host_level
 from .special_tokens import START, SpecialTokens, is_per_row, start_tokens_of_rows
 from .streaming import StreamChunk, Watch
@@ -65,7 +65,7 @@ class Run:
         self,
         config: StackConfig,
         prompt: Prompt,
-        settings: Settings,
+        settings: Plan,
         tokens: SpecialTokens,
         key: Any,
         source_ids: np.ndarray | None,
@@ -269,7 +269,7 @@ class Request:
     project: Callable | None
     source: Source
     run: Run
-    settings: Settings
+    settings: Plan
 
     def generate(self) -> GenerationResult:
         """All of it."""
@@ -356,7 +356,7 @@ def request(
         del token_arguments[START]
     else:
         start = None
-    tokens, notes = resolve_tokens(
+    tokens, notes = tokens_of_call(
         special_tokens, generation_config, token_arguments, config.vocab_size, needs_start=start is None
     )
     source = make_source()

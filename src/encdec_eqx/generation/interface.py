@@ -15,17 +15,17 @@ from ..decoder import Decoder
 from ..encoder import Encoder, EncoderOutput
 from ..layers.linear import AbstractLinear
 from ..surgery.ties import Ties, untie
-from .assistants import Assistant
-from .call import GenerationOptions, WarmupOptions
 from .compilations import Warmup, warm_all
 from .engine import Request, request
+from .generation_config import GenerationConfig
+from .options import GenerationOptions, WarmupOptions
+from .plan_checks import Assistant
 from .rescore import Rescored, rescore
 from .result import GenerationResult
-from .scalars import plain, whole
-from .settings import GenerationConfig
 from .source import Source, from_any, from_ids, from_outputs, host_level
 from .special_tokens import SpecialTokens, is_per_row
 from .streaming import StreamChunk
+from .value_checks import plain, whole
 
 
 class Generates(TaughtAttributes):

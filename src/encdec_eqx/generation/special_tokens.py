@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._quoting import quoted
-from .scalars import plain, token
+from .value_checks import plain, token
 
 _logger = logging.getLogger("encdec_eqx")
 
@@ -21,6 +21,9 @@ TOKEN_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", START)
 
 BY_USER = "with_special_tokens"
 """The source of ids that a user gave a model."""
+
+FILE, PASSED, ARGUMENT = "the model's generation_config", "generation_config=", "argument"
+"""Who asks for something, the weakest first."""
 
 # What a missing id is replaced by, and the words that say so in `sources`.
 _FALLBACKS = {"pad_token_id": "eos_token_id", "decoder_start_token_id": "bos_token_id"}
@@ -228,3 +231,60 @@ def start_tokens_of_rows(value: Any, *, batch: int, vocab_size: int) -> np.ndarr
             "Check that the ids come from the decoder's own tokenizer."
         )
     return np.asarray(ids, np.int32)
+
+
+def resolve_tokens(
+    model: SpecialTokens,
+    passed: Any,
+    arguments: Mapping[str, Any],
+    vocab_size: int,
+    *,
+    needs_start: bool = True,
+) -> tuple[SpecialTokens, tuple[str, ...]]:
+    """The special tokens of one run: the call's arguments, then a passed `GenerationConfig`, then the model's.
+
+    Args:
+        model: the model's.
+        passed: the call's `generation_config`.
+        arguments: the call's own.
+        vocab_size: of the decoder.
+        needs_start: whether there has to be a start token; False where each row has its own.
+
+    Returns:
+        The ids, and notes on what was dropped: an end from a file that is no id of the decoder's vocabulary (a default
+        of its config class, usually), since it can never be generated.
+
+    Raises:
+        ValueError: for ids that are missing, or beyond the vocabulary and not dropped.
+    """
+    if passed is not None:
+        model = model.override(PASSED, **{name: getattr(passed, name) for name in TOKEN_NAMES})
+    tokens, notes = model.override(ARGUMENT, **arguments), ()
+    if needs_start:
+        _check_within(vocab_size, "decoder_start_token_id", (tokens.require("decoder_start_token_id"),), tokens)
+    ends = tokens.require("eos_token_id")
+    reachable = tuple(end for end in ends if end < vocab_size)
+    source = dict(tokens.sources).get("eos_token_id", "")
+    if reachable != ends and source not in (ARGUMENT, PASSED, BY_USER):
+        notes = (_unreachable(ends, reachable, source, vocab_size),)
+        tokens = tokens.override(source, eos_token_id=reachable)
+    _check_within(vocab_size, "eos_token_id", tokens.require("eos_token_id"), tokens)
+    if reachable:
+        _check_within(vocab_size, "pad_token_id", (tokens.require("pad_token_id"),), tokens)
+    return tokens, notes
+
+
+def _unreachable(ends: tuple[int, ...], reachable: tuple[int, ...], source: str, vocab_size: int) -> str:
+    dropped = [end for end in ends if end not in reachable]
+    left = f"{list(reachable)} stays" if reachable else "no end is left"
+    return f"eos_token_id={dropped} ({source}) is beyond the decoder's vocabulary of {vocab_size}: dropped; {left}."
+
+
+def _check_within(vocab_size: int, name: str, ids: tuple[int, ...], tokens: SpecialTokens) -> None:
+    for value in ids:
+        if value >= vocab_size:
+            source = dict(tokens.sources).get(name, "not set anywhere")
+            raise ValueError(
+                f"{name}={value} ({source}) is not an id of the decoder's vocabulary of {vocab_size}. Pass the "
+                f"decoder's own {name}=..., or give the model more ids with resize_token_embeddings."
+            )

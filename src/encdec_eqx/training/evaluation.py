@@ -11,7 +11,7 @@ import numpy as np
 from .._trees import astype
 from .._typing import Array
 from ..encoder_decoder import EncoderDecoder
-from ..generation.settings import GenerationConfig
+from ..generation.generation_config import GenerationConfig
 from ..inputs.tokens import longest
 from ..text.texts import by_length, filled, padded, source_pad
 from .batch import checked_batch, completed_batch

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..doctor import Finding, check_before_training
 from ..encoder_decoder import EncoderDecoder
-from ..generation.settings import GenerationConfig
+from ..generation.generation_config import GenerationConfig
 from ..inputs.tokens import longest
 from ..params.lora import add_lora
 from ..params.trainable import TrainableSummary, summarize_trainable

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int32, Integer
 
 from ..._quoting import quoted
 from ..._typing import Array, ArrayLike
-from ..scalars import plain
+from ..value_checks import plain
 
 _MOST_TOKENS = 2**21
 """Ids of a vocabulary: twice as many as the largest that tokenizers are trained with."""

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..buckets import LEAST_SLOTS, bucket
-from ..resolve import Settings
-from ..scalars import MOST
+from ..value_checks import MOST
 from . import repetition
 from .form import Length, Logits, Prefix, Processor
 from .sampling_filters import Epsilon, Eta, MinP, Temperature, TopK, TopP, Typical
@@ -32,7 +31,7 @@ from .token_rules import (
 
 
 def build(
-    settings: Settings,
+    plan: Any,
     *,
     min_length: int,
     eos_ids: Sequence[int],
@@ -44,8 +43,8 @@ def build(
     """The processors of one run, in torch's order; those that would change nothing are left out.
 
     Args:
-        settings: what was asked for.
-        min_length: in columns of the prefix (the settings' also counts columns that the prefix lacks).
+        plan: what was asked for.
+        min_length: in columns of the prefix (the plan' also counts columns that the prefix lacks).
         eos_ids: ids that end a row.
         prompt_width: columns of the prompt.
         rows_per_sentence: beams or samples.
@@ -54,12 +53,12 @@ def build(
     """
     ends = np.asarray(eos_ids, np.int32)
     return (
-        *_about_repetition(settings, rows_per_sentence, source),
-        *_about_ends(settings, min_length, prompt_width, ends),
-        *_about_places(settings, prompt_width, ends),
-        *settings.logits_processors,
-        *(_about_shares(settings, min_tokens_to_keep) if settings.do_sample else ()),
-        *((Normalised(),) if settings.renormalize_logits else ()),
+        *_about_repetition(plan, rows_per_sentence, source),
+        *_about_ends(plan, min_length, prompt_width, ends),
+        *_about_places(plan, prompt_width, ends),
+        *plan.logits_processors,
+        *(_about_shares(plan, min_tokens_to_keep) if plan.do_sample else ()),
+        *((Normalised(),) if plan.renormalize_logits else ()),
     )
 
 
@@ -86,57 +85,55 @@ def _form(array: Any) -> str:
     return f"{np.dtype(array.dtype).name}{list(array.shape)}"
 
 
-def _about_repetition(
-    settings: Settings, rows_per_sentence: int, source: tuple[np.ndarray, int] | None
-) -> list[Processor]:
+def _about_repetition(plan: Any, rows_per_sentence: int, source: tuple[np.ndarray, int] | None) -> list[Processor]:
     chain: list[Processor] = []
-    if settings.sequence_bias:
-        chain.append(SequenceBias.of_sequences(settings.sequence_bias))
-    if settings.encoder_repetition_penalty != 1.0 and source is not None:
+    if plan.sequence_bias:
+        chain.append(SequenceBias.of_sequences(plan.sequence_bias))
+    if plan.encoder_repetition_penalty != 1.0 and source is not None:
         ids, width = source
-        penalty = np.asarray(1 / settings.encoder_repetition_penalty, np.float32)
+        penalty = np.asarray(1 / plan.encoder_repetition_penalty, np.float32)
         chain.append(repetition.SourcePenalty(ids, np.asarray(width, np.int32), penalty, rows_per_sentence))
-    if settings.repetition_penalty != 1.0:
-        chain.append(repetition.RepetitionPenalty(np.asarray(settings.repetition_penalty, np.float32)))
-    if settings.no_repeat_ngram_size > 0:
-        chain.append(repetition.NGrams(settings.no_repeat_ngram_size))
-    if settings.encoder_no_repeat_ngram_size > 0 and source is not None:
+    if plan.repetition_penalty != 1.0:
+        chain.append(repetition.RepetitionPenalty(np.asarray(plan.repetition_penalty, np.float32)))
+    if plan.no_repeat_ngram_size > 0:
+        chain.append(repetition.NGrams(plan.no_repeat_ngram_size))
+    if plan.encoder_no_repeat_ngram_size > 0 and source is not None:
         ids, width = source
-        size = settings.encoder_no_repeat_ngram_size
+        size = plan.encoder_no_repeat_ngram_size
         chain.append(repetition.SourceNGrams(ids, np.asarray(width, np.int32), size, rows_per_sentence))
-    if settings.bad_words_ids:
-        forbidden = [(word, -np.inf) for word in dict.fromkeys(settings.bad_words_ids)]
+    if plan.bad_words_ids:
+        forbidden = [(word, -np.inf) for word in dict.fromkeys(plan.bad_words_ids)]
         chain.append(SequenceBias.of_sequences(forbidden))
     return chain
 
 
-def _about_ends(settings: Settings, min_length: int, prompt_width: int, ends: np.ndarray) -> list[Processor]:
+def _about_ends(plan: Any, min_length: int, prompt_width: int, ends: np.ndarray) -> list[Processor]:
     chain: list[Processor] = []
     if min_length > 0:
         chain.append(MinLength(np.asarray(min_length, np.int32), ends))
-    if settings.min_new_tokens > 0:
-        least, width = (np.asarray(value, np.int32) for value in (settings.min_new_tokens, prompt_width))
+    if plan.min_new_tokens > 0:
+        least, width = (np.asarray(value, np.int32) for value in (plan.min_new_tokens, prompt_width))
         chain.append(MinNewTokens(least, width, ends))
     return chain
 
 
-def _about_places(settings: Settings, prompt_width: int, ends: np.ndarray) -> list[Processor]:
+def _about_places(plan: Any, prompt_width: int, ends: np.ndarray) -> list[Processor]:
     chain: list[Processor] = []
-    first_is_forced = settings.forced_bos_token_id is not None
-    if settings.forced_bos_token_id is not None:
-        chain.append(ForcedToken(np.asarray(1, np.int32), np.asarray([settings.forced_bos_token_id], np.int32)))
-    if settings.forced_eos_token_ids:
-        last = np.asarray(prompt_width + settings.max_new_tokens - 1, np.int32)
-        chain.append(ForcedToken(last, np.asarray(settings.forced_eos_token_ids, np.int32)))
-    if settings.remove_invalid_values:
+    first_is_forced = plan.forced_bos_token_id is not None
+    if plan.forced_bos_token_id is not None:
+        chain.append(ForcedToken(np.asarray(1, np.int32), np.asarray([plan.forced_bos_token_id], np.int32)))
+    if plan.forced_eos_token_ids:
+        last = np.asarray(prompt_width + plan.max_new_tokens - 1, np.int32)
+        chain.append(ForcedToken(last, np.asarray(plan.forced_eos_token_ids, np.int32)))
+    if plan.remove_invalid_values:
         chain.append(Finite())
-    if settings.exponential_decay_length_penalty is not None:
-        chain.append(_decaying(settings.exponential_decay_length_penalty, settings.max_new_tokens, prompt_width, ends))
-    if settings.suppress_tokens:
-        chain.append(Suppressed(padded_ids(settings.suppress_tokens)))
-    if settings.begin_suppress_tokens:
+    if plan.exponential_decay_length_penalty is not None:
+        chain.append(_decaying(plan.exponential_decay_length_penalty, plan.max_new_tokens, prompt_width, ends))
+    if plan.suppress_tokens:
+        chain.append(Suppressed(padded_ids(plan.suppress_tokens)))
+    if plan.begin_suppress_tokens:
         first = np.asarray(prompt_width + first_is_forced, np.int32)
-        chain.append(SuppressedAt(first, padded_ids(settings.begin_suppress_tokens)))
+        chain.append(SuppressedAt(first, padded_ids(plan.begin_suppress_tokens)))
     return chain
 
 
@@ -148,20 +145,20 @@ def _decaying(decay: tuple[int, float], new: int, prompt_width: int, ends: np.nd
     return DecayingLength(np.asarray(prompt_width + start, np.int32), growth, ends)
 
 
-def _about_shares(settings: Settings, keep: int) -> list[Processor]:
-    if not settings.do_sample:
+def _about_shares(plan: Any, keep: int) -> list[Processor]:
+    if not plan.do_sample:
         return []
     chain: list[Processor] = []
-    if settings.temperature != 1.0:
-        chain.append(Temperature(np.asarray(settings.temperature, np.float32)))
-    if settings.top_k > 0:
-        chain.append(TopK(np.asarray(max(settings.top_k, keep), np.int32)))
+    if plan.temperature != 1.0:
+        chain.append(Temperature(np.asarray(plan.temperature, np.float32)))
+    if plan.top_k > 0:
+        chain.append(TopK(np.asarray(max(plan.top_k, keep), np.int32)))
     bounds = (
-        (TopP, 1 - settings.top_p, settings.top_p < 1),
-        (MinP, settings.min_p, settings.min_p > 0),
-        (Typical, settings.typical_p, settings.typical_p < 1),
-        (Epsilon, settings.epsilon_cutoff, settings.epsilon_cutoff > 0),
-        (Eta, settings.eta_cutoff, settings.eta_cutoff > 0),
+        (TopP, 1 - plan.top_p, plan.top_p < 1),
+        (MinP, plan.min_p, plan.min_p > 0),
+        (Typical, plan.typical_p, plan.typical_p < 1),
+        (Epsilon, plan.epsilon_cutoff, plan.epsilon_cutoff > 0),
+        (Eta, plan.eta_cutoff, plan.eta_cutoff > 0),
     )
     chain += [rule(np.asarray(bound, np.float32), keep) for rule, bound, has_effect in bounds if has_effect]
     return chain

@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import processors
 from ..buckets import TargetBucket, bucket, check_comparisons
+from ..plan import Plan
 from ..prompt import PositionRule
-from ..resolve import Settings
 from ..source import padded_ids
 from ..special_tokens import SpecialTokens
 from .base import AbstractStrategy
@@ -55,7 +55,7 @@ class Context:
     key: Any
 
 
-def choose(settings: Settings, context: Context) -> AbstractStrategy:
+def choose(settings: Plan, context: Context) -> AbstractStrategy:
     """The strategy that the settings ask for."""
     if settings.search == "beams":
         return _beams(settings, context)
@@ -72,12 +72,12 @@ def choose(settings: Settings, context: Context) -> AbstractStrategy:
     )
 
 
-def reads_whole_prompt(settings: Settings) -> bool:
+def reads_whole_prompt(settings: Plan) -> bool:
     """Whether all of the prompt is read before the first step, which otherwise starts with the last of its tokens."""
     return settings.search == "contrastive"
 
 
-def _sampling(settings: Settings, context: Context) -> Sampling:
+def _sampling(settings: Plan, context: Context) -> Sampling:
     samples = settings.num_return_sequences
     eos_ids, pad_id = _ends(context.tokens)
     return Sampling(
@@ -94,7 +94,7 @@ def _sampling(settings: Settings, context: Context) -> Sampling:
     )
 
 
-def _drafter(settings: Settings, context: Context) -> AbstractDrafter | None:
+def _drafter(settings: Plan, context: Context) -> AbstractDrafter | None:
     if settings.assistant is not None:
         assistant = settings.assistant
         return DraftDecoder(assistant.decoder, assistant.project, PositionRule.of(assistant.config))
@@ -105,7 +105,7 @@ def _drafter(settings: Settings, context: Context) -> AbstractDrafter | None:
     return None
 
 
-def _beams(settings: Settings, context: Context) -> BeamSearch:
+def _beams(settings: Plan, context: Context) -> BeamSearch:
     eos_ids, pad_id = _ends(context.tokens)
     ends = max(1, len(context.tokens.require("eos_token_id")))
     groups, sample, new = settings.num_beam_groups, settings.do_sample, settings.max_new_tokens
@@ -132,13 +132,13 @@ def _beams(settings: Settings, context: Context) -> BeamSearch:
     )
 
 
-def _constrained(settings: Settings, context: Context) -> ConstrainedBeamSearch:
+def _constrained(settings: Plan, context: Context) -> ConstrainedBeamSearch:
     plain, words = _beams(settings, context), ForcedWords.of(settings.force_words_ids)
     check_comparisons(sequences=context.sentences, continuations=settings.num_beams * words.offers)
     return ConstrainedBeamSearch(plain=plain, words=words, pad_id=plain.pad_id)
 
 
-def _contrastive(settings: Settings, context: Context) -> ContrastiveSearch:
+def _contrastive(settings: Plan, context: Context) -> ContrastiveSearch:
     eos_ids, pad_id = _ends(context.tokens)
     prefix = context.target.prefix
     return ContrastiveSearch(
@@ -157,7 +157,7 @@ def _contrastive(settings: Settings, context: Context) -> ContrastiveSearch:
     )
 
 
-def _chain(settings: Settings, context: Context, *, rows: int, keep: int = 1) -> tuple[processors.Processor, ...]:
+def _chain(settings: Plan, context: Context, *, rows: int, keep: int = 1) -> tuple[processors.Processor, ...]:
     ids = context.source_ids
     return processors.build(
         settings,
@@ -171,7 +171,7 @@ def _chain(settings: Settings, context: Context, *, rows: int, keep: int = 1) ->
     )
 
 
-def _key_data(settings: Settings, context: Context) -> np.ndarray | None:
+def _key_data(settings: Plan, context: Context) -> np.ndarray | None:
     if not settings.do_sample:
         return None
     return key_data(context.key, batch=context.batch, sentences=context.sentences)

@@ -1,33 +1,23 @@
-"""`GenerationConfig`: what a user or a file asks of `generate`, each value checked on its own.
-
-Must not know: models, arrays, loops, and how options combine with each other and with a prompt (`resolve`).
-"""
+"""`GenerationConfig`: what a user or a checkpoint's files ask of `generate`, each value checked on its own."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .._quoting import printable, quoted
-from . import options
-from .derived import DEFAULTS
-from .settings_checks import CHECKS
+from .options import BOOKKEEPING, DEFAULTS, IN_FILES, NOT_BUILT, OPTIONS, does_nothing
+from .options import option_names as option_names
 from .special_tokens import TOKEN_NAMES, SpecialTokens
+from .value_checks import refuse_both
 
 _logger = logging.getLogger("encdec_eqx")
 
 FORCED_TOKENS = ("forced_bos_token_id", "forced_eos_token_id")
 """Options that say what a target begins and ends with, as special tokens do."""
 
-# transformers' defaults: in a `config.json`, whose old versions spell everything out, they say nothing.
-_HF_DEFAULTS: dict[str, Any] = {
-    **{name: value for name, value in DEFAULTS.items() if value is not None},
-    "encoder_repetition_penalty": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "num_assistant_tokens": 20,
-    "renormalize_logits": False,
-}
+MARK = "_from_model_config"
+"""What a `generation_config.json` says of itself that was made from `config.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +128,14 @@ class GenerationConfig:
     others: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
-        for name, check in CHECKS.items():
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, check(name, value))
+        for name in IN_FILES:
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, OPTIONS[name].check(name, value))
         tokens = SpecialTokens(**{name: getattr(self, name) for name in TOKEN_NAMES})
         for name in TOKEN_NAMES:
             object.__setattr__(self, name, getattr(tokens, name))
-        refuse_both(self.max_length, self.max_new_tokens, "max_length", "max_new_tokens")
-        refuse_both(self.min_length, self.min_new_tokens, "min_length", "min_new_tokens")
+        refuse_both(self.__dict__, "max_length", "max_new_tokens")
+        refuse_both(self.__dict__, "min_length", "min_new_tokens")
 
     @classmethod
     def from_hf(
@@ -177,11 +166,11 @@ class GenerationConfig:
             if weaker in found and stronger in found:
                 _logger.warning("%s sets %s and %s; %s is dropped.", place, weaker, stronger, weaker)
                 del found[weaker]
-        unknown = sorted(set(found) - {*option_names(), *options.NOT_BUILT, *options.BOOKKEEPING})
+        unknown = sorted(set(found) - {*IN_FILES, *NOT_BUILT, *BOOKKEEPING})
         if unknown:
             _logger.warning("%s: not known and not acted on: %s.", place, printable(", ".join(unknown), 400))
         # An empty list asks for nothing.
-        ours = {k: v for k in option_names() if k in found and not _is_empty(v := found.pop(k))}
+        ours = {k: v for k in IN_FILES if k in found and not _is_empty(v := found.pop(k))}
         others = tuple((k, _hashable(found[k])) for k in sorted(found))
         try:
             return cls(**ours, others=others)
@@ -194,16 +183,11 @@ class GenerationConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The content of `generation_config.json`: everything that was set, and what was carried along."""
-        result = {name: _plain(getattr(self, name)) for name in (*option_names(), *TOKEN_NAMES)}
+        result = {name: _plain(getattr(self, name)) for name in (*IN_FILES, *TOKEN_NAMES)}
         result = {name: value for name, value in result.items() if value not in (None, [])}
         if len(forced := result.get("forced_eos_token_id", ())) == 1:
             result["forced_eos_token_id"] = forced[0]
         return dict(sorted({**{k: _plain(v) for k, v in self.others}, **result}.items()))
-
-
-def option_names() -> tuple[str, ...]:
-    """The options of `generate` other than token ids, in the order of `GenerationConfig`."""
-    return tuple(f.name for f in fields(GenerationConfig) if f.name != "others" and f.name not in TOKEN_NAMES)
 
 
 def check_forced(config: GenerationConfig, vocab_size: int) -> None:
@@ -218,19 +202,10 @@ def check_forced(config: GenerationConfig, vocab_size: int) -> None:
                 )
 
 
-def refuse_both(first: Any, second: Any, first_name: str, second_name: str) -> None:
-    """Raise a `ValueError` if both are set: each says the same thing in its own way."""
-    if first is not None and second is not None:
-        raise ValueError(
-            f"both {first_name}={first} and {second_name}={second} are given; {first_name} counts the prompt or start "
-            f"token, {second_name} does not. Pass one of them."
-        )
-
-
 def _says_something(name: str, value: Any) -> bool:
-    if name in options.NOT_BUILT:
-        return not options.does_nothing(name, value)
-    return name in option_names() and value is not None and _HF_DEFAULTS.get(name) != value
+    if name in NOT_BUILT:
+        return not does_nothing(name, value)
+    return name in IN_FILES and value is not None and OPTIONS[name].reference != value
 
 
 def _is_empty(value: Any) -> bool:
@@ -255,3 +230,75 @@ def _plain(value: Any) -> Any:
             return {k: _plain(v) for k, v in value[1]}
         return [_plain(v) for v in value]
     return value
+
+
+def file_settings(
+    place: str,
+    *,
+    file: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    decoder_options: Mapping[str, Any],
+    class_options: Mapping[str, Any],
+    decoder_ids: Mapping[str, Any],
+) -> tuple[SpecialTokens, GenerationConfig]:
+    """The special tokens and the options of a checkpoint.
+
+    Args:
+        place: the checkpoint, for messages.
+        file: content of `generation_config.json`, or None.
+        config: content of `config.json`, with the defaults of its class.
+        decoder_options: what the decoder's config in it says about generating, where it has one.
+        class_options: defaults of the config's class, or, for a pair, of its decoder's.
+        decoder_ids: the special tokens that the decoder's config names.
+
+    Raises:
+        ValueError: an option or an id is not what it should be.
+    """
+    places = [("config.json", config), ("the decoder's config", decoder_ids)]
+    remade = file is not None and _outdated(file, config, class_options)
+    if file is not None:
+        places.insert(len(places) if remade else 0, ("generation_config.json", file))
+    try:
+        tokens = SpecialTokens.resolve(*places)
+        options = GenerationConfig.from_hf(None if remade else file, config, decoder_options)
+        if remade and (differing := _differing(options, GenerationConfig.from_hf(file))):
+            _logger.warning(
+                "%s: generation_config.json says that it was made from config.json, which says otherwise of %s: "
+                "config.json counts, as in transformers. Remove '_from_model_config' there to let "
+                "generation_config.json count.",
+                place,
+                ", ".join(differing),
+            )
+        return tokens, options
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{place}, {places[0][0]}: {error} Correct it there, or remove it and pass it to generate."
+        ) from None
+
+
+def _differing(one: GenerationConfig, other: GenerationConfig) -> list[str]:
+    """The options that two configs have at different values, a default counting as nothing said."""
+
+    def said(config: GenerationConfig, name: str) -> Any:
+        value = getattr(config, name)
+        return None if value == DEFAULTS.get(name) else value
+
+    return [name for name in IN_FILES if said(one, name) != said(other, name)]
+
+
+def _outdated(file: Mapping[str, Any], config: Mapping[str, Any], class_options: Mapping[str, Any]) -> bool:
+    """Whether transformers makes the options anew from `config.json` and does not use those of the file.
+
+    It does if the file says that it was made from there and `config.json` has an option that is not its class's
+    default.
+
+    Args:
+        file: content of `generation_config.json`.
+        config: content of `config.json`.
+        class_options: defaults of the config's class, or, for a pair, of its decoder's.
+    """
+    if not file.get(MARK):
+        return False
+    usual = {**DEFAULTS, **class_options}
+    own = {name: config.get(name, default) for name, default in DEFAULTS.items()}
+    return any(value is not None and value != usual[name] for name, value in own.items())
