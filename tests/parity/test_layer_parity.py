@@ -1,5 +1,6 @@
 """Parts of layers against the modules of live transformers that they stand for, every parameter random."""
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    DebertaV2Config,
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
@@ -27,6 +29,7 @@ from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerH
 from transformers.models.t5.modeling_t5 import T5Attention, T5DenseGatedActDense, T5LayerNorm
 
 from encdec_eqx.layers.alibi import AlibiConfig, alibi_bias, alibi_positions
+from encdec_eqx.layers.disentangled import DisentangledConfig, disentangled_scores, position_rows
 from encdec_eqx.layers.dropout import Dropout
 from encdec_eqx.layers.feed_forward import MLP, GatedMLP
 from encdec_eqx.layers.linear import Linear
@@ -41,10 +44,11 @@ from encdec_eqx.layers.rotary_scaling import (
     RotaryScaling,
     YarnScaling,
 )
-from tolerances import EXACT, PARITY_HIDDEN, PARITY_ROTATED
+from tolerances import EXACT, PARITY_ATTENTION, PARITY_HIDDEN, PARITY_ROTATED
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, where the module compiles a function
+    warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, where these modules compile functions
+    from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention, make_log_bucket_position
     from transformers.models.modernbert.modeling_modernbert import ModernBertMLP
 
 HIDDEN, INNER = 24, 40
@@ -238,3 +242,42 @@ def test_linear_biases(heads: int) -> None:
     falcon = falcon_alibi(ids, heads, torch.float32).reshape(2, heads, 1, -1) * 0.25
     ours = alibi_bias(AlibiConfig(scaled=True, bfloat16=True), heads, positions, score_scale=0.25)
     np.testing.assert_allclose(ours, falcon, atol=EXACT)
+
+
+@pytest.mark.parametrize(("span", "max_distance"), [(256, 512), (32, 64), (8, 40), (7, 50), (4, 12)])
+def test_disentangled_buckets_are_the_same_for_every_distance(span: int, max_distance: int) -> None:
+    relative = np.arange(-2000, 2001)
+    theirs = make_log_bucket_position(torch.tensor(relative), span, max_distance).long() + span
+    ours = position_rows(DisentangledConfig(span=span, max_distance=max_distance), jnp.asarray(relative[None]))
+    np.testing.assert_array_equal(ours[0], torch.clamp(theirs, 0, 2 * span - 1))
+
+
+@pytest.mark.parametrize("buckets", [8, -1])
+@pytest.mark.parametrize("kinds", [["c2p"], ["p2c"], ["p2c", "c2p"]])
+def test_disentangled_attention(kinds: list[str], buckets: int) -> None:
+    settings = {"hidden_size": HIDDEN, "num_attention_heads": 4, "max_relative_positions": 20, "pos_att_type": kinds}
+    config = DebertaV2Config(**settings, relative_attention=True, position_buckets=buckets, share_att_key=False)
+    span = buckets if buckets > 0 else 20
+    theirs, x, table = _randomised(DisentangledSelfAttention(config)), _input(2, 13, HIDDEN), _input(2 * span, HIDDEN)
+    mask = torch.ones(2, 1, 13, 13, dtype=torch.bool)
+    expected, weights = theirs(x, mask, output_attentions=True, rel_embeddings=table)
+
+    def heads(projection: nn.Module, states: torch.Tensor) -> jax.Array:
+        return jnp.swapaxes(_linear(projection)(_array(states)).reshape(*states.shape[:-1], 4, 6), -3, -2)
+
+    q, k, v = (heads(it, x) for it in (theirs.query_proj, theirs.key_proj, theirs.value_proj))
+    relative = disentangled_scores(
+        q,
+        k,
+        position_keys=heads(theirs.pos_key_proj, table) if "c2p" in kinds else None,
+        position_queries=heads(theirs.pos_query_proj, table) if "p2c" in kinds else None,
+        rows=position_rows(
+            DisentangledConfig(span=span, max_distance=20, buckets=buckets > 0),
+            jnp.arange(13)[:, None] - jnp.arange(13)[None],
+        ),
+    )
+    scores = (jnp.einsum("bhqe,bhke->bhqk", q, k) + relative) / math.sqrt(6 * (1 + len(kinds)))
+    ours = jax.nn.softmax(scores, axis=-1)
+    np.testing.assert_allclose(ours, weights.detach(), atol=PARITY_ATTENTION)
+    out = jnp.einsum("bhqk,bhke->bqhe", ours, v).reshape(2, 13, HIDDEN)
+    np.testing.assert_allclose(out, expected.detach(), atol=PARITY_HIDDEN)
