@@ -17,6 +17,8 @@ PATHS = {
     "checkpoint": "hf",
     "families._attributes": "hf.attributes",
     "families._ignored": "hf.ignored",
+    "doctor.learning_rate": "doctor.forward",
+    "doctor.reading": "doctor.losses",
     "families": "hf.families",
     "scanned": "stack",
     "params.names": "params.param_names",

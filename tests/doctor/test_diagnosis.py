@@ -23,7 +23,7 @@ from encdec_eqx import (
     SpecialTokens,
     StackConfig,
 )
-from encdec_eqx.doctor import diagnose, learning_rate
+from encdec_eqx.doctor import diagnose, forward
 from encdec_eqx.doctor.forward import run
 from encdec_eqx.generation.compilations import counted
 from encdec_eqx.training import make_optimizer, seq2seq_loss, trainable
@@ -94,7 +94,7 @@ def _trained(model: EncoderDecoder, steps: int, change: Callable[[Batch], Batch]
         assert start is not None
         inputs = {**batch, "decoder_input_ids": _shifted(batch["labels"], start)}
         seen, gradient = run(params, rest, {name: jnp.asarray(value) for name, value in inputs.items()})
-        params, state = learning_rate._stepped(params, gradient, state, ADAM, one)
+        params, state = forward._stepped(params, gradient, state, ADAM, one)
     return dataclasses.replace(eqx.combine(params, rest), special_tokens=model.special_tokens), float(seen.loss)
 
 

@@ -28,7 +28,7 @@ from encdec_eqx.demo.batches import IGNORED_LABEL, encode_words, padded
 from encdec_eqx.demo.pieces import join, load_pieces
 from encdec_eqx.demo.vocabulary import encode_pronunciation
 from encdec_eqx.doctor.command import run_doctor
-from encdec_eqx.doctor.reading import (
+from encdec_eqx.doctor.losses import (
     Reading,
     encoder_is_ignored,
     source_does_not_fit,

@@ -3,7 +3,7 @@
 Every check is a small function that says what it measures and which threshold it holds that against, and why.
 """
 
-from .examination import check_before_training as check_before_training
-from .examination import diagnose as diagnose
+from .checks import check_before_training as check_before_training
+from .checks import diagnose as diagnose
 from .finding import Diagnosis as Diagnosis
 from .finding import Finding as Finding

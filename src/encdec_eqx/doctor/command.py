@@ -22,9 +22,8 @@ from ..training.optim.optimizer import make_optimizer
 from ..training.run_job import check_sources, load_model, load_tokenizers, pairs_of
 from ..training.toml import speaking_toml
 from ..training.train_config import check_learning_rate
-from .examination import diagnose
-from .finding import Diagnosis
-from .table import show
+from .checks import diagnose
+from .finding import Diagnosis, show
 
 _ROWS = 64
 

@@ -1,19 +1,19 @@
-"""What a diagnosis says: one finding, and all of them with the numbers that were measured.
-
-Knows words and numbers only; must not know how anything is measured.
-"""
+"""What a diagnosis says: one finding, or all of them with the numbers that were measured, as text or as a table."""
 
 import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
+from .._installing import install
 from ..training.toml import spoken
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """From the worst to the mildest."""
+
+_COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class Diagnosis:
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        """What was measured, and what was not looked at, a line each."""
+        """What was measured, and what was not looked at, one line each."""
         numbers = ", ".join(f"{name} {_short(value)}" for name, value in self.measured.items())
         measured = [f"measured: {numbers}"] if numbers else []
         return (*measured, *(f"not looked at: {reason}" for reason in self.skipped))
@@ -127,3 +127,34 @@ class Diagnosis:
 
 def _short(value: float) -> str:
     return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def show(diagnosis: Diagnosis, console: Any = None) -> None:
+    """Prints the findings with their fixes, what was measured, and what was not looked at.
+
+    Args:
+        diagnosis: what was found.
+        console: a `rich.console.Console`; default: one on stdout.
+
+    Raises:
+        ImportError: rich is not installed.
+    """
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        raise ImportError(f"the table needs rich, which is not installed: {install('train')}") from None
+
+    console = Console() if console is None else console
+    console.print(Text(diagnosis.headline, style="bold" if diagnosis.ok else _COLOURS["error"]))
+    if diagnosis.findings:
+        table = Table(show_lines=True)
+        for heading in ("", "what was seen", "what to do"):
+            table.add_column(heading, overflow="fold")
+        for one in diagnosis.findings:
+            label = Text(f"{one.severity}\n{one.code}", style=_COLOURS[one.severity])
+            table.add_row(label, Text(spoken(one.message)), Text(spoken(one.fix)))
+        console.print(table)
+    for line in diagnosis.footnotes:
+        console.print(Text(line, style="dim"))

@@ -1,6 +1,6 @@
-"""What labels must be: unshifted, ended once by the end token, -100 behind it, and different from row to row.
+"""What labels must be: unshifted, ended once by EOS, -100 after it, and what the model's generation would write.
 
-Host only. Knows ids; must not know what the model computes.
+That it would write them depends on its special tokens, which must exist, and on what its generation forces and forbids.
 """
 
 from collections import Counter
@@ -9,25 +9,94 @@ from typing import Any
 
 import numpy as np
 
+from ..generation.generation_config import GenerationConfig
+from ..generation.special_tokens import TOKEN_NAMES, SpecialTokens
+from ..surgery.resize import resizing_call
 from ..targets import TargetForm
+from ..text.tokenizer_fit import looks_special
+from .catalogue import found
 from .finding import Finding
-from .ids import Ids, share, tail
+from .ids import SOME, Ids, fraction, tail
 
-_SOME = 0.1
-"""Share of the rows from which on something is no accident. In good data none of these things happens."""
 
-_CALL = "labels = [*ids, eos_token_id] padded with -100 (TokenizerPair.encode_target and data.Batches do it)."
+def missing(ids: Ids | None, model: Any) -> Iterator[Finding]:
+    """Ids that training or generating needs and that nothing sets.
+
+    Start and pad make the decoder's inputs from labels, so without them (and without `decoder_input_ids`) no step can
+    be taken; without an end, generation runs to its maximum length.
+    """
+    tokens: SpecialTokens = model.special_tokens
+    needed = ("decoder_start_token_id", "pad_token_id") if ids is None or ids.decoder_inputs is None else ()
+    for name in (*needed, "eos_token_id"):
+        if getattr(tokens, name) is None:
+            yield found("special_token_missing/eos" if name == "eos_token_id" else "special_token_missing", name=name)
+
+
+def out_of_range(model: Any) -> Iterator[Finding]:
+    """Ids beyond the decoder's vocabulary: jax would look up another row without a word."""
+    vocab_size = model.decoder.config.vocab_size
+    for name in TOKEN_NAMES:
+        value = getattr(model.special_tokens, name)
+        for one in value if isinstance(value, tuple) else () if value is None else (value,):
+            if one >= vocab_size:
+                yield found(
+                    "special_token_out_of_range",
+                    also={"resizing": resizing_call(model, "decoder", one + 1)},
+                    name=name,
+                    id=one,
+                    vocab_size=vocab_size,
+                )
+
+
+def start_is_a_word(ids: Ids, model: Any) -> Iterator[Finding]:
+    """A start token that is none of bos, eos and pad, and stands in the middle of labels: an ordinary token.
+
+    Nothing but ordinary tokens (and separators) stands in the middle of a target. First and last places are left out:
+    language codes may stand there. A warning, for a decoder that was trained with an ordinary token in front wants it.
+    """
+    tokens: SpecialTokens = model.special_tokens
+    start, special = tokens.decoder_start_token_id, {tokens.bos_token_id, tokens.pad_token_id, *_ends(model)}
+    if start is None or start in special:
+        return
+    inside = sum(int((row[1:-1] == start).sum()) for row in ids.targets)
+    if inside:
+        yield found(
+            "wrong_start_token",
+            also={"bos": tokens.bos_token_id, "eos": tokens.eos_token_id},
+            decoder_start_token_id=start,
+            inside_labels=inside,
+        )
+
+
+def start_differs(ids: Ids, model: Any) -> Iterator[Finding]:
+    """`decoder_input_ids` that begin with one and the same id, which is not the model's start token.
+
+    Generation would then begin with a token that the decoder never began with in training. Rows that begin with
+    different ids (languages, prompts) are left alone; of one id that is no special token, a batch of a single language
+    may be the reason, so that is a warning.
+    """
+    inputs, start = ids.decoder_inputs, model.special_tokens.decoder_start_token_id
+    if inputs is None or start is None or not len(ids.rows):
+        return
+    shown = ids.given.get("decoder_attention_mask")
+    begins = np.zeros(len(inputs), int) if shown is None else shown.astype(bool).argmax(axis=1)
+    first = {int(inputs[row, begins[row]]) for row in ids.rows}
+    if len(first) == 1 and first != {start}:
+        (other,) = first
+        tokens: SpecialTokens = model.special_tokens
+        special = {tokens.bos_token_id, tokens.pad_token_id, *_ends(model)}
+        yield found(
+            "start_token_differs",
+            "error" if other in special else "warning",
+            first=other,
+            decoder_start_token_id=start,
+        )
 
 
 def none_counts(ids: Ids) -> Iterator[Finding]:
     """Nothing but -100: loss and gradient are 0."""
     if not ids.counted.any():
-        yield Finding(
-            code="no_labels",
-            severity="error",
-            message="every label of the batch is -100, so nothing can be learned from it.",
-            fix="give the target's ids as labels, and -100 only behind them.",
-        )
+        yield found("no_labels")
 
 
 def hold_padding(ids: Ids, model: Any) -> Iterator[Finding]:
@@ -37,17 +106,10 @@ def hold_padding(ids: Ids, model: Any) -> Iterator[Finding]:
     end token. Where pad and end are one token (the GPT-2 recipe), a single one is the end, as it should be.
     """
     ends, pad = _ends(model), model.special_tokens.pad_token_id
-    found = [row[-1] for row in ids.targets if padding_behind(row, ends, pad)]
-    if share([padding_behind(row, ends, pad) > 0 for row in ids.targets]) >= _SOME:
-        token = Counter(map(int, found)).most_common(1)[0][0]
-        yield Finding(
-            code="labels_hold_padding",
-            severity="error",
-            message=f"{len(found)} of {len(ids.targets)} rows of labels end in padding (id {token}), which is trained "
-            "like text.",
-            fix=f"put -100 behind each row's end: {_CALL}",
-            evidence={"rows": len(found), "of": len(ids.targets), "id": token},
-        )
+    last = [row[-1] for row in ids.targets if padding_behind(row, ends, pad)]
+    if fraction([padding_behind(row, ends, pad) > 0 for row in ids.targets]) >= SOME:
+        token = Counter(map(int, last)).most_common(1)[0][0]
+        yield found("labels_hold_padding", rows=len(last), of=len(ids.targets), id=token)
 
 
 def begin_with_start(ids: Ids, model: Any) -> Iterator[Finding]:
@@ -58,19 +120,17 @@ def begin_with_start(ids: Ids, model: Any) -> Iterator[Finding]:
     """
     form = TargetForm.of(model)
     start, rows = form.start, [row for row in ids.targets if len(row) > 1]
-    begun = share([row[0] == start for row in rows])
+    begun = fraction([row[0] == start for row in rows])
     if start is None or begun < 0.5 or start == form.first:
         return
-    whole = share([_ended(row, form) for row in rows]) >= 0.5
+    whole = fraction([_ended(row, form) for row in rows]) >= 0.5
     # targets of a sorted file may all begin with a start token that is an ordinary word besides
     certain = not whole and start in {model.special_tokens.bos_token_id, form.pad, *(form.ends or ())}
-    yield Finding(
-        code="labels_shifted",
-        severity="error" if certain else "warning",
-        message=f"{begun:.0%} of the rows of labels begin with the start token {start}"
-        + (": the decoder reads it twice." if whole else " and lack the end: they were shifted before they came here."),
-        fix=f"give labels unshifted and without a start token, for the decoder's inputs are made from them: {_CALL}",
-        evidence={"share": begun, "decoder_start_token_id": start},
+    yield found(
+        "labels_shifted/whole" if whole else "labels_shifted",
+        "error" if certain else "warning",
+        share=begun,
+        decoder_start_token_id=start,
     )
 
 
@@ -87,28 +147,23 @@ def lack_the_end(ids: Ids, model: Any) -> Iterator[Finding]:
         return
     open_rows = np.array([not _ended(row, form) for row in ids.targets])
     cut = open_rows & ids.full
-    short = share(open_rows & ~cut)
+    short = fraction(open_rows & ~cut)
     evidence = {"without": int(open_rows.sum()), "of": len(open_rows), "eos_token_id": str(list(ends))}
-    if share(open_rows) >= 0.5 or short >= _SOME:
+    if fraction(open_rows) >= 0.5 or short >= SOME:
         usual, times = Counter(int(row[-1]) for row in ids.targets).most_common(1)[0]
         hint = f" ({times} rows end with {usual}: is that the end?)" if times > 1 and usual not in ends else ""
-        yield Finding(
-            code="labels_without_eos",
-            severity="error" if share(open_rows) >= 0.5 and short >= _SOME else "warning",
-            message=f"{open_rows.sum()} of {len(open_rows)} rows of labels do not end with the model's end token "
-            f"{_named(ends)}{hint}, so it does not learn to stop"
-            + ("." if short >= _SOME else ", unless they were cut off: they all fill the batch's width."),
-            fix=f"end every row: {_CALL} If another id ends them, model.with_special_tokens(eos_token_id=...).",
-            evidence=evidence,
+        yield found(
+            "labels_without_eos" if short >= SOME else "labels_without_eos/full",
+            "error" if fraction(open_rows) >= 0.5 and short >= SOME else "warning",
+            also={"ends": _named(ends), "hint": hint},
+            **evidence,
         )
     elif cut.any():
-        yield Finding(
-            code="truncated_targets",
-            severity="warning" if share(cut) >= _SOME else "info",
-            message=f"{cut.sum()} of {len(cut)} rows of labels fill the whole width of {ids.labels.shape[1]} and have "
-            f"no end token {_named(ends)}: they were cut off.",
-            fix="allow longer targets (max_target_length), or end what is cut: TokenizerPair.encode_target does.",
-            evidence=evidence,
+        yield found(
+            "truncated_targets",
+            "warning" if fraction(cut) >= SOME else "info",
+            also={"cut": cut.sum(), "width": ids.labels.shape[1], "ends": _named(ends)},
+            **evidence,
         )
 
 
@@ -121,26 +176,12 @@ def inputs_are_not_shifted(ids: Ids, model: Any) -> Iterator[Finding]:
     if inputs is None or inputs.shape != ids.labels.shape or _is_shifted(ids, inputs, form):
         return
     both = ids.counted[:, 1:] & ids.counted[:, :-1]
-    same = share((inputs == ids.labels)[ids.counted])
-    shifted = share((inputs[:, 1:] == ids.labels[:, :-1])[both])
-    fix = "leave decoder_input_ids out: they are made from the labels, moved one step to the right."
-    evidence = {"equal": same, "shifted": shifted}
+    same = fraction((inputs == ids.labels)[ids.counted])
+    shifted = fraction((inputs[:, 1:] == ids.labels[:, :-1])[both])
     if same >= 0.95 and ids.counted.sum() > 1:
-        yield Finding(
-            code="inputs_not_shifted",
-            severity="error",
-            message="decoder_input_ids equal the labels: the decoder is shown each answer, and learns to copy it.",
-            fix=fix,
-            evidence=evidence,
-        )
+        yield found("inputs_not_shifted", equal=same, shifted=shifted)
     elif both.sum() > 1 and shifted < 0.5:
-        yield Finding(
-            code="inputs_not_shifted",
-            severity="warning",
-            message=f"only {shifted:.0%} of decoder_input_ids are the label before theirs.",
-            fix=fix,
-            evidence=evidence,
-        )
+        yield found("inputs_not_shifted/unrelated", equal=same, shifted=shifted)
 
 
 def are_all_the_same(ids: Ids) -> Iterator[Finding]:
@@ -149,13 +190,7 @@ def are_all_the_same(ids: Ids) -> Iterator[Finding]:
     if len(rows) < 8 or source is None:
         return
     if len({row.tobytes() for row in ids.targets}) == 1 and len({source[row].tobytes() for row in rows}) > 1:
-        yield Finding(
-            code="constant_targets",
-            severity="warning",
-            message=f"all {len(rows)} rows have the same labels, though their sources differ.",
-            fix="look at how sources and targets are paired; a model trained on this need not read the source.",
-            evidence={"rows": len(rows)},
-        )
+        yield found("constant_targets", rows=len(rows))
 
 
 def padding_behind(row: np.ndarray, ends: tuple[int, ...], pad: int | None) -> int:
@@ -173,7 +208,7 @@ def _is_shifted(ids: Ids, inputs: np.ndarray, form: TargetForm) -> bool:
     begins = inputs[ids.rows, 0]
     both = ids.counted[:, 1:] & ids.counted[:, :-1]
     alike = len(set(begins.tolist())) == 1 and (both.any() or begins[:1].tolist() == [form.start])
-    return bool(alike) and share((inputs[:, 1:] == ids.labels[:, :-1])[both] if both.any() else True) >= 0.95
+    return bool(alike) and fraction((inputs[:, 1:] == ids.labels[:, :-1])[both] if both.any() else True) >= 0.95
 
 
 def _ended(row: np.ndarray, form: TargetForm) -> bool:
@@ -191,3 +226,102 @@ def _ends(model: Any) -> tuple[int, ...]:
 
 def _named(ends: tuple[int, ...]) -> str:
     return str(ends[0]) if len(ends) == 1 else f"(one of {list(ends)})"
+
+
+def lack_the_forced_first(ids: Ids, model: Any, tokenizers: Any = None) -> Iterator[Finding]:
+    """Labels that do not begin with the token that generation forces first (BART's `<s>`, a language's code).
+
+    The model would learn to say its first word where generation puts another token, and that word would be lost. Where
+    the rows begin with codes, of other languages perhaps, which a call of `generate` may force instead, it is a warning
+    for one code and an info for several: a sorted file may begin with a single language.
+    """
+    form = TargetForm.of(model)
+    rows = [row for row in ids.targets if len(row)]
+    others = [row for row in rows if row[0] != form.first]
+    if form.first is None or not others or len(others) < SOME * len(rows):
+        return
+    begins = sorted({int(row[0]) for row in others})
+    codes = _may_be_codes(begins, rows, tokenizers)
+    several = codes and len({int(row[0]) for row in rows}) > 1
+    most = len(others) >= 0.5 * len(rows)
+    one = len(begins) == 1
+    which = f" (they begin with {begins[0]})" if one else ""
+    yield found(
+        "labels_without_forced_bos",
+        "info" if several else "error" if most and not codes else "warning",
+        also={"begins": which, "instead": begins[0] if one and codes else "..."},
+        rows=len(others),
+        of=len(rows),
+        forced_bos_token_id=form.first,
+    )
+
+
+def _may_be_codes(begins: list[int], rows: list[np.ndarray], tokenizers: Any) -> bool:
+    """Whether rows begin with languages' codes: special tokens; without a tokenizer, few ids found nowhere else."""
+    if tokenizers is not None:
+        return all(looks_special(tokenizers.target, one) for one in begins)
+    inside = np.concatenate([row[1:] for row in rows])
+    return len(begins) <= max(1, len(rows) // 4) and not np.isin(begins, inside).any()
+
+
+def are_of_another_language(ids: Ids, model: Any) -> Iterator[Finding]:
+    """MBART's labels that end with a language's code, where generation starts with another one."""
+    form = TargetForm.of(model)
+    if not form.code_behind_end or ids.decoder_inputs is not None or not len(ids.rows):
+        return
+    has_code, code = form.has_code_behind(ids.labels[ids.rows])
+    codes = sorted(set(code[has_code].tolist()))
+    if not codes or codes == [form.start]:
+        return
+    yield found(
+        "start_token_differs/language" if len(codes) == 1 else "start_token_differs/languages",
+        also={"start": form.start, "listed": ", ".join(map(str, codes[:5]))},
+        code=codes[0],
+        codes=len(codes),
+        decoder_start_token_id=form.start or 0,
+    )
+
+
+def forced_end_is_none(model: Any) -> Iterator[Finding]:
+    """What generation forces at its maximum length is not what ends a target."""
+    form = TargetForm.of(model)
+    if form.ends and form.forced_ends and not set(form.forced_ends) & set(form.ends):
+        yield found(
+            "forced_eos_differs",
+            also={"forced": list(form.forced_ends), "ends": list(form.ends)},
+            forced_eos_token_id=form.forced_ends[0],
+            eos_token_id=form.ends[0],
+        )
+
+
+def cannot_be_generated(ids: Ids, model: Any) -> Iterator[Finding]:
+    """Labels that the model's own `generation_config` forbids: a checkpoint for summaries asks for 56 tokens and more.
+
+    Lengths at most, which nearly every call sets itself, are left out.
+    """
+    config = model.generation_config
+    if config is None or not ids.targets:
+        return
+    form = TargetForm.of(model)
+    reasons = {
+        "min_length": lambda row: len(row) < (config.min_length or 0) and _ended(row, form),
+        "min_new_tokens": lambda row: len(row) <= (config.min_new_tokens or 0) and _ended(row, form),
+        "suppress_tokens": lambda row: np.isin(row, config.suppress_tokens or ()).any(),
+        "begin_suppress_tokens": lambda row: row[len(form.begin) :][0:1].tolist() in _alone(config),
+        "no_repeat_ngram_size": lambda row: _repeats(row.tolist(), config.no_repeat_ngram_size or 0),
+    }
+    for name, forbids in reasons.items():
+        forbidden = fraction([bool(forbids(row)) for row in ids.targets])
+        if forbidden >= SOME:
+            yield found(
+                "targets_cannot_be_generated", also={"value": getattr(config, name)}, option=name, share=forbidden
+            )
+
+
+def _alone(config: GenerationConfig) -> list[list[int]]:
+    return [[one] for one in config.begin_suppress_tokens or ()]  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def _repeats(row: list[int], size: int) -> bool:
+    grams = [tuple(row[at : at + size]) for at in range(len(row) - size + 1)] if size else []
+    return len(set(grams)) < len(grams)

@@ -1,7 +1,4 @@
-"""What is measured by running the model on a batch, and the findings that follow from it.
-
-Knows which runs share what; must not judge: the checks do.
-"""
+"""What is measured by running the model on a batch, and which checks get the numbers."""
 
 import dataclasses
 import math
@@ -14,17 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
+from .._inputs import IGNORED
 from ..encoder import Encoder
 from ..generation.special_tokens import SpecialTokens
 from ..params.trainable import trainable as default_trainable
 from ..targets import TargetForm
-from ..training.loss import IGNORED
-from . import blame, gradients, losses, ranges, reading
+from . import losses
 from .finding import Finding
-from .forward import Inputs, Seen, divergence, rows, run
-from .ids import Ids
-from .learning_rate import Tried, attempted, is_too_high
-from .reading import Reading
+from .forward import (
+    Inputs,
+    RunOutput,
+    TrialSettings,
+    are_not_finite,
+    divergence,
+    is_too_high,
+    locate_nonfinite,
+    rows,
+    run,
+    run_trial,
+)
+from .ids import Ids, is_causal_lm
 from .weights import Weights
 
 _ROWS = 16
@@ -59,7 +65,7 @@ class Runs:
         self._read, self._rest = eqx.partition(self._bare, default_trainable(self._bare))
         self._uniform = math.log(model.decoder.config.vocab_size)
 
-    def findings(self, ids: Ids, tried: Tried | None) -> list[Finding]:
+    def findings(self, ids: Ids, tried: TrialSettings | None) -> list[Finding]:
         """All that the runs show.
 
         Args:
@@ -70,23 +76,21 @@ class Runs:
         seen, gradient = self._run(inputs)
         finite = np.asarray(seen.finite)
         if not finite.all():
-            where = blame.first_bad(self._model, rows(inputs, np.flatnonzero(~finite)[:1]))
-            return list(blame.not_finite(where, int((~finite).sum()), len(finite)))
+            where = locate_nonfinite(self._model, rows(inputs, np.flatnonzero(~finite)[:1]))
+            return list(are_not_finite(where, int((~finite).sum()), len(finite)))
         counted = np.asarray(inputs["labels"]) != IGNORED
         loss = float(seen.loss)
-        norms = gradients.norms(Weights(self._of_trained(gradient)))
+        norms = losses.norms(Weights(self._of_trained(gradient)))
         self.measured |= {
             "loss": loss,
             "ln_vocab": self._uniform,
             "unigram_entropy": _entropy(np.asarray(inputs["labels"])[counted]),
-            "gradient_norm": gradients.total(norms),
-            "encoder_gradient_norm": gradients.total(
-                {part: x for part, x in norms.items() if part.startswith("encoder")}
-            ),
+            "gradient_norm": losses.total(norms),
+            "encoder_gradient_norm": losses.total({part: x for part, x in norms.items() if part.startswith("encoder")}),
         }
         found = list(self._loss(seen, loss))
-        found += gradients.does_not_reach(norms, loss)
-        found += gradients.is_too_large(norms)
+        found += losses.does_not_reach(norms, loss)
+        found += losses.is_too_large(norms)
         found += self._reading(inputs, seen, counted, loss)
         if ids.decoder_inputs is None:
             found += self._order(inputs, seen, counted)
@@ -97,7 +101,7 @@ class Runs:
             found += self._learning_rate(inputs, tried)
         return found
 
-    def _run(self, inputs: Inputs) -> tuple[Seen, Any]:
+    def _run(self, inputs: Inputs) -> tuple[RunOutput, Any]:
         return run(self._read, self._rest, inputs)
 
     def _of_trained(self, tree: Any) -> Any:
@@ -105,14 +109,14 @@ class Runs:
         flags = jax.tree.unflatten(jax.tree.structure(self._bare), jax.tree.leaves(self._trained))
         return eqx.filter(tree, flags)
 
-    def _learning_rate(self, inputs: Inputs, tried: Tried) -> Iterator[Finding]:
+    def _learning_rate(self, inputs: Inputs, tried: TrialSettings) -> Iterator[Finding]:
         def loss_and_gradient(params: Any) -> tuple[Any, Any]:
             seen, gradient = run(eqx.combine(params, self._read), self._rest, inputs)
             return seen.loss, self._of_trained(gradient)
 
         params = self._of_trained(self._read)
         yield from is_too_high(
-            lambda factor: attempted(loss_and_gradient, params, tried.optimizer, factor * tried.factor),
+            lambda factor: run_trial(loss_and_gradient, params, tried.optimizer, factor * tried.factor),
             learning_rate=tried.learning_rate,
             uniform=self._uniform,
         )
@@ -137,21 +141,21 @@ class Runs:
         pad: Any = self._form.pad
         return np.where(shifted == IGNORED, pad, shifted).astype(np.int32)
 
-    def _loss(self, seen: Seen, loss: float) -> Iterator[Finding]:
+    def _loss(self, seen: RunOutput, loss: float) -> Iterator[Finding]:
         spread = float(jnp.mean(jnp.std(seen.logits, axis=-1)))
         joined_now = self._sizes.cross_attention_is_new or "enc_to_dec_proj" in self._sizes.new_parts
         yield from losses.is_above_uniform(
             loss,
             self._uniform,
             spread,
-            may_be_high=joined_now and self._decoder_is_loaded and not ranges.is_causal_lm(self._model),
+            may_be_high=joined_now and self._decoder_is_loaded and not is_causal_lm(self._model),
         )
 
     @property
     def _decoder_is_loaded(self) -> bool:
         return bool(self._model.decoder.load_report.loaded)
 
-    def _reading(self, inputs: Inputs, seen: Seen, counted: np.ndarray, loss: float) -> Iterator[Finding]:
+    def _reading(self, inputs: Inputs, seen: RunOutput, counted: np.ndarray, loss: float) -> Iterator[Finding]:
         """Every row with the source of one half the batch away; rows whose sources are equal say nothing.
 
         Of a sorted file neighbours are alike, and the farther a row is the less.
@@ -168,7 +172,7 @@ class Runs:
         telling = weight & (labels != labels[order])
         apart = np.asarray(divergence(seen.logits, other.logits, inputs["labels"]))
         gain = np.asarray(other.token_loss) - np.asarray(seen.token_loss)
-        measured = Reading(
+        measured = losses.Reading(
             divergence=float(apart[telling].mean()) if telling.any() else math.nan,
             gain=float(gain[telling].mean()) if telling.any() else math.nan,
             moved=bool(np.asarray(jnp.any(seen.logits != other.logits, axis=-1))[weight].any()),
@@ -180,17 +184,17 @@ class Runs:
             moved_by=self._sizes.cross_attention_moved / (self._model.decoder.config.initializer_range or 1.0),
         )
         self.measured |= {"source_divergence": float(apart[weight].mean()), "source_gain": float(gain[weight].mean())}
-        yield from reading.encoder_is_constant(measured)
-        yield from reading.encoder_is_ignored(measured)
-        yield from reading.source_does_not_fit(measured)
+        yield from losses.encoder_is_constant(measured)
+        yield from losses.encoder_is_ignored(measured)
+        yield from losses.source_does_not_fit(measured)
 
-    def _order(self, inputs: Inputs, seen: Seen, counted: np.ndarray) -> Iterator[Finding]:
+    def _order(self, inputs: Inputs, seen: RunOutput, counted: np.ndarray) -> Iterator[Finding]:
         """The labels of every row in a random order, its last (the end) left where it is.
 
         Looked at are rows of which at least half came to another place, for `a a a a` reads the same in any order.
         """
         just_joined = self._sizes.cross_attention_is_new and self._decoder_is_loaded
-        if not (just_joined and ranges.is_causal_lm(self._model)):
+        if not (just_joined and is_causal_lm(self._model)):
             return
         random, labels = np.random.default_rng(0), np.asarray(inputs["labels"])
         seen_loss, own, other = np.asarray(seen.token_loss), [], []
@@ -207,14 +211,14 @@ class Runs:
         self.measured["loss_of_scrambled_labels"] = float(np.mean(other))
         yield from losses.order_does_not_matter(float(np.mean(own)), float(np.mean(other)), self._uniform)
 
-    def _start(self, inputs: Inputs, seen: Seen, counted: np.ndarray) -> Iterator[Finding]:
+    def _start(self, inputs: Inputs, seen: RunOutput, counted: np.ndarray) -> Iterator[Finding]:
         """The first label with each of the model's other special tokens in front, if the model was ever trained.
 
         Behind a token that generation forces, which is the same in every row, it is the second label.
         """
         tokens, place = self._model.special_tokens, len(self._form.begin)
         start: Any = tokens.decoder_start_token_id
-        knows = not self._sizes.cross_attention_is_new or (self._decoder_is_loaded and ranges.is_causal_lm(self._model))
+        knows = not self._sizes.cross_attention_is_new or (self._decoder_is_loaded and is_causal_lm(self._model))
         if not knows or place >= counted.shape[1]:
             return
         others = {tokens.bos_token_id, tokens.pad_token_id, *(tokens.eos_token_id or ())} - {None, start}
@@ -248,7 +252,7 @@ def _scrambled(
     return result
 
 
-def _by_label(seen: Seen, first: Int[np.ndarray, " batch"], place: int) -> dict[int, float]:
+def _by_label(seen: RunOutput, first: Int[np.ndarray, " batch"], place: int) -> dict[int, float]:
     """The mean loss at a place of each label that stands there."""
     loss = np.asarray(seen.token_loss)[:, place]
     return {label: float(loss[first == label].mean()) for label in set(first.tolist()) - {IGNORED}}
@@ -289,7 +293,10 @@ def _apart(
 
 
 def _relative_change(
-    seen: Seen, other: Seen, differ: Bool[np.ndarray, " batch"], shown: Bool[np.ndarray, "batch source"] | None
+    seen: RunOutput,
+    other: RunOutput,
+    differ: Bool[np.ndarray, " batch"],
+    shown: Bool[np.ndarray, "batch source"] | None,
 ) -> float:
     """Of the encoder's states, at the positions that both rows have; infinite if there are none, 0 of zeros."""
     one, two = (np.asarray(run.states, np.float32)[differ] for run in (seen, other))

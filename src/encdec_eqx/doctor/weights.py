@@ -1,6 +1,6 @@
-"""What can be said of a model from its arrays alone: their sizes, by name, whatever layout they are in. Host only.
+"""What can be said of a model from its arrays alone, by name and whatever layout they are in; and what is trained.
 
-Knows names such as `decoder.layers.3.cross_attention.out.weight`; must not run the model.
+Names are such as `decoder.layers.3.cross_attention.out.weight`.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..params.param_names import places
+from .catalogue import found
 from .finding import Finding
 
 
@@ -48,12 +49,6 @@ class Size:
         with np.errstate(over="ignore", invalid="ignore"):
             rms = math.sqrt(float(np.dot(wide, wide)) / max(wide.size, 1))
         return cls(rms, float(wide.min(initial=np.inf)), float(wide.max(initial=-np.inf)), wide.size, array.dtype)
-
-
-_REDRAW = (
-    "load the decoder again without its cross-attention, which is then drawn anew "
-    "(Decoder.from_pretrained(path, key=key)), or take the checkpoint before."
-)
 
 
 class Weights(Mapping[str, Size]):
@@ -135,28 +130,14 @@ def not_finite(weights: Weights) -> Iterator[Finding]:
     """NaN or infinity in an array: whatever reads it is lost."""
     bad = [name for name, size in weights.items() if not size.finite]
     if bad:
-        yield Finding(
-            code="non_finite_weights",
-            severity="error",
-            message=f"{len(bad)} of {len(weights)} arrays hold NaN or infinity; the first is {bad[0]}.",
-            fix="load the checkpoint again, or go back to the last one before the loss became NaN.",
-            evidence={"arrays": len(bad), "first": bad[0]},
-        )
+        yield found("non_finite_weights", also={"of": len(weights)}, arrays=len(bad), first=bad[0])
 
 
 def are_half_precision(weights: Weights, trained: set[str]) -> Iterator[Finding]:
     """Trained arrays of 16 bits: a step's update is smaller than what they can tell apart, and is lost."""
     half = [name for name in trained if name in weights and weights[name].dtype.itemsize < 4]
     if half:
-        kind = weights[half[0]].dtype
-        yield Finding(
-            code="half_precision_weights",
-            severity="error",
-            message=f"{len(half)} trained arrays are {kind}: small updates would be lost, so steps refuse them.",
-            fix="load with dtype=jnp.float32 (or model.astype(jnp.float32)), and compute in bfloat16 with "
-            "make_train_step(..., compute_dtype=jnp.bfloat16) where that is faster.",
-            evidence={"arrays": len(half), "dtype": str(kind)},
-        )
+        yield found("half_precision_weights", arrays=len(half), dtype=str(weights[half[0]].dtype))
 
 
 def cross_attention_is_dead(weights: Weights) -> Iterator[Finding]:
@@ -179,22 +160,9 @@ def cross_attention_is_dead(weights: Weights) -> Iterator[Finding]:
     if projection and max(projection) == 0:
         dead.append("enc_to_dec_proj")
     if dead:
-        yield Finding(
-            code="dead_cross_attention",
-            severity="error",
-            message=f"the source cannot reach the decoder at {len(dead)} place(s): the weights of {dead[0]} are 0.",
-            fix=_REDRAW,
-            evidence={"places": len(dead), "first": dead[0]},
-        )
+        yield found("dead_cross_attention", places=len(dead), first=dead[0])
     if even:
-        yield Finding(
-            code="cross_attention_uniform",
-            severity="error",
-            message=f"{len(even)} cross-attention(s) attend to all source positions alike: the queries or keys of "
-            f"{even[0]} are 0.",
-            fix=_REDRAW,
-            evidence={"places": len(even), "first": even[0]},
-        )
+        yield found("cross_attention_uniform", places=len(even), first=even[0])
 
 
 def embeddings_have_odd_sizes(weights: Weights) -> Iterator[Finding]:
@@ -213,17 +181,31 @@ def embeddings_have_odd_sizes(weights: Weights) -> Iterator[Finding]:
             continue
         ratio = tokens.rms * embeddings.scale / positions.rms
         if ratio > 30:
-            yield Finding(
-                code="embedding_scale",
-                severity="warning",
-                message=f"the {piece}'s token embeddings are {ratio:.3g} times as large as the positions added to "
-                "them, which drown.",
-                fix=f"load the {piece} again; if its embeddings were changed or resized, draw new rows with the "
-                "standard deviation of the old ones.",
-                evidence={"piece": piece, "ratio": ratio, "tokens_rms": tokens.rms, "positions_rms": positions.rms},
-            )
+            yield found("embedding_scale", piece=piece, ratio=ratio, tokens_rms=tokens.rms, positions_rms=positions.rms)
 
 
 def _matrices(weights: Weights, prefix: str) -> list[float]:
     """Sizes of what multiplies in a projection, whatever it is made of."""
     return [size.rms for name, size in weights.under(prefix).items() if not name.endswith(".bias")]
+
+
+def trained_names(model: Any, trained: Any) -> set[str]:
+    """Names of the arrays that a tree of bools, in the model's own layout, trains."""
+    flags = jax.tree.leaves(trained)
+    return {found.names[0] for found in places(model) if flags[found.leaf]}
+
+
+def nothing_is_trained(trained: set[str]) -> Iterator[Finding]:
+    """A tree of False only."""
+    if not trained:
+        yield found("nothing_trained")
+
+
+def new_parts_are_frozen(weights: Weights, trained: set[str]) -> Iterator[Finding]:
+    """Cross-attention, or the projection between the widths, that is as it was drawn and will stay so.
+
+    What was trained before and is frozen now is left alone.
+    """
+    frozen = [part for part in weights.new_parts if not any(name.startswith(f"{part}.") for name in trained)]
+    if trained and frozen:
+        yield found("new_parts_frozen", parts=len(frozen), first=frozen[0])

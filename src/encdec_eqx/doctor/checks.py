@@ -1,7 +1,4 @@
-"""`diagnose`: all checks of a model and a batch, and which of them can be made; and those that cost nothing.
-
-Knows every check by name, what it needs, and which finding makes others pointless. Must not judge anything itself.
-"""
+"""`diagnose`: all checks of a model and a batch, which of them can be made, and which findings explain others."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +10,11 @@ from ..params.trainable import cut_and_trained
 from ..stack import ScannedStack
 from ..training.batch import checked_entries
 from ..training.train_config import check_learning_rate
-from . import agreement, freezing, labels, ranges, source, special_tokens, tokenizing, weights
+from . import ids as batch_ids
+from . import labels, tokenizer_checks, weights
 from .finding import Diagnosis, Finding
+from .forward import TrialSettings
 from .ids import Ids
-from .learning_rate import Tried
 from .runs import Runs
 from .weights import Weights
 
@@ -48,7 +46,7 @@ _BECAUSE = {
 def check_before_training(
     model: Any, batch: Mapping[str, Any], *, tokenizers: Any = None, targets: Sequence[str] | None = None
 ) -> tuple[Finding, ...]:
-    """What can be found in a batch without running the model: special tokens, labels, masks, ranges. Milliseconds.
+    """What can be found in a batch without running the model: special tokens, labels, masks, batch_ids. Milliseconds.
 
     Args:
         model: an `EncoderDecoder`, in either layout.
@@ -107,7 +105,7 @@ def diagnose(
         check_learning_rate(learning_rate)
     ids = None if batch is None else _ids(model, batch)
     model, trained = cut_and_trained(_in_fast_layout(model) if _fits_any_layout(trainable) else model, trainable)
-    sizes, names = Weights(model), freezing.trained_names(model, trained)
+    sizes, names = Weights(model), weights.trained_names(model, trained)
     findings = [*_of_weights(model, sizes, names), *_of_ids(model, ids, tokenizers)]
     findings += _of_texts(model, tokenizers, targets)
     runs = Runs(model, trained, sizes)
@@ -117,7 +115,7 @@ def diagnose(
     elif hopeless:
         runs.skipped.append(f"what the model makes of the batch: mend {hopeless[0]} first.")
     else:
-        findings += runs.findings(ids, Tried.of(optimizer, learning_rate))
+        findings += runs.findings(ids, TrialSettings.of(optimizer, learning_rate))
     return Diagnosis(
         findings=tuple(_without_effects(findings)),
         measured=runs.measured,
@@ -153,48 +151,48 @@ def _of_weights(model: Any, sizes: Weights, trained: set[str]) -> Iterator[Findi
     yield from weights.are_half_precision(sizes, trained)
     yield from weights.cross_attention_is_dead(sizes)
     yield from weights.embeddings_have_odd_sizes(sizes)
-    yield from freezing.nothing_is_trained(trained)
-    yield from freezing.new_parts_are_frozen(sizes, trained)
+    yield from weights.nothing_is_trained(trained)
+    yield from weights.new_parts_are_frozen(sizes, trained)
 
 
 def _of_ids(model: Any, ids: Ids | None, tokenizers: Any) -> Iterator[Finding]:
-    yield from special_tokens.missing(ids, model)
-    yield from special_tokens.out_of_range(model)
-    yield from agreement.forced_end_is_none(model)
-    yield from ranges.pieces_swapped(model)
+    yield from labels.missing(ids, model)
+    yield from labels.out_of_range(model)
+    yield from labels.forced_end_is_none(model)
+    yield from batch_ids.pieces_swapped(model)
     if tokenizers is not None:
-        yield from tokenizing.do_not_fit(tokenizers, model)
+        yield from tokenizer_checks.do_not_fit(tokenizers, model)
     if ids is None:
         return
-    yield from ranges.ids_out_of_range(ids, model)
-    yield from ranges.too_long(ids, model)
-    yield from ranges.mask_values(ids)
+    yield from batch_ids.ids_out_of_range(ids, model)
+    yield from batch_ids.too_long(ids, model)
+    yield from batch_ids.mask_values(ids)
     yield from labels.none_counts(ids)
     yield from labels.hold_padding(ids, model)
     yield from labels.begin_with_start(ids, model)
     yield from labels.lack_the_end(ids, model)
     yield from labels.inputs_are_not_shifted(ids, model)
-    yield from agreement.lack_the_forced_first(ids, model, tokenizers)
-    yield from agreement.are_of_another_language(ids, model)
-    yield from agreement.cannot_be_generated(ids, model)
+    yield from labels.lack_the_forced_first(ids, model, tokenizers)
+    yield from labels.are_of_another_language(ids, model)
+    yield from labels.cannot_be_generated(ids, model)
     yield from labels.are_all_the_same(ids)
-    yield from special_tokens.start_is_a_word(ids, model)
-    yield from special_tokens.start_differs(ids, model)
-    yield from source.has_no_mask(ids, model)
-    yield from source.mask_is_inverted(ids, model)
-    yield from source.nothing_is_shown(ids)
-    yield from source.hidden_ids_are_odd(ids, model)
-    yield from source.is_mostly_padding(ids)
+    yield from labels.start_is_a_word(ids, model)
+    yield from labels.start_differs(ids, model)
+    yield from batch_ids.has_no_mask(ids, model)
+    yield from batch_ids.mask_is_inverted(ids, model)
+    yield from batch_ids.nothing_is_shown(ids)
+    yield from batch_ids.hidden_ids_are_odd(ids, model)
+    yield from batch_ids.is_mostly_padding(ids)
     if tokenizers is not None:
-        yield from tokenizing.unknown_tokens(ids, tokenizers)
-        yield from tokenizing.made_by_another(ids, tokenizers, model)
+        yield from tokenizer_checks.unknown_tokens(ids, tokenizers)
+        yield from tokenizer_checks.made_by_another(ids, tokenizers, model)
 
 
 def _of_texts(model: Any, tokenizers: Any, targets: Sequence[str] | None) -> Iterator[Finding]:
     if targets is not None and tokenizers is None:
         raise ValueError("targets are looked at with their tokenizers, and none were given: add tokenizers=...")
     if targets:
-        yield from tokenizing.targets_do_not_survive(targets, tokenizers, model)
+        yield from tokenizer_checks.targets_do_not_survive(targets, tokenizers, model)
 
 
 def _without_effects(findings: Iterable[Finding]) -> Iterator[Finding]:

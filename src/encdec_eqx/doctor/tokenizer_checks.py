@@ -1,6 +1,6 @@
 """Whether the batch's ids were made by the tokenizers that are said to have made them, and keep what texts say.
 
-Host only. Asks a tokenizer only what any `tokenizers.Tokenizer` answers; must not know what the model computes.
+Asks a tokenizer only what any `tokenizers.Tokenizer` answers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,12 @@ import numpy as np
 from ..generation.special_tokens import TOKEN_NAMES
 from ..targets import TargetForm
 from ..text.tokenizer_fit import comes_back, keeps_all, reads_alike, unknown_id
+from .catalogue import found
 from .finding import Finding
-from .ids import Ids, share
+from .ids import SOME, Ids, fraction
 
 _ROWS = 32
 _UNKNOWN = 0.05
-_SOME = 0.1
-"""Share of the targets from which on it matters that they come back otherwise."""
-
 _FEW = 4
 """Fewer rows than that may all be odd ones."""
 
@@ -28,12 +26,7 @@ def do_not_fit(tokenizers: Any, model: Any) -> Iterator[Finding]:
     try:
         tokenizers.check(model)
     except ValueError as error:
-        yield Finding(
-            code="tokenizers_do_not_fit",
-            severity="error",
-            message=" ".join(str(error).split()),
-            fix="TokenizerPair.from_pretrained(encoder_folder, decoder_folder) reads the pieces' own tokenizers.",
-        )
+        yield found("tokenizers_do_not_fit", also={"problems": " ".join(str(error).split())})
 
 
 def unknown_tokens(ids: Ids, tokenizers: Any) -> Iterator[Finding]:
@@ -43,19 +36,17 @@ def unknown_tokens(ids: Ids, tokenizers: Any) -> Iterator[Finding]:
     """
     for side, tokenizer, rows in _sides(ids, tokenizers):
         index = unknown_id(tokenizer)
-        unknown_share = share(np.concatenate(rows) == index) if rows and index is not None else 0.0
-        if index is None or unknown_share <= _UNKNOWN:
+        unknown_fraction = fraction(np.concatenate(rows) == index) if rows and index is not None else 0.0
+        if index is None or unknown_fraction <= _UNKNOWN:
             continue
         rows_with = sum((row == index).any() for row in rows)
         widespread = rows_with >= max(_FEW, 0.5 * len(rows))
-        yield Finding(
-            code="unknown_tokens",
-            severity="error" if unknown_share > 0.3 and widespread else "warning",
-            message=f"{unknown_share:.0%} of the {side}'s tokens are {tokenizer.id_to_token(index)!r}, unknown to its "
-            "tokenizer.",
-            fix="use a piece whose vocabulary was made for this language and script, or normalise the text as its "
-            "tokenizer expects (lower case, Unicode form).",
-            evidence={"side": side, "share": unknown_share},
+        yield found(
+            "unknown_tokens",
+            "error" if unknown_fraction > 0.3 and widespread else "warning",
+            also={"token": tokenizer.id_to_token(index)},
+            side=side,
+            share=unknown_fraction,
         )
 
 
@@ -68,11 +59,11 @@ def made_by_another(ids: Ids, tokenizers: Any, model: Any) -> Iterator[Finding]:
     letters or of whole words does, for which every sequence of tokens is a text.
     """
     for side, own, rows in _sides(ids, tokenizers):
-        special = _no_text(own, model, side)
+        special, piece = _no_text(own, model, side), "encoder" if side == "source" else "decoder"
         contents = _different([row[~np.isin(row, special)] for row in rows])
         missing = sorted({int(one) for row in contents for one in row if own.id_to_token(int(one)) is None})
         if missing:
-            yield _of_another(side, f"the {side} holds {missing[0]}, an id that its tokenizer does not have", "error")
+            yield found("wrong_tokenizer/unknown_id", also={"piece": piece, "id": missing[0]}, side=side)
             continue
         kept = _survival(own, contents)
         if kept >= 0.5 or not _can_tell(own, contents):
@@ -82,11 +73,10 @@ def made_by_another(ids: Ids, tokenizers: Any, model: Any) -> Iterator[Finding]:
         theirs = by_other > kept + 0.4 and len(contents) > 1 and not _takes_anything(other, contents)
         if not theirs and kept >= 0.2:
             continue
-        yield _of_another(
-            side,
-            f"only {kept:.0%} of the {side} rows come out the same when they are decoded and encoded again by the "
-            f"{side} tokenizer" + (f", but {by_other:.0%} by the other side's: that one made them" if theirs else ""),
-            "error" if theirs else "warning",
+        yield found(
+            "wrong_tokenizer/other_side" if theirs else "wrong_tokenizer",
+            also={"piece": piece},
+            side=side,
             same=kept,
             same_by_other=by_other,
         )
@@ -110,27 +100,13 @@ def targets_do_not_survive(texts: Sequence[str], tokenizers: Any, model: Any) ->
         return
     text, again = (changed[False] or changed[True])[0]
     lost = len(changed[False])
-    yield Finding(
-        code="targets_do_not_survive",
-        severity="warning" if count >= _SOME * len(texts) else "info",
-        message=f"{count} of {len(texts)} targets come back from the target tokenizer otherwise than they were: "
-        f"{_shown(text)} as {_shown(again)}. The model can only learn to write them so"
-        + (f", and of {lost} something is lost that it can never say." if lost else "."),
-        fix="take a decoder whose tokenizer keeps what matters (byte-level ones, as GPT-2's, keep all), or live with "
-        "it: fit compares outputs with references as the tokenizer writes them (those of which something is lost as "
-        "they are), so its scores are not those against the raw text.",
-        evidence={"changed": count, "lost": lost, "of": len(texts)},
-    )
-
-
-def _of_another(side: str, what: str, severity: Any, **evidence: float) -> Finding:
-    piece = "encoder" if side == "source" else "decoder"
-    return Finding(
-        code="wrong_tokenizer",
-        severity=severity,
-        message=f"{what}.",
-        fix=f"encode the {side} with the {piece}'s own tokenizer: encode_pairs(pairs, tokenizers.for_model(model)).",
-        evidence={"side": side, **evidence},
+    yield found(
+        "targets_do_not_survive/lost" if lost else "targets_do_not_survive",
+        "warning" if count >= SOME * len(texts) else "info",
+        also={"text": _shown(text), "again": _shown(again)},
+        changed=count,
+        lost=lost,
+        of=len(texts),
     )
 
 
@@ -149,8 +125,8 @@ def _different(rows: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _survival(tokenizer: Any, contents: list[np.ndarray]) -> float:
-    """Share of the rows that are the same after decoding and encoding; 1 of none."""
-    return share([comes_back(tokenizer, row.tolist()) for row in contents]) if contents else 1.0
+    """Fraction of the rows that are the same after decoding and encoding; 1 of none."""
+    return fraction([comes_back(tokenizer, row.tolist()) for row in contents]) if contents else 1.0
 
 
 def _can_tell(tokenizer: Any, contents: list[np.ndarray]) -> bool:
