@@ -3,7 +3,8 @@
 Run it after adding a family: `python docs/make_families.py`. A test compares the page with what this would write.
 """
 
-import importlib
+import ast
+import itertools
 import sys
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from encdec_eqx.hf.families import FAMILIES  # noqa: E402
 
 INTRODUCTION = """# Families
 
-Every encoder here can be joined to every decoder. A family is rows in a table, one file in
-[`src/encdec_eqx/hf/families/`](../src/encdec_eqx/hf/families); [adding one](adding_a_family.md) takes about a hundred
-lines.
+Every encoder here can be joined to every decoder. A family is rows: the attributes of its config, and the names of its
+tensors. Families of one architecture share a file in
+[`src/encdec_eqx/hf/families/`](../src/encdec_eqx/hf/families). [Adding one](adding_a_family.md) takes from five lines
+(a variant under another name) to about a hundred (the first of its kind).
 This page is written by `python docs/make_families.py`; a test keeps it up to date.
 
 The reference is PyTorch in transformers 4.57.6 with eager attention. "Whole" is torch's class for both pieces in one
 checkpoint: `EncoderDecoder.from_pretrained` loads it, `save_pretrained` writes the same format, and `model.pieces()`
-takes it apart. "Lines" are those of the family's file.
+takes it apart.
 
 """
 
@@ -74,26 +76,33 @@ DIFFERENCES = """
 """
 
 
-def _module(family: str) -> Path:
-    package = HERE.parent / "src" / "encdec_eqx" / "hf" / "families"
-    found = [path for path in package.glob("*.py") if f'model_type="{family}"' in path.read_text(encoding="utf-8")]
-    return found[0]
+PACKAGE = HERE.parent / "src" / "encdec_eqx" / "hf" / "families"
 
 
-def _about(path: Path) -> str:
-    text = importlib.import_module(f"encdec_eqx.hf.families.{path.stem}").__doc__ or ""
-    return text.strip().splitlines()[0].split(" (`")[0].rstrip(".:")
+def _about() -> dict[str, tuple[str, str]]:
+    """Each family's file, and the first line of what stands below its definition."""
+    found = {}
+    for path in sorted(PACKAGE.glob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        for statement, after in itertools.pairwise(body):
+            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+                named = {keyword.arg: keyword.value for keyword in statement.value.keywords}
+                if "model_type" in named:
+                    assert isinstance(after, ast.Expr)
+                    text = ast.literal_eval(after.value)
+                    found[ast.literal_eval(named["model_type"])] = (path.name, text.strip().splitlines()[0])
+    return found
 
 
 def _families() -> str:
-    lines = ["| family | | as an encoder | as a decoder | whole | lines |", "|---|---|---|---|---|---|"]
+    lines = ["| family | | as an encoder | as a decoder | whole | file |", "|---|---|---|---|---|---|"]
+    about = _about()
     for name in sorted(FAMILIES):
-        family, path = FAMILIES[name], _module(name)
+        family, (file, text) = FAMILIES[name], about[name]
         classes = [family.architectures.get("encoder"), family.architectures.get("decoder")]
         classes.append(family.whole.architecture if family.whole is not None else None)
         encoder, decoder, whole = (f"`{kind}`" if kind else "no" for kind in classes)
-        count = len(path.read_text(encoding="utf-8").splitlines())
-        lines.append(f"| `{name}` | {_about(path)} | {encoder} | {decoder} | {whole} | {count} |")
+        lines.append(f"| `{name}` | {text} | {encoder} | {decoder} | {whole} | `{file}` |")
     return "\n".join(lines) + "\n"
 
 

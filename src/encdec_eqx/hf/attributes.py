@@ -1,26 +1,142 @@
-"""What the configs of all families have in common: attributes, their kinds, and helpers to read them.
+"""A config's attributes as rows, `(theirs, ours, default, how)`, that one interpreter reads and writes.
 
-Knows nothing of tensors, files or model classes.
+`ours` is a dotted path into `StackConfig`, or several that take the same value. Rows of one attribute may stand more
+than once: all are read, the first is written. Of two rows with one path the later is read, so that a family overrules
+what is common to all. `num_hidden_layers` and `cross_attention` stand for `layers`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 from .._quoting import quoted
-from ..config import MAX_LAYERS, LayerSpec
+from ..config import (
+    MAX_LAYERS,
+    AttentionConfig,
+    EmbeddingsConfig,
+    FeedForwardConfig,
+    HeadConfig,
+    LayerSpec,
+    NormConfig,
+    PositionsConfig,
+    RelativeBiasConfig,
+    StackConfig,
+)
 
-COMMON: Mapping[str, Any] = {
-    "model_type": None,
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "cross_attention_hidden_size": None,
-    "tie_word_embeddings": True,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-    "decoder_start_token_id": None,
+Role = Literal["encoder", "decoder"]
+
+
+class _Absent:
+    """Says that there is no value: read, it leaves ours at its default; written, it leaves the attribute out."""
+
+
+ABSENT = _Absent()
+
+
+class Convert(NamedTuple):
+    """How an attribute's value becomes one of ours, and back.
+
+    Attributes:
+        read: takes the value and all attributes.
+        write: takes our value (`ABSENT` if the config lacks the part that it belongs to) and the whole config.
+    """
+
+    read: Callable[[Any, Mapping[str, Any]], Any]
+    write: Callable[[Any, StackConfig], Any]
+
+
+class Attribute(NamedTuple):
+    """One row.
+
+    Attributes:
+        theirs: the attribute.
+        ours: where in a `StackConfig` its value stands; no path at all for what only functions of the family read.
+        default: the family's default, which also says of which kind values are.
+        how: how values are converted.
+        role: the only role that reads and writes it.
+        kinds: what kinds values may be of, where the default does not say it.
+    """
+
+    theirs: str
+    ours: str | tuple[str, ...]
+    default: Any = None
+    how: Convert = Convert(lambda value, hf: value, lambda value, config: value)
+    role: Role | None = None
+    kinds: tuple[type, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The places in a `StackConfig`."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+
+def choice(names: Mapping[Any, Any], theirs: str) -> Convert:
+    """One of several words of theirs, each of which is one of ours."""
+    back = {ours: word for word, ours in names.items()}
+
+    def read(value: Any, hf: Mapping[str, Any]) -> Any:
+        if value not in names:
+            raise ValueError(f"{theirs} is {quoted(value)}; expected one of {', '.join(map(str, names))}")
+        return names[value]
+
+    return Convert(read, lambda value, config: back.get(value, ABSENT))
+
+
+def plus(number: int) -> Convert:
+    """Ours is larger by a number."""
+    return Convert(lambda value, hf: value + number, lambda value, config: value - number)
+
+
+def read_only(read: Callable[[Any, Mapping[str, Any]], Any]) -> Convert:
+    """Follows from an attribute that another row writes."""
+    return Convert(read, lambda value, config: ABSENT)
+
+
+def written(write: Callable[[StackConfig], Any]) -> Convert:
+    """Only written: a function of the family reads it."""
+    return Convert(lambda value, hf: ABSENT, lambda value, config: write(config))
+
+
+NEGATED = read_only(lambda value, hf: not value)
+
+
+def root_of(width: str) -> Convert:
+    """A flag of theirs: a factor of the square root of a width, or of one."""
+    return Convert(lambda value, hf: math.sqrt(max(hf[width], 0)) if value else 1.0, lambda value, config: value != 1.0)
+
+
+_EOS = Convert(
+    lambda value, hf: tuple(value) if isinstance(value, list) else value,
+    lambda value, config: list(value) if isinstance(value, tuple) else value,
+)
+_TIED = Convert(lambda value, hf: value, lambda value, config: value is ABSENT or value)
+
+COMMON = (
+    Attribute("model_type", "model_type"),
+    Attribute("is_decoder", "causal", False),
+    Attribute("add_cross_attention", "cross_attention", False),
+    Attribute("cross_attention_hidden_size", "cross_attention_hidden_size"),
+    Attribute("tie_word_embeddings", "head.tied", True, _TIED),
+    Attribute("bos_token_id", "bos_token_id"),
+    Attribute("eos_token_id", "eos_token_id", None, _EOS),
+    Attribute("pad_token_id", "pad_token_id"),
+    Attribute("decoder_start_token_id", "decoder_start_token_id"),
+)
+"""Rows of every family."""
+
+TOKENS = tuple(row.theirs for row in COMMON if row.theirs.endswith("_token_id"))
+
+PARTS: Mapping[str, Callable[..., Any]] = {
+    "attention": AttentionConfig,
+    "attention.relative_bias": RelativeBiasConfig,
+    "feed_forward": FeedForwardConfig,
+    "norm": NormConfig,
+    "positions": PositionsConfig,
+    "embeddings": EmbeddingsConfig,
+    "head": HeadConfig,
 }
-"""Attributes of every family that are handled, with their defaults."""
+"""The class of each part, unless a family says another."""
 
 _CACHE = "torch's cache would drop tokens by it, which is not built; remove it if the model was trained without"
 
@@ -53,14 +169,101 @@ FIXED: Mapping[str, tuple[Any, str]] = {
 """Attributes that are accepted only at the value given, and why."""
 
 
-# What a saved config says anew, and no loaded one keeps.
-OF_THE_FILE = (
-    *("model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "_commit_hash"),
-    *("auto_map", "configuration_files", "transformers_weights"),
-)
+def defaults(rows: Iterable[Attribute]) -> dict[str, Any]:
+    """The default of each attribute: of its first row."""
+    result: dict[str, Any] = {}
+    for row in rows:
+        result.setdefault(row.theirs, row.default)
+    return result
 
 
-def check_kind(name: str, value: Any, default: Any) -> None:
+def variant(
+    rows: tuple[Attribute, ...],
+    *more: Attribute,
+    without: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+    **changed: Any,
+) -> tuple[Attribute, ...]:
+    """The rows of a variant of a family.
+
+    Args:
+        rows: the family's.
+        *more: rows that the variant has besides.
+        without: attributes that it does not have.
+        names: attributes that have other names there.
+        **changed: attributes with other defaults, under the variant's names.
+    """
+    kept = tuple(row for row in rows if row.theirs not in without)
+    own = {row.theirs for row in kept}
+    # the default of an attribute that is common to all: a row of its own with that default
+    kept += tuple(row for row in COMMON if row.theirs in changed and row.theirs not in own)
+    names = names or {}
+    named = tuple(row._replace(theirs=names.get(row.theirs, row.theirs)) for row in kept)
+    return tuple(row._replace(default=changed.get(row.theirs, row.default)) for row in named) + more
+
+
+def read_rows(
+    rows: Iterable[Attribute],
+    hf: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    parts: Mapping[str, Callable[..., Any]],
+) -> StackConfig:
+    """The `StackConfig` that attributes describe.
+
+    Args:
+        rows: of the family, those common to all included.
+        hf: all attributes, the absent ones at their defaults.
+        constants: what the family fixes, by its path.
+        parts: the classes of parts that are not those of `PARTS`.
+
+    Raises:
+        ValueError: a value is not supported.
+    """
+    role = "decoder" if hf["is_decoder"] else "encoder"
+    values: dict[str, Any] = {}
+    for row in rows:
+        if row.role in (None, role) and (value := row.how.read(hf[row.theirs], hf)) is not ABSENT:
+            values |= dict.fromkeys(row.paths, value)
+    values |= constants
+    count, cross = values.pop("num_hidden_layers"), values.pop("cross_attention")
+    values["layers"] = layers(count, cross_attention=cross)
+    if values.get("attention.head_dim") is None:
+        values["attention.head_dim"] = head_dim(values["hidden_size"], values["attention.num_heads"])
+    if not values["causal"]:
+        values = {path: value for path, value in values.items() if not path.startswith("head.")}
+    return _build("", StackConfig, values, {**PARTS, **parts})
+
+
+def _build(prefix: str, kind: Callable[..., Any], values: Mapping[str, Any], parts: Mapping[str, Any]) -> Any:
+    """A config of the values whose paths begin with the prefix, its parts first."""
+    own = {path.removeprefix(prefix): value for path, value in values.items() if path.startswith(prefix)}
+    fields = {name: value for name, value in own.items() if "." not in name}
+    for path, part in parts.items():
+        name = path.removeprefix(prefix)
+        if path.startswith(prefix) and "." not in name and any(other.startswith(f"{name}.") for other in own):
+            fields[name] = _build(f"{path}.", part, values, parts)
+    return kind(**fields)
+
+
+def write_rows(rows: Iterable[Attribute], config: StackConfig) -> dict[str, Any]:
+    """The attributes that express a config, as far as the rows can: the inverse of `read_rows`."""
+    role = "decoder" if config.causal else "encoder"
+    result: dict[str, Any] = {}
+    for row in rows:
+        if row.role in (None, role) and row.theirs not in result:
+            result[row.theirs] = row.how.write(_get(config, row.paths[0]) if row.paths else ABSENT, config)
+    return {name: value for name, value in result.items() if value is not ABSENT}
+
+
+def _get(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        if config is None:
+            return ABSENT
+        config = getattr(config, name)
+    return config
+
+
+def check_kind(name: str, value: Any, default: Any, kinds: tuple[type, ...] | None = None) -> None:
     """JSON says what kind a value is: it must be that of the default, and token ids may be null.
 
     Raises:
@@ -68,7 +271,9 @@ def check_kind(name: str, value: Any, default: Any) -> None:
     """
     if name == "model_type":
         return
-    if name == "eos_token_id" and isinstance(value, list | tuple):
+    if kinds:
+        values, expected = [value], " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+    elif name == "eos_token_id" and isinstance(value, list | tuple):
         values, kinds, expected = value, (int,), "whole numbers"
     elif name.endswith("_token_id") or default is None:
         values, kinds, expected = [value], (int, type(None)), "a whole number or null"
@@ -86,13 +291,13 @@ def at_fixed(value: Any, allowed: Any) -> bool:
     return (value is None and not allowed) or (type(value) is type(allowed) and value == allowed)
 
 
-def layers(count: int, *, cross_attention: bool, score_scales: Callable[[int], float | None] = lambda i: None):
+def layers(count: int, *, cross_attention: bool) -> tuple[LayerSpec, ...]:
     """`count` layers of one kind."""
     if count < 1:
         raise ValueError(f"the number of layers is {count}; expected at least 1")
     if count > MAX_LAYERS:  # before as many specs are made
         raise ValueError(f"the number of layers is {quoted(count)}; expected at most {MAX_LAYERS}")
-    return tuple(LayerSpec(cross_attention=bool(cross_attention), score_scale=score_scales(i)) for i in range(count))
+    return (LayerSpec(cross_attention=bool(cross_attention)),) * count
 
 
 def head_dim(hidden_size: int, num_heads: int) -> int:
@@ -108,6 +313,8 @@ def head_dim(hidden_size: int, num_heads: int) -> int:
     return hidden_size // num_heads
 
 
-def tokens(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The token ids, as `StackConfig` names them."""
-    return {name: attributes[name] for name in COMMON if name.endswith("_token_id")}
+def differing(config: StackConfig, again: StackConfig) -> list[str]:
+    """Names of the fields in which two configs differ."""
+    return [
+        field.name for field in dataclasses.fields(config) if getattr(config, field.name) != getattr(again, field.name)
+    ]

@@ -1,26 +1,40 @@
 """What a family is: how its Hugging Face config reads and writes, and the names of its tensors.
 
-A config's attribute is handled (it has a default in `Family.attributes`), ignored for a reason (every family's are in
-`ignored.IGNORED`), or allowed only at one value (`attributes.FIXED`): of anything else nothing is known. It is left
-out of the model, kept for saving, and named by whoever loads (`Family.unknown`).
+A config's attribute is handled (it has a row), ignored for a reason (every family's are in `ignored.IGNORED`), or
+allowed only at one value (`attributes.FIXED`). Of anything else nothing is known: it is left out of the model, kept for
+saving, and named by whoever loads (`Family.unknown`).
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+import equinox as eqx
+import jax
 import numpy as np
 
 from .._quoting import quoted
-from ..config import StackConfig
-from ..inputs.tokens import constant_positions
-from ..stack.unrolled import schedule
-from .attributes import COMMON, FIXED, OF_THE_FILE, at_fixed, check_kind, tokens
-from .ignored import GENERATION, IGNORED
+from .._trees import path_name
+from ..config import LayerSpec, StackConfig
+from ..heads import LMHead
+from ..inputs.tokens import Embeddings, constant_positions
+from ..layers.linear import Linear
+from ..stack.unrolled import UnrolledStack, schedule
+from .attributes import (
+    COMMON,
+    FIXED,
+    Attribute,
+    at_fixed,
+    check_kind,
+    defaults,
+    differing,
+    read_rows,
+    write_rows,
+)
+from .attributes import Role as Role
+from .ignored import GENERATION, IGNORED, OF_THE_FILE
 from .names import NameTable, Row
-
-Role = Literal["encoder", "decoder"]
 
 _WHY_ABSENT = {
     "cross": "cross-attention, which this model does not have",
@@ -56,25 +70,26 @@ class Family:
             absent is one that the family cannot take.
         prefixes: for each role, the prefixes that files may put before the base model's names; the first is how torch's
             class with a head writes them.
-        attributes: attributes that are handled, with the family's defaults.
+        config_rows: the attributes that are handled; those of `attributes.COMMON` need no mention.
+        constants: what the family fixes whatever the config says, by its path in `StackConfig`.
+        parts: classes of parts, by their paths, where they are not those of `attributes.PARTS`.
+        finish: what is not a row, from the config that the rows make and all attributes.
         ignored: attributes of this family that change no number of a model, and why.
         fixed: attributes of this family that are accepted only at the value given, and why.
         spellings: other names of handled attributes.
         fresh: attributes to write for a model that came from no file, in which torch's defaults would mean another one.
         layer: the checkpoint's name of the n-th distinct layer, as a pattern with `{i}` or a function of n and the
             config.
-        rows: groups of rows: `base`, `layer` (below one layer), `cross` (likewise), `pooler`, `head`. A row counts only
-            if the config has the part that it fills.
+        rows: groups of rows `(ours, theirs, transform)`: `base`, `layer` (below one layer), `cross` (likewise),
+            `pooler`, `head`. A row counts only if a model of the config has the array, and only in the role that stands
+            as its fourth element, if one does. The transform may be a function of the config.
         optional: paths of ours that a file may lack, because they are constants (sinusoids) or may be empty (a fixed
             bias), to whether a piece writes them even so.
         buffers: tensors that nothing reads but torch's class expects, and their shapes, by the config.
         unused: patterns of tensors that are not used, and why.
         duplicates: a tensor that repeats another in some files, and the one that it repeats.
-        tied_copy: the output matrix's name and the token table's, of which files with tied weights may hold either.
-        read: attributes, all present, to a `StackConfig`.
-        write: a `StackConfig` to the attributes that express it.
+        tied_copy: names of the output and the embedding matrix; files with tied weights may hold either.
         remarks: what a user should know of a config that is read, one sentence each.
-        other_role: attributes that only one role reads, by the role that does not.
         generation: defaults of torch's config class for generating.
         old_generation: what a config says about generating in words of older versions, in today's; it counts where
             today's are absent or null.
@@ -84,25 +99,38 @@ class Family:
     model_type: str
     architectures: Mapping[Role, str]
     prefixes: Mapping[Role, tuple[str, ...]]
-    attributes: Mapping[str, Any]
+    config_rows: tuple[Attribute, ...]
     ignored: Mapping[str, str]
     layer: str | Callable[[int, StackConfig], str]
-    rows: Mapping[str, tuple[Row, ...]]
+    rows: Mapping[str, tuple[tuple[Any, ...], ...]]
     unused: tuple[tuple[str, str], ...]
     duplicates: Mapping[str, str]
     tied_copy: tuple[str, str]
-    read: Callable[[Mapping[str, Any]], StackConfig]
-    write: Callable[[StackConfig], dict[str, Any]]
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    finish: Callable[[StackConfig, Mapping[str, Any]], StackConfig] = lambda config, hf: config
     spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fresh: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
     optional: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     buffers: Callable[[StackConfig], Mapping[str, tuple[int, ...]]] = lambda config: {}
     remarks: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda hf: ()
-    other_role: Mapping[Role, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     old_generation: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda hf: {}
     whole: Whole | None = None
+
+    @functools.cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """The family's own attributes that are handled, and those of all families with a default of its own."""
+        common = defaults(COMMON)
+        own = defaults(self.config_rows)
+        return {name: default for name, default in own.items() if name not in common or default != common[name]}
+
+    @functools.cached_property
+    def other_role(self) -> Mapping[Role, tuple[str, ...]]:
+        """Attributes that only one role reads, by the role that does not."""
+        roles: dict[Role, Role] = {"encoder": "decoder", "decoder": "encoder"}
+        return {role: tuple(row.theirs for row in self.config_rows if row.role == roles[role]) for role in roles}
 
     def from_hf(self, hf: Mapping[str, Any]) -> StackConfig:
         """Read a Hugging Face config. Attributes that nothing is known of are left to `unknown`.
@@ -111,10 +139,10 @@ class Family:
             ValueError: an attribute has a value that is not supported.
         """
         try:
-            attributes = self._attributes(hf)
-            if attributes["is_decoder"] and "decoder" not in self.architectures:
+            values = self._values(hf)
+            if values["is_decoder"] and "decoder" not in self.architectures:
                 raise ValueError("is_decoder is true, but models of this family can only be encoders; set it to false")
-            return self.read(attributes)
+            return self.finish(read_rows((*COMMON, *self.config_rows), values, self.constants, self.parts), values)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"the {self.model_type} config cannot be used: {error}") from None
 
@@ -124,34 +152,34 @@ class Family:
         Raises:
             ValueError: the format cannot express the config; the message names the field.
         """
-        written = {"model_type": self.model_type, **_common(config, role), **self.write(config)}
+        written = write_rows((*COMMON, *self.config_rows), config)
+        written |= {"model_type": self.model_type, "is_decoder": role == "decoder"}
         if self.whole is not None:
             written["is_encoder_decoder"] = False
         again = self.from_hf(written)
         if again != config:
-            differing = [
-                f"{field.name} = {getattr(config, field.name)!r} (it would read back as {getattr(again, field.name)!r})"
-                for field in dataclasses.fields(config)
-                if getattr(config, field.name) != getattr(again, field.name)
+            lost = [
+                f"{name} = {getattr(config, name)!r} (it would read back as {getattr(again, name)!r})"
+                for name in differing(config, again)
             ]
             raise ValueError(
-                f"a {self.model_type} config.json cannot express {'; '.join(differing)}. Change that, or keep the "
+                f"a {self.model_type} config.json cannot express {'; '.join(lost)}. Change that, or keep the "
                 "arrays with equinox.tree_serialise_leaves, which needs no format."
             )
         return written
 
     def handles(self, name: str) -> bool:
         """Whether an attribute of this name has an effect."""
-        return self.spellings.get(name, name) in {**COMMON, **self.attributes}
+        return self.spellings.get(name, name) in self._defaults
 
     def unknown(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes of a config that nothing is known of."""
-        known = {*COMMON, *self.attributes, *self.spellings, *self.fixed, *FIXED, *self.ignored, *IGNORED}
+        known = {*self._defaults, *self.spellings, *self.fixed, *FIXED, *self.ignored, *IGNORED}
         return {name: value for name, value in hf.items() if name not in known}
 
     def unused_attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes of a config that reading it does not use, to be written back on saving."""
-        skipped = self.other_role.get("decoder" if hf.get("is_decoder") else "encoder", ())
+        skipped = self.other_role["decoder" if hf.get("is_decoder") else "encoder"]
         kept = {name: value for name, value in hf.items() if name in self.ignored or name in skipped}
         kept |= {name: value for name, value in hf.items() if name in IGNORED and name not in OF_THE_FILE}
         return kept | self.unknown(hf)
@@ -159,7 +187,7 @@ class Family:
     def generation_options(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         """What a config says about generating, its class's defaults included; null where it says "none"."""
         said = {**self.generation, **{name: value for name, value in hf.items() if name in GENERATION}}
-        old = self.old_generation({**COMMON, **self.attributes, **hf})
+        old = self.old_generation({**self._defaults, **hf})
         return said | {name: value for name, value in old.items() if said.get(name) is None}
 
     def table(self, config: StackConfig, role: Role) -> NameTable:
@@ -171,31 +199,59 @@ class Family:
         """
         if role not in self.architectures:
             raise ValueError(f"{self.model_type} models cannot be {role}s; expected {', '.join(self.architectures)}.")
-        present = config if config.cross_attention else _with_cross(config)
-        before = self.prefixes[role][0] if role == "decoder" else ""
-        groups = {
-            "base": _prefixed(before, self._rows(config, "base") + self._layers(config, "layer")),
-            "cross": _prefixed(before, self._layers(present, "cross")),
-            "pooler": _prefixed(before, self._rows(present, "pooler")),
-            "head": self._rows(config, "head") if role == "decoder" else self.rows.get("head", ()),
+        before, prefixes = self.prefixes[role][0] if role == "decoder" else "", self.prefixes[role]
+        present = {
+            "base": _prefixed(before, [*self._rows(config, role, "base"), *self._layers(config, role, "layer")]),
+            "head": tuple(self._rows(config, role, "head")),
+            "pooler": _prefixed(before, self._rows(config, role, "pooler")),
+            "cross": _prefixed(before, self._layers(config, role, "cross")),
         }
-        kept = ("base", *(("head",) if role == "decoder" else ()), *(("pooler",) if config.pooler else ()))
-        kept += ("cross",) if config.cross_attention else ()
-        untied = config.head is not None and not config.head.tied
-        duplicates = dict(self.duplicates)
-        if role == "decoder" and not untied:
+        absent = {
+            "head": [] if role == "decoder" else self.rows.get("head", ()),
+            "pooler": [] if config.pooler else self.rows.get("pooler", ()),
+            "cross": [] if config.cross_attention else self._layers(config, role, "cross", absent=True),
+        }
+        duplicates, tied = dict(self.duplicates), role == "decoder" and (config.head is None or config.head.tied)
+        if tied:
             duplicates[self.tied_copy[0]] = self.tied_copy[1]
-        absent = [(group, row) for group, rows in groups.items() if group not in kept for row in rows]
         return NameTable(
-            groups={group: groups[group] for group in kept if groups[group]},
-            scopes=tuple(("", prefix) for prefix in self.prefixes[role]),
+            groups={group: rows for group, rows in present.items() if rows},
+            scopes=tuple(("", prefix) for prefix in prefixes),
             duplicates=duplicates,
-            settings={self.tied_copy[0]: "tie_word_embeddings"} if role == "decoder" and not untied else {},
+            settings={self.tied_copy[0]: "tie_word_embeddings"} if tied else {},
             unused=tuple(("", pattern, reason) for pattern, reason in self.unused)
-            + tuple(("", _literal(_bare(row[1], self.prefixes[role])), _WHY_ABSENT[group]) for group, row in absent),
+            + tuple(
+                ("", _literal(_bare(row[1], prefixes)), _WHY_ABSENT[group])
+                for group, rows in absent.items()
+                for row in rows
+            ),
             computed=self._computed(config),
             buffers={f"{before}.{name}" if before else name: shape for name, shape in self.buffers(config).items()},
         )
+
+    @functools.cached_property
+    def _defaults(self) -> Mapping[str, Any]:
+        return {**defaults(COMMON), **defaults(self.config_rows)}
+
+    def _values(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """All attributes, the absent ones at their defaults, each of its kind."""
+        result = dict(self._defaults)
+        kinds = {row.theirs: row.kinds for row in self.config_rows if row.kinds}
+        for name, value in hf.items():
+            own = self.spellings.get(name, name)
+            if own != name and own in hf and hf[own] != value:
+                raise ValueError(
+                    f"{name!r} is {quoted(value)} and {own!r} is {quoted(hf[own])}, two names of one attribute; "
+                    "expected one of them"
+                )
+            if own in result:
+                check_kind(name, value, self._defaults[own], kinds.get(own))
+                result[own] = float(value) if isinstance(result[own], float) and value is not None else value
+            elif name in self.fixed or (name in FIXED and name not in self.ignored):
+                allowed, why = {**FIXED, **self.fixed}[name]
+                if not at_fixed(value, allowed):
+                    raise ValueError(f"attribute {name!r} is {quoted(value)}; expected {allowed!r}: {why}")
+        return result
 
     def _computed(self, config: StackConfig) -> dict[str, tuple[Callable[[], np.ndarray], bool]]:
         """Arrays that a file may lack: how they are made, and whether they are written even so."""
@@ -209,78 +265,65 @@ class Family:
         }
         return {ours: (makers[ours], written) for ours, written in self.optional.items() if constant[ours]}
 
-    def _rows(self, config: StackConfig, group: str) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows.get(group, ()) if _has(config, row[0]))
+    def _rows(self, config: StackConfig, role: Role, group: str) -> Iterator[Row]:
+        """The rows of a group whose arrays a model has."""
+        present = arrays(_one_of_each_kind(config), role)
+        return (row for row in _of_role(self.rows.get(group, ()), role, config) if row[0] in present)
 
-    def _layers(self, config: StackConfig, group: str) -> tuple[Row, ...]:
+    def _layers(self, config: StackConfig, role: Role, group: str, *, absent: bool = False) -> Iterator[Row]:
+        """The rows of a group below each layer: those whose arrays it has, or all of them."""
         distinct = schedule(config.layers)
-        first = [distinct.index(number) for number in range(max(distinct) + 1)]
-        rows = self._rows(config, group)
-        return tuple(
-            (f"stack.blocks.{i}.{ours}", f"{self._layer(i, config)}.{theirs}", transform)
-            for i, at in enumerate(first)
-            if group != "cross" or config.layers[at].cross_attention
-            for ours, theirs, transform in rows
-        )
-
-    def _layer(self, i: int, config: StackConfig) -> str:
-        return self.layer.format(i=i) if isinstance(self.layer, str) else self.layer(i, config)
-
-    def _attributes(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        result = {**COMMON, **self.attributes}
-        for name, value in hf.items():
-            own = self.spellings.get(name, name)
-            if own != name and own in hf and hf[own] != value:
-                raise ValueError(
-                    f"{name!r} is {quoted(value)} and {own!r} is {quoted(hf[own])}, two names of one attribute; "
-                    "expected one of them"
-                )
-            if own in result:
-                check_kind(name, value, result[own])
-                result[own] = float(value) if isinstance(result[own], float) and value is not None else value
-            elif name in self.fixed or (name in FIXED and name not in self.ignored):
-                allowed, why = {**FIXED, **self.fixed}[name]
-                if not at_fixed(value, allowed):
-                    raise ValueError(f"attribute {name!r} is {quoted(value)}; expected {allowed!r}: {why}")
-        if isinstance(result["eos_token_id"], list):
-            result["eos_token_id"] = tuple(result["eos_token_id"])
-        return result
+        kinds = _kinds(config)
+        present = arrays(_one_of_each_kind(config), role)
+        rows = tuple(_of_role(self.rows.get(group, ()), role, config))
+        for i in range(max(distinct) + 1):
+            kind = kinds.index(_kind(config.layers[distinct.index(i)]))
+            layer = self.layer.format(i=i) if isinstance(self.layer, str) else self.layer(i, config)
+            for ours, theirs, transform in rows:
+                if absent or f"stack.blocks.{kind}.{ours}" in present:
+                    yield f"stack.blocks.{i}.{ours}", f"{layer}.{theirs}", transform
 
 
-def _common(config: StackConfig, role: Role) -> dict[str, Any]:
-    eos = config.eos_token_id
-    return {
-        "is_decoder": role == "decoder",
-        "add_cross_attention": config.cross_attention,
-        "cross_attention_hidden_size": config.cross_attention_hidden_size,
-        "tie_word_embeddings": config.head is None or config.head.tied,
-        **tokens(dataclasses.asdict(config)),
-        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-    }
+@functools.lru_cache(maxsize=256)
+def arrays(config: StackConfig, role: Role) -> frozenset[str]:
+    """The names of a model's arrays: nothing is computed, its parts are only traced."""
+    key = jax.random.key(0)
+
+    def build() -> dict[str, Any]:
+        parts: dict[str, Any] = {"embeddings": Embeddings.init(config, key=key)}
+        parts["stack"] = UnrolledStack.init(config, key=key)
+        parts["head"] = LMHead.init(config, key=key) if role == "decoder" else None
+        parts["pooler"] = Linear.init(1, 1, scale=1.0, key=key) if config.pooler else None
+        return parts
+
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter_eval_shape(build))
+    return frozenset(path_name(path) for path, _ in leaves)
 
 
-def _has(config: StackConfig, ours: str) -> bool:
-    """Whether a model of this config has the array that a row fills."""
-    parts = {
-        r"embeddings\.norm\..*": config.embeddings.norm,
-        r"embeddings\.projection\..*": config.embeddings.projection,
-        r"embeddings\.token_types\..*": config.embeddings.token_type_size > 0,
-        r"embeddings\.task_types\..*": config.embeddings.task_type_size > 0,
-        r"stack\.shared\.final_norm\..*": config.norm.final,
-        r"stack\.shared\.relative_bias\..*": config.attention.relative_bias is not None,
-        r"self_attention\.distances\..*": config.attention.relative_positions != "none",
-        r"(self_attention\.qkv|cross_attention\.(q|kv))\.bias": config.attention.qkv_bias,
-        r"head\.projection\..*": config.head is not None and not config.head.tied,
-    }
-    return all(present for pattern, present in parts.items() if re.fullmatch(pattern, ours))
+def _one_of_each_kind(config: StackConfig) -> StackConfig:
+    """A config whose models have the same kinds of arrays in few layers, and no tables that would be computed."""
+    return config.replace(
+        layers=_kinds(config), positions=dataclasses.replace(config.positions, kind="learned"), dropout=0.0
+    )
 
 
-def _with_cross(config: StackConfig) -> StackConfig:
-    return config.replace(layers=tuple(dataclasses.replace(layer, cross_attention=True) for layer in config.layers))
+def _kinds(config: StackConfig) -> tuple[LayerSpec, ...]:
+    return tuple(dict.fromkeys(map(_kind, config.layers)))
 
 
-def _prefixed(prefix: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    return tuple((ours, f"{prefix}.{theirs}", transform) for ours, theirs, transform in rows) if prefix else rows
+def _kind(layer: LayerSpec) -> LayerSpec:
+    """What decides which arrays a layer has."""
+    return dataclasses.replace(layer, weights=None, score_scale=None, hidden_state=True)
+
+
+def _of_role(rows: tuple[tuple[Any, ...], ...], role: Role, config: StackConfig) -> Iterator[Row]:
+    for ours, theirs, transform, *only in rows:
+        if only in ([], [role]):
+            yield ours, theirs, transform(config) if callable(transform) else transform
+
+
+def _prefixed(prefix: str, rows: Iterator[Row] | list[Row]) -> tuple[Row, ...]:
+    return tuple((ours, f"{prefix}.{theirs}" if prefix else theirs, transform) for ours, theirs, transform in rows)
 
 
 def _bare(name: str, prefixes: tuple[str, ...]) -> str:

@@ -53,3 +53,9 @@ IGNORED: Mapping[str, str] = {
     **GENERATION,
 }
 """Attributes of any family that are not used, and why."""
+
+# What a saved config says anew, and no loaded one keeps.
+OF_THE_FILE = (
+    *("model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "_commit_hash"),
+    *("auto_map", "configuration_files", "transformers_weights"),
+)

@@ -6,13 +6,12 @@ from typing import Any
 
 from .._quoting import quoted
 from ..config import StackConfig
-from .attributes import COMMON, FIXED, OF_THE_FILE, at_fixed, check_kind
+from .attributes import FIXED, TOKENS, at_fixed, check_kind, differing
 from .family import Family
-from .ignored import IGNORED
+from .ignored import IGNORED, OF_THE_FILE
 from .names import NameTable, Row
 
 MODEL_TYPE = "encoder-decoder"
-TOKENS = tuple(name for name in COMMON if name.endswith("_token_id"))
 
 _TABLE = "embeddings.tokens.weight"
 
@@ -250,10 +249,6 @@ def _decoder_rows(rows: tuple[Row, ...], shared: bool) -> tuple[Row, ...]:
 
 
 def _differing(config: StackConfig, again: StackConfig) -> str:
-    names = [field.name for field in dataclasses.fields(config)]
     # the special tokens of a whole checkpoint are the model's, not a piece's
-    return ", ".join(
-        name
-        for name in names
-        if getattr(config, name) != getattr(again, name) and (not name.endswith("_token_id") or name == "pad_token_id")
-    )
+    names = differing(config, again)
+    return ", ".join(name for name in names if not name.endswith("_token_id") or name == "pad_token_id")

@@ -8,30 +8,16 @@ from ..pair_config import WholeFormat as WholeFormat
 from ..pair_config import read_pair as read_pair
 from ..pair_config import write_pair as write_pair
 from .albert import ALBERT
-from .bart import BART
-from .bert import BERT
-from .bert_generation import BERT_GENERATION
+from .bart import BART, BLENDERBOT, MARIAN, MBART, PEGASUS
+from .bart_decoders import TROCR, XGLM
+from .bert import BERT, BERT_GENERATION, ERNIE, MEGATRON_BERT
 from .big_bird import BIG_BIRD
-from .blenderbot import BLENDERBOT
-from .camembert import CAMEMBERT
-from .data2vec_text import DATA2VEC_TEXT
 from .distilbert import DISTILBERT
-from .electra import ELECTRA
-from .ernie import ERNIE
+from .electra import ELECTRA, ROFORMER
 from .gpt2 import GPT2
-from .marian import MARIAN
-from .mbart import MBART
-from .megatron_bert import MEGATRON_BERT
 from .mpnet import MPNET
-from .pegasus import PEGASUS
 from .rembert import REMBERT
-from .roberta import ROBERTA
-from .roberta_prelayernorm import ROBERTA_PRELAYERNORM
-from .roformer import ROFORMER
-from .trocr import TROCR
-from .xglm import XGLM
-from .xlm_roberta import XLM_ROBERTA
-from .xlm_roberta_xl import XLM_ROBERTA_XL
+from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, ROBERTA_PRELAYERNORM, XLM_ROBERTA, XLM_ROBERTA_XL
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family

@@ -1,7 +1,7 @@
-"""ALBERT: BERT's layers, shared by groups, over narrow embeddings (`AlbertModel`). An encoder only.
+"""ALBERT: BERT's layers, shared by groups, over narrow embeddings. An encoder only.
 
-Lan et al. 2020, arXiv:1909.11942. Data only. The reference has no dropout after the feed-forward; here there is, at the
-rate of the other sub-layers (its published models have rates of 0).
+Lan et al. 2020, arXiv:1909.11942. The reference has no dropout after the feed-forward; here there is, at the rate of
+the other sub-layers (its published models have rates of 0).
 """
 
 import dataclasses
@@ -10,24 +10,9 @@ from typing import Any
 
 from ..._quoting import quoted
 from ...config import MAX_LAYERS, LayerSpec, StackConfig
+from ..attributes import Attribute, Convert, variant, written
 from . import bert
 from .bert import BERT
-
-ATTRIBUTES = {
-    **{name: default for name, default in bert.ATTRIBUTES.items() if name != "position_embedding_type"},
-    "vocab_size": 30000,
-    "embedding_size": 128,
-    "hidden_size": 4096,
-    "num_hidden_groups": 1,
-    "num_attention_heads": 64,
-    "intermediate_size": 16384,
-    "inner_group_num": 1,
-    "hidden_act": "gelu_new",
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-}
 
 _UNREAD = ("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks")
 IGNORED = {
@@ -62,13 +47,10 @@ ROWS = {
     "cross": (),
 }
 
-_write = bert.write_some(ATTRIBUTES)
 
-
-def read(hf: Mapping[str, Any]) -> StackConfig:
-    """An ALBERT config, all attributes present, as a `StackConfig`."""
+def _grouped(config: StackConfig, hf: Mapping[str, Any]) -> StackConfig:
+    """The config with layers that share their weights by groups."""
     depth, groups, inner = hf["num_hidden_layers"], hf["num_hidden_groups"], hf["inner_group_num"]
-    config = bert.read({**hf, "position_embedding_type": "absolute"})
     if not 1 <= groups <= depth or inner < 1:
         raise ValueError(
             f"num_hidden_layers is {depth}, num_hidden_groups {groups} and inner_group_num {inner}; expected groups of "
@@ -85,21 +67,8 @@ def read(hf: Mapping[str, Any]) -> StackConfig:
             LayerSpec(weights=int(i / (depth / groups)) * inner + k, hidden_state=k == inner - 1)
             for i in range(depth)
             for k in range(inner)
-        ),
-        embeddings=dataclasses.replace(config.embeddings, size=hf["embedding_size"], projection=True),
+        )
     )
-
-
-def write(config: StackConfig) -> dict[str, Any]:
-    """The attributes that express a `StackConfig`, as far as ALBERT's can."""
-    inner = _inner(config)
-    return {
-        **_write(config),
-        "num_hidden_layers": len(config.layers) // inner,
-        "num_hidden_groups": len({spec.weights for spec in config.layers}) // inner,
-        "inner_group_num": inner,
-        "embedding_size": config.embedding_size,
-    }
 
 
 def _inner(config: StackConfig) -> int:
@@ -112,12 +81,44 @@ def _layer(i: int, config: StackConfig) -> str:
     return f"encoder.albert_layer_groups.{group}.albert_layers.{layer}"
 
 
+def _groups(config: StackConfig) -> int:
+    return len({spec.weights for spec in config.layers}) // _inner(config)
+
+
 ALBERT = dataclasses.replace(
     BERT,
     model_type="albert",
     architectures={"encoder": "AlbertModel"},
     prefixes={"encoder": ("albert",)},
-    attributes=ATTRIBUTES,
+    config_rows=variant(
+        bert.ATTRIBUTES,
+        Attribute(
+            "num_hidden_layers",
+            "num_hidden_layers",
+            12,
+            Convert(lambda depth, hf: depth, lambda depth, config: depth // _inner(config)),
+        ),
+        Attribute(
+            "embedding_size",
+            "embeddings.size",
+            128,
+            Convert(lambda size, hf: size, lambda size, config: config.embedding_size),
+        ),
+        Attribute("num_hidden_groups", (), 1, written(_groups)),
+        Attribute("inner_group_num", (), 1, written(_inner)),
+        without=["position_embedding_type", "num_hidden_layers"],
+        vocab_size=30000,
+        hidden_size=4096,
+        num_attention_heads=64,
+        intermediate_size=16384,
+        hidden_act="gelu_new",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        bos_token_id=2,
+        eos_token_id=3,
+    ),
+    constants={**bert.CONSTANTS, "embeddings.projection": True},
+    finish=_grouped,
     ignored=IGNORED,
     fixed={
         "position_embedding_type": (
@@ -129,6 +130,5 @@ ALBERT = dataclasses.replace(
     rows=ROWS,
     unused=(*bert.UNUSED, (r"sop_classifier\..*", "the sentence-order head of pretraining")),
     duplicates={"predictions.decoder.bias": "predictions.bias"},
-    read=read,
-    write=write,
 )
+"""ALBERT: BERT's layers, shared by groups, over narrow embeddings"""

@@ -1,48 +1,60 @@
-"""BART and its kin: encoder and decoder of one checkpoint, each of which is a piece of its own (`BartModel` and so on).
+"""BART and its variants mBART, Pegasus, Blenderbot and Marian: encoder and decoder of one checkpoint, each a piece too.
 
-Lewis et al. 2020, arXiv:1910.13461. What mBART, Marian, Pegasus, Blenderbot, XGLM and TrOCR share with it is here: the
-names of tensors, and the two functions that read and write their configs. Data only.
+Lewis et al. 2020, arXiv:1910.13461.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from ..._quoting import quoted
-from ...config import (
-    AttentionConfig,
-    EmbeddingsConfig,
-    FeedForwardConfig,
-    HeadConfig,
-    NormConfig,
-    PositionsConfig,
-    StackConfig,
-)
-from ..attributes import check_kind, head_dim, layers, tokens
+from ...config import StackConfig
+from ..attributes import ABSENT, Attribute, Convert, check_kind, plus, read_only, root_of, variant
 from ..family import Family, Role, Whole
 
-ATTRIBUTES = {
-    "vocab_size": 50265,
-    "max_position_embeddings": 1024,
-    "encoder_layers": 12,
-    "encoder_ffn_dim": 4096,
-    "encoder_attention_heads": 16,
-    "decoder_layers": 12,
-    "decoder_ffn_dim": 4096,
-    "decoder_attention_heads": 16,
-    "activation_function": "gelu",
-    "d_model": 1024,
-    "dropout": 0.1,
-    "attention_dropout": 0.0,
-    "activation_dropout": 0.0,
-    "init_std": 0.02,
-    "scale_embedding": False,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 2,
+ATTRIBUTES = variant(
+    (
+        Attribute("vocab_size", "vocab_size", 50265),
+        Attribute("max_position_embeddings", "positions.max_positions", 1024, plus(2)),
+        Attribute("encoder_layers", "num_hidden_layers", 12, role="encoder"),
+        Attribute("encoder_ffn_dim", "feed_forward.size", 4096, role="encoder"),
+        Attribute("encoder_attention_heads", "attention.num_heads", 16, role="encoder"),
+        Attribute("decoder_layers", "num_hidden_layers", 12, role="decoder"),
+        Attribute("decoder_ffn_dim", "feed_forward.size", 4096, role="decoder"),
+        Attribute("decoder_attention_heads", "attention.num_heads", 16, role="decoder"),
+        Attribute("activation_function", "feed_forward.activation", "gelu"),
+        Attribute("d_model", "hidden_size", 1024),
+        Attribute("dropout", ("dropout", "embeddings.dropout"), 0.1),
+        Attribute("attention_dropout", "attention.dropout", 0.0),
+        Attribute("activation_dropout", "feed_forward.dropout", 0.0),
+        Attribute("init_std", "initializer_range", 0.02),
+        Attribute("scale_embedding", "embeddings.scale", False, root_of("d_model")),
+        Attribute("pad_token_id", "embeddings.padding_idx", 1),
+        # a decoder attends to its encoder, whatever `add_cross_attention` says
+        Attribute("is_decoder", "cross_attention", False),
+        Attribute(
+            "cross_attention_hidden_size",
+            "cross_attention_hidden_size",
+            None,
+            read_only(lambda size, hf: size if hf["is_decoder"] else None),
+        ),
+    ),
+    bos_token_id=0,
+    eos_token_id=2,
+    decoder_start_token_id=2,
+)
+
+CONSTANTS = {
+    "norm.eps": 1e-5,
+    "norm.placement": "post",
+    "norm.final": False,
+    "embeddings.norm": True,
+    "positions.kind": "learned",
+    "positions.offset": 2,
+    "head.bias": True,
+    "head.fixed_bias": True,
 }
+PRE_NORM = {**CONSTANTS, "norm.placement": "pre", "norm.final": True}
 
 _FIXED_BY_THE_FAMILY = (
     *("normalize_before", "normalize_embedding", "add_final_layer_norm", "static_position_embeddings"),
@@ -57,25 +69,6 @@ IGNORED = {
     **dict.fromkeys(_LAYERDROP, "layers are dropped in training only, and never here: `remarks` says so"),
 }
 
-_LAYER = (
-    ("self_attention.qkv.weight", "self_attn.q_proj.weight", "transposed part 0"),
-    ("self_attention.qkv.weight", "self_attn.k_proj.weight", "transposed part 1"),
-    ("self_attention.qkv.weight", "self_attn.v_proj.weight", "transposed part 2"),
-    ("self_attention.qkv.bias", "self_attn.q_proj.bias", "bias part 0"),
-    ("self_attention.qkv.bias", "self_attn.k_proj.bias", "bias part 1"),
-    ("self_attention.qkv.bias", "self_attn.v_proj.bias", "bias part 2"),
-    ("self_attention.out.weight", "self_attn.out_proj.weight", "transposed"),
-    ("self_attention.out.bias", "self_attn.out_proj.bias", "same"),
-    ("self_norm.weight", "self_attn_layer_norm.weight", "same"),
-    ("self_norm.bias", "self_attn_layer_norm.bias", "same"),
-    ("feed_forward.up.weight", "fc1.weight", "transposed"),
-    ("feed_forward.up.bias", "fc1.bias", "same"),
-    ("feed_forward.down.weight", "fc2.weight", "transposed"),
-    ("feed_forward.down.bias", "fc2.bias", "same"),
-    ("feed_forward_norm.weight", "final_layer_norm.weight", "same"),
-    ("feed_forward_norm.bias", "final_layer_norm.bias", "same"),
-)
-
 ROWS = {
     "base": (
         ("embeddings.tokens.weight", "embed_tokens.weight", "same"),
@@ -85,7 +78,24 @@ ROWS = {
         ("stack.shared.final_norm.weight", "layer_norm.weight", "same"),
         ("stack.shared.final_norm.bias", "layer_norm.bias", "same"),
     ),
-    "layer": _LAYER,
+    "layer": (
+        ("self_attention.qkv.weight", "self_attn.q_proj.weight", "transposed part 0"),
+        ("self_attention.qkv.weight", "self_attn.k_proj.weight", "transposed part 1"),
+        ("self_attention.qkv.weight", "self_attn.v_proj.weight", "transposed part 2"),
+        ("self_attention.qkv.bias", "self_attn.q_proj.bias", "bias part 0"),
+        ("self_attention.qkv.bias", "self_attn.k_proj.bias", "bias part 1"),
+        ("self_attention.qkv.bias", "self_attn.v_proj.bias", "bias part 2"),
+        ("self_attention.out.weight", "self_attn.out_proj.weight", "transposed"),
+        ("self_attention.out.bias", "self_attn.out_proj.bias", "same"),
+        ("self_norm.weight", "self_attn_layer_norm.weight", "same"),
+        ("self_norm.bias", "self_attn_layer_norm.bias", "same"),
+        ("feed_forward.up.weight", "fc1.weight", "transposed"),
+        ("feed_forward.up.bias", "fc1.bias", "same"),
+        ("feed_forward.down.weight", "fc2.weight", "transposed"),
+        ("feed_forward.down.bias", "fc2.bias", "same"),
+        ("feed_forward_norm.weight", "final_layer_norm.weight", "same"),
+        ("feed_forward_norm.bias", "final_layer_norm.bias", "same"),
+    ),
     "cross": (
         ("cross_attention.q.weight", "encoder_attn.q_proj.weight", "transposed"),
         ("cross_attention.q.bias", "encoder_attn.q_proj.bias", "flat"),
@@ -123,81 +133,6 @@ PREFIXES: Mapping[Role, tuple[str, ...]] = {
     "decoder": ("model.decoder", "decoder", "model"),
 }
 
-# Attributes of one piece that the other does not read.
-OTHER_ROLE: Mapping[Role, tuple[str, ...]] = {
-    "encoder": ("decoder_layers", "decoder_ffn_dim", "decoder_attention_heads"),
-    "decoder": ("encoder_layers", "encoder_ffn_dim", "encoder_attention_heads"),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Style:
-    """In what a relative differs from BART.
-
-    Attributes:
-        placement: of the norms in a layer.
-        final_norm: whether a norm follows the last layer.
-        embedding_norm: whether a norm follows the embeddings.
-        positions: the kind of table.
-        offset: the table's row of position 0.
-        fixed_bias: whether the logits have a constant bias.
-    """
-
-    placement: Literal["post", "pre"] = "post"
-    final_norm: bool = False
-    embedding_norm: bool = True
-    positions: Literal["learned", "sinusoidal_halves", "sinusoidal_tensor2tensor"] = "learned"
-    offset: int = 2
-    fixed_bias: bool = True
-
-
-def read(hf: Mapping[str, Any], style: Style, *, vocab_size: int, depth: int, heads: int, inner: int) -> StackConfig:
-    """One piece's config, all attributes present, as a `StackConfig`."""
-    width, decoder = hf["d_model"], hf["is_decoder"]
-    return StackConfig(
-        model_type=hf["model_type"],
-        vocab_size=vocab_size,
-        hidden_size=width,
-        layers=layers(depth, cross_attention=decoder),
-        attention=AttentionConfig(num_heads=heads, head_dim=head_dim(width, heads), dropout=hf["attention_dropout"]),
-        feed_forward=FeedForwardConfig(
-            size=inner, activation=hf["activation_function"], dropout=hf["activation_dropout"]
-        ),
-        norm=NormConfig(eps=1e-5, placement=style.placement, final=style.final_norm),
-        positions=PositionsConfig(
-            max_positions=hf["max_position_embeddings"] + style.offset, kind=style.positions, offset=style.offset
-        ),
-        embeddings=EmbeddingsConfig(
-            norm=style.embedding_norm,
-            dropout=hf["dropout"],
-            padding_idx=hf["pad_token_id"],
-            scale=math.sqrt(width) if hf["scale_embedding"] else 1.0,
-        ),
-        head=HeadConfig(tied=hf["tie_word_embeddings"], bias=style.fixed_bias, fixed_bias=style.fixed_bias)
-        if decoder
-        else None,
-        causal=decoder,
-        cross_attention_hidden_size=hf["cross_attention_hidden_size"] if decoder else None,
-        dropout=hf["dropout"],
-        initializer_range=hf["init_std"],
-        **tokens(hf),
-    )
-
-
-def write(config: StackConfig) -> dict[str, Any]:
-    """The attributes that express a `StackConfig`, but for the sizes that have other names in other relatives."""
-    return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.positions.max_positions - config.positions.offset,
-        "activation_function": config.feed_forward.activation,
-        "d_model": config.hidden_size,
-        "dropout": config.dropout,
-        "attention_dropout": config.attention.dropout,
-        "activation_dropout": config.feed_forward.dropout,
-        "init_std": config.initializer_range,
-        "scale_embedding": config.embeddings.scale != 1.0,
-    }
-
 
 def old_generation(hf: Mapping[str, Any]) -> dict[str, Any]:
     """What 2020's BART checkpoints call `force_bos_token_to_be_generated`: as in torch, BART's alone."""
@@ -217,90 +152,148 @@ def no_layerdrop(*names: str) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
     return remarks
 
 
-def role_of(hf: Mapping[str, Any]) -> Role:
-    """Which of the two pieces a config is read for."""
-    return "decoder" if hf["is_decoder"] else "encoder"
+def numbered_from_zero(rows: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
+    """The rows of a variant whose table of positions has no rows in front of that of position 0."""
+    return tuple(row._replace(how=plus(0)) if row.theirs == "max_position_embeddings" else row for row in rows)
 
 
-def read_role(hf: Mapping[str, Any], style: Style, *, vocab_size: int | None = None) -> StackConfig:
-    """The piece that `is_decoder` names, of a config that describes both."""
-    role = role_of(hf)
-    return read(
-        hf,
-        style,
-        vocab_size=hf["vocab_size"] if vocab_size is None else vocab_size,
-        depth=hf[f"{role}_layers"],
-        heads=hf[f"{role}_attention_heads"],
-        inner=hf[f"{role}_ffn_dim"],
-    )
+BART = Family(
+    model_type="bart",
+    architectures={"encoder": "BartEncoder", "decoder": "BartForCausalLM"},
+    prefixes=PREFIXES,
+    config_rows=ATTRIBUTES,
+    constants=CONSTANTS,
+    ignored=IGNORED | {"force_bos_token_to_be_generated": "of 2020's versions; `old_generation` reads it"},
+    spellings={"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"},
+    layer="layers.{i}",
+    rows=ROWS,
+    optional={"embeddings.positions.weight": True, "head.bias": False},
+    unused=UNUSED,
+    duplicates=SHARED,
+    tied_copy=("lm_head.weight", "embed_tokens.weight"),
+    remarks=no_layerdrop(*_LAYERDROP),
+    generation={"forced_eos_token_id": 2},
+    old_generation=old_generation,
+    whole=Whole(architecture="BartForConditionalGeneration"),
+)
+"""BART: encoder and decoder of one checkpoint, each of which is a piece of its own"""
 
 
-def write_role(config: StackConfig) -> dict[str, Any]:
-    """The attributes that express one of the two pieces."""
-    role = "decoder" if config.causal else "encoder"
-    return {
-        **write(config),
-        f"{role}_layers": len(config.layers),
-        f"{role}_attention_heads": config.attention.num_heads,
-        f"{role}_ffn_dim": config.feed_forward.size,
-    }
-
-
-def relative(
-    name: str,
-    style: Style,
-    attributes: Mapping[str, Any],
-    whole: Whole,
-    *,
-    model_type: str,
-    generation: Mapping[str, Any],
-    read: Callable[[Mapping[str, Any]], StackConfig] | None = None,
-    write: Callable[[StackConfig], dict[str, Any]] = write_role,
-) -> Family:
+def _variant(name: str, **changes: Any) -> Family:
     """A family whose checkpoints hold both pieces, as BART's do.
 
     Args:
         name: what torch's classes begin with.
-        style: in what it differs from BART.
-        attributes: attributes that are handled, with the family's defaults.
-        whole: how both pieces stand in one checkpoint.
-        model_type: its name in configs.
-        generation: defaults of torch's config class for generating.
-        read: reads one piece's config; default `read_role`.
-        write: writes one piece's config.
+        **changes: fields of the family.
     """
-    return Family(
-        model_type=model_type,
-        architectures={"encoder": f"{name}Encoder", "decoder": f"{name}ForCausalLM"},
-        prefixes=PREFIXES,
-        attributes=attributes,
-        ignored=IGNORED | {"force_bos_token_to_be_generated": "of 2020's versions of BART alone; nothing reads it"},
-        spellings={"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"},
-        layer="layers.{i}",
-        rows=ROWS,
-        optional={"embeddings.positions.weight": True, "head.bias": False},
-        unused=UNUSED,
-        duplicates=SHARED,
-        tied_copy=("lm_head.weight", "embed_tokens.weight"),
-        read=(lambda hf: read_role(hf, style)) if read is None else read,
-        write=write,
-        other_role=OTHER_ROLE,
-        remarks=no_layerdrop(*_LAYERDROP),
-        generation=generation,
-        whole=whole,
-    )
+    forced = "of 2020's versions of BART alone; nothing reads it"
+    own: dict[str, Any] = {
+        "architectures": {"encoder": f"{name}Encoder", "decoder": f"{name}ForCausalLM"},
+        "ignored": IGNORED | {"force_bos_token_to_be_generated": forced},
+        "old_generation": lambda hf: {},
+        "whole": Whole(architecture=f"{name}ForConditionalGeneration"),
+    }
+    return dataclasses.replace(BART, **{**own, **changes})
 
 
-_FORCED = "of 2020's versions; `old_generation` reads it"
-BART = dataclasses.replace(
-    relative(
-        "Bart",
-        Style(),
-        ATTRIBUTES,
-        Whole(architecture="BartForConditionalGeneration"),
-        model_type="bart",
-        generation={"forced_eos_token_id": 2},
-    ),
-    ignored=IGNORED | {"force_bos_token_to_be_generated": _FORCED},
-    old_generation=old_generation,
+MBART = _variant(
+    "MBart",
+    model_type="mbart",
+    config_rows=variant(ATTRIBUTES, decoder_start_token_id=None),
+    constants=PRE_NORM,
 )
+"""mBART: BART with norms in front of each sub-layer and one after the last
+
+Liu et al. 2020, arXiv:2001.08210.
+"""
+
+PEGASUS = _variant(
+    "Pegasus",
+    model_type="pegasus",
+    config_rows=variant(
+        numbered_from_zero(ATTRIBUTES), pad_token_id=0, bos_token_id=None, eos_token_id=1, decoder_start_token_id=0
+    ),
+    constants={
+        **PRE_NORM,
+        "embeddings.norm": False,
+        "positions.kind": "sinusoidal_halves",
+        "positions.offset": 0,
+    },
+    generation={"forced_eos_token_id": 1},
+)
+"""Pegasus: BART with norms in front of each sub-layer, one after the last, and sinusoidal positions
+
+Zhang et al. 2020, arXiv:1912.08777.
+"""
+
+BLENDERBOT = _variant(
+    "Blenderbot",
+    model_type="blenderbot",
+    config_rows=variant(
+        numbered_from_zero(ATTRIBUTES),
+        vocab_size=8008,
+        max_position_embeddings=128,
+        encoder_layers=2,
+        encoder_ffn_dim=10240,
+        encoder_attention_heads=32,
+        decoder_layers=24,
+        decoder_ffn_dim=10240,
+        decoder_attention_heads=32,
+        d_model=2560,
+        pad_token_id=0,
+        bos_token_id=1,
+        decoder_start_token_id=1,
+    ),
+    constants={**PRE_NORM, "embeddings.norm": False, "positions.offset": 0},
+    generation={"forced_eos_token_id": 2, "encoder_no_repeat_ngram_size": 3},
+)
+"""Blenderbot: BART with norms in front of each sub-layer and one after the last, none after the embeddings
+
+Roller et al. 2020, arXiv:2004.13637.
+"""
+
+
+def _own_vocabulary(size: int | None, hf: Mapping[str, Any]) -> Any:
+    own = hf["is_decoder"] and not hf["share_encoder_decoder_embeddings"] and size is not None
+    return size if own else ABSENT
+
+
+def _both_vocabularies(encoder: StackConfig, decoder: StackConfig, shared: bool) -> dict[str, Any]:
+    return {
+        "vocab_size": encoder.vocab_size,
+        "decoder_vocab_size": decoder.vocab_size,
+        "share_encoder_decoder_embeddings": shared,
+    }
+
+
+MARIAN = _variant(
+    "Marian",
+    model_type="marian",
+    config_rows=variant(
+        numbered_from_zero(ATTRIBUTES),
+        Attribute("decoder_vocab_size", "vocab_size", None, Convert(_own_vocabulary, lambda size, config: size)),
+        Attribute("share_encoder_decoder_embeddings", (), True),
+        vocab_size=58101,
+        pad_token_id=58100,
+        bos_token_id=None,
+        eos_token_id=0,
+        decoder_start_token_id=58100,
+    ),
+    constants={
+        **CONSTANTS,
+        "embeddings.norm": False,
+        "positions.kind": "sinusoidal_halves",
+        "positions.offset": 0,
+    },
+    generation={"forced_eos_token_id": 0},
+    whole=Whole(
+        architecture="MarianMTModel",
+        saves_positions=False,
+        shared=lambda hf: hf.get("share_encoder_decoder_embeddings", True),
+        write=_both_vocabularies,
+    ),
+)
+"""Marian: BART with sinusoidal positions and no norm after the embeddings; two vocabularies are possible
+
+Junczys-Dowmunt et al. 2018, arXiv:1804.00344. Decoding starts with the padding token.
+"""

@@ -1,8 +1,7 @@
-"""BigBird with full attention (`BigBirdModel`, `BigBirdForCausalLM`).
+"""BigBird with full attention.
 
-Zaheer et al. 2020, arXiv:2007.14062. Data only. Block-sparse attention is not built: such a model attends to
-everything, as the reference itself does with inputs of up to (5 + 2 * num_random_blocks) * block_size tokens, and
-`remarks` says so.
+Zaheer et al. 2020, arXiv:2007.14062. Block-sparse attention is not built: such a model attends to everything, as the
+reference itself does with inputs of up to (5 + 2 * num_random_blocks) * block_size tokens, and `remarks` says so.
 
 A decoder attends to the target in its self-attention and not to padding in either, as the Flax class does. The PyTorch
 class, when it is given encoder states, attends to those in self-attention, too (and knows nothing of earlier target
@@ -11,52 +10,15 @@ embeddings; here it is after, as in BERT.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..._quoting import quoted
-from ...config import StackConfig
+from ..attributes import Attribute, read_only, root_of, variant
 from . import bert
 from .bert import BERT
 
-ATTRIBUTES = {
-    **{name: default for name, default in bert.ATTRIBUTES.items() if name != "position_embedding_type"},
-    "vocab_size": 50358,
-    "hidden_act": "gelu_new",
-    "max_position_embeddings": 4096,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "use_bias": True,
-    "rescale_embeddings": False,
-}
-
 _SPARSE = {"attention_type": "block_sparse", "block_size": 64, "num_random_blocks": 3}
-
-_write = bert.write_some(ATTRIBUTES)
-
-
-def read(hf: Mapping[str, Any]) -> StackConfig:
-    """A BigBird config, all attributes present, as a `StackConfig`."""
-    config = bert.read({**hf, "position_embedding_type": "absolute"})
-    scaled = hf["rescale_embeddings"]
-    return config.replace(
-        attention=dataclasses.replace(config.attention, qkv_bias=hf["use_bias"]),
-        embeddings=dataclasses.replace(
-            config.embeddings, scale=math.sqrt(config.hidden_size) if scaled else 1.0, scale_inputs_embeds=scaled
-        ),
-        # torch's decoder has one, too
-        pooler=True,
-    )
-
-
-def write(config: StackConfig) -> dict[str, Any]:
-    """The attributes that express a `StackConfig`, as far as BigBird's can."""
-    return {
-        **_write(config),
-        "use_bias": config.attention.qkv_bias,
-        "rescale_embeddings": config.embeddings.scale_inputs_embeds,
-    }
 
 
 def remarks(hf: Mapping[str, Any]) -> tuple[str, ...]:
@@ -79,13 +41,24 @@ BIG_BIRD = dataclasses.replace(
     BERT,
     model_type="big_bird",
     architectures={"encoder": "BigBirdModel", "decoder": "BigBirdForCausalLM"},
-    attributes=ATTRIBUTES,
+    config_rows=variant(
+        bert.ATTRIBUTES,
+        Attribute("use_bias", "attention.qkv_bias", True),
+        Attribute("rescale_embeddings", "embeddings.scale_inputs_embeds", False),
+        Attribute("rescale_embeddings", "embeddings.scale", False, read_only(root_of("hidden_size").read)),
+        without=["position_embedding_type"],
+        vocab_size=50358,
+        hidden_act="gelu_new",
+        max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
+    constants={**bert.CONSTANTS, "pooler": True},  # torch's decoder has one, too
     ignored={**bert.IGNORED, **dict.fromkeys(_SPARSE, "attention is always full here")},
     fresh={"attention_type": "original_full"},
     fixed=bert.ABSOLUTE,
     rows=bert.renamed(bert.ROWS, {"pooler.dense": "pooler"}),
     unused=(*BERT.unused, (r"qa_classifier\..*", "the head of another task")),
-    read=read,
-    write=write,
     remarks=remarks,
 )
+"""BigBird with full attention"""

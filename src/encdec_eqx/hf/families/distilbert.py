@@ -1,14 +1,12 @@
-"""DistilBERT: BERT's layers without token types and pooler, under other names (`DistilBertModel`). An encoder only.
+"""DistilBERT: BERT's layers without token types and pooler, under other names. An encoder only.
 
-Sanh et al. 2019, arXiv:1910.01108. Data only. The reference has no dropout after self-attention; here there is, at the
-rate of the other sub-layers.
+Sanh et al. 2019, arXiv:1910.01108. The reference has no dropout after self-attention; here there is, at the rate of the
+other sub-layers.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from ...config import StackConfig
+from ..attributes import Attribute, Convert, variant
 from . import bert
 from .bert import BERT
 
@@ -20,21 +18,6 @@ _ITS_NAMES = {
     "hidden_act": "activation",
     "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout",
-}
-
-ATTRIBUTES = {
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "sinusoidal_pos_embds": False,
-    "n_layers": 6,
-    "n_heads": 12,
-    "dim": 768,
-    "hidden_dim": 3072,
-    "dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation": "gelu",
-    "initializer_range": 0.02,
-    "pad_token_id": 0,
 }
 
 _MODULES = {
@@ -52,29 +35,23 @@ _MODULES = {
     "cls.predictions": "vocab_projector",
 }
 
-
-def read(hf: Mapping[str, Any]) -> StackConfig:
-    """A DistilBERT config, all attributes present, as a `StackConfig`."""
-    common = {name: hf[its] for name, its in _ITS_NAMES.items()}
-    fixed = {"type_vocab_size": 0, "position_embedding_type": "absolute", "layer_norm_eps": 1e-12}
-    config = bert.read({**hf, **common, **fixed})
-    kind = "sinusoidal_interleaved" if hf["sinusoidal_pos_embds"] else "learned"
-    return config.replace(positions=dataclasses.replace(config.positions, kind=kind), pooler=False)
-
-
-def write(config: StackConfig) -> dict[str, Any]:
-    """The attributes that express a `StackConfig`, as far as DistilBERT's can."""
-    named = {_ITS_NAMES.get(name, name): value for name, value in bert.write(config).items()}
-    sinusoidal = config.positions.kind != "learned"
-    return {name: value for name, value in named.items() if name in ATTRIBUTES} | {"sinusoidal_pos_embds": sinusoidal}
-
+_SINUSOIDAL = Convert(
+    lambda sinusoidal, hf: "sinusoidal_interleaved" if sinusoidal else "learned", lambda kind, config: kind != "learned"
+)
 
 DISTILBERT = dataclasses.replace(
     BERT,
     model_type="distilbert",
     architectures={"encoder": "DistilBertModel"},
     prefixes={"encoder": ("distilbert",)},
-    attributes=ATTRIBUTES,
+    config_rows=variant(
+        bert.ATTRIBUTES,
+        Attribute("sinusoidal_pos_embds", "positions.kind", False, _SINUSOIDAL),
+        without=["type_vocab_size", "position_embedding_type", "layer_norm_eps"],
+        names=_ITS_NAMES,
+        n_layers=6,
+    ),
+    constants={**bert.CONSTANTS, "norm.eps": 1e-12, "pooler": False},
     ignored={
         **dict.fromkeys(("qa_dropout", "seq_classif_dropout"), "of heads for other tasks"),
         "tie_weights_": "of older versions; nothing reads it",
@@ -85,6 +62,5 @@ DISTILBERT = dataclasses.replace(
     optional={"embeddings.positions.weight": True},
     unused=(*bert.UNUSED, (r"pre_classifier\..*", "the head of another task")),
     duplicates={},
-    read=read,
-    write=write,
 )
+"""DistilBERT: BERT's layers without token types and pooler, under other names"""

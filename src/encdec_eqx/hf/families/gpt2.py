@@ -1,41 +1,48 @@
-"""GPT-2: its Hugging Face config and the names of its tensors (`GPT2Model`, `GPT2LMHeadModel`).
+"""GPT-2, whose linear layers are `Conv1D`, stored `(in, out)` as ours are.
 
-Radford et al. 2019. Its linear layers are `Conv1D`, stored `(in, out)` as ours are. Data only.
+Radford et al. 2019.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ...config import (
-    AttentionConfig,
-    EmbeddingsConfig,
-    FeedForwardConfig,
-    HeadConfig,
-    NormConfig,
-    PositionsConfig,
-    StackConfig,
-)
-from ..attributes import head_dim, layers, tokens
+from ...config import StackConfig
+from ..attributes import Attribute, Convert, variant, written
 from ..family import Family
 
-ATTRIBUTES = {
-    "vocab_size": 50257,
-    "n_positions": 1024,
-    "n_embd": 768,
-    "n_layer": 12,
-    "n_head": 12,
-    "n_inner": None,
-    "activation_function": "gelu_new",
-    "resid_pdrop": 0.1,
-    "embd_pdrop": 0.1,
-    "attn_pdrop": 0.1,
-    "layer_norm_epsilon": 1e-5,
-    "initializer_range": 0.02,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "bos_token_id": 50256,
-    "eos_token_id": 50256,
-}
+_INNER = Convert(
+    lambda size, hf: 4 * hf["n_embd"] if size is None else size,
+    lambda size, config: None if size == 4 * config.hidden_size else size,
+)
+
+
+def _has_scale(config: StackConfig) -> bool:
+    return config.layers[0].score_scale != 1.0
+
+
+def _by_layer(config: StackConfig) -> bool:
+    first, *others = [layer.score_scale for layer in config.layers]
+    return first is not None and (not others or others[0] != first)
+
+
+_ROWS = (
+    Attribute("vocab_size", "vocab_size", 50257),
+    Attribute("n_positions", "positions.max_positions", 1024),
+    Attribute("n_embd", "hidden_size", 768),
+    Attribute("n_layer", "num_hidden_layers", 12),
+    Attribute("n_head", "attention.num_heads", 12),
+    Attribute("n_inner", "feed_forward.size", None, _INNER),
+    Attribute("activation_function", "feed_forward.activation", "gelu_new"),
+    Attribute("resid_pdrop", "dropout", 0.1),
+    Attribute("embd_pdrop", "embeddings.dropout", 0.1),
+    Attribute("attn_pdrop", "attention.dropout", 0.1),
+    Attribute("layer_norm_epsilon", "norm.eps", 1e-5),
+    Attribute("initializer_range", "initializer_range", 0.02),
+    Attribute("scale_attn_weights", (), True, written(_has_scale)),
+    Attribute("scale_attn_by_inverse_layer_idx", (), False, written(_by_layer)),
+)
+ATTRIBUTES = variant(_ROWS, bos_token_id=50256, eos_token_id=50256)
 
 _SUMMARY = (
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
@@ -77,64 +84,26 @@ ROWS = {
 }
 
 
-def read(hf: Mapping[str, Any]) -> StackConfig:
-    """A GPT-2 config, all attributes present, as a `StackConfig`."""
-    width = head_dim(hf["n_embd"], hf["n_head"])
-    base = width**-0.5 if hf["scale_attn_weights"] else 1.0
+def _scaled(config: StackConfig, hf: Mapping[str, Any]) -> StackConfig:
+    """The config with a factor on each layer's scores, where they are not all divided by the root of a head's width."""
     by_layer = hf["scale_attn_by_inverse_layer_idx"]
-    plain = hf["scale_attn_weights"] and not by_layer
-    return StackConfig(
-        model_type=hf["model_type"],
-        vocab_size=hf["vocab_size"],
-        hidden_size=hf["n_embd"],
-        layers=layers(
-            hf["n_layer"],
-            cross_attention=hf["add_cross_attention"],
-            score_scales=lambda i: None if plain else base / (i + 1 if by_layer else 1),
-        ),
-        attention=AttentionConfig(num_heads=hf["n_head"], head_dim=width, dropout=hf["attn_pdrop"]),
-        feed_forward=FeedForwardConfig(
-            size=hf["n_inner"] if hf["n_inner"] is not None else 4 * hf["n_embd"], activation=hf["activation_function"]
-        ),
-        norm=NormConfig(eps=hf["layer_norm_epsilon"], placement="pre", final=True),
-        positions=PositionsConfig(max_positions=hf["n_positions"]),
-        embeddings=EmbeddingsConfig(token_types_from_tokens=True, dropout=hf["embd_pdrop"]),
-        head=HeadConfig(tied=hf["tie_word_embeddings"]),
-        causal=True,
-        cross_attention_hidden_size=hf["cross_attention_hidden_size"],
-        dropout=hf["resid_pdrop"],
-        initializer_range=hf["initializer_range"],
-        **tokens(hf),
+    if hf["scale_attn_weights"] and not by_layer:
+        return config
+    base = config.attention.head_dim**-0.5 if hf["scale_attn_weights"] else 1.0
+    layers = tuple(
+        dataclasses.replace(layer, score_scale=base / (i + 1 if by_layer else 1))
+        for i, layer in enumerate(config.layers)
     )
-
-
-def write(config: StackConfig) -> dict[str, Any]:
-    """The attributes that express a `StackConfig`, as far as GPT-2's can."""
-    scales = [layer.score_scale for layer in config.layers]
-    plain = scales[0] is None
-    return {
-        "vocab_size": config.vocab_size,
-        "n_positions": config.positions.max_positions,
-        "n_embd": config.hidden_size,
-        "n_layer": len(config.layers),
-        "n_head": config.attention.num_heads,
-        "n_inner": None if config.feed_forward.size == 4 * config.hidden_size else config.feed_forward.size,
-        "activation_function": config.feed_forward.activation,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.embeddings.dropout,
-        "attn_pdrop": config.attention.dropout,
-        "layer_norm_epsilon": config.norm.eps,
-        "initializer_range": config.initializer_range,
-        "scale_attn_weights": plain or scales[0] != 1.0,
-        "scale_attn_by_inverse_layer_idx": not plain and (len(scales) == 1 or scales[1] != scales[0]),
-    }
+    return config.replace(layers=layers)
 
 
 GPT2 = Family(
     model_type="gpt2",
     architectures={"encoder": "GPT2Model", "decoder": "GPT2LMHeadModel"},
     prefixes={"encoder": ("transformer",), "decoder": ("transformer",)},
-    attributes=ATTRIBUTES,
+    config_rows=ATTRIBUTES,
+    constants={"causal": True, "norm.placement": "pre", "norm.final": True, "embeddings.token_types_from_tokens": True},
+    finish=_scaled,
     ignored={
         **dict.fromkeys(_SUMMARY, "of classification heads"),
         "reorder_and_upcast_attn": "scores are always computed in float32 here",
@@ -155,6 +124,5 @@ GPT2 = Family(
     ),
     duplicates={},
     tied_copy=("lm_head.weight", "wte.weight"),
-    read=read,
-    write=write,
 )
+"""GPT-2"""
