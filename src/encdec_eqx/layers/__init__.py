@@ -1,1 +1,1 @@
-"""The layers that blocks are made of. Knows nothing of stacks, caches or model families."""
+"""The parts that blocks are made of, each with its config beside it."""

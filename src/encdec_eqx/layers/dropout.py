@@ -1,4 +1,4 @@
-"""Dropout without a mode: active exactly when a key is given. Knows nothing of the layers that use it."""
+"""Dropout without a mode: active exactly when a key is given."""
 
 import equinox as eqx
 import jax

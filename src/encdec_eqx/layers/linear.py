@@ -1,4 +1,4 @@
-"""Affine maps and lookup tables. Knows nothing of what they are used for."""
+"""Affine maps, and embeddings looked up by id."""
 
 import math
 from abc import abstractmethod
@@ -50,10 +50,10 @@ class Linear(AbstractLinear):
 
 
 class Embedding(eqx.Module):
-    """A table looked up by integer ids.
+    """A matrix whose rows are looked up by integer ids.
 
     `padding_idx` names a row that receives no gradient from lookups, as in `torch.nn.Embedding`; `fixed`, that the
-    table holds constants: no row receives any.
+    matrix holds constants: no row receives any.
     """
 
     weight: Float[Array, "entries hidden"]

@@ -1,4 +1,4 @@
-"""A linear layer with a low-rank one beside it, LoRA (Hu et al. 2021). Knows nothing of what either is used for."""
+"""A linear layer with a low-rank one beside it, LoRA (Hu et al. 2021)."""
 
 import math
 
@@ -53,11 +53,11 @@ class WithLoRA(AbstractLinear):
 
     def merged(self) -> Linear:
         """One layer that does the work of both, up to rounding."""
-        return shifted(self.base, self.lora, 1.0)
+        return add_low_rank(self.base, self.lora, 1.0)
 
 
-def shifted(linear: Linear, lora: LowRank, times: float) -> Linear:
-    """The layer with a multiple of the low-rank matrix added to its weight, which keeps its dtype."""
+def add_low_rank(linear: Linear, lora: LowRank, times: float) -> Linear:
+    """The layer with so many times the low-rank matrix in its weight, which keeps its dtype."""
     product = lora.product()
     weight = linear.weight.astype(product.dtype) + times * product
     return eqx.tree_at(lambda it: it.weight, linear, weight.astype(linear.weight.dtype))

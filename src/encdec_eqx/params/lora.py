@@ -14,7 +14,7 @@ from .._quoting import printable, quoted
 from .._typing import PRNGKey, check_key
 from ..hf.adapter import read_adapter, write_adapter
 from ..layers.linear import AbstractLinear, Linear
-from ..layers.low_rank import LowRank, WithLoRA, shifted
+from ..layers.low_rank import LowRank, WithLoRA, add_low_rank
 from ..stack import ScannedStack, map_stacks, rescan, to_layout, unroll
 from ..surgery.ties import share_layers
 from .param_names import named
@@ -126,7 +126,7 @@ def unmerge_lora(merged: Model, adapted: Model) -> Model:
         if not isinstance(its, WithLoRA):
             return linear
         _check_fit({theirs[number].names[0]: (linear, its.lora)})
-        return WithLoRA(shifted(linear, its.lora, -1.0), its.lora)
+        return WithLoRA(add_low_rank(linear, its.lora, -1.0), its.lora)
 
     return _rescanned(_replaced(unrolled, split), merged)
 
