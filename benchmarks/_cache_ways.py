@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from encdec_eqx import Decoder
-from encdec_eqx.cache import DecoderCache, SelfKV
+from encdec_eqx.cache import AbstractKV, DecoderCache, SelfKV
 from encdec_eqx.generation.search.beam import side_by_side
 
 Beams = Int32[Array, "batch beams"]
@@ -63,8 +63,8 @@ class Ancestry:
         return hidden, cache, branches.visible
 
 
-class TableKV(SelfKV):
-    """Keys and values that are read through a table: what `k` and `v` show is put together at every read.
+class TableKV(AbstractKV):
+    """Keys and values that are read through a table: what attention sees is put together at every read.
 
     Attributes:
         own: what each beam has written itself, a row a beam.
@@ -73,29 +73,33 @@ class TableKV(SelfKV):
         block: slots a block.
     """
 
-    own: SelfKV
+    own: AbstractKV
     table: Int32[Array, "batch beams blocks"]
     parents: Beams
     block: int = eqx.field(static=True)
 
     def write(self, new: SelfKV, start: Any) -> "TableKV":
-        """The open block copied, the new slot written, all blocks put together."""
-        opened = (
-            self.own if self.block == 1 else jax.tree.map(lambda kept: self._with_open_block(kept, start), self.own)
-        )
-        own = opened.write(new, start)
-        return TableKV(self._read(own.k), self._read(own.v), own, self.table, self.parents, self.block)
+        """The open block copied, the new slot written."""
+        own = self.own if self.block == 1 else self._with_open_block(start)
+        return TableKV(own.write(new, start), self.table, self.parents, self.block)
 
-    def _with_open_block(self, kept: Float[Array, "rows_heads slots head_dim"], start: Any) -> Array:
+    def read(self) -> tuple[Array, Array]:
+        k, v = self.own.read()
+        return self._read(k), self._read(v)
+
+    def _with_open_block(self, start: Any) -> AbstractKV:
         first = start // self.block * self.block
-        block = jax.lax.dynamic_slice_in_dim(kept, first, self.block, axis=1)
-        rows = block.reshape(self.parents.size, -1)
-        copied = rows.at[_rows(self.parents)].get(mode="promise_in_bounds").reshape(block.shape)
-        return jax.lax.dynamic_update_slice_in_dim(kept, copied, first, axis=1)
 
-    def _read(self, kept: Float[Array, "rows_heads slots head_dim"]) -> Array:
+        def copied(kept: Float[Array, "rows heads slots head_dim"]) -> Array:
+            block = jax.lax.dynamic_slice_in_dim(kept, first, self.block, axis=2)
+            rows = block.reshape(self.parents.size, -1)
+            return rows.at[_rows(self.parents)].get(mode="promise_in_bounds").reshape(block.shape)
+
+        return self.own.write(SelfKV(*map(copied, self.own.read())), first)
+
+    def _read(self, kept: Float[Array, "rows heads slots head_dim"]) -> Array:
         batch, beams, blocks = self.table.shape
-        heads = kept.shape[0] // (batch * beams)
+        heads = kept.shape[1]
         owners = _rows(self.table).reshape(batch * beams, 1, blocks) * heads
         index = (owners + jnp.arange(heads, dtype=jnp.int32)[None, :, None]) * blocks
         index = (index + jnp.arange(blocks, dtype=jnp.int32)[None, None]).reshape(-1)
@@ -128,7 +132,7 @@ class Tables:
     ) -> tuple[Hidden, DecoderCache, Array]:
         mine = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :, None], (*tokens.shape, 1))
         table = jax.lax.dynamic_update_slice_in_dim(_picked(order, parents), mine, at // self.block, axis=2)
-        through = tuple(TableKV(kv.k, kv.v, kv, table, parents, self.block) for kv in cache.self_kv)
+        through = tuple(TableKV(kv, table, parents, self.block) for kv in cache.self_kv)
         cache = eqx.tree_at(lambda c: c.self_kv, cache, through)
         hidden, cache = decoder.advance(tokens.reshape(-1, 1), cache)
         cache = eqx.tree_at(lambda c: c.self_kv, cache, tuple(kv.own for kv in cache.self_kv))

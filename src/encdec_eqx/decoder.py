@@ -24,12 +24,13 @@ from .heads import LMHead
 from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.tokens import Embeddings, as_token_types, longest
+from .layers.context import AttentionContext
 from .layers.dropout import split_key
 from .layers.linear import Linear
-from .layers.masks import causal_mask, padding_mask
+from .layers.masks import AttentionMask
 from .layers.positions import arange_positions, non_padding_positions
 from .stack import Layout, Remat, to_layout
-from .stack.unrolled import AbstractStack, Attending, StackOutput, UnrolledStack
+from .stack.unrolled import AbstractStack, StackOutput, UnrolledStack
 from .surgery.cross_attention import add_cross_attention
 from .surgery.resize import resize_embedding, resize_head
 
@@ -121,18 +122,18 @@ class Decoder(TaughtAttributes):
         if cache is None:
             check_length("input_ids", ids.shape[1], longest(self.config, position_ids))
             source_mask = as_mask("encoder_attention_mask", encoder_attention_mask)
-            attending = Attending(
-                self_mask=_full_mask(ids.shape[1], mask),
+            context = AttentionContext(
+                AttentionMask(mask, causal=True),
+                cross_mask=None if source_mask is None else AttentionMask(source_mask),
                 encoder_states=states,
-                cross_mask=None if source_mask is None else padding_mask(source_mask),
             )
-            options: dict[str, Any] = {"attending": attending}
+            options: dict[str, Any] = {"context": context}
             counted = jnp.zeros((ids.shape[0],), jnp.int32)
             positions = self._default_positions(ids, 0, counted)[0] if positions is None else positions
         else:
             cache = _with_room(cache, ids.shape)
-            attending, positions, cache = self._continue(ids, cache, mask, positions)
-            options = {"attending": attending, "self_kv": cache.self_kv, "cross_kv": cache.cross_kv}
+            context, positions, cache = self._continue(ids, cache, mask, positions)
+            options = {"context": context, "self_kv": cache.self_kv, "cross_kv": cache.cross_kv}
         out = self._run(
             ids,
             positions,
@@ -195,10 +196,12 @@ class Decoder(TaughtAttributes):
             positions: rows of the position table; default by the family's rule, continued from the cache.
             branches: what the tokens attend to where they do not follow one another; `mask` is then not read.
         """
-        attending, positions, cache = self._continue(ids, cache, mask, positions)
+        context, positions, cache = self._continue(ids, cache, mask, positions)
         if branches is not None:
-            attending = _branching(attending, branches)
-        out = self._run(ids, positions, None, None, attending, self_kv=cache.self_kv, cross_kv=cache.cross_kv)
+            context = dataclasses.replace(
+                context, mask=AttentionMask(start=cache.length, branches=branches, causal=True)
+            )
+        out = self._run(ids, positions, None, None, context, self_kv=cache.self_kv, cross_kv=cache.cross_kv)
         return out.last_hidden_state, _advanced(cache, out, ids.shape[1])
 
     def cross_attentions(
@@ -210,13 +213,13 @@ class Decoder(TaughtAttributes):
         positions: Int32[ArrayLike, "rows new"],
     ) -> tuple[Float[Array, "rows heads new source"] | None, ...]:
         """What the next tokens attend to in the source, by layer; `None` for layers that have no cross-attention."""
-        attending, places, cache = self._continue(jnp.asarray(ids), cache, jnp.asarray(mask), jnp.asarray(positions))
+        context, places, cache = self._continue(jnp.asarray(ids), cache, jnp.asarray(mask), jnp.asarray(positions))
         out = self._run(
             jnp.asarray(ids),
             places,
             None,
             None,
-            attending,
+            context,
             self_kv=cache.self_kv,
             cross_kv=cache.cross_kv,
             output_attentions=True,
@@ -241,30 +244,29 @@ class Decoder(TaughtAttributes):
         positions: Int32[Array, "rows new"],
         types: Int32[Array, "rows new"] | None,
         key: PRNGKey | None,
-        attending: Attending,
+        context: AttentionContext,
         **options: Any,
     ) -> StackOutput:
         embed_key, stack_key = split_key(key, 2)
         embedded = self.embeddings.look_up(ids)
         x = self.embeddings(embedded, positions=positions, token_type_ids=types, key=embed_key)
-        attending = dataclasses.replace(attending, angles=self.embeddings.angles(positions))
-        return self.stack(x, attending, key=stack_key, **options)
+        context = dataclasses.replace(context, angles=self.embeddings.angles(positions))
+        return self.stack(x, context, key=stack_key, **options)
 
     def _continue(
         self, ids: Array, cache: DecoderCache, mask: Array | None, positions: Array | None
-    ) -> tuple[Attending, Array, DecoderCache]:
+    ) -> tuple[AttentionContext, Array, DecoderCache]:
         """Masks and positions of the tokens that follow those in the cache, which takes note of both."""
         defaults, counted = self._default_positions(ids, cache.length, cache.counted)
         self_mask = cache.self_mask
         if mask is not None:
             self_mask = jax.lax.dynamic_update_slice_in_dim(self_mask, mask, cache.length, axis=1)
-        attending = Attending(
-            self_mask=causal_mask(ids.shape[1], cache.slots, cache.length) & padding_mask(self_mask),
-            start=cache.length,
-            cross_mask=None if cache.cross_mask is None else padding_mask(cache.cross_mask),
+        context = AttentionContext(
+            AttentionMask(self_mask, cache.length, causal=True),
+            cross_mask=None if cache.cross_mask is None else AttentionMask(cache.cross_mask),
         )
         noted = DecoderCache(cache.self_kv, cache.cross_kv, self_mask, cache.cross_mask, cache.length, counted)
-        return attending, defaults if positions is None else positions, noted
+        return context, defaults if positions is None else positions, noted
 
     def _default_positions(
         self, ids: Int32[Array, "rows new"], start: Int32[Array, ""] | int, counted: Int32[Array, " rows"]
@@ -430,11 +432,6 @@ class Decoder(TaughtAttributes):
         return Decoder(embeddings, self.stack, head, config, self.load_report, self.pooler)
 
 
-def _full_mask(length: int, mask: Bool[Array, "batch target"] | None) -> Bool[Array, "#batch 1 target target"]:
-    earlier = causal_mask(length, length, 0)
-    return earlier if mask is None else earlier & padding_mask(mask)
-
-
 def _with_room(cache: DecoderCache, shape: tuple[int, ...]) -> DecoderCache:
     rows, new = shape
     if rows != cache.rows:
@@ -451,11 +448,6 @@ def _with_room(cache: DecoderCache, shape: tuple[int, ...]) -> DecoderCache:
             f"with max_length of at least {int(needed)}."
         )
     return cache
-
-
-def _branching(attending: Attending, branches: Branches) -> Attending:
-    behind = branches.depth[:, None] - branches.slot_depth[None, :]
-    return dataclasses.replace(attending, self_mask=branches.visible[:, None], behind=behind)
 
 
 def _advanced(cache: DecoderCache, out: StackOutput, new: int) -> DecoderCache:

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 
 from . import _trees
 from ._inputs import as_ids, as_mask, check_length
@@ -17,12 +17,13 @@ from .config import StackConfig
 from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.tokens import Embeddings, as_token_types, longest
+from .layers.context import AttentionContext
 from .layers.dropout import split_key
 from .layers.linear import Linear
-from .layers.masks import causal_mask, padding_mask
+from .layers.masks import AttentionMask
 from .layers.positions import arange_positions, non_padding_positions
 from .stack import Layout, Remat, to_layout
-from .stack.unrolled import AbstractStack, Attending, UnrolledStack
+from .stack.unrolled import AbstractStack, UnrolledStack
 from .surgery.resize import resize_embedding
 
 
@@ -124,13 +125,13 @@ class Encoder(TaughtAttributes):
             token_type_ids=as_token_types(self.config, token_type_ids),
             key=embed_key,
         )
-        attending = Attending(
-            self_mask=self._mask(as_mask("attention_mask", attention_mask), length),
+        context = AttentionContext(
+            AttentionMask(as_mask("attention_mask", attention_mask), causal=self.config.causal),
             angles=self.embeddings.angles(positions),
         )
         out = self.stack(
             x,
-            attending,
+            context,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             key=stack_key,
@@ -166,13 +167,6 @@ class Encoder(TaughtAttributes):
         if ids is not None and rule.counting == "non_padding" and rule.padding_idx is not None:
             return non_padding_positions(ids, jnp.zeros((batch,), jnp.int32), rule.padding_idx)[0]
         return arange_positions(batch, length, rule.first)
-
-    def _mask(self, mask: Bool[Array, "batch source"] | None, length: int) -> Bool[Array, "#batch 1 #s s"] | None:
-        allowed = None if mask is None else padding_mask(mask)
-        if not self.config.causal:
-            return allowed
-        earlier = causal_mask(length, length, 0)
-        return earlier if allowed is None else allowed & earlier
 
     @classmethod
     @checked

@@ -1,22 +1,21 @@
-"""The common transformer layer: self-attention, optional cross-attention, feed-forward; post- or pre-norm.
-
-Knows nothing of the other layers of its stack, nor of how caches are arranged between them.
-"""
+"""The common transformer layer: self-attention, optional cross-attention, feed-forward, one after another."""
 
 import math
 
 import equinox as eqx
 import jax
-from jaxtyping import Bool, Float, Int32, Integer
+from jaxtyping import Float
 
 from .._typing import Array, PRNGKey
-from ..cache import CrossKV, SelfKV
+from ..cache import AbstractKV, CrossKV, SelfKV
 from ..config import LayerSpec, StackConfig
 from ..layers.attention import CrossAttention, SelfAttention
+from ..layers.context import AttentionContext, LayerContext
 from ..layers.dropout import Dropout, split_key
 from ..layers.feed_forward import MLP, GatedMLP, init_feed_forward
 from ..layers.linear import Embedding, Linear
 from ..layers.norm import AbstractNorm, Placement, init_norm
+from .residual import Residual
 
 
 class BlockOutput(eqx.Module):
@@ -26,14 +25,14 @@ class BlockOutput(eqx.Module):
         hidden: the residual stream after the layer.
         self_kv: keys and values of all slots: the cache's with the new ones written, or just the new ones.
         new_kv: keys and values of this call's tokens alone.
-        self_attention: attention weights of self-attention.
-        cross_attention: attention weights of cross-attention, if the layer attended to encoder states.
+        self_attention: attention weights of self-attention, if they were asked for.
+        cross_attention: those of cross-attention, if the layer attended to encoder states.
     """
 
     hidden: Float[Array, "rows queries hidden"]
-    self_kv: SelfKV
+    self_kv: AbstractKV
     new_kv: SelfKV
-    self_attention: Float[Array, "rows heads queries keys"]
+    self_attention: Float[Array, "rows heads queries keys"] | None
     cross_attention: Float[Array, "rows heads queries source"] | None
 
 
@@ -50,76 +49,40 @@ class Block(eqx.Module):
     norm_placement: Placement = eqx.field(static=True)
 
     def __call__(
-        self,
-        x: Float[Array, "rows queries hidden"],
-        *,
-        scale: Float[Array, ""] | float,
-        self_mask: Bool[Array, "#rows 1 #queries #keys"] | None,
-        self_bias: Float[Array, "1 heads queries keys"] | None,
-        behind: Integer[Array, "queries keys"],
-        angles: Float[Array, "rows queries head_dim"] | None,
-        past: SelfKV | None,
-        start: Int32[Array, ""] | int,
-        cross_kv: CrossKV | None,
-        cross_mask: Bool[Array, "batch 1 1 source"] | None,
-        key: PRNGKey | None,
+        self, x: Float[Array, "rows queries hidden"], context: AttentionContext, layer: LayerContext
     ) -> BlockOutput:
-        """Run the layer.
+        """Run the layer on the residual stream of the new tokens."""
+        keys = split_key(layer.key, 6)
+        residual = self._residual(self.self_norm)
+        h, x = residual.enter(x)
+        attended = self.self_attention(h, context, layer, key=keys[0])
+        x = residual.leave(x, attended.out, key=keys[1])
 
-        Args:
-            x: the residual stream of the new tokens.
-            scale: factor on the attention scores.
-            self_mask: which keys each query may attend to.
-            self_bias: added to the scores of self-attention.
-            behind: how many slots each key lies behind each query.
-            angles: by which self-attention rotates the new tokens' queries and keys.
-            past: keys and values of earlier tokens, with room for the new ones.
-            start: slot of the first new token.
-            cross_kv: keys and values of the encoder states; without them cross-attention is skipped.
-            cross_mask: which source positions may be attended.
-            key: turns dropout on.
-        """
-        keys = split_key(key, 6)
-        kept: dict = {}
+        cross_weights = None
+        cross_kv = self._cross_kv(context, layer)
+        if self.cross_attention is not None and cross_kv is not None:
+            residual = self._residual(self.cross_norm)
+            h, x = residual.enter(x)
+            out, cross_weights = self.cross_attention(h, cross_kv, context, layer, key=keys[2])
+            x = residual.leave(x, out, key=keys[3])
 
-        def attend_to_self(h: Array) -> Array:
-            q, k, v = self.self_attention.project(h, angles)
-            kept["new"] = SelfKV(k, v)
-            kept["all"] = kept["new"] if past is None else past.write(kept["new"], start)
-            out, kept["self"] = self.self_attention(
-                q,
-                kept["all"].k,
-                kept["all"].v,
-                mask=self_mask,
-                scale=scale,
-                behind=behind,
-                bias=self_bias,
-                key=keys[0],
-            )
-            return out
+        residual = self._residual(self.feed_forward_norm)
+        h, x = residual.enter(x)
+        x = residual.leave(x, self.feed_forward(h, key=keys[5]), key=keys[4])
+        return BlockOutput(x, attended.kv, attended.new_kv, attended.weights, cross_weights)
 
-        x = self._residual(x, self.self_norm, attend_to_self, keys[1])
-        if self.cross_attention is not None and self.cross_norm is not None and cross_kv is not None:
-            attention = self.cross_attention
+    def _residual(self, norm: AbstractNorm | None) -> Residual:
+        return Residual(norm, None, None, self.dropout, self.norm_placement)
 
-            def attend_to_source(h: Array) -> Array:
-                out, kept["cross"] = attention(h, cross_kv.k, cross_kv.v, mask=cross_mask, scale=scale, key=keys[2])
-                return out
-
-            x = self._residual(x, self.cross_norm, attend_to_source, keys[3])
-        x = self._residual(x, self.feed_forward_norm, lambda h: self.feed_forward(h, key=keys[5]), keys[4])
-        return BlockOutput(x, kept["all"], kept["new"], kept["self"], kept.get("cross"))
-
-    def _residual(self, x: Array, norm: AbstractNorm, sublayer, key: PRNGKey | None) -> Array:
-        if self.norm_placement == "pre":
-            return x + self.dropout(sublayer(norm(x)), key=key).astype(x.dtype)
-        return norm(x + self.dropout(sublayer(x), key=key).astype(x.dtype))
+    def _cross_kv(self, context: AttentionContext, layer: LayerContext) -> CrossKV | None:
+        """Those of the cache; otherwise made from the encoder states, if there are any."""
+        if layer.cross_kv is not None or context.encoder_states is None:
+            return layer.cross_kv
+        return self.cross_kv(context.encoder_states)
 
     def cross_kv(self, states: Float[Array, "batch source cross"]) -> CrossKV | None:
         """Keys and values of the encoder states for this layer; `None` if it has no cross-attention."""
-        if self.cross_attention is None:
-            return None
-        return CrossKV(*self.cross_attention.keys_values(states))
+        return None if self.cross_attention is None else self.cross_attention.keys_values(states)
 
     @classmethod
     def init(cls, config: StackConfig, spec: LayerSpec, *, key: PRNGKey) -> "Block":

@@ -1,13 +1,85 @@
-"""Who may attend to whom, always Bool with True for "may". Knows nothing of scores or padding ids."""
+"""Who may attend to whom, always Bool with True for "may": as parts that backends read, and dense."""
 
+import dataclasses
+
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Bool, Integer
 
 from .._typing import Array
+from ..cache import Branches
+from .positions import slots_behind
+
+
+class AttentionMask(eqx.Module):
+    """Who may attend to whom, in parts: a query may attend to a key if every part allows it.
+
+    Queries sit in slots from `start` on, keys in those from 0 on. No part is dense but `branches`, which only a search
+    needs, so a backend that knows padding, causality and windows by themselves builds no mask of queries x keys.
+
+    Attributes:
+        keys: which keys are real; all, if `None`.
+        start: slot of the first query.
+        branches: what each query may attend to where queries do not follow one another; the parts above are then not
+            read.
+        ready: the dense mask, where it has been made once for several layers.
+        causal: whether a query sees no slot after its own.
+        window: how many slots a query sees, its own included: those behind it, and unless `causal` as many ahead.
+    """
+
+    keys: Bool[Array, "batch keys"] | None = None
+    start: Integer[Array, ""] | int = 0
+    branches: Branches | None = None
+    ready: Bool[Array, "#batch 1 #queries #keys"] | None = None
+    causal: bool = eqx.field(static=True, default=False)
+    window: int | None = eqx.field(static=True, default=None)
+
+    def slots(self, queries: int) -> int:
+        """How many slots there are to be seen, for that many queries."""
+        if self.branches is not None:
+            return self.branches.visible.shape[-1]
+        return queries if self.keys is None else self.keys.shape[-1]
+
+    def relative_position(self, queries: int) -> Integer[Array, "queries keys"]:
+        """How many slots each key lies behind each query."""
+        if self.branches is not None:
+            return self.branches.depth[:, None] - self.branches.slot_depth[None, :]
+        return slots_behind(queries, self.slots(queries), self.start)
+
+    def dense(self, queries: int) -> Bool[Array, "#batch 1 #queries #keys"] | None:
+        """For each query and key; `None` where all may attend to all."""
+        if self.ready is not None:
+            return self.ready
+        parts = [self._visible(queries)]
+        if self.window is not None:
+            distance = self.relative_position(queries)
+            near = distance < self.window if self.causal else jnp.abs(distance) < self.window
+            parts.append(near[None, None])
+        masks = [part for part in parts if part is not None]
+        return masks[0] & masks[1] if len(masks) == 2 else next(iter(masks), None)
+
+    def within(self, window: int | None, queries: int) -> "AttentionMask":
+        """The same within a window, its dense form made, for all layers that have this window."""
+        windowed = dataclasses.replace(self, window=window)
+        return dataclasses.replace(windowed, ready=windowed.dense(queries))
+
+    def sees_any(self, queries: int) -> Bool[Array, "batch queries"] | None:
+        """Which queries may attend to anything at all; `None` where all of them may."""
+        dense = self.dense(queries)
+        return None if dense is None else jnp.any(dense[:, 0], axis=-1)
+
+    def _visible(self, queries: int) -> Bool[Array, "#batch 1 #queries keys"] | None:
+        if self.branches is not None:
+            return self.branches.visible[:, None]
+        real = None if self.keys is None else padding_mask(self.keys)
+        if not self.causal:
+            return real
+        earlier = causal_mask(queries, self.slots(queries), self.start)
+        return earlier if real is None else earlier & real
 
 
 def padding_mask(mask: Bool[Array, "batch keys"]) -> Bool[Array, "batch 1 1 keys"]:
-    """Every query of a sentence may attend to its real keys."""
+    """Every query of a sequence may attend to its real keys."""
     return mask[:, None, None, :]
 
 

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from .._typing import Array, PRNGKeys
 from ..blocks.block import Block
 from ..config import LayerSpec
+from ..layers.context import AttentionContext
 from .segment import Remat, Segment, as_remat
-from .unrolled import AbstractStack, Attending, LayerResult, Shared, UnrolledStack, Wanted
+from .unrolled import AbstractStack, LayerResult, Shared, UnrolledStack
 
 Layout = Literal["unrolled", "scanned"]
 _Tree = TypeVar("_Tree")
@@ -36,17 +37,17 @@ class ScannedStack(AbstractStack):
     scales: tuple[float, ...] = eqx.field(static=True)
 
     def _run(
-        self, x: Array, attending: Attending, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, wanted: Wanted
+        self, x: Array, context: AttentionContext, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, keep_hidden: bool
     ) -> tuple[Array, list[LayerResult], Any]:
         results, caches = [], []
         for at, (segment, start) in enumerate(zip(self.segments, self.starts, strict=True)):
             x, outputs, cache = segment.run(
                 x,
-                attending,
+                context,
                 None if self_kv is None else self_kv[at],
                 None if cross_kv is None else cross_kv[at],
                 None if keys is None else keys[start : start + len(segment.layers)],
-                wanted,
+                keep_hidden,
             )
             results += outputs
             caches.append(cache)

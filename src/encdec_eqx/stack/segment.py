@@ -10,7 +10,8 @@ from jaxtyping import Float
 from .._typing import Array, PRNGKeys
 from ..blocks.block import Block
 from ..config import LayerSpec
-from .unrolled import Attending, LayerResult, Wanted, empty_kv, run_block, run_in_turn, schedule
+from ..layers.context import AttentionContext, LayerContext
+from .unrolled import LayerResult, empty_block_kv, run_in_turn, schedule
 
 Remat = Literal["keep_all", "keep_products", "keep_linear", "keep_nothing"]
 """What a scanned stack keeps of each group for the backward pass, from most to least; the rest is recomputed.
@@ -46,7 +47,7 @@ class Segment(eqx.Module):
     remat: Remat = eqx.field(static=True)
 
     def run(
-        self, x: Array, attending: Attending, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, wanted: Wanted
+        self, x: Array, context: AttentionContext, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, keep_hidden: bool
     ) -> tuple[Array, list[LayerResult], Any]:
         """Run the layers: the last hidden state, what is wanted of each layer, the new caches."""
         stacked_kv, rest_kv = (None, None) if self_kv is None else self_kv
@@ -57,17 +58,16 @@ class Segment(eqx.Module):
             blocks, scales, pasts, crosses, group_keys = per_group
             emitted = []
             for at in range(len(self.groups)):
-                out = run_block(
-                    blocks[at] if self._own_weights else _pick(self.groups[at], blocks[at]),
-                    x,
-                    attending,
-                    scale=scales[at],
-                    past=None if pasts is None else pasts[at],
-                    cross_kv=None if crosses is None else crosses[at],
-                    key=None if group_keys is None else group_keys[at],
+                block = blocks[at] if self._own_weights else _pick(self.groups[at], blocks[at])
+                layer = LayerContext(
+                    scales[at],
+                    None if pasts is None else pasts[at],
+                    None if crosses is None else crosses[at],
+                    None if group_keys is None else group_keys[at],
                 )
+                out = block(x, context, layer)
                 x = out.hidden
-                emitted.append((wanted.of(out), None if pasts is None else out.new_kv))
+                emitted.append((LayerResult.of(out, keep_hidden), None if pasts is None else out.new_kv))
             return x, emitted
 
         per_group = (
@@ -83,15 +83,15 @@ class Segment(eqx.Module):
             self.rest,
             self.scales[scanned:],
             x,
-            attending,
+            context,
             self_kv=rest_kv,
             cross_kv=rest_cross,
             keys=None if keys is None else keys[scanned:],
-            wanted=wanted,
+            keep_hidden=keep_hidden,
         )
         if stacked_kv is not None:
             # one write for all layers: inside the scan every layer would copy its slice of the cache
-            written = tuple(old.write(new, attending.start) for old, (_, new) in zip(stacked_kv, emitted, strict=True))
+            written = tuple(old.write(new, context.start) for old, (_, new) in zip(stacked_kv, emitted, strict=True))
             self_kv = (written, rest_kv)
         return x, results + rest_results, self_kv
 
@@ -111,8 +111,8 @@ class Segment(eqx.Module):
 
     def empty_self_kv(self, rows: int, slots: int) -> Any:
         """Caches of zeros for every layer."""
-        stacked = tuple(empty_kv(_pick(block, 0), (rows, slots), (self._repeats,)) for block in self.groups)
-        return stacked, tuple(empty_kv(block, (rows, slots)) for block in self.rest)
+        stacked = tuple(empty_block_kv(_pick(block, 0), rows, slots, (self._repeats,)) for block in self.groups)
+        return stacked, tuple(empty_block_kv(block, rows, slots) for block in self.rest)
 
     @property
     def _scanned_layers(self) -> int:

@@ -12,39 +12,19 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int32, Integer
+from jaxtyping import Float, Integer
 
 from .._typing import Array, PRNGKey, PRNGKeys
 from ..blocks.block import Block, BlockOutput, score_scale
-from ..cache import CrossKV, SelfKV
+from ..cache import AbstractKV, CrossKV, empty_kv
 from ..config import LayerSpec, RelativeBiasConfig, StackConfig
+from ..layers.attend import platform
+from ..layers.context import AttentionContext, LayerContext
 from ..layers.linear import Embedding
 from ..layers.norm import AbstractNorm, init_norm
-from ..layers.positions import bucketed_bias, slots_behind
+from ..layers.positions import bucketed_bias
 
 Layout = Literal["unrolled", "scanned"]
-
-
-class Attending(eqx.Module):
-    """What all layers of one call share.
-
-    Attributes:
-        self_mask: which keys each query may attend to.
-        start: slot of the first new token.
-        cross_mask: which source positions may be attended.
-        encoder_states: the states to attend to, where their keys and values are not in a cache.
-        angles: by which self-attention rotates the new tokens' queries and keys.
-        behind: how many slots each key lies behind each query; the stack fills it in where slots follow one another.
-        self_bias: added to the scores of self-attention; the stack fills it in.
-    """
-
-    self_mask: Bool[Array, "#rows 1 #queries #keys"] | None
-    start: Int32[Array, ""] | int = 0
-    cross_mask: Bool[Array, "batch 1 1 source"] | None = None
-    encoder_states: Float[Array, "batch source cross"] | None = None
-    angles: Float[Array, "rows queries head_dim"] | None = None
-    behind: Integer[Array, "queries keys"] | None = None
-    self_bias: Float[Array, "1 heads queries keys"] | None = None
 
 
 class StackOutput(eqx.Module):
@@ -60,7 +40,7 @@ class StackOutput(eqx.Module):
 
     last_hidden_state: Float[Array, "rows queries hidden"]
     hidden_states: tuple[Float[Array, "rows queries hidden"], ...] | None
-    self_attentions: tuple[Float[Array, "rows heads queries keys"], ...] | None
+    self_attentions: tuple[Float[Array, "rows heads queries keys"] | None, ...] | None
     cross_attentions: tuple[Float[Array, "rows heads queries source"] | None, ...] | None
     self_kv: Any
 
@@ -72,20 +52,10 @@ class LayerResult(eqx.Module):
     self_attention: Float[Array, "*layers rows heads queries keys"] | None
     cross_attention: Float[Array, "*layers rows heads queries source"] | None
 
-
-class Wanted(eqx.Module):
-    """What the caller asked to be kept."""
-
-    hidden_states: bool = eqx.field(static=True, default=False)
-    attentions: bool = eqx.field(static=True, default=False)
-
-    def of(self, out: BlockOutput) -> LayerResult:
-        """The wanted part of a layer's output."""
-        return LayerResult(
-            out.hidden if self.hidden_states else None,
-            out.self_attention if self.attentions else None,
-            out.cross_attention if self.attentions else None,
-        )
+    @classmethod
+    def of(cls, out: BlockOutput, keep_hidden: bool) -> "LayerResult":
+        """What is kept of a layer's output."""
+        return cls(out.hidden if keep_hidden else None, out.self_attention, out.cross_attention)
 
 
 class Shared(eqx.Module):
@@ -135,7 +105,7 @@ class AbstractStack(eqx.Module):
     def __call__(
         self,
         x: Float[Array, "rows queries hidden"],
-        attending: Attending,
+        context: AttentionContext,
         *,
         self_kv: Any = None,
         cross_kv: Any = None,
@@ -147,19 +117,16 @@ class AbstractStack(eqx.Module):
 
         Args:
             x: embeddings of the new tokens.
-            attending: masks and encoder states.
+            context: masks and encoder states.
             self_kv: caches as `empty_self_kv` made them, to be read and written.
-            cross_kv: keys and values as `cross_kv` made them, used instead of `attending.encoder_states`.
+            cross_kv: keys and values as `cross_kv` made them, used instead of `context.encoder_states`.
             output_hidden_states: whether to return them.
             output_attentions: whether to return them.
             key: turns dropout on.
         """
         keys = None if key is None else jax.random.split(key, len(self.layers))
-        wanted = Wanted(output_hidden_states, output_attentions)
-        slots = x.shape[1] if self_kv is None or attending.self_mask is None else attending.self_mask.shape[-1]
-        behind = slots_behind(x.shape[1], slots, attending.start) if attending.behind is None else attending.behind
-        attending = dataclasses.replace(attending, behind=behind, self_bias=self.shared.self_bias(behind))
-        last, results, self_kv = self._run(x, attending, self_kv, cross_kv, keys, wanted)
+        context = self._prepared(dataclasses.replace(context, need_weights=output_attentions), x.shape[1])
+        last, results, self_kv = self._run(x, context, self_kv, cross_kv, keys, output_hidden_states)
         normed = last if self.shared.final_norm is None else self.shared.final_norm(last)
         hidden = None
         if output_hidden_states:
@@ -169,14 +136,25 @@ class AbstractStack(eqx.Module):
         return StackOutput(
             last_hidden_state=normed,
             hidden_states=hidden,
-            self_attentions=tuple(_kept(result.self_attention) for result in results) if output_attentions else None,
+            self_attentions=tuple(result.self_attention for result in results) if output_attentions else None,
             cross_attentions=tuple(result.cross_attention for result in results) if output_attentions else None,
             self_kv=self_kv,
         )
 
+    def _prepared(self, context: AttentionContext, queries: int) -> AttentionContext:
+        """The context with all that is made once for all layers."""
+        cross_mask, position = context.cross_mask, context.mask.relative_position(queries)
+        return dataclasses.replace(
+            context,
+            masks=tuple(context.mask.within(window, queries) for window in {None}),
+            cross_mask=None if cross_mask is None else cross_mask.within(None, queries),
+            relative_position=position,
+            bias=self.shared.self_bias(position),
+        )
+
     @abstractmethod
     def _run(
-        self, x: Array, attending: Attending, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, wanted: Wanted
+        self, x: Array, context: AttentionContext, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, keep_hidden: bool
     ) -> tuple[Array, list[LayerResult], Any]:
         """Run the layers: the last hidden state before the final norm, what is wanted of each, the new caches."""
 
@@ -198,10 +176,17 @@ class UnrolledStack(AbstractStack):
     scales: tuple[float, ...] = eqx.field(static=True)
 
     def _run(
-        self, x: Array, attending: Attending, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, wanted: Wanted
+        self, x: Array, context: AttentionContext, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, keep_hidden: bool
     ) -> tuple[Array, list[LayerResult], Any]:
         x, results, caches = run_in_turn(
-            self.in_order(), self.scales, x, attending, self_kv=self_kv, cross_kv=cross_kv, keys=keys, wanted=wanted
+            self.in_order(),
+            self.scales,
+            x,
+            context,
+            self_kv=self_kv,
+            cross_kv=cross_kv,
+            keys=keys,
+            keep_hidden=keep_hidden,
         )
         return x, results, None if self_kv is None else caches
 
@@ -212,8 +197,8 @@ class UnrolledStack(AbstractStack):
     def cross_kv(self, states: Float[Array, "batch source cross"]) -> tuple[CrossKV | None, ...]:
         return tuple(block.cross_kv(states) for block in self.in_order())
 
-    def empty_self_kv(self, rows: int, slots: int) -> tuple[SelfKV, ...]:
-        return tuple(empty_kv(block, (rows, slots)) for block in self.in_order())
+    def empty_self_kv(self, rows: int, slots: int) -> tuple[AbstractKV, ...]:
+        return tuple(empty_block_kv(block, rows, slots) for block in self.in_order())
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "UnrolledStack":
@@ -246,63 +231,31 @@ def run_in_turn(
     blocks: tuple[Block, ...],
     scales: tuple[float, ...],
     x: Array,
-    attending: Attending,
+    context: AttentionContext,
     *,
     self_kv: Any,
     cross_kv: Any,
     keys: PRNGKeys | None,
-    wanted: Wanted,
-) -> tuple[Array, list[LayerResult], tuple[SelfKV, ...]]:
+    keep_hidden: bool,
+) -> tuple[Array, list[LayerResult], tuple[AbstractKV, ...]]:
     """Run blocks one after another; caches, if given, are tuples with one entry a block."""
     results, caches = [], []
     for at, (block, scale) in enumerate(zip(blocks, scales, strict=True)):
-        out = run_block(
-            block,
-            x,
-            attending,
-            scale=scale,
-            past=None if self_kv is None else self_kv[at],
-            cross_kv=None if cross_kv is None else cross_kv[at],
-            key=None if keys is None else keys[at],
+        layer = LayerContext(
+            scale,
+            None if self_kv is None else self_kv[at],
+            None if cross_kv is None else cross_kv[at],
+            None if keys is None else keys[at],
         )
+        out = block(x, context, layer)
         x = out.hidden
-        results.append(wanted.of(out))
+        results.append(LayerResult.of(out, keep_hidden))
         caches.append(out.self_kv)
     return x, results, tuple(caches)
 
 
-def run_block(
-    block: Block,
-    x: Array,
-    attending: Attending,
-    *,
-    scale: Float[Array, ""] | float,
-    past: SelfKV | None,
-    cross_kv: CrossKV | None,
-    key: PRNGKey | None,
-) -> BlockOutput:
-    """Run one block; without cached cross-attention keys and values they are made from the encoder states, if any."""
-    assert attending.behind is not None
-    if cross_kv is None and attending.encoder_states is not None:
-        cross_kv = block.cross_kv(attending.encoder_states)
-    return block(
-        x,
-        scale=scale,
-        self_mask=attending.self_mask,
-        self_bias=attending.self_bias,
-        behind=attending.behind,
-        angles=attending.angles,
-        past=past,
-        start=attending.start,
-        cross_kv=cross_kv,
-        cross_mask=attending.cross_mask,
-        key=key,
-    )
-
-
-def empty_kv(block: Block, rows_slots: tuple[int, int], layers: tuple[int, ...] = ()) -> SelfKV:
+def empty_block_kv(block: Block, rows: int, slots: int, layers: tuple[int, ...] = ()) -> AbstractKV:
     """Zeros of the shape and dtype that the block's self-attention writes, behind leading `layers` axes."""
-    rows, slots = rows_slots
-    hidden = jax.ShapeDtypeStruct((rows, slots, block.self_norm.weight.shape[-1]), block.self_norm.weight.dtype)
-    _, k, v = jax.eval_shape(block.self_attention.project, hidden)
-    return SelfKV(jnp.zeros((*layers, *k.shape), k.dtype), jnp.zeros((*layers, *v.shape), v.dtype))
+    hidden = jax.ShapeDtypeStruct((rows, 1, block.feed_forward_norm.weight.shape[-1]), jnp.float32)
+    _, like = jax.eval_shape(block.self_attention.project, hidden)
+    return empty_kv(like, slots, layers=layers, folded=platform() == "cpu")

@@ -1,0 +1,89 @@
+"""The one entrance to attention: weighted sums of values, by one of several backends."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from .._typing import Array, PRNGKey
+from .dropout import Dropout
+from .masks import AttentionMask
+
+Queries = Float[Array, "batch heads queries head_dim"]
+Keys = Float[Array, "batch kv_heads keys head_dim"]
+Scores = Float[Array, "batch heads queries keys"]
+
+
+def attend(
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    *,
+    mask: AttentionMask | Bool[Array, "#batch 1 #queries #keys"] | None,
+    scale: Float[Array, ""] | float,
+    relative: Scores | None = None,
+    bias: Float[Array, "#batch heads #queries keys"] | None = None,
+    dropout: Dropout,
+    key: PRNGKey | None,
+    need_weights: bool = True,
+) -> tuple[Float[Array, "batch queries heads*head_dim"], Scores | None]:
+    """Scaled dot-product attention (Vaswani et al. 2017), scores and softmax in float32.
+
+    A query that may attend to nothing gets zeros, never NaN. Query head h reads the keys of head h // (heads /
+    kv_heads); keys that several query heads share are not copied.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        mask: who may attend to whom, in parts or dense.
+        scale: factor on the scores.
+        relative: added to the scores before they are scaled.
+        bias: added after.
+        dropout: of the weights.
+        key: turns dropout on.
+        need_weights: whether to return the weights.
+
+    Returns:
+        The heads side by side, and the attention weights (float32, after dropout, as torch reports them) or `None`.
+    """
+    dense = mask.dense(q.shape[2]) if isinstance(mask, AttentionMask) else mask
+    folded = jnp.einsum("nqe,nke->nqk", _fold_queries(q, k), _fold(k), preferred_element_type=jnp.float32)
+    scores = folded.reshape(*q.shape[:3], k.shape[2])
+    scores = (scores if relative is None else scores + relative) * scale
+    scores = scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
+    weights = dropout(_masked_softmax(scores, dense), key=key)
+    context = jnp.einsum("nqk,nke->nqe", _fold_queries(weights, k).astype(v.dtype), _fold(v))
+    side_by_side = jnp.moveaxis(context.reshape(*q.shape[:3], v.shape[3]), 1, 2)
+    return side_by_side.reshape(*side_by_side.shape[:2], -1), weights if need_weights else None
+
+
+def platform() -> str:
+    """Where arrays live by default: "cpu", "gpu" or "tpu"."""
+    device = jax.config.jax_default_device
+    return jax.default_backend() if device is None else getattr(device, "platform", str(device))
+
+
+def _fold(x: Keys) -> Float[Array, "batch*kv_heads keys head_dim"]:
+    """Batch and heads in one axis, as XLA's CPU backend multiplies them fastest."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _fold_queries(
+    x: Float[Array, "batch heads queries size"], k: Keys
+) -> Float[Array, "batch*kv_heads grouped_queries size"]:
+    """The same of queries, where those of the heads that share keys make one longer set."""
+    batch, kv_heads = k.shape[:2]
+    return x.reshape(batch * kv_heads, -1, x.shape[3])
+
+
+def _masked_softmax(scores: Scores, mask: Bool[Array, "#batch 1 #queries #keys"] | None) -> Scores:
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, scores.shape)
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    # the shift cancels, so no gradient needs to flow through it
+    powers = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    if mask is not None:
+        powers = jnp.where(mask, powers, 0.0)
+    total = jnp.sum(powers, axis=-1, keepdims=True)
+    # only a row that sees nothing has a total of 0; a floor at 1 would halve the gradient of rows that see one key
+    return powers / jnp.where(total == 0.0, 1.0, total)
