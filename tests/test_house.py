@@ -41,6 +41,7 @@ ROWS = {
     "generation": 10,
     "surgery": 7,
     "targets": 11,
+    "joining": 11,
     "encoder_decoder": 12,
     "text": 13,
     "plotting": 13,

@@ -1,10 +1,9 @@
-"""An encoder and a decoder joined: composition, `encode`, `decode`, `__call__`, the cache, and generation.
+"""An encoder and a decoder joined: composition, loading and saving, `encode`, `decode`, `__call__` and the cache.
 
-Knows nothing of what the pieces are made of, nor of any family.
+`Generates` (in `generation`) and `Reshapes` (in `surgery`) bring the public calls that generate and that change a pair.
 """
 
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
-from . import _trees
 from ._inputs import as_mask
 from ._old_words import TaughtAttributes, taught
 from ._quoting import printable
@@ -26,15 +24,14 @@ from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .generation.generation_config import FORCED_TOKENS, MARK, GenerationConfig, check_forced, file_settings
 from .generation.interface import Generates
 from .generation.special_tokens import BY_USER, SpecialTokens
-from .hf.families import FAMILIES
 from .hf.pair import PAIR, load_pair, save_pair
-from .hf.piece import HubOptions, how_drawn, log, reports_held_back
+from .hf.piece import HubOptions, log, reports_held_back
 from .hf.report import LoadReport, joined
+from .joining import check_pieces, decoder_settings, projection, special_token_ids
 from .layers.dropout import split_key
-from .layers.linear import AbstractLinear, Linear
-from .stack import Layout, Remat
-from .surgery.resize import resize_decoder, resize_encoder, resize_pair
-from .surgery.ties import Ties, change_layout, tie, untie
+from .layers.linear import AbstractLinear
+from .surgery.reshapes import Reshapes
+from .surgery.ties import Ties, tie, untie
 
 
 class Seq2SeqOutput(TaughtAttributes):
@@ -61,7 +58,7 @@ class Seq2SeqOutput(TaughtAttributes):
     cache: DecoderCache | None = None
 
 
-class EncoderDecoder(Generates):
+class EncoderDecoder(Generates, Reshapes):
     """A sequence-to-sequence model: any encoder joined to a decoder with cross-attention.
 
     Make one with `from_pieces`, `from_pretrained` or `from_encoder_decoder_pretrained`.
@@ -108,26 +105,16 @@ class EncoderDecoder(Generates):
             ValueError: the decoder has no cross-attention, or reads states of another width, or its config says
                 something of generating that cannot be.
         """
-        _check_pieces(encoder, decoder)
+        check_pieces(encoder, decoder)
         check_key(key)
-        projection, new = None, ()
-        if _needs_projection(encoder.hidden_size, decoder):
-            projection = Linear.init(
-                encoder.hidden_size,
-                decoder.hidden_size,
-                scale=decoder.config.initializer_range,
-                key=jax.random.key(0) if key is None else key,
-            )
-            projection = _trees.astype(projection, decoder.embeddings.tokens.weight.dtype)
-            how = how_drawn(decoder.config.initializer_range, key)
-            new = (("enc_to_dec_proj", f"projection between the widths; {how}"),)
-        options = _decoder_options(decoder)
+        linear, new = projection(encoder.hidden_size, decoder, key=key)
+        options = decoder_settings(decoder)
         reports = getattr(encoder, "load_report", LoadReport()), decoder.load_report
         notes = () if options is None else (f"generation: {options.said()}, from the decoder's config",)
         return cls(
             encoder=encoder,
             decoder=decoder,
-            enc_to_dec_proj=projection,
+            enc_to_dec_proj=linear,
             special_tokens=SpecialTokens.resolve(("the decoder's config", special_token_ids(decoder))),
             generation_config=options,
             load_report=joined(*reports, new=new, notes=notes),
@@ -177,7 +164,7 @@ class EncoderDecoder(Generates):
         """
         loaded = load_pair(
             path,
-            cls._fresh,
+            cls._skeleton,
             dtype=dtype,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
             strict_config=strict_config,
@@ -274,7 +261,7 @@ class EncoderDecoder(Generates):
         )
 
     @classmethod
-    def _fresh(cls, encoder: StackConfig, decoder: StackConfig, ties: Ties, model_type: str) -> "EncoderDecoder":
+    def _skeleton(cls, encoder: StackConfig, decoder: StackConfig, ties: Ties, model_type: str) -> "EncoderDecoder":
         """A model of these shapes, to be traced and filled."""
         key = jax.random.key(0)
         model = cls.from_pieces(Encoder.init(encoder, key=key), Decoder.init(decoder, key=key))
@@ -530,100 +517,6 @@ class EncoderDecoder(Generates):
         check_forced(options, self.decoder.config.vocab_size)
         return dataclasses.replace(self, special_tokens=tokens, generation_config=options)
 
-    @checked
-    def resize_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "EncoderDecoder":
-        """The same model with more or fewer token ids on both sides.
-
-        Where the pieces share one token table (BART and kin, `tie_encoder_decoder`) they still do. Two tables of one
-        size are both resized; of two sizes, `resize_encoder_token_embeddings` and `resize_decoder_token_embeddings`
-        resize one. What is tied stays tied; a constant bias of the logits gets zeros. Format, special tokens and
-        settings for generating are kept.
-
-        Args:
-            new_num_tokens: number of ids. Rows that both sizes have are kept.
-            key: draws the new rows: normal, of standard deviation `initializer_range`, as in a new model. (From 4.46
-                on, transformers draws them around the mean of the old rows, unless it is told `mean_resizing=False`.)
-
-        Raises:
-            TypeError: the head's projection is not a plain `Linear`.
-            ValueError: the pieces have vocabularies of two sizes, or a special token would be cut off.
-        """
-        tokens = self.special_tokens.to_hf()
-        encoder, decoder = resize_pair(self.encoder, self.decoder, self.ties, new_num_tokens, tokens, key=key)
-        return dataclasses.replace(self, encoder=encoder, decoder=decoder)
-
-    @checked
-    def resize_encoder_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "EncoderDecoder":
-        """The same model with more or fewer token ids in the encoder, which has a table of its own.
-
-        Args:
-            new_num_tokens: number of ids. Rows that both sizes have are kept.
-            key: draws the new rows, as in `resize_token_embeddings`.
-
-        Raises:
-            ValueError: the decoder shares the table, the padding row would be cut off, or the encoder has no table.
-        """
-        return dataclasses.replace(self, encoder=resize_encoder(self.encoder, self.ties, new_num_tokens, key=key))
-
-    @checked
-    def resize_decoder_token_embeddings(self, new_num_tokens: int, *, key: PRNGKey) -> "EncoderDecoder":
-        """The same model with more or fewer token ids in the decoder: its own table, its head and the head's bias.
-
-        Args:
-            new_num_tokens: number of ids. Rows that both sizes have are kept.
-            key: draws the new rows, as in `resize_token_embeddings`.
-
-        Raises:
-            TypeError: the head's projection is not a plain `Linear`.
-            ValueError: the encoder shares the table, or a special token would be cut off.
-        """
-        tokens = self.special_tokens.to_hf()
-        decoder = resize_decoder(self.decoder, self.ties, new_num_tokens, tokens, key=key)
-        return dataclasses.replace(self, decoder=decoder)
-
-    def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "EncoderDecoder":
-        """The same weights, bit for bit, in the other layout of stacks.
-
-        Args:
-            layout: "unrolled" (fastest decoding) or "scanned" (fastest and smallest training and compilation).
-            remat: with "scanned": what the backward pass finds kept, the rest is recomputed. From most memory to least:
-                "keep_all"; "keep_products" (False), the results of matrix products; "keep_linear", of those with
-                weights, not of attention's; "keep_nothing" (True), the input of each layer alone.
-
-        Raises:
-            ValueError: the layout or `remat` is unknown, or `remat` is asked of the unrolled layout.
-        """
-        encoder, decoder, ties = change_layout(*self.pieces(), self.ties, layout, remat=remat)
-        return dataclasses.replace(self, encoder=encoder, decoder=decoder, ties=ties)
-
-    def astype(self, dtype: DTypeLike) -> "EncoderDecoder":
-        """The same model with its arrays cast to a floating-point dtype; a part alone: `model.decoder.astype(…)`."""
-        return _trees.astype(self, dtype)
-
-
-def _decoder_options(decoder: Decoder) -> GenerationConfig | None:
-    """What the config of a decoder that was loaded says about generating, its class's defaults included."""
-    if not decoder.load_report.source:
-        return None
-    said = {**special_token_ids(decoder), **json.loads(decoder.load_report.attributes)}
-    options = FAMILIES[decoder.config.model_type].generation_options(said)
-    try:
-        found = GenerationConfig.from_hf(None, None, options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{printable(decoder.load_report.source)}, config.json: {error} Correct it there.") from None
-    return None if found == GenerationConfig() else found
-
-
-def special_token_ids(decoder: Decoder) -> dict[str, Any]:
-    """The special tokens that a decoder's config names."""
-    config = decoder.config
-    return {
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
-        "pad_token_id": config.pad_token_id,
-        "decoder_start_token_id": config.decoder_start_token_id,
-    }
-
 
 @checked
 def _checked_states(
@@ -633,42 +526,3 @@ def _checked_states(
     if mask is None:
         mask = jnp.ones(last_hidden_state.shape[:2], jnp.bool_)
     return jnp.asarray(last_hidden_state), mask
-
-
-def _check_pieces(encoder: Any, decoder: Any) -> None:
-    if not isinstance(decoder, Decoder):
-        raise TypeError(
-            f"the decoder is a {type(decoder).__name__}; expected a Decoder (Decoder.from_pretrained or .init)."
-        )
-    if isinstance(encoder, Decoder):
-        raise TypeError(
-            "the encoder is a Decoder, which returns logits; load the checkpoint with Encoder.from_pretrained (GPT-2 "
-            "can be an encoder too)."
-        )
-    if not isinstance(encoder, eqx.Module) or not callable(encoder):
-        raise TypeError(
-            f"the encoder is a {type(encoder).__name__}; expected an Encoder, or an eqx.Module with a `hidden_size` "
-            "and `__call__(inputs, *, attention_mask, position_ids, key) -> EncoderOutput`."
-        )
-    if not isinstance(getattr(encoder, "hidden_size", None), int):
-        raise TypeError(f"the encoder {type(encoder).__name__} has no integer `hidden_size`, the width of its states.")
-    if not decoder.config.cross_attention:
-        raise ValueError(
-            "the decoder has no cross-attention, so it could not read the encoder's states; add it with "
-            "`decoder.with_cross_attention(key=key)` (Decoder.from_pretrained adds it by itself)."
-        )
-
-
-def _needs_projection(encoder_width: int, decoder: Decoder) -> bool:
-    """The reference's rule: widths differ and the decoder does not say which width it reads.
-
-    Raises:
-        ValueError: the decoder says so, but the encoder has another width.
-    """
-    reads = decoder.config.cross_attention_hidden_size
-    if reads is not None and reads != encoder_width:
-        raise ValueError(
-            f"the decoder's cross_attention_hidden_size is {reads}, but the encoder's hidden_size is {encoder_width}; "
-            "they must be equal. Leave cross_attention_hidden_size unset to get a projection instead."
-        )
-    return reads is None and encoder_width != decoder.hidden_size
