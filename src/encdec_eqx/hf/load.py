@@ -1,22 +1,23 @@
 """Filling a skeleton of shapes with a checkpoint's tensors, by a name table.
 
-Knows nothing of families, folders or model classes. Every problem is found from names and shapes before anything is
-read, and all of them are told in one error. Arrays are made one at a time, straight in their dtype, and never share
-memory with the file: a checkpoint may be overwritten by the model that was loaded from it.
+Every problem is found from names and shapes before anything is read, and all of them are told in one error. Arrays are
+made one at a time, straight in their dtype, and never share memory with the file: a checkpoint may be overwritten by
+the model that was loaded from it.
 """
 
 import dataclasses
 import math
 import re
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 
 from .._quoting import printable, quoted
 from .._trees import path_name
@@ -60,11 +61,10 @@ def load(
     *,
     what: str,
     dtype: Any,
-    key: jax.Array,
-    initializer_range: float,
     may_be_new: Mapping[str, str] = MappingProxyType({}),
+    draw: Callable[[Sequence[str]], Mapping[str, jax.Array]] = lambda paths: {},
 ) -> tuple[Tree, Loaded]:
-    """Fill a skeleton.
+    """Fill a model's skeleton.
 
     Args:
         skeleton: a pytree whose leaves are `jax.ShapeDtypeStruct`s.
@@ -72,9 +72,8 @@ def load(
         tensors: the checkpoint.
         what: the model in words, for messages.
         dtype: dtype of all arrays; None keeps each tensor's own.
-        key: for arrays that are new.
-        initializer_range: standard deviation of new weights.
         may_be_new: groups of the table that the checkpoint may lack as a whole, and what they are in words.
+        draw: the new arrays of such groups, by their paths.
 
     Returns:
         The tree of arrays, and what was done.
@@ -93,7 +92,8 @@ def load(
     plan.loaded.notes += [] if wrapping is None else [wrapping]
     plan.loaded.notes += _conversions(plan, tensors, dtypes)
     default = next(iter(dtypes.values()), np.dtype(np.float32))
-    arrays = {}
+    absent = [path for path in shapes if path not in plan.fills and path not in table.computed]
+    arrays = {path: array.astype(default) for path, array in draw(absent).items()}
     # Largest first: the one copy that may exist for a moment is made while little else is loaded.
     for path in sorted(shapes, key=lambda path: -math.prod(shapes[path])):
         if path in plan.fills:
@@ -101,8 +101,6 @@ def load(
             plan.loaded.nbytes += arrays[path].nbytes
         elif path in table.computed:
             arrays[path] = jnp.asarray(table.computed[path][0]().astype(default))
-        else:
-            arrays[path] = _initial(path, shapes[path], default, key, initializer_range)
     return jax.tree_util.tree_unflatten(structure, [arrays[path_name(path)] for path, _ in leaves]), plan.loaded
 
 
@@ -272,14 +270,25 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return memory[start : start + count].view(dtype).reshape(shape)
 
 
-def _initial(path: str, shape: tuple[int, ...], dtype: np.dtype, key: jax.Array, scale: float) -> jax.Array:
-    """A new array by the reference's rule: unit norms, zero biases, normal weights."""
-    if path.endswith(".bias"):
-        return jnp.zeros(shape, dtype)
-    if path.endswith("norm.weight"):
-        return jnp.ones(shape, dtype)
-    drawn = jax.random.normal(jax.random.fold_in(key, zlib.crc32(path.encode())), shape, jnp.float32)
-    return (drawn * scale).astype(dtype)
+def initial(build: Callable[[jax.Array], Any], key: jax.Array, paths: Sequence[str]) -> dict[str, jax.Array]:
+    """Some arrays of a newly initialised model, each as the part that owns it draws it; the others are not computed."""
+    if not paths:
+        return {}
+
+    def drawn(key: jax.Array) -> list[jax.Array]:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(build(key), eqx.is_array))
+        arrays = {path_name(path): leaf for path, leaf in leaves}
+        return [arrays[path] for path in paths]
+
+    closed = jax.make_jaxpr(drawn)(key)
+    needed = {var for var in closed.jaxpr.outvars if isinstance(var, Var)}
+    steps = []
+    for step in reversed(closed.jaxpr.eqns):
+        if needed.intersection(step.outvars):
+            steps.append(step)
+            needed.update(var for var in step.invars if isinstance(var, Var))
+    run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr.replace(eqns=steps[::-1]), closed.consts))
+    return dict(zip(paths, run(key), strict=True))
 
 
 def _message(what: str, path: Path, problems: list[str], wrapping: str | None) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 
 from .._quoting import printable, quoted
 from ..config import StackConfig
@@ -127,8 +126,6 @@ def load_pair(
         tensors,
         what=what,
         dtype=dtype,
-        key=jax.random.key(0),
-        initializer_range=decoder.initializer_range,
     )
     remarks = (*encoder_family.remarks(pair.encoder), *decoder_family.remarks(pair.decoder))
     report = LoadReport(

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from ..config import StackConfig
 from .family import Family, Role
 from .files.folder import CONFIG, open_tensors, read_config
 from .files.hub import local_folder
-from .load import POSITIONS, check_size, load
+from .load import POSITIONS, check_size, initial, load
 from .model_types import family_of, stack_config, with_model_type
 from .report import UNUSED_POOLER, Loaded, LoadReport, choices, refuse_unknown
 from .save import dtype_name, save
@@ -70,7 +71,7 @@ def load_piece(
         role: what it becomes.
         build: makes a fresh one from a config and a key; it is only traced.
         dtype: dtype of all arrays; None keeps each tensor's own.
-        key: for arrays that the checkpoint lacks; None means `jax.random.key(0)`.
+        key: draws what the checkpoint lacks, as `build` would with it; None means `jax.random.key(0)`.
         hub: where to look for a Hub id.
         strict_config: whether attributes that nothing is known of are an error.
         model_type: the family, where the config does not say it, or says another name.
@@ -96,15 +97,15 @@ def load_piece(
     what = f"a {config.model_type} {role}"
     tensors = open_tensors(folder)
     check_size(table, tensors, what=what, positions={POSITIONS: config.positions.max_positions})
+    key_used = jax.random.key(0) if key is None else key
     module, loaded = load(
-        eqx.filter_eval_shape(build, config, key=jax.random.key(0)),
+        eqx.filter_eval_shape(build, config, key=key_used),
         table,
         tensors,
         what=what,
         dtype=dtype,
-        key=jax.random.key(0) if key is None else key,
-        initializer_range=config.initializer_range,
         may_be_new=_MAY_BE_NEW[role],
+        draw=functools.partial(initial, lambda key: build(config, key=key), key_used),
     )
     report = LoadReport(
         source=str(path),
