@@ -18,7 +18,7 @@ from .ids import Ids
 from .runs import Runs
 from .weights import Weights
 
-_HOPELESS = {
+_BLOCK_RUNS = {
     "half_precision_weights",
     "ids_out_of_range",
     "mask_values",
@@ -30,7 +30,7 @@ _HOPELESS = {
 }
 """Findings with which the model cannot be run on the batch."""
 
-_BECAUSE = {
+_EXPLAINS = {
     "dead_cross_attention": ("encoder_ignored", "gradient_zero"),
     "encoder_constant": ("gradient_zero",),
     "nothing_to_attend": ("encoder_ignored", "gradient_zero"),
@@ -46,7 +46,7 @@ _BECAUSE = {
 def check_before_training(
     model: Any, batch: Mapping[str, Any], *, tokenizers: Any = None, targets: Sequence[str] | None = None
 ) -> tuple[Finding, ...]:
-    """What can be found in a batch without running the model: special tokens, labels, masks, batch_ids. Milliseconds.
+    """What can be found in a batch without running the model: special tokens, labels, masks, ranges. Milliseconds.
 
     Args:
         model: an `EncoderDecoder`, in either layout.
@@ -60,7 +60,7 @@ def check_before_training(
     """
     ids = _ids(model, batch)
     found = [*_of_ids(model, ids, tokenizers), *_of_texts(model, tokenizers, targets)]
-    return Diagnosis(findings=tuple(_without_effects(found))).findings
+    return Diagnosis(findings=tuple(_without_explained(found))).findings
 
 
 def diagnose(
@@ -87,7 +87,7 @@ def diagnose(
         targets: target texts of the data; with `tokenizers`, whether they come back from ids as they were.
         optimizer: what training steps with: a few steps are tried on a copy. One of `make_optimizer` is tried at the
             highest rate of its schedule, any other from its first step on.
-        learning_rate: instead of it, the rate of AdamW behind clipping: the highest of the schedule.
+        learning_rate: instead of it, the rate of AdamW with clipping: the highest of the schedule.
         trainable: what is trained, as for `init_train_state`: selectors, or a tree of bools. Default: all that is read.
 
     Returns:
@@ -109,15 +109,15 @@ def diagnose(
     findings = [*_of_weights(model, sizes, names), *_of_ids(model, ids, tokenizers)]
     findings += _of_texts(model, tokenizers, targets)
     runs = Runs(model, trained, sizes)
-    hopeless = [finding.code for finding in findings if finding.code in _HOPELESS and finding.severity == "error"]
+    blocking = [finding.code for finding in findings if finding.code in _BLOCK_RUNS and finding.severity == "error"]
     if ids is None:
         runs.skipped.append("what the model makes of a batch: none was given.")
-    elif hopeless:
-        runs.skipped.append(f"what the model makes of the batch: mend {hopeless[0]} first.")
+    elif blocking:
+        runs.skipped.append(f"what the model makes of the batch: mend {blocking[0]} first.")
     else:
         findings += runs.findings(ids, TrialSettings.of(optimizer, learning_rate))
     return Diagnosis(
-        findings=tuple(_without_effects(findings)),
+        findings=tuple(_without_explained(findings)),
         measured=runs.measured,
         skipped=tuple(runs.skipped),
         seconds=time.perf_counter() - start,
@@ -170,7 +170,7 @@ def _of_ids(model: Any, ids: Ids | None, tokenizers: Any) -> Iterator[Finding]:
     yield from labels.none_counts(ids)
     yield from labels.hold_padding(ids, model)
     yield from labels.begin_with_start(ids, model)
-    yield from labels.lack_the_end(ids, model)
+    yield from labels.lack_eos(ids, model)
     yield from labels.inputs_are_not_shifted(ids, model)
     yield from labels.lack_the_forced_first(ids, model, tokenizers)
     yield from labels.are_of_another_language(ids, model)
@@ -195,7 +195,7 @@ def _of_texts(model: Any, tokenizers: Any, targets: Sequence[str] | None) -> Ite
         yield from tokenizer_checks.targets_do_not_survive(targets, tokenizers, model)
 
 
-def _without_effects(findings: Iterable[Finding]) -> Iterator[Finding]:
+def _without_explained(findings: Iterable[Finding]) -> Iterator[Finding]:
     found = list(findings)
-    effects = set(chain.from_iterable(_BECAUSE.get(finding.code, ()) for finding in found))
-    return (finding for finding in found if finding.code not in effects)
+    explained = set(chain.from_iterable(_EXPLAINS.get(finding.code, ()) for finding in found))
+    return (finding for finding in found if finding.code not in explained)

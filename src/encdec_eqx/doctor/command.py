@@ -1,7 +1,4 @@
-"""The body of `encdec-eqx doctor`: a saved model, or a described run, and some of its data, looked at and told.
-
-Knows where models, tokenizers and data come from; must not know the command line.
-"""
+"""The body of `encdec-eqx doctor`: diagnoses a saved model or a described run on some of its data."""
 
 import dataclasses
 import os
@@ -89,7 +86,7 @@ def exit_status(diagnosis: Diagnosis) -> int:
 
 
 def _job(path: str | Path, data: Any, source_column: str | None, target_column: str | None) -> TrainJob:
-    """What is to be looked at, in the words of a described run; options win over the file."""
+    """What is to be looked at, as a described run; options win over the file."""
     job = read_job(path) if Path(path).suffix == ".toml" else TrainJob(model=ModelSource(model_name_or_path=str(path)))
     job.model.check()
     files = (data,) if isinstance(data, str | os.PathLike) else data

@@ -38,8 +38,8 @@ class RunOutput(eqx.Module):
 
     Attributes:
         loss: mean cross-entropy over the labels that count.
-        token_loss: the cross-entropy at each place, 0 where there is no label.
-        logits: of each place.
+        token_loss: the cross-entropy at each position, 0 where there is no label.
+        logits: of each position.
         states: the encoder's last hidden states.
         finite: whether a row's states and logits are finite; what is not finite anywhere inside reaches one of them.
     """
@@ -103,7 +103,7 @@ def divergence(
     others: Float32[Array, "batch target vocab"],
     labels: Int32[Array, "batch target"],
 ) -> Float32[Array, "batch target"]:
-    """Kullback-Leibler divergence of the second from the first, in nats, at each place; 0 where there is no label."""
+    """Kullback-Leibler divergence of the second from the first, in nats, by position; 0 where there is no label."""
     p, q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
     return jnp.where(labels != IGNORED, jnp.sum(jnp.exp(p) * (p - q), axis=-1), 0.0)
 
@@ -114,22 +114,22 @@ def rows(inputs: Inputs, index: np.ndarray) -> Inputs:
 
 
 class Watched(AbstractLinear):
-    """A linear map that notes whether what it reads and makes is finite.
+    """A linear map that records whether its input and its output are finite.
 
     Attributes:
         inner: the map.
         name: its name.
-        notes: what was noted, in the order of the calls: name, finite input, finite output.
+        records: in the order of the calls: name, whether the input was finite, whether the output was.
     """
 
     inner: AbstractLinear
     name: str = eqx.field(static=True)
-    notes: list[tuple[str, bool, bool]] = eqx.field(static=True)
+    records: list[tuple[str, bool, bool]] = eqx.field(static=True)
 
     def __call__(self, x: Array) -> Array:
         """The map's own output."""
         y = self.inner(x)
-        self.notes.append((self.name, _is_finite(x), _is_finite(y)))
+        self.records.append((self.name, _is_finite(x), _is_finite(y)))
         return y
 
 
@@ -140,13 +140,13 @@ def locate_nonfinite(model: Any, inputs: Inputs) -> str:
         model: in either layout.
         inputs: a batch, best of a single row.
     """
-    notes: list[tuple[str, bool, bool]] = []
-    watched = _watched(model, notes)
+    records: list[tuple[str, bool, bool]] = []
+    watched = _watched(model, records)
     given = {name: value for name, value in inputs.items() if name != "labels"}
     ids, decoder_ids = given.pop("input_ids"), given.pop("decoder_input_ids")
     out = watched(ids, decoder_ids, **given)
     before = None
-    for name, reads, makes in notes:
+    for name, reads, makes in records:
         if not reads:
             return _located(name, before)
         if not makes:
@@ -160,7 +160,7 @@ def are_not_finite(where: str, bad_rows: int, rows: int) -> Iterator[Finding]:
     yield found("non_finite_activations", also={"of": rows}, first=where, rows=bad_rows)
 
 
-def _watched(model: Any, notes: list[tuple[str, bool, bool]]) -> Any:
+def _watched(model: Any, records: list[tuple[str, bool, bool]]) -> Any:
     """The model, unrolled, with every linear map inside a `Watched`."""
     unrolled = model.with_layout("unrolled")
     names = {found.leaf: found.names[0] for found in places(unrolled)}
@@ -173,7 +173,7 @@ def _watched(model: Any, notes: list[tuple[str, bool, bool]]) -> Any:
             return node
         own = [names[leaf.leaf] for leaf in jax.tree.leaves(slot)]
         name = _common(own)
-        return Watched(node, name, notes)
+        return Watched(node, name, records)
 
     return jax.tree.map(watch, unrolled, slots(unrolled), is_leaf=is_linear)
 
@@ -198,7 +198,7 @@ def _is_finite(x: Array) -> bool:
 
 
 STEPS = 8
-"""Enough for Adam to leave its first steps, which are of equal size in all directions, behind."""
+"""Enough for Adam to get past its first steps, which are of equal size in all directions."""
 
 _FACTORS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 
@@ -218,8 +218,8 @@ class Trial:
         """Whether it ends above its beginning, by more than a tenth of ln V, or not as a number.
 
         An optimiser that begins anew on a trained model loses some of what was learned before it finds its scale. At
-        the rate that a pair had learned with, at any stage from fresh to perfect, that came to 0.003 ln V; at three
-        times that rate to 0.04 to 0.18, at thirty times to 0.5 and more.
+        the rate that a pair had learned with, at any stage from newly initialised to perfect, that came to 0.003 ln V;
+        at three times that rate to 0.04 to 0.18, at thirty times to 0.5 and more.
         """
         return not math.isfinite(self.ends) or self.ends > self.losses[0] + 0.1 * uniform
 
@@ -304,7 +304,7 @@ class TrialSettings:
     def of(cls, optimizer: Any, learning_rate: float | None) -> "TrialSettings | None":
         """From what was given to `diagnose`; None for nothing.
 
-        A rate alone means AdamW behind clipping, as `fit` uses by default. An `Optimizer` of this library is tried at
+        A rate alone means AdamW with clipping, as `fit` uses by default. An `Optimizer` of this library is tried at
         the highest rate of its schedule. Both are made with a rate of 1, so that all rates share a compilation.
         """
         if learning_rate is not None:

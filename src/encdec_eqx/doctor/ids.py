@@ -63,7 +63,7 @@ class Ids:
 
     @cached_property
     def rows(self) -> Int[np.ndarray, " labelled"]:
-        """The rows that have a label. The others weigh nothing: they pad a batch."""
+        """The rows that have a label. The others have weight 0: they pad a batch."""
         return np.flatnonzero(self.counted.any(axis=1))
 
     @cached_property
@@ -186,7 +186,8 @@ def has_no_mask(ids: Ids, model: Any) -> Iterator[Finding]:
 
     Where the encoder's config does not name its padding, equal ids at the ends of several rows are taken for it, if
     there are at least two in each and their numbers differ. An error only where the padding of the config looks like
-    padding: a config may name an id that is a letter of one's own vocabulary, and a sorted file's words may end in it.
+    padding: a config may name an id that is a letter of one's own vocabulary, and the words of a sorted file may end in
+        it.
     """
     source, mask = ids.source, ids.mask
     if source is None or not isinstance(model.encoder, Encoder) or _is_inverted(ids, model):

@@ -23,7 +23,7 @@ def missing(ids: Ids | None, model: Any) -> Iterator[Finding]:
     """Ids that training or generating needs and that nothing sets.
 
     Start and pad make the decoder's inputs from labels, so without them (and without `decoder_input_ids`) no step can
-    be taken; without an end, generation runs to its maximum length.
+    be taken; without EOS, generation runs to its maximum length.
     """
     tokens: SpecialTokens = model.special_tokens
     needed = ("decoder_start_token_id", "pad_token_id") if ids is None or ids.decoder_inputs is None else ()
@@ -51,8 +51,9 @@ def out_of_range(model: Any) -> Iterator[Finding]:
 def start_is_a_word(ids: Ids, model: Any) -> Iterator[Finding]:
     """A start token that is none of bos, eos and pad, and stands in the middle of labels: an ordinary token.
 
-    Nothing but ordinary tokens (and separators) stands in the middle of a target. First and last places are left out:
-    language codes may stand there. A warning, for a decoder that was trained with an ordinary token in front wants it.
+    Nothing but ordinary tokens (and separators) stands in the middle of a target. First and last positions are left
+    out: language codes may stand there. A warning, for a decoder that was trained with an ordinary token in front wants
+    it.
     """
     tokens: SpecialTokens = model.special_tokens
     start, special = tokens.decoder_start_token_id, {tokens.bos_token_id, tokens.pad_token_id, *_ends(model)}
@@ -100,14 +101,14 @@ def none_counts(ids: Ids) -> Iterator[Finding]:
 
 
 def hold_padding(ids: Ids, model: Any) -> Iterator[Finding]:
-    """Padding among the labels: the model learns to say pad after the end, and its loss looks lower than it is.
+    """Padding among the labels: the model learns to say pad after EOS, and its loss looks lower than it is.
 
-    Seen by what ends a row: the pad token (unless it is also an end token), or two or more equal ids after, or of, the
-    end token. Where pad and end are one token (the GPT-2 recipe), a single one is the end, as it should be.
+    Seen by what ends a row: the pad token (unless it is also an EOS token), or two or more equal ids after, or of, the
+    EOS token. Where pad and EOS are one token (the GPT-2 recipe), a single one is EOS, as it should be.
     """
     ends, pad = _ends(model), model.special_tokens.pad_token_id
-    last = [row[-1] for row in ids.targets if padding_behind(row, ends, pad)]
-    if fraction([padding_behind(row, ends, pad) > 0 for row in ids.targets]) >= SOME:
+    last = [row[-1] for row in ids.targets if padding_at_end(row, ends, pad)]
+    if fraction([padding_at_end(row, ends, pad) > 0 for row in ids.targets]) >= SOME:
         token = Counter(map(int, last)).most_common(1)[0][0]
         yield found("labels_hold_padding", rows=len(last), of=len(ids.targets), id=token)
 
@@ -115,15 +116,16 @@ def hold_padding(ids: Ids, model: Any) -> Iterator[Finding]:
 def begin_with_start(ids: Ids, model: Any) -> Iterator[Finding]:
     """Labels that begin with the start token: they were shifted already, and will be shifted again.
 
-    An error where the end is missing too (it was pushed out) and the start token is one that no text holds; where rows
-    are otherwise whole, the decoder merely learns to say its start token first, which costs a step of every generation.
+    An error where EOS is missing too (it was pushed out) and the start token is one that no text holds; where rows
+    are otherwise whole, the decoder merely learns to say its start token first, which costs one step per generated
+    sequence.
     """
     form = TargetForm.of(model)
     start, rows = form.start, [row for row in ids.targets if len(row) > 1]
     begun = fraction([row[0] == start for row in rows])
     if start is None or begun < 0.5 or start == form.first:
         return
-    whole = fraction([_ended(row, form) for row in rows]) >= 0.5
+    whole = fraction([_is_finished(row, form) for row in rows]) >= 0.5
     # targets of a sorted file may all begin with a start token that is an ordinary word besides
     certain = not whole and start in {model.special_tokens.bos_token_id, form.pad, *(form.ends or ())}
     yield found(
@@ -134,18 +136,18 @@ def begin_with_start(ids: Ids, model: Any) -> Iterator[Finding]:
     )
 
 
-def lack_the_end(ids: Ids, model: Any) -> Iterator[Finding]:
-    """Rows without an end token: the model never learns to stop.
+def lack_eos(ids: Ids, model: Any) -> Iterator[Finding]:
+    """Rows without an EOS token: the model never learns to stop.
 
     Where those without one fill the whole width, they may have been cut off: a few such rows are usual (an info), a
     tenth of them is a warning, and so are all of them, for a batch may hold the longest targets of a file. (It may also
-    be that all targets are of one length and have no end.) Rows that are shorter were not cut.
+    be that all targets are of one length and have no EOS.) Rows that are shorter were not cut.
     """
     form = TargetForm.of(model)
     ends = form.ends
     if not ends or not ids.targets:
         return
-    open_rows = np.array([not _ended(row, form) for row in ids.targets])
+    open_rows = np.array([not _is_finished(row, form) for row in ids.targets])
     cut = open_rows & ids.full
     short = fraction(open_rows & ~cut)
     evidence = {"without": int(open_rows.sum()), "of": len(open_rows), "eos_token_id": str(list(ends))}
@@ -193,7 +195,7 @@ def are_all_the_same(ids: Ids) -> Iterator[Finding]:
         yield found("constant_targets", rows=len(rows))
 
 
-def padding_behind(row: np.ndarray, ends: tuple[int, ...], pad: int | None) -> int:
+def padding_at_end(row: np.ndarray, ends: tuple[int, ...], pad: int | None) -> int:
     """How many ids at the end of a row are padding."""
     last, run = tail(row)
     if last in ends:
@@ -204,17 +206,17 @@ def padding_behind(row: np.ndarray, ends: tuple[int, ...], pad: int | None) -> i
 
 
 def _is_shifted(ids: Ids, inputs: np.ndarray, form: TargetForm) -> bool:
-    """Whether inputs are the labels moved right, behind one and the same id."""
+    """Whether inputs are the labels moved right, after one and the same id."""
     begins = inputs[ids.rows, 0]
     both = ids.counted[:, 1:] & ids.counted[:, :-1]
     alike = len(set(begins.tolist())) == 1 and (both.any() or begins[:1].tolist() == [form.start])
     return bool(alike) and fraction((inputs[:, 1:] == ids.labels[:, :-1])[both] if both.any() else True) >= 0.95
 
 
-def _ended(row: np.ndarray, form: TargetForm) -> bool:
-    """Whether a row ends with an end token, padding aside; or with mBART's language code behind it."""
+def _is_finished(row: np.ndarray, form: TargetForm) -> bool:
+    """Whether a row ends with an EOS token, padding aside; or with mBART's language code after it."""
     ends = form.ends or ()
-    content = row[: len(row) - padding_behind(row, ends, form.pad)]
+    content = row[: len(row) - padding_at_end(row, ends, form.pad)]
     if len(content) > 1 and int(content[-2]) in ends and (form.code_behind_end or int(content[-1]) == form.start):
         return True
     return len(content) > 0 and int(content[-1]) in ends
@@ -304,8 +306,8 @@ def cannot_be_generated(ids: Ids, model: Any) -> Iterator[Finding]:
         return
     form = TargetForm.of(model)
     reasons = {
-        "min_length": lambda row: len(row) < (config.min_length or 0) and _ended(row, form),
-        "min_new_tokens": lambda row: len(row) <= (config.min_new_tokens or 0) and _ended(row, form),
+        "min_length": lambda row: len(row) < (config.min_length or 0) and _is_finished(row, form),
+        "min_new_tokens": lambda row: len(row) <= (config.min_new_tokens or 0) and _is_finished(row, form),
         "suppress_tokens": lambda row: np.isin(row, config.suppress_tokens or ()).any(),
         "begin_suppress_tokens": lambda row: row[len(form.begin) :][0:1].tolist() in _alone(config),
         "no_repeat_ngram_size": lambda row: _repeats(row.tolist(), config.no_repeat_ngram_size or 0),

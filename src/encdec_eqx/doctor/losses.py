@@ -22,15 +22,16 @@ ByLabel = Mapping[int, float]
 def is_above_uniform(loss: float, uniform: float, logits_spread: float, *, may_be_high: bool) -> Iterator[Finding]:
     """A loss well above that of predicting all tokens alike: the model is sure, and wrong.
 
-    A fresh head starts within 0.25 of ln V, and trained models lie below it, so more than half a nat (or a tenth of
-    ln V) above it is a fault. Not so where a decoder that never learned to continue a text, or one that learned to
-    read another encoder, was just joined: those begin high, and come down. A trained model may also meet rows that are
-    unlike all that it has learned, so it is an error only where the logits themselves are out of all proportion.
+    A newly initialised head starts within 0.25 of ln V, and trained models lie below it, so more than half a nat (or a
+    tenth of ln V) above it is a fault. Not so where a decoder that never learned to continue a text, or one that
+    learned to read another encoder, was just joined: those begin high, and come down. A trained model may also meet
+    rows that are unlike all that it has learned, so it is an error only where the logits themselves are out of all
+    proportion.
 
     Args:
         loss: mean over the labels.
         uniform: ln V.
-        logits_spread: standard deviation of the logits at a place.
+        logits_spread: standard deviation of the logits at a position.
         may_be_high: whether the decoder was just joined, and is of such a kind.
     """
     if loss <= uniform + max(0.5, 0.1 * uniform):
@@ -62,7 +63,7 @@ def another_start_is_better(own: ByLabel, others: dict[int, ByLabel], start: int
     """With another special token in front, a trained model finds first labels likelier, by a whole nat or more.
 
     In a trained model the start token that it was trained with is far the best one. Every label counts once, however
-    many rows begin with it, and nearly all must be likelier: behind a token that the model has never read first it may
+    many rows begin with it, and nearly all must be likelier: after a token that the model has never read first it may
     favour some label or other, and a sorted file's targets may all begin with that one. A warning, because a model
     with another start token than its own is spoiled.
 
@@ -92,7 +93,7 @@ def _mean(by_label: ByLabel) -> float:
 
 
 LARGE = 1e3
-"""Norm of a mean loss's gradient that no good run came near: fresh and trained pairs had 0.002 to 18."""
+"""Norm of a mean loss's gradient that no good run came near: newly initialised and trained pairs had 0.002 to 18."""
 
 SMALL = 1e-7
 """Fraction of the whole norm below which a part learns nothing; the encoders of good runs had 1e-4 and more."""
@@ -148,10 +149,10 @@ def is_too_large(by_part: dict[str, float]) -> Iterator[Finding]:
 
 
 QUIET = 1e-3
-"""Divergence, in nats a label, below which the source as good as does not matter."""
+"""Divergence, in nats per label, below which the source hardly matters."""
 
 GAINS = 3e-3
-"""Gain, in nats a label, that shows learning: pairs trained on sources of other rows stayed below it."""
+"""Gain, in nats per label, that shows learning: pairs trained on sources of other rows stayed below it."""
 
 MOVED = 0.05
 """How far cross-attention must have been trained before silence means anything; see `Weights.cross_attention_moved`.
@@ -164,16 +165,16 @@ class Reading:
     """What giving every row another's source changed.
 
     Attributes:
-        divergence: of the predictions, in nats a label, where the two rows have different labels: elsewhere the source
-            need not matter. NaN if they have the same everywhere.
+        divergence: of the predictions, in nats per label, where the two rows have different labels: elsewhere the
+            source need not matter. NaN if they have the same everywhere.
         gain: mean loss with another's source, less that with its own, of the same labels.
         moved: whether any logit differs at all.
         states: relative change of the encoder's states: root of the mean square of the difference over that of the
             states, at positions that both rows have, of rows that differ at one of these.
         loss: mean loss with the right source.
-        unigram_entropy: of the labels: what a model that knows their frequencies, and no more, must pay.
+        unigram_entropy: of the labels: what a model that knows their frequencies, and no more, has as its loss.
         labels: how many labels the means are taken over.
-        new: whether cross-attention is as it was drawn.
+        new: whether cross-attention is newly initialised.
         moved_by: how far it has been trained since.
     """
 
@@ -206,7 +207,7 @@ def encoder_is_constant(reading: Reading) -> Iterator[Finding]:
 def encoder_is_ignored(reading: Reading) -> Iterator[Finding]:
     """The predictions do not depend on the source at all, to the last bit: an error, in new models too.
 
-    Cross-attention that is as it was drawn reads next to nothing, as it should: an info. If it has been trained and the
+    Newly initialised cross-attention reads next to nothing, as it should: an info. If it has been trained and the
     source still makes next to no difference, that is a warning.
     """
     if reading.states < 1e-5:

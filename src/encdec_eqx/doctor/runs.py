@@ -46,7 +46,7 @@ _OF_SOURCE = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
 class Runs:
-    """The runs of one diagnosis.
+    """The runs of one diagnosis, which share one compilation.
 
     Attributes:
         measured: numbers for the report, by name.
@@ -135,7 +135,7 @@ class Runs:
         return {name: jnp.asarray(value) for name, value in chosen.items()}
 
     def _shifted(self, labels: np.ndarray, start: int | None = None) -> np.ndarray:
-        """The labels moved right behind the start token: `shift_tokens_right` on the host, which compiles nothing."""
+        """The labels moved right after the start token: `shift_tokens_right` on the host, which compiles nothing."""
         first = np.broadcast_to(self._form.starts(labels) if start is None else start, len(labels))
         shifted = np.concatenate([first[:, None], labels[:, :-1]], axis=1)
         pad: Any = self._form.pad
@@ -214,7 +214,7 @@ class Runs:
     def _start(self, inputs: Inputs, seen: RunOutput, counted: np.ndarray) -> Iterator[Finding]:
         """The first label with each of the model's other special tokens in front, if the model was ever trained.
 
-        Behind a token that generation forces, which is the same in every row, it is the second label.
+        After a token that generation forces, which is the same in every row, it is the second label.
         """
         tokens, place = self._model.special_tokens, len(self._form.begin)
         start: Any = tokens.decoder_start_token_id
@@ -235,10 +235,10 @@ class Runs:
 
 
 def _entropy(labels: np.ndarray) -> float:
-    """Of the labels' own frequencies: what the best guess that reads nothing would cost on this batch."""
+    """Of the labels' own frequencies: the loss of the best guess that reads nothing, on this batch."""
     counts = np.unique(labels, return_counts=True)[1]
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    probabilities = counts / counts.sum()
+    return float(-(probabilities * np.log(probabilities)).sum())
 
 
 def _scrambled(
@@ -253,7 +253,7 @@ def _scrambled(
 
 
 def _by_label(seen: RunOutput, first: Int[np.ndarray, " batch"], place: int) -> dict[int, float]:
-    """The mean loss at a place of each label that stands there."""
+    """The mean loss at a position, by the label there."""
     loss = np.asarray(seen.token_loss)[:, place]
     return {label: float(loss[first == label].mean()) for label in set(first.tolist()) - {IGNORED}}
 

@@ -139,7 +139,7 @@ def _can_tell(tokenizer: Any, contents: list[np.ndarray]) -> bool:
 
 
 def _takes_anything(tokenizer: Any, contents: list[np.ndarray]) -> bool:
-    """Whether ids drawn at random come back too."""
+    """Whether random ids come back too."""
     random, vocabulary = np.random.default_rng(0), sorted(tokenizer.get_vocab().values())
     return _survival(tokenizer, [random.choice(vocabulary, len(row)) for row in contents]) >= 0.5
 

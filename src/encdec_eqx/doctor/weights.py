@@ -83,11 +83,11 @@ class Weights(Mapping[str, Size]):
 
     @cached_property
     def new_parts(self) -> tuple[str, ...]:
-        """Cross-attentions, and the projection between the widths, that are as they were drawn.
+        """Cross-attentions, and the projection between the widths, that are newly initialised.
 
         Recognised by their biases, all exactly 0, and by the norms around them, all exactly 1: any step changes them.
         """
-        return tuple(name for name in (*self.cross_attentions, "enc_to_dec_proj") if self._is_as_drawn(name))
+        return tuple(name for name in (*self.cross_attentions, "enc_to_dec_proj") if self._is_new(name))
 
     @property
     def cross_attention_is_new(self) -> bool:
@@ -96,11 +96,11 @@ class Weights(Mapping[str, Size]):
 
     @property
     def cross_attention_moved(self) -> float:
-        """Mean size of the biases of cross-attention's norms: 0 when drawn, then about learning rate times steps."""
+        """Mean size of the biases of cross-attention's norms: 0 at first, then about learning rate times steps."""
         biases = [self[name].rms for name in self if name.endswith(".cross_attention.norm.bias")]
         return sum(biases) / max(len(biases), 1)
 
-    def _is_as_drawn(self, name: str) -> bool:
+    def _is_new(self, name: str) -> bool:
         sizes = self.under(name)
         biases = [size for name, size in sizes.items() if name.endswith(".bias")]
         scales = [size for name, size in sizes.items() if name.endswith(".norm.weight")]
@@ -143,7 +143,7 @@ def are_half_precision(weights: Weights, trained: set[str]) -> Iterator[Finding]
 def cross_attention_is_dead(weights: Weights) -> Iterator[Finding]:
     """Cross-attention that adds nothing (its values or output are multiplied by 0), or prefers nothing (queries, keys).
 
-    Near 0 is a ten-thousandth of the same matrix of the layer's self-attention; freshly drawn ones are about equal.
+    Near 0 is a ten-thousandth of the same matrix of the layer's self-attention; newly initialised ones are about equal.
     """
     dead, even = [], []
     for name in weights.cross_attentions:
@@ -168,8 +168,8 @@ def cross_attention_is_dead(weights: Weights) -> Iterator[Finding]:
 def embeddings_have_odd_sizes(weights: Weights) -> Iterator[Finding]:
     """Token embeddings that are far larger than the positions which are added to them, so that these drown.
 
-    In the demo's two pieces and in MiniLM the ratio is 1.3 to 2.3, in fresh tables 1. (Far below 1 is usual too: fresh
-    tables under sinusoids.)
+    In the demo's two pieces and in MiniLM the ratio is 1.3 to 2.3, newly initialised 1. (Far below 1 is usual too:
+    newly initialised embeddings with sinusoids.)
     """
     for piece in ("encoder", "decoder"):
         embeddings = getattr(getattr(weights.model, piece), "embeddings", None)
@@ -202,7 +202,7 @@ def nothing_is_trained(trained: set[str]) -> Iterator[Finding]:
 
 
 def new_parts_are_frozen(weights: Weights, trained: set[str]) -> Iterator[Finding]:
-    """Cross-attention, or the projection between the widths, that is as it was drawn and will stay so.
+    """Cross-attention, or the projection between the widths, that is newly initialised and will stay so.
 
     What was trained before and is frozen now is left alone.
     """
