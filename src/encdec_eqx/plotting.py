@@ -1,7 +1,7 @@
-"""Pictures of runs: one run's losses and metrics over its steps, and several runs compared.
+"""Plots of runs: one run's losses and metrics over its steps, and several runs compared.
 
-Knows the events of a log as mappings; must not know who wrote them. matplotlib is imported when a picture is drawn, and
-only its figures are used, never pyplot, so that a user's own figures and backend are left alone.
+matplotlib is imported when a plot is drawn, and only its figures are used, never pyplot, so that a user's own figures
+and backend are left alone.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ def loss_curve(records: Records, path: str | Path, *, title: str | None = None) 
         records: The events of a log, as `read_log` gives them: `"train"` events with `step`, `loss` and perhaps
             `learning_rate`, `"eval"` events with `step`, perhaps `loss`, and metrics.
         path: Where to.
-        title: Above the picture; default: none.
+        title: Above the plot; default: none.
 
     Returns:
         The path.
@@ -79,7 +79,7 @@ def compare_curves(
         event: Which events to draw: "eval" or "train".
         field: Which of their numbers.
         label: What the numbers are, with their unit; default: from `event` and `field`.
-        title: Above the picture; default: none.
+        title: Above the plot; default: none.
 
     Returns:
         The path.
@@ -178,7 +178,7 @@ def _draw_rates(axes: Any, rates: Series) -> None:
 
 
 def _on_common_steps(name: str, runs: Sequence[Series], event: str, field: str) -> Series:
-    """Steps that all seeds of a run have, and a row of values for each seed."""
+    """Steps that all seeds of a run have, and one row of values per seed."""
     if not runs or not all(steps.size for steps, _ in runs):
         raise ValueError(f"the runs {name!r} have no {event!r} events with a number {field!r} in one of their logs.")
     shared = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in runs)))
@@ -220,7 +220,7 @@ def _figure(heights: Sequence[float]) -> tuple[Any, list[Any]]:
 
 
 def _saved(figure: Any, path: str | Path) -> Path:
-    """The picture in its place at once: nobody sees half of one."""
+    """The plot in its place at once: nobody sees half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(path)

@@ -12,7 +12,7 @@ from ..inputs.tokens import longest
 from ..text import TokenizerPair
 from ..text.texts import source_pad
 from ..training.data import Examples, encode_pairs
-from ..training.data.batches import from_all_over, sampled
+from ..training.data.batches import from_all_over, sample
 from ..training.data.records import Pairs
 from ..training.job import ModelSource, TrainJob, read_job
 from ..training.optim.optimizer import make_optimizer
@@ -65,7 +65,7 @@ def run_doctor(
         tokenizers = load_tokenizers(job.model)
         model = load_model(job.model)
         examples = None if job.data.train_file is None else _examples(model, tokenizers, job)
-        few, batch = ([], None) if examples is None else sampled(examples, _ROWS, source_pad(model))
+        few, batch = ([], None) if examples is None else sample(examples, _ROWS, source_pad(model))
         optimizer = _optimizer(job) if described and learning_rate is None and batch is not None else None
         diagnosis = diagnose(
             model,

@@ -1,7 +1,4 @@
-"""A model with its tokenizers: texts in, texts out.
-
-Knows a model by `generate`, `stream` and its pieces' sizes; must not know how it was trained.
-"""
+"""A model with its tokenizers: texts in, texts out."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +17,11 @@ from ..generation.result import GenerationResult
 from ..generation.special_tokens import START, is_per_row
 from ..inputs.tokens import longest
 from ..targets import TargetForm
-from .texts import by_length, filled, listed, padded, source_pad
+from .texts import by_length, check_texts, pad_rows, pad_sources, source_pad
 from .tokenizer_pair import TokenizerPair
 
 Attended = tuple[Float32[np.ndarray, "_ _ _"] | None, ...]
-"""Cross-attention weights of one output, an array (heads, new, source) a layer; sizes differ from text to text."""
+"""Cross-attention weights of one output, one array (heads, new, source) per layer; sizes differ from text to text."""
 
 _OF_THE_SOURCE = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "encoder_outputs")
 _BY_TEXT = ("decoder_input_ids", "decoder_attention_mask", START)
@@ -43,7 +40,7 @@ class TextResult:
         cross_attentions: with `output_cross_attentions=True`: of every text and output, for each layer what was
             attended to in the source when each token was chosen (None for a layer without cross-attention).
         notes: as of `GenerationResult`, of all batches.
-        forced_words_met: with `force_words_ids`, whether an output holds all of its words; None without them.
+        forced_words_met: with `force_words_ids`, whether an output holds all of them; None without them.
     """
 
     texts: list[list[str]]
@@ -144,8 +141,8 @@ class TextToText:
             batch_size: texts at once.
             max_source_length: most ids of a source; longer ones are cut (reported). Default: what the encoder can read.
             key: a PRNG key for sampling; text `i` draws with `fold_in(key, i)`, whatever it is batched with.
-            **options: as for `EncoderDecoder.generate`: `max_new_tokens`, `num_beams`, ... What it takes a row a
-                sequence (`decoder_input_ids`, ...) has a row a text here.
+            **options: as for `EncoderDecoder.generate`: `max_new_tokens`, `num_beams`, ... What it takes
+                per sequence (`decoder_input_ids`, ...) has one row per text here.
 
         Raises:
             TypeError: `texts` is one string, one of them is none (says which), or an option is unknown or made from the
@@ -156,11 +153,11 @@ class TextToText:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         check_key(key)
-        by_text, options = _taken_apart(options, len(ids))
+        by_text, options = _split_options(options, len(ids))
         rows: dict[int, _Outputs] = {}
         notes: dict[str, None] = {}
         for chosen in by_length(ids, batch_size):
-            places = filled(chosen, min(batch_size, len(ids)))
+            places = pad_rows(chosen, min(batch_size, len(ids)))
             keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(places)
             theirs: dict[str, Any] = {name: value[places] for name, value in by_text.items()}
             result = self.model.generate(**self._batch([ids[i] for i in places]), key=keys, **theirs, **options)
@@ -200,7 +197,7 @@ class TextToText:
             raise ValueError("num_return_sequences asks for several outputs of a text: call .generate(texts, ...).")
         if options.get("output_cross_attentions"):
             raise ValueError("output_cross_attentions would do nothing in a stream: call .generate([text], ...).")
-        _taken_apart(options, 1)
+        _split_options(options, 1)
         ids, _ = self._sources([text], max_source_length)
         tokens = np.zeros(0, np.int32)
         said = None
@@ -216,7 +213,7 @@ class TextToText:
         encoder = self.model.encoder
         if max_length is None and isinstance(encoder, Encoder):
             max_length = longest(encoder.config, None)
-        texts = listed(texts)
+        texts = check_texts(texts)
         encoded = self.tokenizers.encode_source(texts, max_length)
         if not encoded:
             raise ValueError("there is nothing to generate from: no texts were given.")
@@ -226,15 +223,15 @@ class TextToText:
         return list(encoded), encoded.truncated
 
     def _batch(self, rows: list[np.ndarray]) -> Mapping[str, np.ndarray]:
-        return padded(rows, source_pad(self.model))
+        return pad_sources(rows, source_pad(self.model))
 
     def _outputs(
-        self, result: GenerationResult, source_lengths: Sequence[int], asked: Mapping[str, Any]
+        self, result: GenerationResult, source_lengths: Sequence[int], options: Mapping[str, Any]
     ) -> Iterator[_Outputs]:
         """The result by text, each cut to what it really holds."""
-        started_apart = is_per_row(asked.get(START)) and "decoder_input_ids" not in asked
+        started_apart = is_per_row(options.get(START)) and "decoder_input_ids" not in options
         shown = result.sequences[:, 1:] if started_apart else result.sequences
-        said = self.tokenizers.decode_target(shown, form=TargetForm.of(self.model, asked))
+        said = self.tokenizers.decode_target(shown, form=TargetForm.of(self.model, options))
         each = len(said) // len(source_lengths)
         widths = result.sequences.shape[1] - result.log_probs.shape[1] + result.lengths
         for text, source in enumerate(source_lengths):
@@ -259,8 +256,8 @@ def _attended(result: GenerationResult, rows: range, source: int) -> list[Attend
     ]
 
 
-def _taken_apart(options: Mapping[str, Any], texts: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Options that have a row a text, as arrays; and the others.
+def _split_options(options: Mapping[str, Any], texts: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Options that have one row per text, as arrays; and the others.
 
     Raises:
         TypeError: an option is made from the texts.

@@ -13,7 +13,7 @@ from ..encoder import Encoder
 _logger = logging.getLogger("encdec_eqx")
 
 
-def listed(texts: Iterable[Any]) -> list[str]:
+def check_texts(texts: Iterable[Any]) -> list[str]:
     """The texts as a list.
 
     Raises:
@@ -72,7 +72,7 @@ def _hint(value: Any) -> str:
 
 
 class Encoded(list[np.ndarray]):
-    """int32 ids, one array a text.
+    """int32 ids, one array per text.
 
     Attributes:
         truncated: indices of the texts that were cut.
@@ -100,19 +100,19 @@ def by_length(sources: Sequence[Sequence[int] | np.ndarray], batch_size: int) ->
         yield order[start : start + batch_size]
 
 
-def filled(chosen: Int[np.ndarray, " rows"], rows: int) -> Int[np.ndarray, " filled"]:
-    """The indices, the first one repeated behind them up to `rows`: another number of rows is another program."""
+def pad_rows(chosen: Int[np.ndarray, " rows"], rows: int) -> Int[np.ndarray, " padded"]:
+    """The indices, the first one repeated after them up to `rows`: another number of rows is another program."""
     return np.concatenate([chosen, np.repeat(chosen[:1], max(0, rows - len(chosen)))])
 
 
-def padded(
+def pad_sources(
     sources: Sequence[np.ndarray], pad: int, fields: Sequence[Mapping[str, np.ndarray]] | None = None
 ) -> dict[str, np.ndarray]:
     """`input_ids` and `attention_mask` of sources, padded on the right to the longest.
 
     Args:
         sources: the ids.
-        pad: stands behind shorter ones.
+        pad: pads shorter ones.
         fields: of each source what goes with its ids (the same names for all), a mask of its own among it.
     """
     lengths = np.array([len(source) for source in sources])
@@ -131,6 +131,6 @@ def padded(
 
 
 def source_pad(model: Any) -> int:
-    """What stands behind a source. It is masked, so any id will do where the encoder's config names none."""
+    """What pads a source. It is masked, so any id will do where the encoder's config names none."""
     encoder = model.encoder
     return (encoder.config.pad_token_id or 0) if isinstance(encoder, Encoder) else 0

@@ -20,7 +20,7 @@ from ..hf.files.hub import hub_file, shipped
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
 
 
-def copied(tokenizer: Any) -> Any:
+def copy_bare(tokenizer: Any) -> Any:
     """A copy without the padding and truncation that its file may ask for: lengths are the caller's affair.
 
     Raises:
@@ -63,16 +63,16 @@ def read_pretrained(path: str | os.PathLike) -> Any:
         FileNotFoundError: it cannot be found.
         ValueError: its file is damaged.
     """
-    place = shipped(path) or Path(path).expanduser()
-    if place.is_file():
-        return read(place)
-    if place.is_dir():
-        if not (place / BOTH).is_file():
+    there = shipped(path) or Path(path).expanduser()
+    if there.is_file():
+        return read(there)
+    if there.is_dir():
+        if not (there / BOTH).is_file():
             raise FileNotFoundError(
-                f"{place} has no {BOTH}. transformers writes one: "
+                f"{there} has no {BOTH}. transformers writes one: "
                 f"AutoTokenizer.from_pretrained({os.fspath(path)!r}).save_pretrained({os.fspath(path)!r})"
             )
-        return read(place / BOTH)
+        return read(there / BOTH)
     return read(hub_file(os.fspath(path), BOTH))
 
 

@@ -33,7 +33,7 @@ def check(model: EncoderDecoder, source: Any, target: Any) -> None:
     if isinstance(model.encoder, Encoder):
         problems += _encoder_pad(model.encoder, source)
     if not problems:
-        problems = _another_end(model, target)
+        problems = _another_eos(model, target)
     if problems:
         raise ValueError("the tokenizers do not fit the model:\n" + "\n".join(f"  - {text}" for text in problems))
 
@@ -97,8 +97,8 @@ def _is_special(tokenizer: Any, token_id: int) -> bool:
     return (added is not None and added.special) or (token is not None and bool(_LOOKS_SPECIAL.fullmatch(token)))
 
 
-def _another_end(model: EncoderDecoder, target: Any) -> list[str]:
-    """BERT's tokenizer ends every text with [SEP], RoBERTa's with </s>: then that is the end that a decoder knows."""
+def _another_eos(model: EncoderDecoder, target: Any) -> list[str]:
+    """BERT's tokenizer ends every text with [SEP], RoBERTa's with </s>: and that is the EOS token a decoder knows."""
     ends = model.special_tokens.eos_token_id
     closing = _closing(target)
     if not ends or not closing or set(ends) & set(closing):  # pyright: ignore[reportArgumentType]
@@ -112,7 +112,7 @@ def _another_end(model: EncoderDecoder, target: Any) -> list[str]:
 
 
 def _closing(tokenizer: Any) -> list[int]:
-    """The special tokens that the tokenizer itself puts behind a text."""
+    """The special tokens that the tokenizer itself puts after a text."""
     encoded = tokenizer.encode("a")
     content = [at for at, special in enumerate(encoded.special_tokens_mask) if not special]
     return encoded.ids[content[-1] + 1 :] if content else []

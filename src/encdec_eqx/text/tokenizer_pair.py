@@ -1,7 +1,4 @@
-"""The tokenizer of the encoder and that of the decoder, kept together.
-
-Knows a model's vocabulary sizes and special tokens; must not know how it generates or trains.
-"""
+"""The tokenizer of the encoder and that of the decoder, kept together."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +13,7 @@ from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import SpecialTokens
 from ..targets import TargetForm
 from . import tokenizer_files as files
-from .texts import Encoded, report_cut
-from .texts import listed as _listed
+from .texts import Encoded, check_texts, report_cut
 from .tokenizer_files import as_value_error
 from .tokenizer_fit import check, keeps_all, looks_special, unknown_id
 
@@ -44,8 +40,8 @@ class TokenizerPair:
 
     def __post_init__(self):
         same = self.source is self.target
-        object.__setattr__(self, "source", files.copied(self.source))
-        object.__setattr__(self, "target", self.source if same else files.copied(self.target))
+        object.__setattr__(self, "source", files.copy_bare(self.source))
+        object.__setattr__(self, "target", self.source if same else files.copy_bare(self.target))
         if self.target_form is None and self.special_tokens is not None:
             object.__setattr__(self, "target_form", TargetForm.of_tokens(self.special_tokens))
 
@@ -127,7 +123,7 @@ class TokenizerPair:
         room = _room(max_length, self.source.num_special_tokens_to_add(False), "source")
         ids: list[np.ndarray] = []
         cut: list[int] = []
-        for encoding in _encodings(self.source, _listed(texts)):
+        for encoding in _encodings(self.source, check_texts(texts)):
             if room is not None and len(encoding.ids) > room:
                 cut.append(len(ids))
                 encoding.truncate(room)
@@ -139,7 +135,7 @@ class TokenizerPair:
     def encode_target(
         self, texts: Sequence[str], max_length: int | None = None, *, on_bad: Literal["error", "report"] = "error"
     ) -> Encoded:
-        """Labels: what the model generates for these texts, from behind its start token to its end token.
+        """Labels: what the model generates for these texts, from after its start token to its EOS token.
 
         A token that generation forces first (`forced_bos_token_id`: BART's `<s>`, mBART-50's language code) stands in
         front. What the tokenizer itself would put around a text (BERT's [CLS] and [SEP]) is left out, so tokenizers of
@@ -147,23 +143,23 @@ class TokenizerPair:
 
         Args:
             texts: what to encode. A text that already begins or ends so is not given a second token.
-            max_length: most ids, the forced first one and the end included; what is cut is ended too.
-            on_bad: of texts with the end token inside: "error", or "report" them in the result's `bad`.
+            max_length: most ids, the forced first one and EOS included; what is cut gets its EOS too.
+            on_bad: of texts with the EOS token inside: "error", or "report" them in the result's `bad`.
 
         Returns:
             A list of int32 arrays; `truncated` has the indices of the texts that were cut (logged too).
 
         Raises:
             TypeError: `texts` is one string, or one of them is none; says which.
-            ValueError: no model was given (`for_model`), `max_length` leaves no room for text, or a text has the end
+            ValueError: no model was given (`for_model`), `max_length` leaves no room for text, or a text has the EOS
                 token inside.
         """
-        form = self._ended_form()
+        form = self._form_with_eos()
         room = _room(max_length, form.added, "target")
         ids: list[np.ndarray] = []
         cut: list[int] = []
         bad: dict[int, str] = {}
-        for at, encoding in enumerate(_encodings(self.target, _listed(texts))):
+        for at, encoding in enumerate(_encodings(self.target, check_texts(texts))):
             content = form.bare(encoding.ids)
             if inside := set(form.ends or ()).intersection(content):
                 bad[at] = f"the target has the end token {quoted(self.target.id_to_token(min(inside)))} inside"
@@ -181,12 +177,12 @@ class TokenizerPair:
     ) -> list[str]:
         """Text of what a model generated, or of labels.
 
-        A start token in front, a forced first token behind it, all from the first end token on, padding, -100 and
+        A start token in front, a forced first token after it, all from the first EOS token on, padding, -100 and
         other special tokens are left out. A forced first token that is an ordinary word stays.
 
         Args:
             ids: rows of ids, such as `result.sequences`, or a list of arrays.
-            form: of what was generated, if the call of `generate` asked for another than the model's own.
+            form: of what was generated, if the call of `generate` used another than the model's own.
         """
         form = form or self.target_form or TargetForm()
         keep_first = form.first is not None and not looks_special(self.target, form.first)
@@ -198,7 +194,7 @@ class TokenizerPair:
 
         A tokenizer may write them otherwise than they were (BERT's separates "2021-03-03" into "2021 - 03 - 03", and
         its uncased one knows no capitals). A text of which something is lost, because the tokenizer does not know it,
-        or that has the end token inside, is returned as it is: no model can say it.
+        or that has the EOS token inside, is returned as it is: no model can say it.
 
         Args:
             texts: what targets should say.
@@ -213,12 +209,12 @@ class TokenizerPair:
         said = zip(texts, self.decode_target(encoded), whole, strict=True)
         return [again if sound and keeps_all(self.target, text, again) else text for text, again, sound in said]
 
-    def _ended_form(self) -> TargetForm:
+    def _form_with_eos(self) -> TargetForm:
         form = self.target_form
         if form is None or form.ends is None:
             why = "it was not given" if self.special_tokens is None else "the model has no eos_token_id"
             raise ValueError(
-                f"targets end with the model's end token, but {why}: tokenizers.for_model(model) takes it from a "
+                f"targets end with the model's EOS token, but {why}: tokenizers.for_model(model) takes it from a "
                 "model, model.with_special_tokens(eos_token_id=...) gives it one."
             )
         return form

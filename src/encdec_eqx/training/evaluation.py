@@ -13,7 +13,7 @@ from .._typing import Array
 from ..encoder_decoder import EncoderDecoder
 from ..generation.generation_config import GenerationConfig
 from ..inputs.tokens import longest
-from ..text.texts import by_length, filled, padded, source_pad
+from ..text.texts import by_length, pad_rows, pad_sources, source_pad
 from .batch import checked_batch, completed_batch
 from .loss import seq2seq_loss
 
@@ -65,9 +65,9 @@ def generate_ids(
     """
     results: list[list[int]] = [[]] * len(sources)
     for chosen in by_length(sources, batch_size):
-        places = filled(chosen, min(batch_size, len(sources)))
+        places = pad_rows(chosen, min(batch_size, len(sources)))
         beside = None if fields is None else [fields[at] for at in places]
-        batch = padded([sources[at] for at in places], source_pad(model), beside)
+        batch = pad_sources([sources[at] for at in places], source_pad(model), beside)
         rows = _generate_batch(model, batch, max_new_tokens, num_beams)
         for at, row in zip(chosen, rows, strict=False):
             results[at] = row

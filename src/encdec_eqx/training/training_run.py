@@ -20,7 +20,7 @@ from ..targets import TargetForm
 from ..text import TokenizerPair
 from ..text.texts import source_pad
 from .data import Batches, Example, Examples, OnBad
-from .data.batches import sampled
+from .data.batches import sample
 from .evaluation import Generated, generate_ids, mean_loss, too_short, with_length
 from .metrics import metric, score
 from .model_examples import digest, examples_for
@@ -117,7 +117,7 @@ class Prepared:
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What looks wrong in some examples from all over the data, without a run of the model."""
-        few, batch = sampled(self.batches.examples, _LOOKED_AT, source_pad(self.model))
+        few, batch = sample(self.batches.examples, _LOOKED_AT, source_pad(self.model))
         targets = None if self.tokenizers is None else [one.targets[0] for one in few if one.targets]
         found = check_before_training(self.model, batch, tokenizers=self.tokenizers, targets=targets)
         return tuple(finding for finding in found if finding.severity != "info")

@@ -1,7 +1,4 @@
-"""The few shapes that batches are padded to, chosen so that little of them is padding.
-
-NumPy over lengths. Must not know ids, orders or models.
-"""
+"""The few shapes that batches are padded to, chosen so that little of them is padding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 LEAST_GAIN = 0.01
-"""A further shape must save this share of all tokens: each one is a program to compile."""
+"""A further shape must save this fraction of all tokens: each one is a program to compile."""
 
 _EDGES = (48, 24)
 """Source and target lengths to choose from, at most: their products are the shapes looked at."""
@@ -25,7 +22,7 @@ class Shape:
     Attributes:
         source: columns of `input_ids`.
         target: columns of `labels`.
-        rows: examples, fillers in a last batch included.
+        rows: examples, padding rows of a last batch included.
     """
 
     source: int
@@ -78,11 +75,11 @@ class Rows:
         return Shape(source, target, rows)
 
 
-def chosen(sources: Lengths, targets: Lengths, rows: Rows, max_shapes: int) -> list[Shape]:
+def choose_shapes(sources: Lengths, targets: Lengths, rows: Rows, max_shapes: int) -> list[Shape]:
     """At most `max_shapes` shapes that hold all examples, each larger than the one before on both sides.
 
     An example belongs to the first shape that holds it. Of all such chains over a grid of lengths, dynamic programming
-    finds the one whose batches have the fewest tokens, filler rows included; so few examples are not spread over many
+    finds the one whose batches have the fewest tokens, padding rows included; so few examples are not spread over many
     shapes. A chain is preferred to a shorter one if each further shape saves `LEAST_GAIN`.
     """
     source_edges, target_edges = _edges(sources, _EDGES[0]), _edges(targets, _EDGES[1])
@@ -128,7 +125,7 @@ def _held(sources: Lengths, targets: Lengths, source_edges: np.ndarray, target_e
     return grid.cumsum(axis=0).cumsum(axis=1).ravel()
 
 
-def given(
+def shapes_of_edges(
     sources: Lengths,
     targets: Lengths,
     rows: Rows,
@@ -142,11 +139,11 @@ def given(
     """
     edges = {"source": (source_lengths, sources), "target": (target_lengths, targets)}
     ends = {}
-    for side, (asked, lengths) in edges.items():
+    for side, (given, lengths) in edges.items():
         longest = int(lengths.max())
-        ends[side] = sorted(set(asked)) if asked is not None else [longest]
+        ends[side] = sorted(set(given)) if given is not None else [longest]
         if not ends[side] or ends[side][0] < 1:
-            raise ValueError(f"{side}_lengths must be numbers of at least 1, got {asked}.")
+            raise ValueError(f"{side}_lengths must be numbers of at least 1, got {given}.")
         if longest > ends[side][-1]:
             raise ValueError(
                 f"{(lengths > ends[side][-1]).sum()} of {len(lengths)} {side}s are longer than {side}_lengths' last "
@@ -156,9 +153,9 @@ def given(
     return sorted(rows.shape(s, t) for s in ends["source"] for t in ends["target"])
 
 
-def assigned(sources: Lengths, targets: Lengths, shapes: Sequence[Shape]) -> Int[np.ndarray, " examples"]:
-    """Of every example the index of the shape with the fewest columns that holds it."""
-    place = np.full(len(sources), -1)
+def assign_shapes(sources: Lengths, targets: Lengths, shapes: Sequence[Shape]) -> Int[np.ndarray, " examples"]:
+    """For every example the index of the shape with the fewest columns that holds it."""
+    index = np.full(len(sources), -1)
     for at in sorted(range(len(shapes)), key=lambda at: -(shapes[at].source + shapes[at].target)):
-        place[(sources <= shapes[at].source) & (targets <= shapes[at].target)] = at
-    return place
+        index[(sources <= shapes[at].source) & (targets <= shapes[at].target)] = at
+    return index

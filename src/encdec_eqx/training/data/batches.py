@@ -17,8 +17,8 @@ Batch = dict[str, np.ndarray]
 class Batches:
     """Encoded examples, sorted into few shapes and given out in batches.
 
-    Every example stands in exactly one batch of an epoch. A shape's last batch is filled up with rows that weigh
-    nothing: all their labels are -100.
+    Every example stands in exactly one batch of an epoch. A shape's last batch is padded with rows of weight 0:
+    all their labels are -100.
 
     Attributes:
         examples: what the batches are made of.
@@ -53,8 +53,8 @@ class Batches:
             max_shapes: most shapes to choose. Fewer are chosen where a further one would save less than 1 %.
             source_lengths: columns that sources are padded to, instead of chosen ones.
             target_lengths: columns that labels are padded to, instead of chosen ones.
-            pad_token_id: stands behind shorter sources (which the mask hides).
-            decoder_pad_token_id: stands behind shorter `decoder_input_ids`, where examples bring their own.
+            pad_token_id: pads shorter sources (which the mask hides).
+            decoder_pad_token_id: pads shorter `decoder_input_ids`, where examples bring their own.
             seed: see `epoch`.
             shuffle: False keeps the examples' order within each shape, and the shapes' order, in every epoch.
 
@@ -72,11 +72,11 @@ class Batches:
         rows = batch_shapes.Rows(batch_size, tokens_per_batch, rows_multiple_of)
         lengths = self.examples.inputs.lengths, self.examples.labels.lengths
         if source_lengths is None and target_lengths is None:
-            found = batch_shapes.chosen(*lengths, rows, max_shapes)
+            found = batch_shapes.choose_shapes(*lengths, rows, max_shapes)
         else:
-            found = batch_shapes.given(*lengths, rows, source_lengths, target_lengths)
-        place = batch_shapes.assigned(*lengths, found)
-        members = [np.flatnonzero(place == at) for at in range(len(found))]
+            found = batch_shapes.shapes_of_edges(*lengths, rows, source_lengths, target_lengths)
+        shape_of = batch_shapes.assign_shapes(*lengths, found)
+        members = [np.flatnonzero(shape_of == at) for at in range(len(found))]
         self.shapes = tuple(shape for shape, one in zip(found, members, strict=True) if len(one))
         self._members = tuple(one for one in members if len(one))
 
@@ -88,7 +88,7 @@ class Batches:
         """The batches of an epoch.
 
         Their order depends on (seed, epoch) and on nothing else, and each is made when it is asked for: a run that is
-        taken up again goes on with `epoch(e)[i]` at no cost.
+        resumed continues with `epoch(e)[i]` at no cost.
 
         Args:
             epoch: its number, from 0.
@@ -126,7 +126,7 @@ class Batches:
 
     @property
     def padded_tokens(self) -> int:
-        """Places of all batches of an epoch, on both sides."""
+        """Positions of all batches of an epoch, on both sides."""
         return sum(
             -(-len(members) // shape.rows) * shape.rows * (shape.source + shape.target)
             for shape, members in zip(self.shapes, self._members, strict=True)
@@ -134,11 +134,11 @@ class Batches:
 
     @property
     def padding_share(self) -> float:
-        """Share of an epoch's places, filler rows included, that hold no id."""
+        """Fraction of an epoch's positions, padding rows included, that hold no id."""
         return 1 - (self.source_tokens + len(self.examples.labels.ids)) / self.padded_tokens
 
     def describe(self) -> str:
-        """A line a shape, and the share of padding."""
+        """One line per shape, and the fraction of padding."""
         lines = [
             f"{shape.rows} x ({shape.source} source, {shape.target} target): {len(members)} examples in "
             f"{-(-len(members) // shape.rows)} batches"
@@ -147,7 +147,7 @@ class Batches:
         return "\n".join([*lines, f"{len(self.examples)} examples, {self.padding_share:.1%} padding"])
 
     def batch(self, shape: Shape, indices: Int[np.ndarray, " rows"]) -> Batch:
-        """Some examples as one batch of a shape that holds them, filled up with rows that weigh nothing.
+        """Some examples as one batch of a shape that holds them, padded with rows of weight 0.
 
         Args:
             shape: the shape.
@@ -161,18 +161,18 @@ class Batches:
             padded, _ = field.padded(indices, width, self._pad.get(name, 0))
             batch[name] = padded.astype(bool) if name in MASKS else padded
         batch["labels"], _ = examples.labels.padded(indices, shape.target, IGNORED)
-        return {name: self._filled(name, array, rows) for name, array in batch.items()}
+        return {name: self._with_padding_rows(name, array, rows) for name, array in batch.items()}
 
-    def _filled(self, name: str, array: np.ndarray, rows: int) -> np.ndarray:
-        """With rows behind the examples that weigh nothing."""
+    def _with_padding_rows(self, name: str, array: np.ndarray, rows: int) -> np.ndarray:
+        """With rows of weight 0 after the examples."""
         more = rows - len(array)
         if not more:
             return array
         fill = IGNORED if name == "labels" else self._pad.get(name, 0)
-        filled = np.pad(array, ((0, more), (0, 0)), constant_values=fill)
+        padded = np.pad(array, ((0, more), (0, 0)), constant_values=fill)
         if name in MASKS:
-            filled[-more:, 0] = True  # something to attend to: some encoders have no answer to nothing
-        return filled
+            padded[-more:, 0] = True  # something to attend to: some encoders have no answer to nothing
+        return padded
 
 
 class Epoch(Sequence[Batch]):
@@ -195,7 +195,7 @@ class Epoch(Sequence[Batch]):
         return self._batches.batch(*self._plan[index])
 
     def indices(self, index: int) -> Int[np.ndarray, " examples"]:
-        """The examples in a batch, in the order of its rows; the rows behind them are fillers."""
+        """The examples in a batch, in the order of its rows; the rows after them are padding."""
         return self._plan[index][1]
 
     def shape(self, index: int) -> Shape:
@@ -207,20 +207,20 @@ _SEED = 0
 
 
 def from_all_over(number: int, most: int) -> list[int]:
-    """Indices of some of `number` things, drawn at random (always the same), in random order; all if they are few.
+    """Indices of some of `number` things, chosen at random (always the same), in random order; all if they are few.
 
     At random and not evenly spaced, since files are not only sorted: languages or tasks may also take turns.
     """
     return np.random.default_rng(_SEED).permutation(number)[:most].tolist()
 
 
-def sampled(examples: Sequence[Example], most: int, pad_token_id: int) -> tuple[list[Example], Batch]:
+def sample(examples: Sequence[Example], most: int, pad_token_id: int) -> tuple[list[Example], Batch]:
     """Some of the examples, and these as one batch.
 
     Args:
-        examples: what is drawn from.
+        examples: what to choose from.
         most: how many.
-        pad_token_id: stands behind shorter sources.
+        pad_token_id: pads shorter sources.
     """
     few = [examples[at] for at in from_all_over(len(examples), most)]
     batches = Batches(Examples.of(few), batch_size=len(few), max_shapes=1, pad_token_id=pad_token_id, shuffle=False)

@@ -25,7 +25,7 @@ class Row(NamedTuple):
     Attributes:
         line: its first line, counted from 1.
         lines: how many it takes.
-        fields: what stands in it.
+        fields: what it holds.
         error: why it is none, if it is not.
     """
 
@@ -60,7 +60,7 @@ def _without_end(text: str) -> str:
 
 
 class _Reading:
-    """One row with quotes in it: where reading stands, and what was found."""
+    """One row with quotes in it: how far it is read, and what was found."""
 
     def __init__(self, lines: Iterator[tuple[int, str]], delimiter: str, number: int, line: str):
         self._lines, self._delimiter = lines, delimiter
@@ -98,11 +98,11 @@ class _Reading:
                     self._fail(_never_closed(opened, self._number))
                     return False
                 continue
-            behind = self._text[close + 1 : close + 2]
-            if behind == QUOTE:
+            after = self._text[close + 1 : close + 2]
+            if after == QUOTE:
                 parts.append(QUOTE)
                 self._at = close + 2
-            elif behind in ("", self._delimiter, "\r", "\n"):
+            elif after in ("", self._delimiter, "\r", "\n"):
                 break
             elif self._fails_at(close, opened):
                 opened, self._at = self._number, close + 1
@@ -113,12 +113,12 @@ class _Reading:
             self._fail(f"a field of {letters} letters; more than {MOST_LETTERS} are not kept")
         self._fields.append("".join(parts))
         self._at = close + 2
-        return behind == self._delimiter
+        return after == self._delimiter
 
     def _fails_at(self, close: int, opened: int) -> bool:
-        """Note that something stands behind a closing quote. True if it was not a closing but an opening one.
+        """Record that something follows a closing quote. True if it was not a closing but an opening one.
 
-        It was, probably, if it stands where a field begins, and either the field that it would close spans lines (so
+        It was, probably, if it is where a field begins, and either the field that it would close spans lines (so
         its own opening quote is the stray one) or quotes on the rest of the line are closed only this way.
         """
         over = f": a quote opens in line {opened} and closes in line {self._number}" if opened < self._number else ""
@@ -220,7 +220,7 @@ def _listed(names: list[str], most: int = 12) -> str:
 
 
 _PORTION = 256
-"""Rows at once: few, because a value that the file holds once may stand in all of them."""
+"""Rows at once: few, because a value that the file holds once may be in all of them."""
 
 
 def parquet_entries(
@@ -236,7 +236,7 @@ def parquet_entries(
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: the file is damaged, grows too far, or lacks a column; says behind which record.
+        ValueError: the file is damaged, grows too far, or lacks a column; says after which record.
     """
     try:
         import pyarrow
@@ -284,7 +284,7 @@ def _kept(path: Path, names: list[str], wanted: tuple[str, ...]) -> list[str]:
 
 
 def _top_name(name: str, there: Sequence[str]) -> str | None:
-    """The column in which the texts of this name stand; None if there is none."""
+    """The column that holds the texts of this name; None if there is none."""
     outer = name.partition(".")[0]
     return next((one for one in (name, outer, NESTED) if one in there), None)
 

@@ -22,12 +22,12 @@ from .records import (
     Pairs,
     Record,
     alongside,
-    completed,
     cut,
     cut_ids,
     settle,
     source_length,
     target_length,
+    with_defaults,
 )
 
 
@@ -37,7 +37,7 @@ class Example:
 
     Attributes:
         input_ids: the source's ids, special tokens included.
-        labels: the target's ids, its end included, without a start token.
+        labels: the target's ids, EOS included, without a start token.
         source: the source text, where it is known.
         targets: the accepted target texts, where they are known.
         attention_mask: 1 for source ids that may be attended, 0 for others; default 1.
@@ -76,7 +76,7 @@ class Ragged:
     """Rows of unequal length in one array.
 
     Attributes:
-        ids: all rows, one behind the other.
+        ids: all rows, one after the other.
         offsets: where each begins, and the end of the last.
     """
 
@@ -102,7 +102,7 @@ class Ragged:
     def padded(
         self, rows: Int[np.ndarray, " batch"], width: int, fill: int
     ) -> tuple[Int32[np.ndarray, "batch width"], np.ndarray]:
-        """Some rows as one array, filled up on the right, and which of it is real."""
+        """Some rows as one array, padded on the right, and which of it is real."""
         starts, columns = self.offsets[rows], np.arange(width)
         real = columns < (self.offsets[rows + 1] - starts)[:, None]
         places = np.where(real, starts[:, None] + columns, 0)
@@ -115,8 +115,8 @@ class Examples(Sequence[Example]):
     Attributes:
         inputs: the sources' ids.
         labels: the targets' ids.
-        fields: what examples hold beside these, by name: a number an id (`attention_mask`, ...) or a label
-            (`decoder_input_ids`, ...). A field that some have is filled in for the others.
+        fields: what examples hold beside these, by name: one number per id (`attention_mask`, ...) or per
+            label (`decoder_input_ids`, ...). A field that only some have gets its default for the others.
         bad: records that were put aside, while reading or encoding.
         truncated_sources: how many sources were cut.
         truncated_targets: how many targets were cut.
@@ -207,7 +207,7 @@ def ragged_fields(
     made: dict[str, Ragged] = {}
     for name in FIELDS:
         lengths = sources if name in SOURCE_FIELDS else targets
-        whole = completed(name, [row.get(name) for row in rows], lengths)
+        whole = with_defaults(name, [row.get(name) for row in rows], lengths)
         if whole is not None:
             made[name] = Ragged.of([row[:length] for row, length in zip(whole, lengths, strict=True)])
     return made
@@ -249,12 +249,12 @@ def encode_pairs(
         pairs: from `read_pairs` or `pairs_from`.
         tokenizers: from `TokenizerPair.for_model(model)`; not needed if all records are encoded.
         max_source_length: most source ids, special tokens included.
-        max_target_length: most labels, the end included.
+        max_target_length: most labels, EOS included.
         vocab_sizes: the encoder's and the decoder's: ids outside are bad records.
         too_long: "truncate" cuts what is longer (counted, and logged); "bad" makes it a bad record.
         every_target: one example for each accepted target, not only for the first.
         on_bad: see `read_pairs`; here for records that are too long, that hold ids out of range, or whose target has
-            the end token inside.
+            the EOS token inside.
 
     Returns:
         The examples; `bad` has the records put aside here and before, and the counts say how many were cut.
@@ -286,8 +286,8 @@ def encode_pairs(
         targets.fill(
             lambda at: tokenizers.encode_target([records[i].targets[0] for i in at], most_target, on_bad="report")
         )
-    sources.judge(max_source_length, cuts, vocab_sizes and vocab_sizes[0])
-    targets.judge(max_target_length, cuts, vocab_sizes and vocab_sizes[1])
+    sources.validate(max_source_length, cuts, vocab_sizes and vocab_sizes[0])
+    targets.validate(max_target_length, cuts, vocab_sizes and vocab_sizes[1])
     reasons = {**targets.bad, **sources.bad}
     kept = [at for at in range(len(records)) if at not in reasons]
     bad = [BadRecord(records[at].file, records[at].line, reasons[at]) for at in sorted(reasons)]
@@ -330,8 +330,8 @@ class _Side:
         self.cut = {text[i] for i in made.truncated}
         self.bad = {text[i]: reason for i, reason in made.bad.items()}
 
-    def judge(self, max_length: int | None, cuts: bool, vocab_size: int | None) -> None:
-        """Find rows that are empty, too long or out of range; cut the long ones if that is wanted."""
+    def validate(self, max_length: int | None, cuts: bool, vocab_size: int | None) -> None:
+        """Find rows that are empty, too long or out of range; cut the long ones if `cuts`."""
         name = self._name
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_{name}_length must be at least 1, got {max_length}.")

@@ -10,7 +10,7 @@ from typing import Any
 from ..._json import Decoder
 from ..._quoting import printable, quoted
 from .csv_and_parquet import csv_entries, parquet_entries, tsv_entries
-from .opening import OPENERS, DamageError, as_text, check_encoding, encoding_of, opened
+from .opening import OPENERS, DamageError, as_text, check_encoding, encoding_of, open_file
 from .records import BadRecord, Entry, Found
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
@@ -51,7 +51,7 @@ def check_format(format: str, encoding: str | None) -> None:
 def entries(
     path: Path, format: str, wanted: tuple[str, ...], encoding: str | None, unread: dict[str, int]
 ) -> Iterator[Entry]:
-    """Everything that stands in a file.
+    """Everything that a file holds.
 
     Args:
         path: the file.
@@ -62,11 +62,11 @@ def entries(
 
     Raises:
         ImportError: the file is Parquet, and pyarrow is not installed.
-        ValueError: the table lacks a column, or the file is damaged; says behind which line.
+        ValueError: the table lacks a column, or the file is damaged; says after which line.
     """
     line = 0
     try:
-        with opened(path) as file:
+        with open_file(path) as file:
             for entry in _entries(path, file, format, wanted, encoding, unread):
                 line = entry.line + entry.lines - 1
                 yield entry
@@ -155,7 +155,7 @@ def _entry(path: Path, number: int, value: Any, decoder: Decoder) -> Entry:
 def _array(path: Path, text: str) -> Iterator[Entry]:
     """The values of an array, each with its number."""
     decoder, number = Decoder(), 0
-    at = _behind_space(text, _behind_space(text, 0) + 1)
+    at = _after_space(text, _after_space(text, 0) + 1)
     while text[at : at + 1] != "]":
         number += 1
         try:
@@ -163,13 +163,13 @@ def _array(path: Path, text: str) -> Iterator[Entry]:
         except ValueError as error:
             raise _broken(path, number, str(error)) from None
         yield _entry(path, number, value, decoder)
-        at = _behind_space(text, at)
+        at = _after_space(text, at)
         if text[at : at + 1] == ",":
-            at = _behind_space(text, at + 1)
+            at = _after_space(text, at + 1)
         elif text[at : at + 1] != "]":
             where = json.JSONDecodeError("Expecting ',' or ']' behind it", text, at)
             raise _broken(path, number, str(where)) from None
-    if (end := _behind_space(text, at + 1)) < len(text):
+    if (end := _after_space(text, at + 1)) < len(text):
         where = json.JSONDecodeError("Extra data behind the array", text, end)
         raise _broken(path, number, str(where)) from None
 
@@ -196,7 +196,7 @@ def _check_not_one_object(path: Path, text: str) -> None:
 
 
 def _lines(file: io.BufferedReader, encoding: str) -> Iterator[tuple[int, str | bytes]]:
-    """Numbered lines: bytes of UTF-8, so that a bad byte spoils its own line and no other; else text."""
+    """Numbered lines: bytes of UTF-8, so that a bad byte breaks its own line and no other; else text."""
     if encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig"):
         yield from enumerate(file, start=1)
     else:
@@ -229,6 +229,6 @@ def _is_entry(line: str | bytes) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str))
 
 
-def _behind_space(text: str, at: int) -> int:
+def _after_space(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
     return at if found is None else found.end()

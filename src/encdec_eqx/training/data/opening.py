@@ -37,7 +37,7 @@ class DamageError(Exception):
     """What came out of a file so far is all that can: it says why, and not which file."""
 
 
-def opened(path: Path) -> io.BufferedReader:
+def open_file(path: Path) -> io.BufferedReader:
     """The file's bytes, decompressed as its name says.
 
     Raises:
@@ -72,7 +72,7 @@ class _Growing(io.RawIOBase):
 
     @property
     def packed(self) -> int:
-        """Bytes of the file itself that have been taken so far."""
+        """Bytes of the file itself that have been read so far."""
         return self._packed.tell()
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Grown:
         self.bytes = 0
 
     def to(self, packed: int, more: int) -> None:
-        """So many bytes were taken from the file, so many more came out.
+        """So many bytes were read from the file, so many more came out.
 
         Raises:
             GrowthError: they are too many.
@@ -139,21 +139,21 @@ def check_encoding(encoding: str) -> None:
         ) from None
 
 
-def encoding_of(path: Path, head: bytes, asked: str | None) -> str:
+def encoding_of(path: Path, head: bytes, choice: str | None) -> str:
     """The encoding to read with.
 
     Args:
         path: the file, for messages.
         head: its first four bytes.
-        asked: the caller's choice.
+        choice: the caller's.
 
     Raises:
         ValueError: no choice was made, and the file looks like UTF-16 without a mark.
     """
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
-    if asked is not None:
-        family = codecs.lookup(asked).name.replace("-le", "").replace("-be", "")
-        return marked if marked is not None and marked.startswith(family) else asked
+    if choice is not None:
+        family = codecs.lookup(choice).name.replace("-le", "").replace("-be", "")
+        return marked if marked is not None and marked.startswith(family) else choice
     if marked is not None:
         return marked
     if len(head) >= 2 and (head[0] == 0) != (head[1] == 0):

@@ -118,7 +118,7 @@ def _sorted(read: Iterable[Record | BadRecord], unread: Mapping[str, int], on_ba
     if not records:
         raise ValueError(f"there are no records in {what}.")
     if unread:
-        _logger.warning("%s", said_of_unread(unread, len(records)))
+        _logger.warning("%s", unread_message(unread, len(records)))
     return Pairs(tuple(records), tuple(bad), tuple(unread))
 
 
@@ -149,7 +149,7 @@ class RecordValidator:
 
         Args:
             entry: a mapping, or a pair of source and target (or targets), and its place.
-            file: where it stands.
+            file: where it is.
         """
         try:
             return Record(file=file, line=entry.line, **self._read(entry.value))
@@ -198,20 +198,20 @@ class RecordValidator:
                 self.unread[name] = self.unread.get(name, 0) + 1
 
 
-def said_of_unread(unread: Mapping[str, int], records: int) -> str:
+def unread_message(unread: Mapping[str, int], records: int) -> str:
     """The one line that names what was not used, and what may have been meant by it."""
-    words = []
+    parts = []
     for name, number in unread.items():
         near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.75)
         why = " (which goes with input_ids and labels)" if name in FIELDS else ""
         hint = f" (did you mean {near[0]!r}?)" if near and name not in FIELDS else why
-        words.append(f"{quoted(name)}{hint}" + (f" in {number} of {records}" if number < records else ""))
-    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return f"of the records' fields these are not used: {', '.join(words[:_SHOWN])}{more}."
+        parts.append(f"{quoted(name)}{hint}" + (f" in {number} of {records}" if number < records else ""))
+    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return f"of the records' fields these are not used: {', '.join(parts[:_SHOWN])}{more}."
 
 
 def _found(raw: Mapping[str, Any], name: str) -> Any:
-    """What stands under a name: as it is, on the other side of a dot, or among translations."""
+    """The value of a name: as it is, on the other side of a dot, or among translations."""
     if name in raw:
         return raw[name]
     outer, dot, inner = name.partition(".")
@@ -240,7 +240,7 @@ def _names(raw: Mapping[str, Any]) -> str:
 
 
 def _way_out(raw: Mapping[str, Any]) -> str:
-    """What to do where a record has what is wanted in another form."""
+    """What to do where a record has what is looked for in another form."""
     there = [name for name in ("input_ids", "labels") if raw.get(name) is not None]
     if len(there) == 1:
         missing = "labels" if there == ["input_ids"] else "input_ids"
@@ -291,7 +291,7 @@ def _array(name: str, value: Any, kinds: str, expected: str) -> np.ndarray:
 
 
 def _ids(name: str, value: Any, least: int) -> np.ndarray:
-    """int32 ids; `least` is -100 where that may stand for "no label"."""
+    """int32 ids; `least` is -100 where that may mean "no label"."""
     ids = _array(name, value, "iu", "integers")
     wrong = ids[((ids < 0) & (ids != least)) | (ids > np.iinfo(np.int32).max)]
     if wrong.size:

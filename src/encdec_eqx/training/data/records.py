@@ -26,7 +26,7 @@ class BadRecord(NamedTuple):
     """A record that cannot be used.
 
     Attributes:
-        file: where it stands.
+        file: where it is.
         line: its first line (of a Parquet file, a JSON array or an iterable: the record), counted from 1.
         reason: what is wrong, in a few words.
         lines: how many lines it takes.
@@ -43,7 +43,7 @@ class BadRecord(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What stands somewhere in a file, before it is validated.
+    """One entry of a file, before it is validated.
 
     Attributes:
         line: its first line, or its number, as in `BadRecord`.
@@ -57,7 +57,7 @@ class Found(NamedTuple):
 
 
 Entry = Found | BadRecord
-"""What a file holds at a place, or why that cannot be read."""
+"""One entry of a file, or why it cannot be read."""
 
 
 class BadRecordsError(ValueError):
@@ -72,7 +72,7 @@ class BadRecordsError(ValueError):
         way_out = (
             ', or pass on_bad="report" to go on without them.' if len(bad) < of else ": no record is left without."
         )
-        super().__init__(f"{listed(bad, of)}\nFix them{way_out}")
+        super().__init__(f"{bad_records_message(bad, of)}\nFix them{way_out}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,12 +80,12 @@ class Record:
     """One pair: text, or ids that were made earlier.
 
     Attributes:
-        file: where it stands.
+        file: where it is.
         line: line in it, counted from 1.
         source: the source text.
         targets: the accepted target texts; training takes the first unless told otherwise.
         input_ids: the source's ids, of a record that is encoded.
-        labels: the target's ids, its end included, of a record that is encoded.
+        labels: the target's ids, EOS included, of a record that is encoded.
         fields: what an encoded record holds beside them, such as `attention_mask`; see `Example`.
     """
 
@@ -143,13 +143,13 @@ def settle(good: int, bad: Sequence[BadRecord], on_bad: OnBad) -> None:
     if bad and (on_bad == "error" or not good):
         raise BadRecordsError(bad, good + len(bad))
     if bad:
-        _logger.warning("%s", listed(bad, good + len(bad)))
+        _logger.warning("%s", bad_records_message(bad, good + len(bad)))
 
 
-def listed(bad: Sequence[BadRecord], of: int) -> str:
-    """The count, then the first few, one a line."""
-    taken = sum(record.lines for record in bad)
-    over = f", over {taken} lines" if taken > len(bad) else ""
+def bad_records_message(bad: Sequence[BadRecord], of: int) -> str:
+    """The count, then the first few, one per line."""
+    lines_lost = sum(record.lines for record in bad)
+    over = f", over {lines_lost} lines" if lines_lost > len(bad) else ""
     lines = [f"{len(bad)} of {of} records cannot be used{over}:", *(f"  {record}" for record in bad[:SHOWN])]
     if len(bad) > SHOWN:
         lines.append(f"  ... and {len(bad) - SHOWN} more")
@@ -166,11 +166,11 @@ FIELDS = (*SOURCE_FIELDS, *TARGET_FIELDS)
 MASKS = ("attention_mask", "decoder_attention_mask")
 
 _OF_THE_TOKEN = ("attention_mask", "token_type_ids")
-"""Where a source is cut its last token is kept, and these with it. The others say something of the place: a token that
-moves forward gets the position of the place it moves to, and decoder inputs stay those in front of each label."""
+"""Where a source is cut its last token is kept, and these with it. The others belong to the position: a token that
+moves forward gets the one of the position it moves to, and decoder inputs stay those in front of each label."""
 
 _WHEN_ABSENT = {"attention_mask": 1, "decoder_attention_mask": 1, "token_type_ids": 0}
-"""What a model does for rows without a field that others of their batch have."""
+"""Defaults of rows without a field that others of their batch have: what a model does without it."""
 
 Row = np.ndarray
 Fields = Mapping[str, Row]
@@ -184,22 +184,22 @@ def alongside(name: str) -> str:
 def source_length(ids: Row, fields: Fields) -> int:
     """Source ids up to the last that the mask shows, at least one.
 
-    What is hidden behind it changes no number: no position attends to it, and none stands behind it.
+    What is hidden after it changes no number: no position attends to it, and none follows it.
     """
     mask = fields.get("attention_mask")
     return len(ids) if mask is None else _up_to_last(np.asarray(mask) != 0)
 
 
 def target_length(labels: Row) -> int:
-    """Labels up to the last that counts, at least one. A causal decoder sees nothing of what stands behind it."""
+    """Labels up to the last that counts, at least one. A causal decoder sees nothing of what follows it."""
     return _up_to_last(np.asarray(labels) != IGNORED)
 
 
 def _up_to_last(counts: np.ndarray) -> int:
     if counts[-1]:
         return len(counts)
-    places = np.flatnonzero(counts)
-    return int(places[-1]) + 1 if len(places) else 1
+    counted = np.flatnonzero(counts)
+    return int(counted[-1]) + 1 if len(counted) else 1
 
 
 def cut(name: str, row: Row, length: int) -> Row:
@@ -212,8 +212,8 @@ def cut_ids(ids: Row, length: int) -> Row:
     return np.append(ids[: length - 1], ids[-1:])
 
 
-def completed(name: str, rows: Sequence[Row | None], lengths: Sequence[int]) -> list[Row] | None:
-    """A field of all rows, filled in where it is absent; None if no row has it.
+def with_defaults(name: str, rows: Sequence[Row | None], lengths: Sequence[int]) -> list[Row] | None:
+    """A field of all rows, with its default where it is absent; None if no row has it.
 
     Raises:
         ValueError: only some rows have it, and what it would be in the others depends on the model.

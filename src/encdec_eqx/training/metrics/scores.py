@@ -22,8 +22,8 @@ References = Sequence[Sequence[str]]
 def edit_distance(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
     """Fewest substitutions, insertions and deletions that turn one sequence into the other (Levenshtein).
 
-    A column of the usual table is kept as the differences between its neighbours, one bit a row, in two whole numbers
-    (Myers 1999, as put by Hyyrö 2003): a step costs a few operations on them instead of one a row.
+    A column of the usual table is kept as the differences between its neighbours, one bit per row, in two whole numbers
+    (Myers 1999, as put by Hyyrö 2003): a step costs a few operations on them instead of one per row.
     """
     if not left:
         return len(right)
@@ -54,7 +54,7 @@ def error_rate(predictions: Texts, references: References, split: Callable[[str]
     edits = length = 0
     for prediction, accepted in zip(predictions, references, strict=True):
         said = split(prediction)
-        against = [(edit_distance(said, wanted), len(wanted)) for wanted in map(split, accepted)]
+        against = [(edit_distance(said, reference), len(reference)) for reference in map(split, accepted)]
         nearest = min(against, key=lambda pair: pair[0])
         edits, length = edits + nearest[0], length + nearest[1]
     if not length:
@@ -78,7 +78,7 @@ def cer(predictions: Texts, references: References) -> float:
 
 
 def exact_match(predictions: Texts, references: References) -> float:
-    """Share of predictions that equal one of their references, in percent; white space around a text does not count."""
+    """Percentage of predictions that equal one of their references; white space around a text does not count."""
     right = [
         prediction.strip() in map(str.strip, accepted)
         for prediction, accepted in zip(predictions, references, strict=True)
@@ -87,7 +87,7 @@ def exact_match(predictions: Texts, references: References) -> float:
 
 
 def sequence_error_rate(predictions: Texts, references: References) -> float:
-    """Share of predictions that equal none of their references, in percent: of pronunciations, the word error rate."""
+    """Percentage of predictions that equal none of their references: of pronunciations, the word error rate."""
     return 100 - exact_match(predictions, references)
 
 
