@@ -3,6 +3,7 @@
 import re
 import string
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,8 @@ def test_the_page_lists_every_code_with_its_severities(section: str):
 def test_every_entry_has_words_and_a_check_that_says_them(name: str):
     entry = CATALOGUE[name]
     fields = [field for text in (entry.message, entry.fix) for _, field, *_ in string.Formatter().parse(text) if field]
-    finding = found(name, entry.severities[0], **dict.fromkeys(fields, 1))
+    numbers: dict[str, Any] = dict.fromkeys(fields, 1)
+    finding = found(name, entry.severities[0], **numbers)
     assert finding.message
     assert finding.fix.endswith((".", "?"))
     assert set(entry.severities) <= set(SEVERITIES)

@@ -10,6 +10,7 @@ third step on.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .catalogue import found
 from .finding import Finding
@@ -36,7 +37,7 @@ def is_above_uniform(loss: float, uniform: float, logits_spread: float, *, may_b
     """
     if loss <= uniform + max(0.5, 0.1 * uniform):
         return
-    numbers = {"loss": loss, "ln_vocab": uniform, "logits_spread": logits_spread}
+    numbers: dict[str, Any] = {"loss": loss, "ln_vocab": uniform, "logits_spread": logits_spread}
     if may_be_high:
         yield found("loss_starts_high", **numbers)
     else:
@@ -212,7 +213,7 @@ def encoder_is_ignored(reading: Reading) -> Iterator[Finding]:
     """
     if reading.states < 1e-5:
         return
-    evidence = {"divergence": reading.divergence, "gain": reading.gain}
+    evidence: dict[str, Any] = {"divergence": reading.divergence, "gain": reading.gain}
     if not reading.moved:
         yield found("encoder_ignored", **evidence)
     elif reading.new:
