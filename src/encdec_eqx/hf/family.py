@@ -35,6 +35,7 @@ from .attributes import (
 from .attributes import Role as Role
 from .ignored import GENERATION, IGNORED, OF_THE_FILE
 from .names import NameTable, Row
+from .transforms import How
 
 _WHY_ABSENT = {
     "cross": "cross-attention, which this model does not have",
@@ -319,7 +320,7 @@ def _kind(layer: LayerSpec) -> LayerSpec:
 def _of_role(rows: tuple[tuple[Any, ...], ...], role: Role, config: StackConfig) -> Iterator[Row]:
     for ours, theirs, transform, *only in rows:
         if only in ([], [role]):
-            yield ours, theirs, transform(config) if callable(transform) else transform
+            yield ours, theirs, transform if isinstance(transform, How) else transform(config)
 
 
 def _prefixed(prefix: str, rows: Iterator[Row] | list[Row]) -> tuple[Row, ...]:

@@ -23,9 +23,9 @@ from .._quoting import printable, quoted
 from .._trees import path_name
 from . import transforms
 from .files.folder import Tensors
-from .files.wrapped import unwrapped
-from .names import NameTable
+from .names import NameTable, unwrapped
 from .report import Loaded
+from .transforms import How
 
 Tree = TypeVar("Tree")
 
@@ -49,7 +49,7 @@ _WAY_OUT = (
 
 @dataclasses.dataclass
 class _Plan:
-    fills: dict[str, list[tuple[str, str]]]
+    fills: dict[str, list[tuple[str, How]]]
     loaded: Loaded
     problems: list[str]
 
@@ -185,7 +185,8 @@ def _plan(
         transform = next((row[2] for _, row in table.rows() if row[0] == ours), "same")
         if count != transforms.count_parts(transform, shapes[ours]):
             raise AssertionError(f"the name table has {count} rows for {ours} of shape {shapes[ours]}.")
-    plan.loaded.names = [name for fill in plan.fills.values() for name, _ in fill]
+    plan.loaded.names = list(dict.fromkeys(name for fill in plan.fills.values() for name, _ in fill))
+    plan.problems[:] = dict.fromkeys(plan.problems)
     return plan
 
 
@@ -255,7 +256,7 @@ def _conversions(plan: _Plan, tensors: Tensors, dtypes: dict[str, np.dtype]) -> 
     return sorted(f"converted from {theirs} to {ours}" for theirs, ours in pairs if theirs != ours)
 
 
-def _filled(shape: tuple[int, ...], dtype: np.dtype, fill: list[tuple[str, str]], tensors: Tensors) -> jax.Array:
+def _filled(shape: tuple[int, ...], dtype: np.dtype, fill: list[tuple[str, How]], tensors: Tensors) -> jax.Array:
     array = _aligned(shape, dtype)
     for name, transform in fill:
         transforms.write(transform, array, tensors.read(name))

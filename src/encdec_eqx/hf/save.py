@@ -1,7 +1,7 @@
 """Writing a model's arrays and JSON files to a folder, all or nothing.
 
-Knows nothing of families or model classes: the arrays come as a pytree, their names from a name table. Files are
-written into a folder beside the target and moved into place when all are complete, so a failed save changes nothing.
+Files are written into a folder beside the target and moved into place when all are complete, so a failed save changes
+nothing.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from . import transforms
 from .files.folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
 from .files.safetensors_file import write_file
 from .names import NameTable
+from .transforms import How
 
 
 def save(
@@ -91,15 +92,18 @@ def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], n
         (name, shape, np.dtype(np.float32), functools.partial(np.zeros, shape, np.float32))
         for name, shape in table.buffers.items()
     ]
+    parts: dict[str, list[tuple[How, jax.Array]]] = {}
+    for ours, theirs, how in rows:
+        if _written(arrays[ours], table.computed.get(ours)):
+            parts.setdefault(theirs, []).append((how, arrays[ours]))
     return buffers + [
         (
             theirs,
-            transforms.their_shape(transform, arrays[ours].shape),
-            np.dtype(arrays[ours].dtype),
-            functools.partial(_read, arrays[ours], transform),
+            transforms.their_shape(filled[0][0], filled[0][1].shape),
+            np.dtype(filled[0][1].dtype),
+            functools.partial(_read, filled),
         )
-        for ours, theirs, transform in rows
-        if _written(arrays[ours], table.computed.get(ours))
+        for theirs, filled in parts.items()
     ]
 
 
@@ -110,8 +114,8 @@ def _written(array: jax.Array, computed: tuple[Callable[[], np.ndarray], bool] |
     return not np.array_equal(np.asarray(array), computed[0]().astype(array.dtype))
 
 
-def _read(array: jax.Array, transform: str) -> np.ndarray:
-    return transforms.read(transform, np.asarray(array))
+def _read(parts: list[tuple[How, jax.Array]]) -> np.ndarray:
+    return transforms.join((how, np.asarray(array)) for how, array in parts)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The few named, invertible ways in which a tensor of a checkpoint becomes an array, or a part of one, of ours.
 
-Knows nothing of names, families or files. Ours: a linear weight is `(in, *out)`, with `(in, parts, *out)` when several
-are fused; a bias has the `out` axes. Theirs: a torch `Linear` is `(out, in)`, GPT-2's `Conv1D` is `(in, out)`.
+Ours: a linear weight is `(in, *out)`, with `(in, parts, *out)` when several are fused; a bias has the `out` axes.
+Theirs: a torch `Linear` is `(out, in)`, GPT-2's `Conv1D` is `(in, out)`.
 
 | name              | ours                     | theirs           |
 |-------------------|--------------------------|------------------|
@@ -12,10 +12,13 @@ are fused; a bias has the `out` axes. Theirs: a torch `Linear` is `(out, in)`, G
 | `transposed`      | a weight `(in, *out)`    | `(out, in)`      |
 | `bias part k`     | entry k of `(parts, *out)`          | `(out,)`    |
 | `transposed part k` | entry k of `(in, parts, *out)`    | `(out, in)` |
+
+Where their tensor is fused and ours are apart, or the parts are of unequal size, a `Fused` says which rows are meant.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +26,42 @@ import numpy as np
 Shape = tuple[int, ...]
 
 
-class Transform(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """A part of a tensor whose rows hold several: groups of heads, each of which has some of each part.
+
+    | tensor | groups | counts | width |
+    |---|---|---|---|
+    | queries, keys and values in a row (Phi-3, ModernBERT) | 1 | heads, key-value heads, the same | a head's |
+    | queries, keys and values of each key-value head (Falcon) | key-value heads | heads of one, 1, 1 | a head's |
+    | query, key and value of each head (GPT-NeoX, Bloom) | heads | 1, 1, 1 | a head's |
+    | gate and up (Phi-3, ModernBERT) | 1 | 1, 1 | the inner width |
+
+    Attributes:
+        how: the transform between our array and the part.
+        groups: how often the parts recur.
+        counts: how many blocks of rows each part has in a group.
+        width: rows of a block.
+        part: which of the parts it is.
+    """
+
+    how: str
+    groups: int
+    counts: tuple[int, ...]
+    width: int
+    part: int
+
+    def view(self, theirs: np.ndarray) -> np.ndarray:
+        """The part of the tensor, as a view of it: `(groups, count, width, *rest)`."""
+        start = sum(self.counts[: self.part])
+        axes = theirs.reshape(self.groups, sum(self.counts), self.width, *theirs.shape[1:])
+        return axes[:, start : start + self.counts[self.part]]
+
+
+How = str | Fused
+
+
+class _Transform(NamedTuple):
     """One way to turn a checkpoint's tensor into ours and back.
 
     Attributes:
@@ -37,47 +75,60 @@ class Transform(NamedTuple):
     transposed: bool = False
 
 
-def their_shape(name: str, ours: Shape) -> Shape:
+def their_shape(how: How, ours: Shape) -> Shape:
     """The shape that the checkpoint's tensor must have.
 
     Args:
-        name: the transform.
+        how: the transform.
         ours: the shape of our whole array.
     """
-    transform = _transform(name)
+    if isinstance(how, Fused):
+        return (how.groups * sum(how.counts) * how.width, *their_shape(how.how, ours)[1:])
+    transform = _transform(how)
     return transform.shape(transform.part(_empty(ours)).shape)
 
 
-def count_parts(name: str, ours: Shape) -> int:
-    """How many tensors of this transform fill our array."""
-    part = _transform(name).part(_empty(ours)).size
+def count_parts(how: How, ours: Shape) -> int:
+    """How many rows of this transform fill our array."""
+    part = _transform(how.how if isinstance(how, Fused) else how).part(_empty(ours)).size
     return math.prod(ours) // part if part else 1
 
 
-def write(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+def write(how: How, ours: np.ndarray, theirs: np.ndarray) -> None:
     """Fill our array, or the part of it that the transform names, converting the dtype.
 
     Args:
-        name: the transform.
+        how: the transform.
         ours: our whole array, written in place.
-        theirs: the checkpoint's tensor, of shape `their_shape(name, ours.shape)`.
+        theirs: the checkpoint's tensor, of shape `their_shape(how, ours.shape)`.
     """
-    transform = _transform(name)
+    if isinstance(how, Fused):
+        theirs, how = how.view(theirs).reshape(their_shape(how.how, ours.shape)), how.how
+    transform = _transform(how)
     part = transform.part(ours)
     source = theirs.T if transform.transposed else theirs
     part[...] = source.reshape(part.shape)
 
 
-def read(name: str, ours: np.ndarray) -> np.ndarray:
+def read(how: str, ours: np.ndarray) -> np.ndarray:
     """The checkpoint's tensor from our whole array: the inverse of `write`."""
-    transform = _transform(name)
+    transform = _transform(how)
     part = transform.part(ours)
     shape = transform.shape(part.shape)
     return part.reshape(shape[::-1]).T if transform.transposed else part.reshape(shape)
 
 
-def _whole(array: np.ndarray) -> np.ndarray:
-    return array
+def join(parts: Iterable[tuple[How, np.ndarray]]) -> np.ndarray:
+    """The checkpoint's tensor from all of our arrays that are in it."""
+    theirs: np.ndarray | None = None
+    for how, ours in parts:
+        if not isinstance(how, Fused):
+            return read(how, ours)
+        theirs = np.empty(their_shape(how, ours.shape), ours.dtype) if theirs is None else theirs
+        view = how.view(theirs)
+        view[...] = read(how.how, ours).reshape(view.shape)
+    assert theirs is not None
+    return theirs
 
 
 def _same(shape: Shape) -> Shape:
@@ -88,32 +139,32 @@ def _flat(shape: Shape) -> Shape:
     return (math.prod(shape),)
 
 
-def _rows(shape: Shape) -> Shape:
-    return (shape[0], math.prod(shape[1:]))
-
-
 def _columns(shape: Shape) -> Shape:
     return (math.prod(shape[1:]), shape[0])
 
 
+def _whole(array: np.ndarray) -> np.ndarray:
+    return array
+
+
 _TRANSFORMS = {
-    "same": Transform(_whole, _same),
-    "flat": Transform(_whole, _flat),
-    "row": Transform(_whole, lambda shape: (1, *shape)),
-    "rows": Transform(_whole, _rows),
-    "transposed": Transform(_whole, _columns, transposed=True),
+    "same": _Transform(_whole, _same),
+    "flat": _Transform(_whole, _flat),
+    "row": _Transform(_whole, lambda shape: (1, *shape)),
+    "rows": _Transform(_whole, lambda shape: (shape[0], math.prod(shape[1:]))),
+    "transposed": _Transform(_whole, _columns, transposed=True),
 }
 
 
-def _transform(name: str) -> Transform:
+def _transform(name: str) -> _Transform:
     if name in _TRANSFORMS:
         return _TRANSFORMS[name]
     kind, _, number = name.partition(" part ")
     part = int(number)
     if kind == "bias":
-        return Transform(lambda array: array[part], _flat)
+        return _Transform(lambda array: array[part], _flat)
     if kind == "transposed":
-        return Transform(lambda array: array[:, part], _columns, transposed=True)
+        return _Transform(lambda array: array[:, part], _columns, transposed=True)
     raise ValueError(f"unknown transform {name!r}.")
 
 
