@@ -2,7 +2,7 @@
 
 A `KeyboardInterrupt` is no way out of a program that compiles: one that comes inside jax's callbacks is swallowed, and
 one that comes inside its caches may crash the process at its end. So a thread waits for the signal, and leaves without
-unwinding. Knows signals; must not know what the command does.
+unwinding.
 """
 
 import contextlib

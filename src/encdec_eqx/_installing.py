@@ -1,6 +1,6 @@
 """How to get a part of the package that is not installed: the one place that says `pip install`.
 
-The package is on no index, so the command installs from the clone that this one came from. Knows nothing of the parts.
+The package is on no index, so the command installs from the clone that this one came from.
 """
 
 import importlib.metadata

@@ -1,6 +1,6 @@
 """JSON of other people's making, read so that every refusal is one kind of error in one line.
 
-Knows no file and no meaning. Python's `json` raises three kinds of errors for text that it cannot read, and the one for
+Python's `json` raises three kinds of errors for text that it cannot read, and the one for
 a number of thousands of digits says nothing of JSON.
 """
 
@@ -13,7 +13,7 @@ PairsHook = Callable[[list[tuple[str, Any]]], Any]
 
 
 def loads(text: str | bytes, *, object_pairs_hook: PairsHook | None = None) -> Any:
-    """`json.loads`, the errors of which are sentences.
+    """`json.loads`, the errors of which are of one kind and one line.
 
     Args:
         text: the JSON; bytes are UTF-8, a mark (BOM) in front of them aside.

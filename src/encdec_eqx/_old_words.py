@@ -1,6 +1,6 @@
 """Words of `FlaxEncoderDecoderModel` and of transformers, and what is said here instead: errors that teach.
 
-The one place that knows the old words. A decorated method keeps its signature; `TaughtAttributes` is for classes that
+A decorated method keeps its signature; `TaughtAttributes` is for classes that
 had attributes which are gone. `docs/migrating_from_flax.md` has the whole story.
 """
 
@@ -48,7 +48,7 @@ _GENERATE = {
     "seed": "pass a PRNG key as key=jax.random.key(seed).",
     "params": _NO_PARAMS,
     "train": "leave it out: generating never has dropout.",
-    "trace": "leave it out: the loop is compiled always, and once a bucket.",
+    "trace": "leave it out: the loop is always compiled, once per bucket.",
 }
 _LOAD = {
     "from_pt": _ONE_FORMAT,
@@ -59,7 +59,7 @@ _LOAD = {
     "_do_init": "leave it out: a model always holds its arrays.",
     "config": "leave it out: config.json beside the weights is read. Single attributes can be set by their names.",
     "torch_dtype": _DTYPE,
-    "seed": "pass a PRNG key as key=jax.random.key(seed); it draws what is new.",
+    "seed": "pass a PRNG key as key=jax.random.key(seed); it initialises what is new.",
     "input_shape": "leave it out: nothing is traced when a model is loaded.",
     "use_auth_token": "pass token=.",
     "trust_remote_code": "leave it out: no code of a repository is ever run.",

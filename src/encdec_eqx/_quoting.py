@@ -1,6 +1,6 @@
 """Values and names of other people's making, as messages quote them: one line, no longer than that, safe to print.
 
-Knows nothing of what is quoted. `repr` alone will not do: it is as long as the value, it fails on whole numbers of
+`repr` alone will not do: it is as long as the value, it fails on whole numbers of
 thousands of digits, and the names of files are usually shown bare, where an escape sequence would reach the terminal.
 """
 

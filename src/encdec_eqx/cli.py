@@ -1,6 +1,6 @@
 """The command `encdec-eqx`: reads arguments, calls what does the work, turns known errors into one line.
 
-Knows the parts by name only and imports them when they are asked for, so that `--help` is quick.
+The parts are imported when they are asked for, so that `--help` is quick.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the command's name; default those of the process.
 
     Returns:
-        The exit status: 0, or 1 after an error that is the caller's to mend (argparse itself exits with 2).
+        The exit status: 0, or 1 after an error that is the caller's to fix (argparse itself exits with 2).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -118,9 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser(
         "doctor",
-        help="look for what spoils training: special tokens, labels, masks, dead attention, learning rate, ...",
+        help="look for what breaks training: special tokens, labels, masks, dead attention, learning rate, ...",
         description="Looks at a saved pair, or at the run that a TOML file for 'train' describes, and says what is "
-        "wrong and how to mend it. Exit status 1 if something is.",
+        "wrong and how to fix it. Exit status 1 if something is.",
     )
     doctor.add_argument("path", help="folder or Hub id of a saved pair, or a TOML file as for 'train'")
     doctor.add_argument(

@@ -35,7 +35,7 @@ from .surgery.ties import Ties, tie, untie
 
 
 class Seq2SeqOutput(TaughtAttributes):
-    """What `EncoderDecoder.__call__` and `.decode` return; tuples have one entry a layer (hidden states one more).
+    """What `EncoderDecoder.__call__` and `.decode` return; tuples have one entry per layer (hidden states one more).
 
     Attributes:
         logits: scores of the next token after each target position, in float32.

@@ -27,7 +27,7 @@ class Reshapes(eqx.Module):
     def resize_token_embeddings(self: _Pair, new_num_tokens: int, *, key: PRNGKey) -> _Pair:
         """The same model with more or fewer token ids on both sides.
 
-        Where the pieces share one token table (BART and kin, `tie_encoder_decoder`) they still do. Two tables of one
+        Where the pieces share one embedding matrix (BART's family, `tie_encoder_decoder`) they still do. Two matrices of one
         size are both resized; of two sizes, `resize_encoder_token_embeddings` and `resize_decoder_token_embeddings`
         resize one. What is tied stays tied; a constant bias of the logits gets zeros. Format, special tokens and
         settings for generating are kept.
@@ -47,20 +47,20 @@ class Reshapes(eqx.Module):
 
     @checked
     def resize_encoder_token_embeddings(self: _Pair, new_num_tokens: int, *, key: PRNGKey) -> _Pair:
-        """The same model with more or fewer token ids in the encoder, which has a table of its own.
+        """The same model with more or fewer token ids in the encoder, which has an embedding matrix of its own.
 
         Args:
             new_num_tokens: number of ids. Rows that both sizes have are kept.
             key: draws the new rows, as in `resize_token_embeddings`.
 
         Raises:
-            ValueError: the decoder shares the table, the padding row would be cut off, or the encoder has no table.
+            ValueError: the decoder shares the matrix, the padding row would be cut off, or the encoder has none.
         """
         return dataclasses.replace(self, encoder=resize_encoder(self.encoder, self.ties, new_num_tokens, key=key))
 
     @checked
     def resize_decoder_token_embeddings(self: _Pair, new_num_tokens: int, *, key: PRNGKey) -> _Pair:
-        """The same model with more or fewer token ids in the decoder: its own table, its head and the head's bias.
+        """The same model with more or fewer token ids in the decoder: its own embedding matrix, its head and the head's bias.
 
         Args:
             new_num_tokens: number of ids. Rows that both sizes have are kept.
@@ -68,7 +68,7 @@ class Reshapes(eqx.Module):
 
         Raises:
             TypeError: the head's projection is not a plain `Linear`.
-            ValueError: the encoder shares the table, or a special token would be cut off.
+            ValueError: the encoder shares the matrix, or a special token would be cut off.
         """
         tokens = self.special_tokens.to_hf()
         decoder = resize_decoder(self.decoder, self.ties, new_num_tokens, tokens, key=key)
