@@ -1,10 +1,10 @@
 """The order of the house: who may import whom, and what every file owes its reader.
 
-Works on the source text alone (by `ast`), except the last tests, which import the package in a fresh interpreter.
-The rows are those of `docs/design.md`.
+Works on the source text alone (by `ast`), except the last tests, which import the package in a new interpreter.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "encdec_eqx"
 
-# A file imports from rows with a smaller number, or from its own folder.
+# A file imports from rows with a smaller number, or from its own folder; `docs/design.md` says what each part holds.
 ROWS = {
     "_ctrl_c": 0,
     "_installing": 0,
@@ -58,7 +58,6 @@ ROWS = {
     "__init__": 19,
     "demo": 20,
     "cli": 21,
-    "__main__": 22,
 }
 
 # Third-party packages that only one part of the house may know; an empty set: none may.
@@ -155,6 +154,18 @@ def test_imports_only_from_rows_above(module: str):
     assert not wrong, f"{module} (row {ROWS[part]}) imports {sorted(wrong)}, which stand beside or below it"
 
 
+def test_the_rows_are_those_of_the_design_page():
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (\d+) \| ((?:`[\w.]+`(?:, )?)+) \|", page, re.MULTILINE)
+    told = {part: int(row) for row, parts in table for part in re.findall(r"[\w.]+", parts)}
+    assert told == ROWS, f"the page and this file differ in {sorted(told.items() ^ ROWS.items())}"
+
+
+def test_every_row_has_a_file():
+    empty = [part for part in ROWS if not any(module == part or module.startswith(f"{part}.") for module in MODULES)]
+    assert not empty
+
+
 def test_there_are_no_import_cycles():
     graph = {module: _own(module) - {module} for module in MODULES}
     while True:
@@ -178,7 +189,7 @@ def test_third_party_packages_stay_in_their_place(module: str):
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_opens_with_a_docstring_and_keeps_annotations_live(path: Path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), "the file must open with a docstring: its purpose, and what it must not know"
+    assert ast.get_docstring(tree), "the file must open with a docstring: what it is for"
     future = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
     assert not future, "jaxtyping and beartype read annotations at run time: no `from __future__ import annotations`"
 

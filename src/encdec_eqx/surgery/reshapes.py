@@ -27,7 +27,7 @@ class Reshapes(eqx.Module):
     def resize_token_embeddings(self: _Pair, new_num_tokens: int, *, key: PRNGKey) -> _Pair:
         """The same model with more or fewer token ids on both sides.
 
-        Where the pieces share one embedding matrix (BART's family, `tie_encoder_decoder`) they still do. Two matrices of one
+        Where the pieces share one embedding matrix (BART's family, `tie_encoder_decoder`) they still do. Two of one
         size are both resized; of two sizes, `resize_encoder_token_embeddings` and `resize_decoder_token_embeddings`
         resize one. What is tied stays tied; a constant bias of the logits gets zeros. Format, special tokens and
         settings for generating are kept.
@@ -60,7 +60,7 @@ class Reshapes(eqx.Module):
 
     @checked
     def resize_decoder_token_embeddings(self: _Pair, new_num_tokens: int, *, key: PRNGKey) -> _Pair:
-        """The same model with more or fewer token ids in the decoder: its own embedding matrix, its head and the head's bias.
+        """The same model with more or fewer token ids in the decoder: embedding matrix, head and the head's bias.
 
         Args:
             new_num_tokens: number of ids. Rows that both sizes have are kept.
