@@ -29,6 +29,8 @@ JUDGES = (
     "encdec_eqx.generation.value_checks",
     "encdec_eqx.generation.special_tokens",
     "encdec_eqx.training.batch",
+    "encdec_eqx.training.callbacks",
+    "encdec_eqx.training.fitting",
     "encdec_eqx.training.train_config",
     "encdec_eqx.training.job",
     "encdec_eqx.params.lora",

@@ -28,7 +28,7 @@ PATHS = {
     "generation.resolve": "generation.plan",
     "generation.settings": "generation.generation_config",
     "training.checkpoints": "training.resume",
-    "training.closing": "training.fitting",
+    "training.closing": "training.callbacks",
     "training.config": "training.train_config",
     "training.course": "training.resume.same_run",
     "training.data.csv_rows": "training.data.csv_and_parquet",

@@ -150,7 +150,7 @@ def _train(words: Sequence[str]) -> int:
     """
     tyro = _needed("tyro", "train")
     _needed("rich", "train")
-    from .training.fitting import closing_lines
+    from .training.callbacks import summary_lines
     from .training.job import TrainJob, giving_way, read_job
     from .training.run_job import run_job
 
@@ -169,7 +169,7 @@ def _train(words: Sequence[str]) -> int:
     if result.ending == "interrupted":
         print(f"encdec-eqx: interrupted; step {result.step} is saved, and --resume goes on from it.", file=sys.stderr)
         return _INTERRUPTED
-    for line in closing_lines(result):
+    for line in summary_lines(result):
         print(line)
     return 0
 

@@ -21,15 +21,15 @@ from encdec_eqx.config import PositionsConfig
 from encdec_eqx.generation.generation_config import GenerationConfig
 from encdec_eqx.params.lora import drop_lora, load_lora, merge_lora
 from encdec_eqx.training import TrainConfig, TrainingDivergedError, fit, init_train_state, make_train_step
+from encdec_eqx.training.callbacks import summary_lines
 from encdec_eqx.training.data import Batches, Example, Examples
 from encdec_eqx.training.evaluation import generate_ids, mean_loss, with_length
-from encdec_eqx.training.fitting import closing_lines
 from encdec_eqx.training.model_examples import digest
 from encdec_eqx.training.reporting.log import RunLog, read_log
-from encdec_eqx.training.reporting.tracking import Standing
+from encdec_eqx.training.reporting.tracking import BestTracker
 from encdec_eqx.training.resume import RunCheckpoints
 from encdec_eqx.training.resume import checkpoint_files as files
-from encdec_eqx.training.training_run import prepared
+from encdec_eqx.training.training_run import prepare
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 from tolerances import SAME_LOSS_ALONE
 
@@ -69,7 +69,7 @@ def same(left: Any, right: Any) -> bool:
 def test_fit_is_the_loop_that_one_would_write(tmp_path: Path):
     model, records, settings = pair(), reversal(40), config(tmp_path / "run", label_smoothing_factor=0.1)
     result = fit(model, records, settings)
-    ready = prepared(model, records, settings)
+    ready = prepare(model, records, settings)
     step = make_train_step(ready.optimizer, label_smoothing=0.1)
     state = init_train_state(model.with_layout("scanned"), ready.optimizer)
     examples = examples_of(records)
@@ -149,7 +149,7 @@ def test_evaluations_come_when_due_and_the_best_is_kept(tmp_path: Path):
     assert result.best == min(losses)
     assert result.best_step == evaluations[int(np.argmin(losses))]["step"]
     # the returned model scores what the best evaluation said
-    ready = prepared(pair(), reversal(16), settings, eval_data=held_out)
+    ready = prepare(pair(), reversal(16), settings, eval_data=held_out)
     values = ready.evaluate(result.model)
     assert values["loss"] == pytest.approx(result.best, rel=SAME_LOSS_ALONE)
     assert set(values) == {"loss", "per", "exact_match"}
@@ -168,9 +168,9 @@ def test_the_result_says_which_step_it_is_of_and_what_it_makes_of_examples(tmp_p
     assert result.best_by == "exact_match"
     assert result.best_values == {name: evaluations[result.best_step][name] for name in ("loss", "exact_match")}
     assert result.model_step == 5
-    ready = prepared(pair(), reversal(16), settings, eval_data=held_out)
+    ready = prepare(pair(), reversal(16), settings, eval_data=held_out)
     assert result.predictions == tuple(ready.generated(result.model)[:4])
-    lines = list(closing_lines(result))
+    lines = list(summary_lines(result))
     assert lines[2].startswith("the model is that of step 5, the last; load_best_model_at_end = true keeps the best")
     best = fit(
         pair(),
@@ -179,16 +179,16 @@ def test_the_result_says_which_step_it_is_of_and_what_it_makes_of_examples(tmp_p
         eval_data=held_out,
     )  # as the line says
     assert best.model_step == result.best_step
-    assert f"the model is that of step {best.best_step}, the best" in closing_lines(best)
+    assert f"the model is that of step {best.best_step}, the best" in summary_lines(best)
     assert not same(best.model, result.model)
 
 
 def test_without_evaluations_or_generation_the_last_lines_are_few(tmp_path: Path):
     plain = fit(pair(), reversal(8), config(tmp_path / "run", max_steps=1))
-    assert [*closing_lines(plain)] == [f"finished after 1 steps; the model is in {tmp_path / 'run' / 'model'}"]
+    assert [*summary_lines(plain)] == [f"finished after 1 steps; the model is in {tmp_path / 'run' / 'model'}"]
     silent = config(tmp_path / "silent", max_steps=1, predict_with_generate=False)
     result = fit(pair(), reversal(8), silent, eval_data=reversal(3))
-    assert (result.predictions, len([*closing_lines(result)])) == ((), 3)
+    assert (result.predictions, len([*summary_lines(result)])) == ((), 3)
 
 
 @pytest.mark.parametrize(
@@ -354,16 +354,16 @@ def test_a_lengthened_run_is_the_run_that_was_long_from_the_start(
 def test_the_evaluation_at_a_former_end_is_not_the_best_of_the_longer_run(tmp_path: Path, monkeypatch):
     # step 3 ended the first run with a loss that no later evaluation reaches, step 2 is the best of the longer run
     losses = {2: 0.5, 3: 0.1, 4: 0.7, 6: 0.6}
-    real = Standing.after
+    real = BestTracker.after
 
-    def after(self: Standing, at: int, values: dict[str, float]) -> Standing:
+    def after(self: BestTracker, at: int, values: dict[str, float]) -> BestTracker:
         return real(self, at, {**values, "loss": losses[at]})
 
     def save(self: Any, at: int, state: Any, position: Any, metrics: Any = None, **more: Any) -> None:
         real_save(self, at, state, position, metrics and {**metrics, "loss": losses[at]}, **more)
 
     real_save = RunCheckpoints.save
-    monkeypatch.setattr(Standing, "after", after)
+    monkeypatch.setattr(BestTracker, "after", after)
     monkeypatch.setattr(RunCheckpoints, "save", save)
     settings = config(
         tmp_path / "run", max_steps=3, eval_steps=2, lr_scheduler_type="constant", save_total_limit=1,

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from encdec_eqx.training.job import DataSource, ModelSource, TrainJob, giving_way, read_job
-from encdec_eqx.training.reporting.tracking import Standing
-from encdec_eqx.training.resume.same_run import check_course, course_of
+from encdec_eqx.training.reporting.tracking import BestTracker
+from encdec_eqx.training.resume.same_run import check_schedule, schedule_of
 from encdec_eqx.training.train_config import TrainConfig
 
 WRONG = [
@@ -228,18 +228,20 @@ def test_a_job_without_model_or_data_says_which_names_to_give():
     ],
 )
 def test_a_run_goes_on_longer_if_the_rates_of_its_steps_do_not_change(shape: str, more: dict, goes_on: bool):
-    then, now = (course_of(TrainConfig(lr_scheduler_type=shape, max_steps=steps, **more), steps) for steps in (10, 20))
+    then, now = (
+        schedule_of(TrainConfig(lr_scheduler_type=shape, max_steps=steps, **more), steps) for steps in (10, 20)
+    )
     again = json.loads(json.dumps(then))
-    check_course(again, then, step=10, output_dir=Path("run"))
+    check_schedule(again, then, step=10, output_dir=Path("run"))
     with contextlib.nullcontext() if goes_on else pytest.raises(ValueError, match="cannot go on with another schedule"):
-        check_course(again, now, step=10, output_dir=Path("run"))
+        check_schedule(again, now, step=10, output_dir=Path("run"))
     # a warm-up and a plateau of a run that was stopped before its decay are as they would have been
     if shape in ("warmup_stable_decay", "linear") and (more or shape != "linear"):
-        check_course(again, now, step=3, output_dir=Path("run"))
+        check_schedule(again, now, step=3, output_dir=Path("run"))
 
 
 def test_patience_runs_out_and_small_gains_do_not_help():
-    standing = Standing(metric="loss", greater_is_better=False, threshold=0.1, patience=2)
+    standing = BestTracker(metric="loss", greater_is_better=False, threshold=0.1, patience=2)
     for step, (loss, best, waited) in enumerate([(3.0, 3.0, 0), (2.0, 2.0, 0), (1.95, 1.95, 1), (2.5, 1.95, 2)], 1):
         assert not standing.exhausted
         standing = standing.after(step, {"loss": loss, "bleu": 0.0})
@@ -247,26 +249,26 @@ def test_patience_runs_out_and_small_gains_do_not_help():
     assert standing.exhausted
     assert standing.best_step == 3
     assert standing.best_values == {"loss": 1.95, "bleu": 0.0}
-    fresh = Standing(metric="loss", greater_is_better=False, threshold=0.1, patience=2)
+    fresh = BestTracker(metric="loss", greater_is_better=False, threshold=0.1, patience=2)
     assert fresh.restored(json.loads(json.dumps(standing.state()))) == standing
 
 
 def test_more_can_be_better_and_nan_never_is():
-    standing = Standing(metric="bleu", greater_is_better=True).after(1, {"bleu": math.nan})
+    standing = BestTracker(metric="bleu", greater_is_better=True).after(1, {"bleu": math.nan})
     assert standing.best is None
     standing = standing.after(2, {"bleu": 3.0}).after(3, {"bleu": 2.0}).after(4, {"bleu": math.nan})
     assert (standing.best, standing.best_step, standing.waited) == (3.0, 2, 2)
 
 
 def test_of_equal_values_the_lower_loss_is_best_then_the_later_step():
-    standing = Standing(metric="exact_match", greater_is_better=True, patience=9)
+    standing = BestTracker(metric="exact_match", greater_is_better=True, patience=9)
     losses = {1: 0.5, 2: 0.7, 3: 0.4, 4: 0.4, 5: math.nan, 6: 0.41}
     expected = {1: 1, 2: 1, 3: 3, 4: 4, 5: 4, 6: 4}
     for step, loss in losses.items():
         standing = standing.after(step, {"loss": loss, "exact_match": 0.0})
         assert standing.best_step == expected[step]
     assert standing.waited == 5  # an equal value is no improvement
-    alone = Standing(metric="loss", greater_is_better=False).after(1, {"loss": 0.5}).after(2, {"loss": 0.5})
+    alone = BestTracker(metric="loss", greater_is_better=False).after(1, {"loss": 0.5}).after(2, {"loss": 0.5})
     assert alone.best_step == 2
 
 

@@ -25,13 +25,18 @@ if TYPE_CHECKING:
     from ..params.trainable import PartSummary as PartSummary
     from ..params.trainable import TrainableSummary as TrainableSummary
     from ..params.trainable import summarize_trainable as summarize_trainable
+    from .callbacks import Callback as Callback
+    from .callbacks import CheckpointEvent as CheckpointEvent
+    from .callbacks import EvaluationEvent as EvaluationEvent
+    from .callbacks import FitResult as FitResult
+    from .callbacks import StartEvent as StartEvent
+    from .callbacks import StepEvent as StepEvent
     from .data import Batches as Batches
     from .data import Example as Example
     from .data import Examples as Examples
     from .data import encode_pairs as encode_pairs
     from .data import pairs_from as pairs_from
     from .data import read_pairs as read_pairs
-    from .fitting import FitResult as FitResult
     from .fitting import fit as fit
     from .optim.optimizer import Optimizer as Optimizer
     from .optim.optimizer import make_optimizer as make_optimizer
@@ -47,6 +52,11 @@ if TYPE_CHECKING:
 
 _LATER = {
     "TrainConfig": ".train_config",
+    "Callback": ".callbacks",
+    "CheckpointEvent": ".callbacks",
+    "EvaluationEvent": ".callbacks",
+    "StartEvent": ".callbacks",
+    "StepEvent": ".callbacks",
     "Batches": ".data",
     "Example": ".data",
     "Examples": ".data",
@@ -57,7 +67,7 @@ _LATER = {
     "Finding": "..doctor",
     "check_before_training": "..doctor",
     "diagnose": "..doctor",
-    "FitResult": ".fitting",
+    "FitResult": ".callbacks",
     "fit": ".fitting",
     "add_lora": "..params.lora",
     "drop_lora": "..params.lora",

@@ -15,7 +15,7 @@ from ..generation.generation_config import GenerationConfig
 from ..inputs.tokens import longest
 from ..text.texts import by_length, pad_rows, pad_sources, source_pad
 from .batch import checked_batch, completed_batch
-from .loss import seq2seq_loss
+from .loss import Loss, seq2seq_loss
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -35,14 +35,20 @@ class Generated:
     references: tuple[str, ...]
 
 
-def mean_loss(model: Any, batches: Iterable[Mapping[str, np.ndarray]], *, compute_dtype: Any = None) -> float:
-    """Mean cross-entropy of all labels, in nats a token, without smoothing, z-loss or dropout.
+def mean_loss(
+    model: Any,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    compute_dtype: Any = None,
+    loss: Loss = seq2seq_loss,
+) -> float:
+    """Mean cross-entropy of all labels, in nats per label, without smoothing, z-loss or dropout; or of another loss.
 
     Sums and numbers are added over the batches, so that the result does not depend on how they were cut.
     """
     total = weight = 0.0
     for batch in batches:
-        one, number = _summed_loss(model, checked_batch(batch, model), compute_dtype)
+        one, number = _summed_loss(model, checked_batch(batch, model), compute_dtype, loss)
         total, weight = total + float(one), weight + float(number)
     if not weight:
         raise ValueError("the evaluation's examples hold no label: their targets are empty.")
@@ -87,14 +93,14 @@ def _generate_batch(
 
 
 @eqx.filter_jit
-def _summed_loss(model: Any, batch: dict[str, Array], compute_dtype: Any) -> tuple[Array, Array]:
+def _summed_loss(model: Any, batch: dict[str, Array], compute_dtype: Any, loss: Loss) -> tuple[Array, Array]:
     if compute_dtype is not None:
         model = astype(model, compute_dtype)
     inputs = completed_batch(batch, model)
     labels = inputs["labels"]
     rest = {name: x for name, x in inputs.items() if name not in ("labels", "input_ids", "decoder_input_ids")}
     logits = model(inputs["input_ids"], inputs["decoder_input_ids"], **rest).logits
-    return seq2seq_loss(logits, labels)
+    return loss(logits, labels)
 
 
 MARGIN, LEAST_MARGIN = 0.25, 8

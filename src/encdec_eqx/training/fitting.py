@@ -1,66 +1,32 @@
 """The training loop: from a model, examples and settings to a trained model, its log and its checkpoints."""
 
 import contextlib
-import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from .._quoting import printable, quoted
+from .._quoting import quoted
 from ..doctor.finding import stop_on_errors
 from ..text import TokenizerPair
+from .callbacks import Callback, Callbacks, CheckpointEvent, Ending, EvaluationEvent, FitResult, StartEvent, StepEvent
 from .evaluation import Generated
 from .interrupts import StopFlag, graceful_stop
+from .loss import Loss
+from .optim.optimizer import OwnOptimizer
 from .reporting.log import RunLog, read_log
 from .reporting.progress import Progress, progress
 from .reporting.run_folder import Output
-from .reporting.tracking import Meter
+from .reporting.tracking import StepMetrics
 from .resume import RunCheckpoints
-from .resume.same_run import check_course
+from .resume.same_run import check_schedule
 from .step import TrainState
 from .train_config import TrainConfig
-from .training_run import Prepared, prepared
+from .training_run import TrainingRun, prepare
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 4  # predictions
 _WAITED_FOR = 8  # steps after which the first estimate of the time that is left is a good one
 _OF_STEPS = ("train", "eval")
-
-Ending = Literal["finished", "early stopping", "interrupted"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """What a run came to.
-
-    Attributes:
-        model: The trained model, in the unrolled layout, which generates fastest; with `config.lora`, its adapters not
-            merged (`merge_lora`). After an interruption: as far as it came.
-        ending: "finished", "early stopping", or "interrupted" (by SIGTERM or Ctrl-C; go on with `resume=True`).
-        step: Steps taken, over all sessions of the run.
-        best: Best evaluated value of `config.best_by`, if there was an evaluation.
-        best_step: Its step; of equal values that of the lower loss, then the later one.
-        best_values: Everything that was evaluated at that step, by name.
-        best_by: What decides which is best, if there was an evaluation.
-        model_step: The step whose parameters `model` has.
-        predictions: What `model` generates for the first examples of the evaluation, beside the references; empty
-            without such examples, after an interruption, and with `predict_with_generate=False`.
-        output_dir: Folder of the run.
-        log: The lines of `log.jsonl`, as mappings.
-    """
-
-    model: Any
-    ending: Ending
-    step: int
-    best: float | None
-    best_step: int | None
-    best_values: Mapping[str, float] | None
-    best_by: str | None
-    model_step: int
-    predictions: tuple[Generated, ...]
-    output_dir: Path
-    log: tuple[dict[str, Any], ...]
 
 
 def fit(
@@ -73,6 +39,9 @@ def fit(
     on_bad_records: Literal["error", "report"] = "error",
     on_diagnosed_errors: Literal["error", "report"] = "report",
     console: Any = None,
+    optimizer: OwnOptimizer | None = None,
+    loss: Loss | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> FitResult:
     """Fine-tunes a model, evaluates it along the way, and keeps all that is needed to go on after any interruption.
 
@@ -82,7 +51,9 @@ def fit(
     at the end `model/`, which `EncoderDecoder.from_pretrained` reads (with the tokenizers, if there are any).
 
     A run that was killed at any moment goes on with `resume=True` from its newest whole checkpoint, and ends with the
-    very bits that it would have ended with. SIGTERM and a first Ctrl-C save a checkpoint and return.
+    very bits that it would have ended with. SIGTERM and a first Ctrl-C save a checkpoint and return. An optimizer and a
+    loss of your own are compared by the names of their functions and the plain values they close over; a resumed run
+    with others is refused, and says which.
 
     Args:
         model: An `EncoderDecoder`, in either layout, its arrays in float32.
@@ -95,6 +66,15 @@ def fit(
         on_diagnosed_errors: What becomes of errors that `check_before_training` finds in examples from all over
             the data: "report" shows and logs them, as warnings are, "error" ends the run before it begins.
         console: A `rich.console.Console` for the progress; default: one on stderr.
+        optimizer: Instead of the config's: an `optax.GradientTransformation`, or a function that makes one from the
+            run's `Schedule` (`lambda schedule: optax.adamw(schedule)`), whose rates are then logged and may be
+            lengthened. It gets the trained arrays alone, float32, with None in place of all that is frozen, and is to
+            clip, decay and scale by the rate itself: the config's settings for that must stay at their defaults, but
+            for a function those of the schedule. Its state must be made of jax arrays.
+        loss: Instead of `seq2seq_loss`, in training and in the loss of evaluations: `loss(logits, labels) -> (sum,
+            weight)`, two sums over the labels that are not -100; the weight may depend on the labels alone. See
+            `make_train_step`.
+        callbacks: Told of steps, evaluations and checkpoints, and may end the run: see `Callback`.
 
     Raises:
         ValueError: Settings, data and model do not fit together, or `output_dir` holds something else.
@@ -105,8 +85,18 @@ def fit(
     """
     if on_diagnosed_errors not in ("error", "report"):
         raise ValueError(f'on_diagnosed_errors must be "error" or "report", got {quoted(on_diagnosed_errors)}.')
+    listeners = Callbacks(callbacks)
     Output.check(config)
-    ready = prepared(model, data, config, eval_data=eval_data, tokenizers=tokenizers, on_bad=on_bad_records)
+    ready = prepare(
+        model,
+        data,
+        config,
+        eval_data=eval_data,
+        tokenizers=tokenizers,
+        on_bad=on_bad_records,
+        optimizer=optimizer,
+        loss=loss,
+    )
     if on_diagnosed_errors == "error":
         stop_on_errors(ready.findings)
     output = Output.opened(config)
@@ -116,13 +106,13 @@ def fit(
                 output.checkpoints,
                 save_total_limit=config.save_total_limit,
                 best_metric=config.best_by if ready.evaluates else None,
-                greater_is_better=ready.standing.greater_is_better if ready.evaluates else None,
+                greater_is_better=ready.best_tracker.greater_is_better if ready.evaluates else None,
                 run=ready.identity,
             )
         )
         stop = stack.enter_context(graceful_stop())
         output.clear()
-        run = _Run(ready, output, checkpoints, stop)
+        run = _Run(ready, output, checkpoints, stop, listeners)
         run.resume()
         output.write_settings(config)
         run.log = stack.enter_context(
@@ -138,22 +128,24 @@ def fit(
             predictions = _predictions(ready, trained)
     records = tuple(read_log(output.log))
     output.draw(records)
-    return FitResult(
+    result = FitResult(
         model=trained,
         ending=ending,
         step=run.step,
-        best=run.standing.best,
-        best_step=run.standing.best_step,
-        best_values=run.standing.best_values,
-        best_by=None if run.standing.best_step is None else config.best_by,
+        best=run.best_tracker.best,
+        best_step=run.best_tracker.best_step,
+        best_values=run.best_tracker.best_values,
+        best_by=None if run.best_tracker.best_step is None else config.best_by,
         model_step=run.model_step,
         predictions=predictions,
         output_dir=config.output_dir,
         log=records,
     )
+    listeners.tell("on_end", result)
+    return result
 
 
-def _predictions(ready: Prepared, model: Any) -> tuple[Generated, ...]:
+def _predictions(ready: TrainingRun, model: Any) -> tuple[Generated, ...]:
     """What the model makes of some examples. It is saved by now: an error would hide that."""
     if ready.config.predict_with_generate is False or not ready.evaluates:
         return ()
@@ -169,11 +161,14 @@ class _Run:
 
     log: RunLog
 
-    def __init__(self, ready: Prepared, output: Output, checkpoints: RunCheckpoints, stop: StopFlag):
+    def __init__(
+        self, ready: TrainingRun, output: Output, checkpoints: RunCheckpoints, stop: StopFlag, callbacks: Callbacks
+    ):
         self.ready, self.output, self.checkpoints, self.stop = ready, output, checkpoints, stop
+        self.callbacks = callbacks
         self.config = ready.config
         self.state: TrainState = ready.initial_state()
-        self.step, self.standing, self.meter = 0, ready.standing, Meter()
+        self.step, self.best_tracker, self.step_metrics = 0, ready.best_tracker, StepMetrics()
         self.model_step = 0
         self.saved_at, self.resumed = 0, False
         self.logged = 0
@@ -190,16 +185,17 @@ class _Run:
             return
         self.state, self.step = found.state, found.step
         position = self._lengthened(found.position)
-        self.standing = self.standing.restored(position["standing"])
-        self.meter = Meter(position["meter"])
+        self.best_tracker = self.best_tracker.restored(position["best_tracker"])
+        self.step_metrics = StepMetrics(position["meter"])
         self.logged = position["logged"]
+        self.callbacks.restore(position["callbacks"])
         self.saved_at, self.resumed = self.step, True
         self.notes = (f"resumed from the checkpoint of step {self.step}", *found.notes, *self.notes)
 
     def _lengthened(self, position: Mapping[str, Any]) -> Mapping[str, Any]:
         """Where the run stands: as it was saved, or as if it had not ended there, if it is now to be longer."""
-        then, now = position["course"], self.ready.course
-        check_course(then, now, step=self.step, output_dir=self.config.output_dir)
+        then, now = position["run_schedule"], self.ready.run_schedule
+        check_schedule(then, now, step=self.step, output_dir=self.config.output_dir)
         early = position["early"]
         if then["total_steps"] == now["total_steps"] or early is None:
             return position
@@ -225,30 +221,42 @@ class _Run:
     def to_the_end(self, bar: Progress) -> Ending:
         """Takes steps until there are no more, patience has run out, or a signal came."""
         total, key = self.ready.total_steps, self.ready.key
-        self.meter.go_on()
+        self.callbacks.tell("on_start", StartEvent(step=self.step, total_steps=total, output_dir=self.output.folder))
+        self.step_metrics.go_on()
         for batch in self._batches(self.step, total):
-            if self.standing.exhausted:
+            if self.best_tracker.exhausted or self.callbacks.stop_requested:
                 break
             done = self._announced(batch, bar)
             self.state, metrics = self.ready.train_step(self.state, batch, key)
             self.step += 1
-            self.meter.add(metrics, batch)
+            self.step_metrics.add(metrics, batch)
             if done:
-                self.meter.settle()
+                self.step_metrics.settle()
+            if self.callbacks:
+                self.callbacks.tell("on_step", self._step_event(metrics, batch))
             self._afterwards(bar, done)
             if self.stop.requested:
-                if self.saved_at != self.step:  # else it would lose its metrics
-                    self._save()
+                self._save_unless_saved()  # else it would lose its metrics
                 return "interrupted"
+        self._save_unless_saved()
+        self.checkpoints.wait()
+        if self.step == total:
+            return "finished"
+        return "early stopping" if self.best_tracker.exhausted else "stopped"
+
+    def _step_event(self, metrics: Mapping[str, Any], batch: Mapping[str, Any]) -> StepEvent:
+        rate = None if self.ready.schedule is None else self.ready.learning_rate
+        total = self.ready.total_steps
+        return StepEvent(step=self.step, total_steps=total, metrics=metrics, batch=batch, learning_rate_of=rate)
+
+    def _save_unless_saved(self) -> None:
         if self.saved_at != self.step:
             self._save()
-        self.checkpoints.wait()
-        return "finished" if self.step == total else "early stopping"
 
     def finished_model(self, ending: Ending) -> Any:
         """The model that the run ends with: the best or the last."""
         state, self.model_step = self.state, self.step
-        if self.config.load_best_model_at_end and ending != "interrupted" and self.standing.best_step != self.step:
+        if self.config.load_best_model_at_end and ending != "interrupted" and self.best_tracker.best_step != self.step:
             best = self.checkpoints.restore_best(self.state)
             # there is none if no evaluation gave a number
             if best is not None:
@@ -271,7 +279,7 @@ class _Run:
             self.untimed -= 1
             return self.untimed >= 0
         self.shapes.add(shape)
-        self.meter.settle()
+        self.step_metrics.settle()
         bar.compiling()
         return True
 
@@ -280,10 +288,11 @@ class _Run:
         last = self.step == self.ready.total_steps
         self.early = self._early() if last else None
         if last or self.ready.line_due(self.step):
-            reading = self.meter.read(self.step)
+            reading = self.step_metrics.read(self.step)
+            known = self.ready.schedule is not None
             line = {
                 "loss": reading.loss,
-                "learning_rate": self.ready.learning_rate(self.step - 1),
+                **({"learning_rate": self.ready.learning_rate(self.step - 1)} if known else {}),
                 "grad_norm": reading.grad_norm,
                 "tokens_per_second": reading.tokens_per_second,
                 "epoch": self.step / self.ready.steps_per_epoch,
@@ -307,23 +316,28 @@ class _Run:
         events = [name for name, comes in (("train", line), ("eval", evaluation)) if comes]
         if not events:
             return None
-        self.meter.pause()
+        self.step_metrics.pause()
         return {
             "events": events,
-            "meter": self.meter.state() if line else None,
-            "standing": self.standing.state() if evaluation else None,
+            "meter": self.step_metrics.state() if line else None,
+            "best_tracker": self.best_tracker.state() if evaluation else None,
         }
 
     def _evaluate(self, bar: Progress) -> None:
-        self.meter.pause()
+        self.step_metrics.pause()
         bar.evaluating()
-        values = self.ready.evaluate(self.state.model)
-        self.standing = self.standing.after(self.step, values)
+        model = self.state.model
+        values = self.ready.evaluate(model)
+        self.best_tracker = self.best_tracker.after(self.step, values)
         self._record("eval", **values)
         bar.evaluated(self.step, values)
+        is_best = self.best_tracker.best_step == self.step
+        self.callbacks.tell(
+            "on_evaluation", EvaluationEvent(step=self.step, values=values, is_best=is_best, model=model)
+        )
         self._save(values)
         self.output.draw(self.log.records())
-        self.meter.go_on()
+        self.step_metrics.go_on()
 
     def _record(self, event: str, **numbers: float) -> None:
         """Writes a line of the log that belongs to this step."""
@@ -338,48 +352,18 @@ class _Run:
         return (f"the log lacks {self.logged - there} of its {self.logged} lines of the steps up to {self.step}.",)
 
     def _save(self, metrics: dict[str, float] | None = None) -> None:
-        self.meter.pause()
+        self.step_metrics.pause()
         position = {
-            "standing": self.standing.state(),
-            "meter": self.meter.state(),
+            "best_tracker": self.best_tracker.state(),
+            "meter": self.step_metrics.state(),
             "logged": self.logged,
-            "course": self.ready.course,
+            "run_schedule": self.ready.run_schedule,
             "early": self.early,
+            "callbacks": self.callbacks.state(),
         }
         self.log.sync()  # a checkpoint that survives a power cut must not be ahead of its log
         passing = self.early is not None and "eval" in self.early["events"]
         self.checkpoints.save(self.step, self.state, position, metrics, passing=passing)
         self.saved_at = self.step
-        self.meter.go_on()
-
-
-_LONGEST = 300
-
-
-def closing_lines(result: FitResult) -> Iterator[str]:
-    """The lines, without line ends."""
-    yield f"{result.ending} after {result.step} steps; the model is in {printable(result.output_dir / 'model')}"
-    if result.best_step is not None:
-        scores = "  ".join(f"{name} {value:.4g}" for name, value in (result.best_values or {}).items())
-        yield f"best by {result.best_by}: step {result.best_step} of {result.step}  {scores}"
-        yield _which(result)
-    if result.predictions:
-        yield "what it makes of the first validation examples:"
-    for one in result.predictions:
-        yield f"  source      {_shown(one.source)}"
-        yield f"  prediction  {_shown(one.text)}"
-        yield f"  reference   {' | '.join(map(_shown, one.references))}"
-
-
-def _which(result: FitResult) -> str:
-    """Which step's parameters the model has, and how to get the best ones if it has others."""
-    if result.model_step == result.best_step:
-        return f"the model is that of step {result.model_step}, the best"
-    return (
-        f"the model is that of step {result.model_step}, the last; load_best_model_at_end = true keeps the best "
-        "(with --resume, it is taken from its checkpoint)"
-    )
-
-
-def _shown(text: str) -> str:
-    return printable(text, _LONGEST)
+        self.callbacks.tell("on_checkpoint", CheckpointEvent(step=self.step, folder=self.output.checkpoints))
+        self.step_metrics.go_on()

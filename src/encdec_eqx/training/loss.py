@@ -3,6 +3,7 @@
 Knows arrays only: no model, no optimiser, no tokenizer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ from jaxtyping import Float, Float32, Int32, Integer
 
 from .._inputs import IGNORED as IGNORED
 from .._typing import Array, ArrayLike, TargetIds, checked
+
+Loss = Callable[[Any, Any], tuple[Any, Any]]
+"""`loss(logits, labels) -> (sum, weight)`, as `seq2seq_loss`: see `make_train_step` for what is asked of one."""
 
 
 @checked
@@ -92,6 +96,19 @@ def seq2seq_loss(
     if z_loss:
         loss = loss + z_loss * jnp.square(log_total)
     return jnp.sum(jnp.where(counted, loss, 0.0)), jnp.sum(counted, dtype=jnp.float32)
+
+
+def total_weight(loss: Loss, labels: Array, model: Any) -> Array:
+    """The weight that a loss gives to these labels, whatever the logits are.
+
+    Raises:
+        TypeError: The loss returns something else than two scalars.
+    """
+    logits = jnp.zeros((*labels.shape, model.decoder.config.vocab_size), jnp.float32)
+    made = loss(logits, labels)
+    if not (isinstance(made, tuple) and len(made) == 2 and all(jnp.shape(each) == () for each in made)):
+        raise TypeError("a loss must return (sum, weight), two scalars, as seq2seq_loss does: sums, not means.")
+    return jax.lax.stop_gradient(jnp.asarray(made[1], jnp.float32))
 
 
 def check_loss_options(label_smoothing: float, z_loss: float) -> None:

@@ -12,9 +12,10 @@ from .._installing import install
 from ..encoder_decoder import EncoderDecoder
 from ..hf.files.hub import named_folder
 from ..text import TokenizerPair
+from .callbacks import FitResult
 from .data import OnBad, Pairs, read_pairs
 from .data.formats import check_format, format_of
-from .fitting import FitResult, fit
+from .fitting import fit
 from .job import DataSource, ModelSource, TrainJob
 from .metrics.scores import NEEDS
 from .reporting.run_folder import Output

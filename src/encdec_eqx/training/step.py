@@ -21,7 +21,7 @@ from ..layers.dropout import Dropout
 from ..params.selectors import Selectors
 from ..params.trainable import cut_and_trained
 from .batch import checked_batch, completed_batch
-from .loss import IGNORED, check_loss_options, seq2seq_loss
+from .loss import IGNORED, Loss, check_loss_options, seq2seq_loss, total_weight
 
 Model = TypeVar("Model", bound=eqx.Module)
 Metrics = dict[str, Float32[Array, ""]]
@@ -52,6 +52,7 @@ class TrainState(eqx.Module, Generic[Model]):
 class _Options:
     label_smoothing: float
     z_loss: float
+    loss: Loss | None
     accumulate_steps: int
     compute_dtype: np.dtype | None
 
@@ -124,6 +125,7 @@ def make_train_step(
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    loss: Loss | None = None,
     accumulate_steps: int = 1,
     compute_dtype: Any = None,
 ) -> TrainStep:
@@ -143,13 +145,17 @@ def make_train_step(
     The state's buffers are donated: use the returned state, not the one passed in. Equal shapes compile once for each
     optimizer and set of options.
 
-    `metrics` are float32 scalars: `loss` (mean for each label, smoothing and z-loss included), `tokens` (labels
-    counted) and `grad_norm` (before any clipping in the optimiser).
+    `metrics` are float32 scalars: `loss` (mean per label, smoothing and z-loss included), `tokens` (labels counted) and
+    `grad_norm` (before any clipping in the optimizer); with a `loss` of your own also `weight`, what its mean is over.
 
     Args:
         optimizer: The one given to `init_train_state`.
         label_smoothing: As in `seq2seq_loss`.
         z_loss: As in `seq2seq_loss`.
+        loss: Instead of `seq2seq_loss`: a function of its form, `loss(logits, labels) -> (sum, weight)`, both float32
+            scalars and sums over the batch's labels; what is minimized is the sum over the weight. The weight must
+            depend on the labels alone, which is what makes the mean exact however the batch is split. Labels of -100
+            are padding, and must weigh nothing. Write it once, at module level: another function is another program.
         accumulate_steps: Parts that the batch is split into, run one after another to save memory.
         compute_dtype: `jnp.bfloat16` runs the model on a bfloat16 copy of its arrays; weights, gradients and the
             optimiser stay float32. Default None: the arrays' own dtype. On CPU bfloat16 is much slower than float32.
@@ -159,6 +165,9 @@ def make_train_step(
         NotImplementedError: `compute_dtype` is float16, which needs loss scaling.
     """
     check_loss_options(label_smoothing, z_loss)
+    loss = None if loss is seq2seq_loss else loss
+    if loss is not None and (label_smoothing or z_loss):
+        raise ValueError("label_smoothing and z_loss are options of seq2seq_loss: a loss of your own has its own.")
     if accumulate_steps < 1:
         raise ValueError(f"accumulate_steps must be at least 1, got {accumulate_steps}.")
     dtype = None if compute_dtype is None else np.dtype(compute_dtype)
@@ -167,7 +176,11 @@ def make_train_step(
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"compute_dtype must be a floating-point dtype such as jnp.bfloat16, got {dtype}.")
     options = _Options(
-        label_smoothing=label_smoothing, z_loss=z_loss, accumulate_steps=accumulate_steps, compute_dtype=dtype
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        loss=loss,
+        accumulate_steps=accumulate_steps,
+        compute_dtype=dtype,
     )
     return TrainStep(optimizer, options)
 
@@ -182,14 +195,22 @@ def _update(kept: tuple, carried: tuple) -> tuple[tuple, Metrics]:
     key = None if key is None else jax.random.fold_in(key, step)
     # The number of labels is known before the forward pass, so each part's loss is divided by the whole batch's number:
     # gradients of the parts then simply add up to that of the mean.
-    loss_of = jax.value_and_grad(_Loss(frozen, jnp.maximum(tokens, 1.0), options))
+    weight = tokens if options.loss is None else total_weight(options.loss, batch["labels"], frozen)
+    loss_of = jax.value_and_grad(_Loss(frozen, _divisor(weight, options), options))
     loss, grads = _accumulate(loss_of, params, batch, key, options.accumulate_steps)
     metrics = {"loss": loss, "tokens": tokens, "grad_norm": _norm(grads)}
+    if options.loss is not None:
+        metrics["weight"] = weight
     # Optimisers mix dtypes (integer counts, Python scalars); our own code does not.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
     return (params, opt_state, step + 1), metrics
+
+
+def _divisor(weight: Array, options: _Options) -> Array:
+    """What sums are divided by; a batch without labels has loss 0."""
+    return jnp.maximum(weight, 1.0 if options.loss is None else jnp.finfo(jnp.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,9 +226,12 @@ class _Loss:
         inputs = dict(batch)
         labels = inputs.pop("labels")
         output = model(inputs.pop("input_ids"), inputs.pop("decoder_input_ids"), **inputs, key=key)
-        loss, _ = seq2seq_loss(
-            output.logits, labels, label_smoothing=self.options.label_smoothing, z_loss=self.options.z_loss
-        )
+        if self.options.loss is not None:
+            loss, _ = self.options.loss(output.logits, labels)
+        else:
+            loss, _ = seq2seq_loss(
+                output.logits, labels, label_smoothing=self.options.label_smoothing, z_loss=self.options.z_loss
+            )
         return loss / self.total
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ..doctor import Finding, check_before_training
 from ..encoder_decoder import EncoderDecoder
@@ -22,16 +23,18 @@ from ..text.texts import source_pad
 from .data import Batches, Example, Examples, OnBad
 from .data.batches import sample
 from .evaluation import Generated, generate_ids, mean_loss, too_short, with_length
+from .loss import Loss, seq2seq_loss
 from .metrics import metric, score
 from .model_examples import digest, examples_for
-from .optim.optimizer import Optimizer, make_optimizer
-from .reporting.tracking import Standing
-from .resume.same_run import COURSE, course_of
+from .optim.optimizer import OwnOptimizer, check_own_optimizer, make_optimizer, own_optimizer
+from .optim.schedules import Schedule
+from .reporting.tracking import BestTracker
+from .resume.same_run import RUN_SCHEDULE, in_words, schedule_of
 from .step import TrainState, TrainStep, init_train_state, make_train_step
 from .train_config import DEFAULT_RANK, TrainConfig
 
 # Settings that a resumed run may change: they do not decide what is computed, or are compared by their effect.
-_FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end", *COURSE)
+_FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end")
 _MANY_STEPS = 1_000_000
 _LOOKED_AT = 64
 """Examples that are looked at before the first step."""
@@ -40,28 +43,34 @@ _ADAPTERS = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Prepared:
+class TrainingRun:
     """All that a run is made of.
 
     Attributes:
         config: The settings.
         model: The model in the layout of training; its trained arrays are copied into the state.
-        optimizer: What the step updates with; its schedule is the learning rate by step.
+        optimizer: What the step updates with.
+        schedule: The learning rate by step, counted from 0; None with an optimizer of the user's own that has another.
+        loss: The user's own loss, if there is one.
         train_step: The step.
         batches: The training examples in batches.
         eval_examples: The examples of the evaluations, if there are any.
         eval_batches: The same in batches.
         tokenizers: Turn ids into text for the metrics.
+        own: What the user gave in place of the config's optimizer and loss, in words that a resumed run must share.
     """
 
     config: TrainConfig
     model: Any
-    optimizer: Optimizer
+    optimizer: optax.GradientTransformation
+    schedule: Schedule | None
+    loss: Loss | None
     train_step: TrainStep
     batches: Batches
     eval_examples: Examples | None
     eval_batches: Batches | None
     tokenizers: TokenizerPair | None
+    own: Mapping[str, str]
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
@@ -88,10 +97,10 @@ class Prepared:
         return self.eval_examples is not None
 
     @property
-    def standing(self) -> Standing:
-        """The standing before the first evaluation."""
+    def best_tracker(self) -> BestTracker:
+        """The tracker before the first evaluation."""
         name = self.config.best_by
-        return Standing(
+        return BestTracker(
             metric=name,
             greater_is_better=name != "loss" and metric(name).greater_is_better,
             threshold=self.config.early_stopping_threshold,
@@ -101,18 +110,19 @@ class Prepared:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the run's numbers, beside the model: what a resumed run must share."""
-        decisive = {name: value for name, value in self.config.to_dict().items() if name not in _FREE}
+        decisive = {name: value for name, value in self.config.to_dict().items() if name not in (*_FREE, *RUN_SCHEDULE)}
         held_out = self.eval_examples
         return {
             **decisive,
+            **self.own,
             "examples": digest(self.batches.examples),
             "validation examples": "none" if held_out is None else digest(held_out, references=True),
         }
 
     @property
-    def course(self) -> dict[str, Any]:
+    def run_schedule(self) -> dict[str, Any]:
         """Its length and schedule, in values that JSON can hold."""
-        return course_of(self.config, self.total_steps)
+        return schedule_of(self.config, self.total_steps, scheduled=self.schedule is not None)
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -124,7 +134,8 @@ class Prepared:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the step with this number, counted from 0."""
-        return float(self.optimizer.schedule(step))
+        assert self.schedule is not None
+        return float(self.schedule(step))
 
     @property
     def summary(self) -> TrainableSummary:
@@ -148,7 +159,11 @@ class Prepared:
         """The loss on the examples of the evaluation, and the metrics of what the model generates."""
         assert self.eval_batches is not None
         assert self.eval_examples is not None
-        values = {"loss": mean_loss(model, self.eval_batches.epoch(0), compute_dtype=self.compute_dtype)}
+        values = {
+            "loss": mean_loss(
+                model, self.eval_batches.epoch(0), compute_dtype=self.compute_dtype, loss=self.loss or seq2seq_loss
+            )
+        }
         if self.config.generates:
             said = self.generated(model)
             values |= score(self.config.metrics, [one.text for one in said], [one.references for one in said])
@@ -215,7 +230,7 @@ def _source(example: Example) -> str:
     return " ".join(map(str, example.input_ids.tolist())) if example.source is None else example.source
 
 
-def prepared(
+def prepare(
     model: Any,
     data: Any,
     config: TrainConfig,
@@ -223,7 +238,9 @@ def prepared(
     eval_data: Any = None,
     tokenizers: TokenizerPair | None = None,
     on_bad: OnBad = "error",
-) -> Prepared:
+    optimizer: OwnOptimizer | None = None,
+    loss: Loss | None = None,
+) -> TrainingRun:
     """Brings model, data and settings together; see `fit` for the arguments.
 
     Raises:
@@ -232,23 +249,41 @@ def prepared(
     """
     _check_model(model)
     check_settings(config, evaluates=eval_data is not None)
+    _check_loss(config, loss)
+    if optimizer is not None:
+        check_own_optimizer(optimizer, config)
     _check_generation(model, config)
     tokenizers = None if tokenizers is None else tokenizers.for_model(model)
     examples = examples_for(model, data, config, tokenizers, on_bad)
     held_out = None if eval_data is None else examples_for(model, eval_data, config, tokenizers, on_bad)
     if held_out is not None and config.max_eval_samples is not None:
         held_out = Examples.of(held_out[: config.max_eval_samples])
-    batches = _train_batches(model, examples, config)
-    optimizer = make_optimizer(config, num_training_steps=total_steps(config, len(batches)))
-    return Prepared(
+    batches = _batches(
+        model,
+        examples,
+        config,
+        batch_size=config.batch_size,
+        tokens_per_batch=config.tokens_per_batch,
+        rows_multiple_of=config.gradient_accumulation_steps,
+        seed=config.seed,
+    )
+    eval_batches = None
+    if held_out is not None:
+        eval_batches = _batches(model, held_out, config, batch_size=config.per_device_eval_batch_size, shuffle=False)
+    steps = total_steps(config, len(batches))
+    transformation, schedule = _optimizer(optimizer, config, steps)
+    return TrainingRun(
         config=config,
         model=_adapted(model, config).with_layout("scanned", remat=config.remat),
-        optimizer=optimizer,
-        train_step=_train_step(optimizer, config),
+        optimizer=transformation,
+        schedule=schedule,
+        loss=loss,
+        train_step=_train_step(transformation, loss, config),
         batches=batches,
         eval_examples=held_out,
-        eval_batches=None if held_out is None else _eval_batches(model, held_out, config),
+        eval_batches=eval_batches,
         tokenizers=tokenizers,
+        own=_own(optimizer, loss, config),
     )
 
 
@@ -291,6 +326,33 @@ def check_settings(config: TrainConfig, *, evaluates: bool) -> None:
         )
 
 
+def _optimizer(
+    own: OwnOptimizer | None, config: TrainConfig, steps: int
+) -> tuple[optax.GradientTransformation, Schedule | None]:
+    if own is not None:
+        return own_optimizer(own, config, steps)
+    made = make_optimizer(config, num_training_steps=steps)
+    return made, made.schedule
+
+
+def _check_loss(config: TrainConfig, loss: Loss | None) -> None:
+    if loss is None:
+        return
+    if not callable(loss):
+        raise TypeError(f"loss must be a function, loss(logits, labels) -> (sum, weight), got {type(loss).__name__}.")
+    useless = [name for name in ("label_smoothing_factor", "z_loss") if getattr(config, name)]
+    if useless:
+        raise ValueError(f"{', '.join(useless)} would do nothing: the loss that is given takes their place.")
+
+
+def _own(optimizer: OwnOptimizer | None, loss: Loss | None, config: TrainConfig) -> dict[str, str]:
+    """What the user gave instead of settings, in words."""
+    own: dict[str, Any] = {} if loss is None else {"loss": loss}
+    if optimizer is not None:  # at a constant rate: the run may become longer
+        own["optimizer"], _ = own_optimizer(optimizer, config.at_constant_rate(), 1)
+    return {name: in_words(value) for name, value in own.items()}
+
+
 def _check_generation(model: EncoderDecoder, config: TrainConfig) -> None:
     """Raises ValueError for what would end the run at its first evaluation."""
     asked, most = config.generation_max_new_tokens, longest(model.decoder.config, None)
@@ -309,33 +371,20 @@ def _adapted(model: EncoderDecoder, config: TrainConfig) -> EncoderDecoder:
     return add_lora(model, config.lora, rank=config.lora_rank or DEFAULT_RANK, alpha=config.lora_alpha, key=key)
 
 
-def _train_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig) -> Batches:
+def _batches(model: EncoderDecoder, examples: Examples, config: TrainConfig, **how: Any) -> Batches:
     return Batches(
         examples,
-        batch_size=config.batch_size,
-        tokens_per_batch=config.tokens_per_batch,
-        rows_multiple_of=config.gradient_accumulation_steps,
         max_shapes=config.max_shapes,
         pad_token_id=source_pad(model),
         decoder_pad_token_id=model.special_tokens.pad_token_id or 0,
-        seed=config.seed,
+        **how,
     )
 
 
-def _eval_batches(model: EncoderDecoder, examples: Examples, config: TrainConfig) -> Batches:
-    return Batches(
-        examples,
-        batch_size=config.per_device_eval_batch_size,
-        max_shapes=config.max_shapes,
-        pad_token_id=source_pad(model),
-        decoder_pad_token_id=model.special_tokens.pad_token_id or 0,
-        shuffle=False,
-    )
-
-
-def _train_step(optimizer: Optimizer, config: TrainConfig) -> TrainStep:
+def _train_step(optimizer: optax.GradientTransformation, loss: Loss | None, config: TrainConfig) -> TrainStep:
     return make_train_step(
         optimizer,
+        loss=loss,
         label_smoothing=config.label_smoothing_factor,
         z_loss=config.z_loss,
         accumulate_steps=config.gradient_accumulation_steps,

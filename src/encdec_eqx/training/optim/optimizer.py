@@ -18,7 +18,7 @@ from ..._quoting import quoted
 from ...params.selectors import parse
 from .by_array import described, rate_factors
 from .muon_adafactor import scale_by_adafactor, scale_by_muon
-from .optimizer_config import OptimizerConfig
+from .optimizer_config import SCHEDULE, OptimizerConfig
 from .schedules import Schedule
 
 _READS: dict[str, tuple[str, ...]] = {
@@ -81,6 +81,50 @@ def make_optimizer(config: OptimizerConfig | None = None, *, num_training_steps:
     made = OptimizerSettings(config=config.at_constant_rate(), schedule=schedule)
     _check(made.config)
     return Optimizer(_Init(made), _Update(made))
+
+
+OwnOptimizer = optax.GradientTransformation | Callable[[Schedule], optax.GradientTransformation]
+"""An optimizer of the user's own, or a function that makes one from the schedule of the config."""
+
+
+def own_optimizer(
+    optimizer: OwnOptimizer, config: OptimizerConfig, num_training_steps: int
+) -> tuple[optax.GradientTransformation, Schedule | None]:
+    """An optimizer that takes the place of the config's, and the learning rate by step as far as it is known.
+
+    Raises:
+        TypeError: A function returns no transformation.
+    """
+    if isinstance(optimizer, optax.GradientTransformation):
+        return optimizer, optimizer.schedule if isinstance(optimizer, Optimizer) else None
+    schedule = config.schedule(num_training_steps)
+    made = optimizer(schedule)
+    if not isinstance(made, optax.GradientTransformation):
+        raise TypeError(f"optimizer(schedule) must return an optax.GradientTransformation, got {type(made).__name__}.")
+    return made, schedule
+
+
+def check_own_optimizer(optimizer: OwnOptimizer, config: OptimizerConfig) -> None:
+    """Refuses what is no optimizer, and settings that do nothing beside one.
+
+    Raises:
+        TypeError: It is no transformation, and no function that makes one.
+        ValueError: The config has settings that it takes the place of.
+    """
+    made = isinstance(optimizer, optax.GradientTransformation)
+    if not made and not callable(optimizer):
+        raise TypeError(
+            "optimizer must be an optax.GradientTransformation, or a function from the schedule to one, got "
+            f"{type(optimizer).__name__}."
+        )
+    given, usual = config.optimizer_config(), OptimizerConfig()
+    names = [field.name for field in dataclasses.fields(usual) if made or field.name not in SCHEDULE]
+    useless = [name for name in names if getattr(given, name) != getattr(usual, name)]
+    if useless:
+        raise ValueError(
+            f"{', '.join(useless)} would do nothing: the optimizer that is given takes their place. Leave them out, or "
+            "give settings alone."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

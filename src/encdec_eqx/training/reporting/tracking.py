@@ -14,11 +14,11 @@ class TrainingDivergedError(FloatingPointError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
+class Stretch:
     """One stretch of steps.
 
     Attributes:
-        loss: mean for each label, over the stretch.
+        loss: mean per label, over the stretch.
         grad_norm: global norm of the last step's gradient, before clipping.
         steps: steps in the stretch.
         tokens_per_second: source and target tokens, padding not counted; compilation is.
@@ -30,7 +30,7 @@ class Reading:
     tokens_per_second: float
 
 
-class Meter:
+class StepMetrics:
     """Adds up steps, and reads them out when asked."""
 
     def __init__(self, saved: Mapping[str, Any] | None = None):
@@ -65,7 +65,7 @@ class Meter:
         self.settle()
         return {"loss_sum": self._loss_sum, "labels": self._labels, "steps": self._number, "grad_norm": self._grad_norm}
 
-    def read(self, step: int) -> Reading:
+    def read(self, step: int) -> Stretch:
         """The stretch that ends with `step`; the next one begins.
 
         Raises:
@@ -79,7 +79,7 @@ class Meter:
                 "learning_rate (a tenth, to begin with), set warmup_ratio=0.1 or max_grad_norm=1.0; "
                 "encdec_eqx.training.diagnose(model, batch) looks for other reasons. Earlier checkpoints are intact."
             )
-        reading = Reading(
+        reading = Stretch(
             loss=loss,
             grad_norm=self._grad_norm,
             steps=self._number,
@@ -92,7 +92,7 @@ class Meter:
     def settle(self) -> None:
         """Waits until the steps so far are done. Their sums are the same however often this is called."""
         for metrics in self._steps:
-            labels = float(metrics["tokens"])
+            labels = float(metrics.get("weight", metrics["tokens"]))
             self._loss_sum += float(metrics["loss"]) * labels
             self._labels += labels
             self._number += 1
@@ -101,7 +101,7 @@ class Meter:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Standing:
+class BestTracker:
     """The best evaluation, and how many have followed it without improvement.
 
     Attributes:
@@ -124,8 +124,8 @@ class Standing:
     best_values: Mapping[str, float] | None = None
     waited: int = 0
 
-    def after(self, step: int, values: Mapping[str, float]) -> "Standing":
-        """The standing after an evaluation."""
+    def after(self, step: int, values: Mapping[str, float]) -> "BestTracker":
+        """The tracker after an evaluation."""
         value = values[self.metric]
         gain = self._gain(value)
         waited = 0 if gain > self.threshold else self.waited + 1
@@ -155,8 +155,8 @@ class Standing:
             "waited": self.waited,
         }
 
-    def restored(self, saved: Mapping[str, Any]) -> "Standing":
-        """This standing with an earlier one's `state`."""
+    def restored(self, saved: Mapping[str, Any]) -> "BestTracker":
+        """This tracker with an earlier one's `state`."""
         return dataclasses.replace(self, **saved)
 
 

@@ -1,7 +1,10 @@
 """Whether a run may be resumed: what must be equal (its fingerprint), and what may change (its length and schedule)."""
 
 import dataclasses
+import functools
 import hashlib
+import inspect
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,29 +87,63 @@ def _digest(leaf: jax.Array) -> str:
     return hashlib.sha256(on_host(leaf).tobytes()).hexdigest()[:16]
 
 
-COURSE = (
+def in_words(value: Any, depth: int = 8) -> str:
+    """An optimizer or a loss by the names of its functions and the plain values they close over, as far as `depth`.
+
+    Such as `scale_by_adam(b1=0.9, b2=0.999, ...)`: the same in every process, and other where a setting is.
+    """
+    if value is None or isinstance(value, bool | int | float | str | Schedule):
+        return repr(value)
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return f"{value.dtype}{list(np.shape(value))} {hashlib.sha256(np.asarray(value).tobytes()).hexdigest()[:8]}"
+    if depth == 0:
+        return type(value).__name__
+    inside: dict[str, Any] = {}
+    if isinstance(value, functools.partial):
+        return f"{in_words(value.func, depth - 1)} with {in_words((value.args, value.keywords), depth - 1)}"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(in_words(one, depth - 1) for one in value)}]"
+    if isinstance(value, Mapping):
+        inside = {str(name): one for name, one in value.items()}
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, types.FunctionType):
+        inside = {name: cell for name, cell in inspect.getclosurevars(value).nonlocals.items() if cell is not value}
+    name = getattr(value, "__qualname__", type(value).__name__).replace(".<locals>", "")
+    return f"{name}({', '.join(f'{key}={in_words(one, depth - 1)}' for key, one in inside.items())})"
+
+
+RUN_SCHEDULE = (
     "num_train_epochs",
     "max_steps",
     *(name for name in SCHEDULE if name != "learning_rate"),
 )
 """Settings that a resumed run may change as far as the steps taken are not concerned."""
 
-Course = Mapping[str, Any]
+RunSchedule = Mapping[str, Any]
 
 
-def course_of(config: TrainConfig, total_steps: int) -> dict[str, Any]:
-    """What decides the length and the rates of a run, in values that JSON can hold."""
-    values = config.to_dict()
-    rest = {"learning_rate": config.learning_rate, "total_steps": total_steps}
-    return {**{name: values.get(name) for name in COURSE}, **rest}
-
-
-def check_course(then: Course, now: Course, *, step: int, output_dir: Path) -> None:
-    """Refuses to go on under another course that does not fit the steps taken.
+def schedule_of(config: TrainConfig, total_steps: int, *, scheduled: bool = True) -> dict[str, Any]:
+    """What decides the length and the rates of a run, in values that JSON can hold.
 
     Args:
-        then: the course of the run so far.
-        now: the course it is to go on with.
+        config: its settings.
+        total_steps: its length.
+        scheduled: whether the rates are those of the config; else the optimizer's own, of which nothing is known.
+    """
+    values = config.to_dict()
+    rates = config if scheduled else config.at_constant_rate()
+    values |= {name: getattr(rates, name) for name in SCHEDULE}
+    values["lr_scheduler_kwargs"] = dict(rates.lr_scheduler_kwargs)
+    return {**{name: values.get(name) for name in (*RUN_SCHEDULE, "learning_rate")}, "total_steps": total_steps}
+
+
+def check_schedule(then: RunSchedule, now: RunSchedule, *, step: int, output_dir: Path) -> None:
+    """Refuses to go on under another length or schedule that does not fit the steps taken.
+
+    Args:
+        then: the length and schedule of the run so far.
+        now: those it is to go on with.
         step: how many steps it has taken.
         output_dir: its folder.
 
@@ -121,7 +158,7 @@ def check_course(then: Course, now: Course, *, step: int, output_dir: Path) -> N
             f"the run in {output_dir} has taken {step} steps, and {_length(now)} asks for {total} in all: give more, "
             "or a new output_dir."
         )
-    before, after = (_rates(_schedule(course), step) for course in (then, now))
+    before, after = (_rates(_schedule(settings), step) for settings in (then, now))
     differing = np.flatnonzero(before != after)
     if not differing.size:
         return
@@ -135,26 +172,26 @@ def check_course(then: Course, now: Course, *, step: int, output_dir: Path) -> N
     )
 
 
-def _schedule(course: Course) -> Schedule:
-    return make_schedule(**{name: course[name] for name in SCHEDULE}, num_training_steps=course["total_steps"])
+def _schedule(settings: RunSchedule) -> Schedule:
+    return make_schedule(**{name: settings[name] for name in SCHEDULE}, num_training_steps=settings["total_steps"])
 
 
 def _rates(schedule: Schedule, steps: int) -> np.ndarray:
     return np.asarray(jax.vmap(schedule)(jnp.arange(steps)))
 
 
-def _length(course: Course) -> str:
-    name = "max_steps" if course["max_steps"] is not None else "num_train_epochs"
-    return f"{name}={course[name]}" if course[name] is not None else "the default of 3 epochs"
+def _length(settings: RunSchedule) -> str:
+    name = "max_steps" if settings["max_steps"] is not None else "num_train_epochs"
+    return f"{name}={settings[name]}" if settings[name] is not None else "the default of 3 epochs"
 
 
-def _reason(now: Course) -> str:
+def _reason(now: RunSchedule) -> str:
     if now["warmup_ratio"]:
         return f"warmup_ratio={now['warmup_ratio']} is a share of the whole run, so that its length moves every rate."
     return f"{now['lr_scheduler_type']!r} spreads its decay over the whole run, so that its length moves every rate."
 
 
-def _way_out(then: Course, now: Course, step: int, taken: np.ndarray, output_dir: Path) -> str:
+def _way_out(then: RunSchedule, now: RunSchedule, step: int, taken: np.ndarray, output_dir: Path) -> str:
     """What the user can do: with a fixed number of warm-up steps, if that is all; else from the finished model."""
     warmup = _schedule(then).warmup_steps
     fixed = {**now, "warmup_ratio": 0.0, "warmup_steps": warmup}
