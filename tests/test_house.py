@@ -66,7 +66,7 @@ ONLY_IN = {
     "huggingface_hub": {"hf"},
     "msgpack": {"hf"},
     "optax": {"training", "doctor", "demo"},  # the demo is written as a user's script
-    "orbax": {"training"},
+    "orbax": set(),
     "tokenizers": {"text"},
     "sacrebleu": {"training"},
     "rouge_score": {"training"},

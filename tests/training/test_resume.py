@@ -19,11 +19,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from encdec_eqx.training.reporting.log import read_log
 from encdec_eqx.training.resume import checkpoint_files as files
+from encdec_eqx.training.resume import state_arrays
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 
 STEPS = 24
@@ -52,7 +52,7 @@ import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-import matplotlib.backends.backend_agg, optax, orbax.checkpoint, tyro
+import matplotlib.backends.backend_agg, optax, tyro
 import encdec_eqx.training.fitting
 from encdec_eqx.hf import save
 from encdec_eqx.cli import main
@@ -184,8 +184,7 @@ def _log(output: Path) -> list[dict[str, Any]]:
 def _last_state(output: Path) -> dict[str, np.ndarray]:
     path = files.place(output / "checkpoints", STEPS)
     files.verify(path)
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(path / "state")
+    return state_arrays.read(path / "state")
 
 
 def _record(output: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Fine-tuning: one call that does it all (`fit`), and its parts: data, loss, steps, what is trained, metrics.
 
-A name is imported when it is first asked for: the loss, and importing the package, do without optax and orbax.
+A name is imported when it is first asked for: the loss, and importing the package, do without optax.
 """
 
 import importlib

@@ -19,7 +19,6 @@ from .fitting import fit
 from .job import DataSource, ModelSource, TrainJob
 from .metrics.scores import NEEDS
 from .reporting.run_folder import Output
-from .resume.state_arrays import check_installed
 from .toml import speaking_toml
 from .training_run import check_settings
 
@@ -112,7 +111,6 @@ def check_job(job: TrainJob) -> None:
     job.check()
     check_sources(job.model, job.data)
     check_settings(job.train, evaluates=job.data.validation_file is not None)
-    check_installed()
     needed = {"matplotlib": "train"} | {NEEDS[name]: "eval" for name in job.train.metrics if name in NEEDS}
     for package, extra in needed.items():
         if importlib.util.find_spec(package) is None:

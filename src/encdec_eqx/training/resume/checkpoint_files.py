@@ -222,7 +222,7 @@ def not_written(folder: Path, step: int, kept: Sequence[int], error: BaseExcepti
         where = f"goes on from step {kept[-1]}"
     else:
         safe, where = "There is no earlier checkpoint. ", "starts from the beginning"
-    fix = "Mend that" if code is None else "Free some space"
+    fix = "Fix that" if code is None else "Free some space"
     return CheckpointNotWrittenError(
         f"the checkpoint of step {step} could not be written to {folder}: {reason}. "
         f"{safe}What was half written has been removed. {fix}, then run again with resume=True (--resume), "
@@ -231,9 +231,9 @@ def not_written(folder: Path, step: int, kept: Sequence[int], error: BaseExcepti
 
 
 def _no_room(error: BaseException) -> int | None:
-    """The system's code if there was no room: from an `OSError`, or the text of an error of the array library."""
-    codes = [getattr(error, "errno", None), *map(int, re.findall(r"os_error_code='(\d+)'", str(error)))]
-    return next((code for code in codes if code in _FULL), None)
+    """The system's code if there was no room."""
+    code = getattr(error, "errno", None)
+    return code if code in _FULL else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -84,13 +84,11 @@ class RunCheckpoints:
             run: What has to be the same when the run is resumed (settings, data), in values that JSON can hold.
 
         Raises:
-            ImportError: orbax is not installed.
             FolderInUseError: Another process is using the folder.
             ValueError: An option is out of its range, or the folder is a file.
         """
         if save_total_limit < 1:
             raise ValueError(f"save_total_limit must be at least 1, got {save_total_limit}.")
-        state_arrays.check_installed()
         self._sign = _sign(best_metric, greater_is_better)
         self._limit = save_total_limit
         self._best_metric = best_metric
@@ -276,7 +274,7 @@ class RunCheckpoints:
                 + "\n  ".join(differing)
                 + "\nResume with the same model, data and settings, or use a new folder."
             )
-        state = state_arrays.put_back(like, state_arrays.read(path / _STATE, state_arrays.blank(like)))
+        state = state_arrays.put_back(like, state_arrays.read(path / _STATE))
         key = None if record["key"] is None else _key_from_json(record["key"])
         return Restored(state, record["position"], record["step"], record["metrics"], key)
 
