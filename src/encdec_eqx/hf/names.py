@@ -115,6 +115,22 @@ class NameTable:
         )
 
 
+def linear(ours: str, *theirs: str, how: str = "transposed") -> tuple[Row, ...]:
+    """The rows of one projection of ours, and of theirs: of several, where ours is fused from as many."""
+    part = [f" part {k}" for k in range(len(theirs))] if len(theirs) > 1 else [""]
+    bias = "bias" if len(theirs) > 1 else "flat"
+    return tuple(
+        row
+        for name, k in zip(theirs, part, strict=True)
+        for row in ((f"{ours}.weight", f"{name}.weight", how + k), (f"{ours}.bias", f"{name}.bias", bias + k))
+    )
+
+
+def norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The rows of a norm; that of a bias counts only if it has one."""
+    return tuple((f"{ours}.{leaf}", f"{theirs}.{leaf}", "same") for leaf in ("weight", "bias"))
+
+
 def merged(*tables: NameTable) -> NameTable:
     """One table of several that have no name in common."""
     return NameTable(

@@ -11,6 +11,7 @@ from typing import Any
 from ..._quoting import quoted
 from ...config import MAX_LAYERS, LayerSpec, StackConfig
 from ..attributes import Attribute, Convert, variant, written
+from ..names import linear
 from . import bert
 from .bert import BERT
 
@@ -41,8 +42,7 @@ ROWS = {
     **_RENAMED,
     "base": (
         *_RENAMED["base"],
-        ("embeddings.projection.weight", "encoder.embedding_hidden_mapping_in.weight", "transposed"),
-        ("embeddings.projection.bias", "encoder.embedding_hidden_mapping_in.bias", "same"),
+        *linear("embeddings.projection", "encoder.embedding_hidden_mapping_in"),
     ),
     "cross": (),
 }

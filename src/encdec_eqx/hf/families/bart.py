@@ -11,6 +11,7 @@ from ..._quoting import quoted
 from ...config import StackConfig
 from ..attributes import ABSENT, Attribute, Convert, check_kind, plus, read_only, root_of, variant
 from ..family import Family, Role, Whole
+from ..names import linear, norm
 
 ATTRIBUTES = variant(
     (
@@ -73,40 +74,22 @@ ROWS = {
     "base": (
         ("embeddings.tokens.weight", "embed_tokens.weight", "same"),
         ("embeddings.positions.weight", "embed_positions.weight", "same"),
-        ("embeddings.norm.weight", "layernorm_embedding.weight", "same"),
-        ("embeddings.norm.bias", "layernorm_embedding.bias", "same"),
-        ("stack.shared.final_norm.weight", "layer_norm.weight", "same"),
-        ("stack.shared.final_norm.bias", "layer_norm.bias", "same"),
+        *norm("embeddings.norm", "layernorm_embedding"),
+        *norm("stack.shared.final_norm", "layer_norm"),
     ),
     "layer": (
-        ("self_attention.qkv.weight", "self_attn.q_proj.weight", "transposed part 0"),
-        ("self_attention.qkv.weight", "self_attn.k_proj.weight", "transposed part 1"),
-        ("self_attention.qkv.weight", "self_attn.v_proj.weight", "transposed part 2"),
-        ("self_attention.qkv.bias", "self_attn.q_proj.bias", "bias part 0"),
-        ("self_attention.qkv.bias", "self_attn.k_proj.bias", "bias part 1"),
-        ("self_attention.qkv.bias", "self_attn.v_proj.bias", "bias part 2"),
-        ("self_attention.out.weight", "self_attn.out_proj.weight", "transposed"),
-        ("self_attention.out.bias", "self_attn.out_proj.bias", "same"),
-        ("self_norm.weight", "self_attn_layer_norm.weight", "same"),
-        ("self_norm.bias", "self_attn_layer_norm.bias", "same"),
-        ("feed_forward.up.weight", "fc1.weight", "transposed"),
-        ("feed_forward.up.bias", "fc1.bias", "same"),
-        ("feed_forward.down.weight", "fc2.weight", "transposed"),
-        ("feed_forward.down.bias", "fc2.bias", "same"),
-        ("feed_forward_norm.weight", "final_layer_norm.weight", "same"),
-        ("feed_forward_norm.bias", "final_layer_norm.bias", "same"),
+        *linear("self_attention.qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        *linear("self_attention.out", "self_attn.out_proj"),
+        *norm("self_norm", "self_attn_layer_norm"),
+        *linear("feed_forward.up", "fc1"),
+        *linear("feed_forward.down", "fc2"),
+        *norm("feed_forward_norm", "final_layer_norm"),
     ),
     "cross": (
-        ("cross_attention.q.weight", "encoder_attn.q_proj.weight", "transposed"),
-        ("cross_attention.q.bias", "encoder_attn.q_proj.bias", "flat"),
-        ("cross_attention.kv.weight", "encoder_attn.k_proj.weight", "transposed part 0"),
-        ("cross_attention.kv.weight", "encoder_attn.v_proj.weight", "transposed part 1"),
-        ("cross_attention.kv.bias", "encoder_attn.k_proj.bias", "bias part 0"),
-        ("cross_attention.kv.bias", "encoder_attn.v_proj.bias", "bias part 1"),
-        ("cross_attention.out.weight", "encoder_attn.out_proj.weight", "transposed"),
-        ("cross_attention.out.bias", "encoder_attn.out_proj.bias", "same"),
-        ("cross_norm.weight", "encoder_attn_layer_norm.weight", "same"),
-        ("cross_norm.bias", "encoder_attn_layer_norm.bias", "same"),
+        *linear("cross_attention.q", "encoder_attn.q_proj"),
+        *linear("cross_attention.kv", "encoder_attn.k_proj", "encoder_attn.v_proj"),
+        *linear("cross_attention.out", "encoder_attn.out_proj"),
+        *norm("cross_norm", "encoder_attn_layer_norm"),
     ),
     "head": (
         ("head.projection.weight", "lm_head.weight", "transposed"),

@@ -10,7 +10,7 @@ from typing import Any
 from ...config import StackConfig
 from ..attributes import ABSENT, NEGATED, Attribute, Convert, choice, read_only, variant, written
 from ..family import Family
-from ..names import Row
+from ..names import Row, linear, norm
 
 
 def _in_decoders(value: bool, hf: Mapping[str, Any]) -> bool:
@@ -61,50 +61,28 @@ ROWS = {
     "base": (
         ("embeddings.tokens.weight", "embeddings.word_embeddings.weight", "same"),
         ("embeddings.positions.weight", "embeddings.position_embeddings.weight", "same"),
-        ("embeddings.norm.weight", "embeddings.LayerNorm.weight", "same"),
-        ("embeddings.norm.bias", "embeddings.LayerNorm.bias", "same"),
+        *norm("embeddings.norm", "embeddings.LayerNorm"),
         ("embeddings.token_types.weight", "embeddings.token_type_embeddings.weight", "same"),
     ),
     "layer": (
-        ("self_attention.qkv.weight", "attention.self.query.weight", "transposed part 0"),
-        ("self_attention.qkv.weight", "attention.self.key.weight", "transposed part 1"),
-        ("self_attention.qkv.weight", "attention.self.value.weight", "transposed part 2"),
-        ("self_attention.qkv.bias", "attention.self.query.bias", "bias part 0"),
-        ("self_attention.qkv.bias", "attention.self.key.bias", "bias part 1"),
-        ("self_attention.qkv.bias", "attention.self.value.bias", "bias part 2"),
-        ("self_attention.out.weight", "attention.output.dense.weight", "transposed"),
-        ("self_attention.out.bias", "attention.output.dense.bias", "same"),
-        ("self_norm.weight", "attention.output.LayerNorm.weight", "same"),
-        ("self_norm.bias", "attention.output.LayerNorm.bias", "same"),
-        ("feed_forward.up.weight", "intermediate.dense.weight", "transposed"),
-        ("feed_forward.up.bias", "intermediate.dense.bias", "same"),
-        ("feed_forward.down.weight", "output.dense.weight", "transposed"),
-        ("feed_forward.down.bias", "output.dense.bias", "same"),
-        ("feed_forward_norm.weight", "output.LayerNorm.weight", "same"),
-        ("feed_forward_norm.bias", "output.LayerNorm.bias", "same"),
+        *linear("self_attention.qkv", "attention.self.query", "attention.self.key", "attention.self.value"),
+        *linear("self_attention.out", "attention.output.dense"),
+        *norm("self_norm", "attention.output.LayerNorm"),
+        *linear("feed_forward.up", "intermediate.dense"),
+        *linear("feed_forward.down", "output.dense"),
+        *norm("feed_forward_norm", "output.LayerNorm"),
         ("self_attention.distances.weight", "attention.self.distance_embedding.weight", "same"),
     ),
     "cross": (
-        ("cross_attention.q.weight", "crossattention.self.query.weight", "transposed"),
-        ("cross_attention.q.bias", "crossattention.self.query.bias", "flat"),
-        ("cross_attention.kv.weight", "crossattention.self.key.weight", "transposed part 0"),
-        ("cross_attention.kv.weight", "crossattention.self.value.weight", "transposed part 1"),
-        ("cross_attention.kv.bias", "crossattention.self.key.bias", "bias part 0"),
-        ("cross_attention.kv.bias", "crossattention.self.value.bias", "bias part 1"),
-        ("cross_attention.out.weight", "crossattention.output.dense.weight", "transposed"),
-        ("cross_attention.out.bias", "crossattention.output.dense.bias", "same"),
-        ("cross_norm.weight", "crossattention.output.LayerNorm.weight", "same"),
-        ("cross_norm.bias", "crossattention.output.LayerNorm.bias", "same"),
+        *linear("cross_attention.q", "crossattention.self.query"),
+        *linear("cross_attention.kv", "crossattention.self.key", "crossattention.self.value"),
+        *linear("cross_attention.out", "crossattention.output.dense"),
+        *norm("cross_norm", "crossattention.output.LayerNorm"),
     ),
-    "pooler": (
-        ("pooler.weight", "pooler.dense.weight", "transposed"),
-        ("pooler.bias", "pooler.dense.bias", "same"),
-    ),
+    "pooler": (*linear("pooler", "pooler.dense"),),
     "head": (
-        ("head.dense.weight", "cls.predictions.transform.dense.weight", "transposed"),
-        ("head.dense.bias", "cls.predictions.transform.dense.bias", "same"),
-        ("head.norm.weight", "cls.predictions.transform.LayerNorm.weight", "same"),
-        ("head.norm.bias", "cls.predictions.transform.LayerNorm.bias", "same"),
+        *linear("head.dense", "cls.predictions.transform.dense"),
+        *norm("head.norm", "cls.predictions.transform.LayerNorm"),
         ("head.bias", "cls.predictions.bias", "same"),
         ("head.projection.weight", "cls.predictions.decoder.weight", "transposed"),
     ),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..attributes import Attribute, Convert, read_only, variant
+from ..names import linear, norm
 from . import bert
 from .bert import BERT
 
@@ -30,10 +31,7 @@ _SUMMARY = ("type", "use_proj", "activation", "proj_to_labels", "last_dropout", 
 _IGNORED = {**bert.IGNORED, **dict.fromkeys((f"summary_{name}" for name in _SUMMARY), "of heads for other tasks")}
 _UNUSED = (*bert.UNUSED, (r"sequence_summary\..*", "the head of another task"))
 
-_PROJECTION = (
-    ("embeddings.projection.weight", "embeddings_project.weight", "transposed"),
-    ("embeddings.projection.bias", "embeddings_project.bias", "same"),
-)
+_PROJECTION = (*linear("embeddings.projection", "embeddings_project"),)
 
 ELECTRA = dataclasses.replace(
     BERT,
@@ -51,10 +49,8 @@ ELECTRA = dataclasses.replace(
         "base": (*bert.ROWS["base"], *_PROJECTION),
         "pooler": (),
         "head": (
-            ("head.dense.weight", "generator_predictions.dense.weight", "transposed"),
-            ("head.dense.bias", "generator_predictions.dense.bias", "same"),
-            ("head.norm.weight", "generator_predictions.LayerNorm.weight", "same"),
-            ("head.norm.bias", "generator_predictions.LayerNorm.bias", "same"),
+            *linear("head.dense", "generator_predictions.dense"),
+            *norm("head.norm", "generator_predictions.LayerNorm"),
             ("head.projection.weight", "generator_lm_head.weight", "transposed"),
             ("head.bias", "generator_lm_head.bias", "same"),
         ),

@@ -10,6 +10,7 @@ from typing import Any
 from ...config import StackConfig
 from ..attributes import Attribute, Convert, variant, written
 from ..family import Family
+from ..names import linear, norm
 
 _INNER = Convert(
     lambda size, hf: 4 * hf["n_embd"] if size is None else size,
@@ -53,32 +54,21 @@ ROWS = {
     "base": (
         ("embeddings.tokens.weight", "wte.weight", "same"),
         ("embeddings.positions.weight", "wpe.weight", "same"),
-        ("stack.shared.final_norm.weight", "ln_f.weight", "same"),
-        ("stack.shared.final_norm.bias", "ln_f.bias", "same"),
+        *norm("stack.shared.final_norm", "ln_f"),
     ),
     "layer": (
-        ("self_norm.weight", "ln_1.weight", "same"),
-        ("self_norm.bias", "ln_1.bias", "same"),
-        ("self_attention.qkv.weight", "attn.c_attn.weight", "rows"),
-        ("self_attention.qkv.bias", "attn.c_attn.bias", "flat"),
-        ("self_attention.out.weight", "attn.c_proj.weight", "same"),
-        ("self_attention.out.bias", "attn.c_proj.bias", "same"),
-        ("feed_forward_norm.weight", "ln_2.weight", "same"),
-        ("feed_forward_norm.bias", "ln_2.bias", "same"),
-        ("feed_forward.up.weight", "mlp.c_fc.weight", "same"),
-        ("feed_forward.up.bias", "mlp.c_fc.bias", "same"),
-        ("feed_forward.down.weight", "mlp.c_proj.weight", "same"),
-        ("feed_forward.down.bias", "mlp.c_proj.bias", "same"),
+        *norm("self_norm", "ln_1"),
+        *linear("self_attention.qkv", "attn.c_attn", how="rows"),
+        *linear("self_attention.out", "attn.c_proj", how="rows"),
+        *norm("feed_forward_norm", "ln_2"),
+        *linear("feed_forward.up", "mlp.c_fc", how="rows"),
+        *linear("feed_forward.down", "mlp.c_proj", how="rows"),
     ),
     "cross": (
-        ("cross_norm.weight", "ln_cross_attn.weight", "same"),
-        ("cross_norm.bias", "ln_cross_attn.bias", "same"),
-        ("cross_attention.q.weight", "crossattention.q_attn.weight", "rows"),
-        ("cross_attention.q.bias", "crossattention.q_attn.bias", "flat"),
-        ("cross_attention.kv.weight", "crossattention.c_attn.weight", "rows"),
-        ("cross_attention.kv.bias", "crossattention.c_attn.bias", "flat"),
-        ("cross_attention.out.weight", "crossattention.c_proj.weight", "same"),
-        ("cross_attention.out.bias", "crossattention.c_proj.bias", "same"),
+        *norm("cross_norm", "ln_cross_attn"),
+        *linear("cross_attention.q", "crossattention.q_attn", how="rows"),
+        *linear("cross_attention.kv", "crossattention.c_attn", how="rows"),
+        *linear("cross_attention.out", "crossattention.c_proj", how="rows"),
     ),
     "head": (("head.projection.weight", "lm_head.weight", "transposed"),),
 }

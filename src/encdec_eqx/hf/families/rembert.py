@@ -6,6 +6,7 @@ Chung et al. 2021, arXiv:2010.12821.
 import dataclasses
 
 from ..attributes import Attribute, Convert, variant
+from ..names import linear, norm
 from . import bert
 from .bert import BERT
 
@@ -51,14 +52,11 @@ REMBERT = dataclasses.replace(
         **bert.ROWS,
         "base": (
             *bert.ROWS["base"],
-            ("embeddings.projection.weight", "encoder.embedding_hidden_mapping_in.weight", "transposed"),
-            ("embeddings.projection.bias", "encoder.embedding_hidden_mapping_in.bias", "same"),
+            *linear("embeddings.projection", "encoder.embedding_hidden_mapping_in"),
         ),
         "head": (
-            ("head.dense.weight", "cls.predictions.dense.weight", "transposed"),
-            ("head.dense.bias", "cls.predictions.dense.bias", "same"),
-            ("head.norm.weight", "cls.predictions.LayerNorm.weight", "same"),
-            ("head.norm.bias", "cls.predictions.LayerNorm.bias", "same"),
+            *linear("head.dense", "cls.predictions.dense"),
+            *norm("head.norm", "cls.predictions.LayerNorm"),
             ("head.projection.weight", "cls.predictions.decoder.weight", "transposed"),
             ("head.bias", "cls.predictions.decoder.bias", "same"),
         ),

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from ..attributes import Attribute, variant
+from ..names import linear, norm
 from . import bert
 from .bert import BERT
 
@@ -22,10 +23,8 @@ ATTRIBUTES = variant(
 _OWN = {"positions.counting": "non_padding", "head.activation": "gelu"}
 
 HEAD = (
-    ("head.dense.weight", "lm_head.dense.weight", "transposed"),
-    ("head.dense.bias", "lm_head.dense.bias", "same"),
-    ("head.norm.weight", "lm_head.layer_norm.weight", "same"),
-    ("head.norm.bias", "lm_head.layer_norm.bias", "same"),
+    *linear("head.dense", "lm_head.dense"),
+    *norm("head.norm", "lm_head.layer_norm"),
     ("head.bias", "lm_head.bias", "same"),
     ("head.projection.weight", "lm_head.decoder.weight", "transposed"),
 )
