@@ -14,6 +14,8 @@ import jax
 import jaxtyping
 import pytest
 
+import fast_tier
+
 SOURCE = Path(__file__).parent.parent / "src"
 
 # Modules that judge what a user or a file says, and are annotated with what they accept: they must meet wrong values.
@@ -82,6 +84,20 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m fast`, files without a fast test are not even imported: that would take as long as the tests."""
+    if config.option.markexpr == "fast" and collection_path.name.startswith("test_"):
+        return None if fast_tier.holds(collection_path) else True
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of the fast tier."""
+    for item in items:
+        if fast_tier.holds(item.path, item.name):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture
