@@ -5,8 +5,7 @@ Knows the dictionary and its splits; must not know models.
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from encdec_eqx.demo.lexicon import SPLIT_SALT, Split, load_lexicon
-from encdec_eqx.demo.vocabulary import LETTER_TOKENS, PHONEME_TOKENS
+from encdec_eqx.demo.lexicon import LETTER_TOKENS, PHONEME_TOKENS, SPLIT_SALT, Split, load_lexicon
 from encdec_eqx.text import TokenizerPair
 
 LONGEST = 31

@@ -21,10 +21,16 @@ import numpy as np
 import optax
 
 from encdec_eqx import Encoder, StackConfig
-from encdec_eqx.demo.batches import padded, shuffled
-from encdec_eqx.demo.lexicon import SPLIT_SALT, load_lexicon
-from encdec_eqx.demo.muon import muon
-from encdec_eqx.demo.vocabulary import LETTER_END, LETTER_MASK, LETTER_PAD, LETTER_TOKENS, encode_word
+from encdec_eqx.demo.lexicon import (
+    LETTER_END,
+    LETTER_MASK,
+    LETTER_PAD,
+    LETTER_TOKENS,
+    SPLIT_SALT,
+    encode_word,
+    load_lexicon,
+)
+from encdec_eqx.demo.pieces import muon, padded, shuffled
 
 CONFIG = {
     "model_type": "bert",

@@ -21,10 +21,16 @@ import numpy as np
 import optax
 
 from encdec_eqx import Decoder, StackConfig
-from encdec_eqx.demo.batches import padded, shuffled
-from encdec_eqx.demo.lexicon import SPLIT_SALT, load_lexicon
-from encdec_eqx.demo.muon import muon
-from encdec_eqx.demo.vocabulary import PHONEME_END, PHONEME_PAD, PHONEME_START, PHONEME_TOKENS, encode_pronunciation
+from encdec_eqx.demo.lexicon import (
+    PHONEME_END,
+    PHONEME_PAD,
+    PHONEME_START,
+    PHONEME_TOKENS,
+    SPLIT_SALT,
+    encode_pronunciation,
+    load_lexicon,
+)
+from encdec_eqx.demo.pieces import muon, padded, shuffled
 
 CONFIG = {
     "model_type": "gpt2",

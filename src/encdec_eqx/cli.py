@@ -210,8 +210,7 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 def _run_demo(chosen: argparse.Namespace, console: "Console") -> int:
     from ._writing import check_writable
-    from .demo.recipe import Recipe
-    from .demo.run import run_demo
+    from .demo.run import Recipe, run_demo
 
     defaults = Recipe()
     recipe = Recipe(seed=chosen.seed or defaults.seed, steps=chosen.steps or defaults.steps)

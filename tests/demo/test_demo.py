@@ -17,14 +17,14 @@ import pytest
 from rich.console import Console
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
-from encdec_eqx.demo import batches, lexicon, metrics, pieces, recipe, run, vocabulary
-from encdec_eqx.demo.muon import muon, orthogonalised
+from encdec_eqx.demo import lexicon, pieces, run
+from encdec_eqx.demo.pieces import muon, orthogonalised
 from encdec_eqx.text import TextToText
 
 ASSETS = resources.files("encdec_eqx.demo").joinpath("assets")
-TINY = recipe.Recipe(
+TINY = run.Recipe(
     steps=3,
-    buckets=(batches.Bucket(source=9, target=8, rows=4),),
+    tokens_per_batch=68,
     evaluate_every=2,
     dev_words=3,
 )
@@ -93,7 +93,7 @@ def test_packaged_dictionary():
     assert len(words.pronunciations) == 124_926
     assert words.dropped == 1_193
     assert words.pronunciations["read"] == (("R", "EH", "D"), ("R", "IY", "D"))
-    known = set(vocabulary.PHONEME_TOKENS[3:])
+    known = set(lexicon.PHONEME_TOKENS[3:])
     assert len(known) == 39
     assert all(set(p) <= known for variants in words.pronunciations.values() for p in variants)
 
@@ -121,8 +121,8 @@ def test_licence_and_size_of_the_dictionary():
 
 
 def test_words_become_ids():
-    ids = vocabulary.encode_word("It\u2019s", max_letters=4)
-    assert [vocabulary.LETTER_TOKENS[i] for i in ids] == ["i", "t", "'", "s", "[END]"]
+    ids = lexicon.encode_word("It\u2019s", max_letters=4)
+    assert [lexicon.LETTER_TOKENS[i] for i in ids] == ["i", "t", "'", "s", "[END]"]
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,17 @@ def test_words_become_ids():
     ],
 )
 def test_words_that_cannot_be_read(word, says):
-    with pytest.raises(vocabulary.WordError, match="cannot pronounce") as caught:
-        vocabulary.encode_word(word, max_letters=5)
+    with pytest.raises(lexicon.WordError, match="cannot pronounce") as caught:
+        lexicon.encode_word(word, max_letters=5)
     assert says in str(caught.value)
 
 
 def test_pronunciations_survive_the_round_trip():
     phonemes = ("HH", "AH", "L", "OW")
-    ids = vocabulary.encode_pronunciation(phonemes)
-    assert vocabulary.decode_pronunciation([vocabulary.PHONEME_START, *ids, 0, 0, 5]) == phonemes
+    ids = lexicon.encode_pronunciation(phonemes)
+    assert lexicon.decode_pronunciation([lexicon.PHONEME_START, *ids, 0, 0, 5]) == phonemes
     with pytest.raises(ValueError, match="unknown phoneme 'AH0'"):
-        vocabulary.encode_pronunciation(["AH0"])
+        lexicon.encode_pronunciation(["AH0"])
 
 
 # --- error rates
@@ -157,47 +157,40 @@ def test_pronunciations_survive_the_round_trip():
 def test_error_rates_take_the_closest_reference():
     predictions = [("A", "B"), ("X",)]
     references = [[("C", "C", "C"), ("A", "B")], [("X", "Y"), ("Z", "Z", "Z")]]
-    rates = metrics.error_rates(predictions, references)
-    assert rates == metrics.ErrorRates(phoneme=1 / 4, word=1 / 2, words=2)
+    rates = run.error_rates(predictions, references)
+    assert rates == run.ErrorRates(phoneme=1 / 4, word=1 / 2, words=2)
 
 
 @pytest.mark.parametrize(("predictions", "references"), [([], []), ([("A",)], []), ([("A",)], [[]])])
 def test_error_rates_of_nothing_are_errors(predictions, references):
     with pytest.raises(ValueError, match=r"prediction|reference"):
-        metrics.error_rates(predictions, references)
+        run.error_rates(predictions, references)
 
 
 # --- batches
 
 
-def test_buckets_hold_every_pair_that_fits():
-    pairs = [("ab", ("B",)), ("abcdef", ("B", "D")), ("abcdefghij", ("B",)), ("cd", ("K",))]
-    sizes = (batches.Bucket(source=3, target=2, rows=2), batches.Bucket(source=8, target=4, rows=1))
-    data = batches.TrainingData(pairs, sizes)
-    assert (data.pairs, data.left_out) == (3, 1)
-    seen = list(itertools.islice(data.batches(seed=0), 2))
-    assert sorted(batch["input_ids"].shape for batch in seen) == [(1, 8), (2, 3)]
-    short = next(batch for batch in seen if batch["labels"].shape == (2, 2))
-    assert sorted(short["input_ids"].tolist()) == [[4, 5, 1], [6, 7, 1]]
-    long = next(batch for batch in seen if batch["labels"].shape == (1, 4))
-    assert long["attention_mask"].tolist() == [[True] * 7 + [False]]
-    assert long["labels"].tolist() == [[*vocabulary.encode_pronunciation(("B", "D")), -100]]
-    assert len(data.one_of_each_shape()) == 2
+def test_the_longest_pairs_are_left_out_of_training():
+    said = {"ab": (("B",),), "a" * 16: (("B",),), "cd": (("K",) * 15, ("K",))}
+    whole = lexicon.Lexicon(pronunciations=said, dropped=0)
+    assert len(whole.words("train")) == 3
+    assert run.training_pairs(whole) == [("ab", ("B",))]
 
 
-def test_order_of_batches_depends_on_the_seed_alone(small_lexicon):
+def test_order_of_batches_depends_on_the_seed_alone():
+    rows = ({"input_ids": np.arange(40).reshape(20, 2)}, 4)
+
     def first(seed: int) -> list[list[int]]:
-        data = batches.TrainingData(recipe.training_pairs(small_lexicon), TINY.buckets)
-        return [batch["input_ids"].tolist() for batch in itertools.islice(data.batches(seed=seed), 5)]
+        batches = pieces.shuffled([rows], seed=seed)
+        return [batch["input_ids"].tolist() for batch in itertools.islice(batches, 5)]
 
     assert first(0) == first(0)
     assert first(0) != first(1)
 
 
 def test_too_little_data_for_a_batch_is_an_error():
-    data = batches.TrainingData([("ab", ("B",))], (batches.Bucket(source=3, target=2, rows=2),))
     with pytest.raises(ValueError, match="fills one batch"):
-        next(data.batches(seed=0))
+        next(pieces.shuffled([({"input_ids": np.zeros((1, 3))}, 2)], seed=0))
 
 
 # --- the optimiser
@@ -278,7 +271,7 @@ def test_fine_tuning_learns(tiny_pieces, small_lexicon):
     model = pieces.join(*pieces.load_pieces())
     losses = []
     longer = dataclasses.replace(TINY, steps=60, evaluate_every=1000)
-    run_ = recipe.finetune(model, small_lexicon, longer, on_progress=lambda step: losses.append(step.loss))
+    run_ = run.finetune(model, small_lexicon, longer, on_progress=lambda step: losses.append(step.loss))
     assert run_.steps == len(losses) == 60
     assert losses[-1] < losses[0] - 0.3
 
@@ -290,14 +283,14 @@ def test_pronouncing_does_not_depend_on_company():
         Decoder.init(decoder.replace(initializer_range=0.5), key=jax.random.key(4)),
     )
     words = ["cat", "extraordinarily", "incomprehensibilities", "dog"]
-    together = recipe.pronounce(model, words)
-    assert together == [recipe.pronounce(model, [word])[0] for word in words]
-    with pytest.raises(vocabulary.WordError, match="at most 31"):
-        recipe.pronounce(model, ["a" * 32])
+    together = run.pronounce(model, words)
+    assert together == [run.pronounce(model, [word])[0] for word in words]
+    with pytest.raises(lexicon.WordError, match="at most 31"):
+        run.pronounce(model, ["a" * 32])
 
 
 def test_unreadable_words_fail_before_any_work(tmp_path):
-    with pytest.raises(vocabulary.WordError, match="'9'"):
+    with pytest.raises(lexicon.WordError, match="'9'"):
         run.say_words(["9"], tmp_path / "none", console=_console())
     with pytest.raises(ValueError, match=r"'9'.*'8'"):
         run.say_words(["9", "8"], tmp_path / "none", console=_console())
@@ -314,13 +307,13 @@ def test_packaged_pieces_are_what_the_documentation_says():
     encoder, decoder = pieces.load_pieces()
     assert (encoder.config.model_type, decoder.config.model_type) == ("bert", "gpt2")
     assert encoder.hidden_size != decoder.hidden_size
-    assert encoder.config.vocab_size == len(vocabulary.LETTER_TOKENS)
-    assert decoder.config.vocab_size == len(vocabulary.PHONEME_TOKENS)
+    assert encoder.config.vocab_size == len(lexicon.LETTER_TOKENS)
+    assert decoder.config.vocab_size == len(lexicon.PHONEME_TOKENS)
     assert decoder.load_report.new
     assert all("cross" in name for name, _ in decoder.load_report.new)
     model = pieces.join(encoder, decoder)
     tokens = model.special_tokens
-    assert (tokens.decoder_start_token_id, tokens.pad_token_id) == (vocabulary.PHONEME_START, vocabulary.PHONEME_PAD)
+    assert (tokens.decoder_start_token_id, tokens.pad_token_id) == (lexicon.PHONEME_START, lexicon.PHONEME_PAD)
 
 
 @pytest.mark.parametrize("name", ["letters", "phonemes"])
@@ -333,18 +326,18 @@ def test_packaged_pieces_are_small_and_half_precision(name):
 def test_packaged_pieces_have_learned_something():
     """The decoder alone finds real pronunciations likelier than shuffled ones; random weights do not."""
     words = lexicon.fixed_sample(lexicon.load_lexicon().words("dev"), 64)
-    real = [vocabulary.encode_pronunciation(lexicon.load_lexicon().pronunciations[word][0]) for word in words]
+    real = [lexicon.encode_pronunciation(lexicon.load_lexicon().pronunciations[word][0]) for word in words]
     shuffled = [[*row[-2::-1], row[-1]] for row in real]
     _, decoder = pieces.load_pieces()
     assert _loss(decoder, real) < _loss(decoder, shuffled) - 0.2
 
 
 def _loss(decoder: Decoder, rows: list[list[int]]) -> float:
-    ids = batches.padded(rows, 20, vocabulary.PHONEME_PAD)
-    previous = np.concatenate([np.full_like(ids[:, :1], vocabulary.PHONEME_START), ids[:, :-1]], axis=1)
+    ids = pieces.padded(rows, 20, lexicon.PHONEME_PAD)
+    previous = np.concatenate([np.full_like(ids[:, :1], lexicon.PHONEME_START), ids[:, :-1]], axis=1)
     log_probabilities = jax.nn.log_softmax(decoder(previous).logits)
     taken = np.take_along_axis(np.asarray(log_probabilities), ids[..., None], axis=-1)[..., 0]
-    return float(-(taken * (ids != vocabulary.PHONEME_PAD)).sum() / (ids != vocabulary.PHONEME_PAD).sum())
+    return float(-(taken * (ids != lexicon.PHONEME_PAD)).sum() / (ids != lexicon.PHONEME_PAD).sum())
 
 
 # --- the packaged model
@@ -371,8 +364,8 @@ def dev_words():
 
 def test_the_packaged_model_pronounces_words_it_has_not_seen(dev_words):
     """Of all 6,277 development words it gets 29.3 % wrong, of these 24.5 %."""
-    spoken = recipe.pronounce(pieces.load_trained(), dev_words)
-    rates = metrics.error_rates(spoken, [lexicon.load_lexicon().pronunciations[word] for word in dev_words])
+    spoken = run.pronounce(pieces.load_trained(), dev_words)
+    rates = run.error_rates(spoken, [lexicon.load_lexicon().pronunciations[word] for word in dev_words])
     assert rates.word < 0.26
 
 
@@ -380,4 +373,4 @@ def test_the_packaged_model_speaks_through_its_tokenizers(dev_words):
     with resources.as_file(ASSETS.joinpath("pronounce")) as folder:
         speaker = TextToText.from_pretrained(folder)
     said = speaker(dev_words[:40], max_new_tokens=32)
-    assert [tuple(text.split()) for text in said] == recipe.pronounce(pieces.load_trained(), dev_words[:40])
+    assert [tuple(text.split()) for text in said] == run.pronounce(pieces.load_trained(), dev_words[:40])

@@ -19,7 +19,7 @@ _ADAM_SIZE = 0.2
 
 
 def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
-    """Nesterov's momentum, orthogonalised, and scaled to the size of Adam's updates.
+    """Nesterov's momentum, orthogonalized, and scaled to the size of Adam's updates.
 
     The scale is 0.2 sqrt(max(in, out)) (Liu et al. 2025, "Muon is scalable for LLM training"), so that learning rates
     and weight decays of AdamW carry over. For parameters that are matrices alone. The state is the momentum.
@@ -37,7 +37,7 @@ def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
         state = jax.tree.map(blend, state, updates)
         leaves, structure = jax.tree.flatten(jax.tree.map(blend, state, updates))
         known = described(updates)
-        batches = orthogonalised([as_matrices(leaf, its) for leaf, its in zip(leaves, known, strict=True)])
+        batches = orthogonalize([as_matrices(leaf, its) for leaf, its in zip(leaves, known, strict=True)])
         sized = [batch * (_ADAM_SIZE * max(batch.shape[1:]) ** 0.5) for batch in batches]
         done = [from_matrices(batch, leaf, its) for batch, leaf, its in zip(sized, leaves, known, strict=True)]
         return jax.tree.unflatten(structure, done), state
@@ -45,7 +45,7 @@ def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def orthogonalised(batches: list[Float[Array, "_ _ _"]]) -> list[Float[Array, "_ _ _"]]:
+def orthogonalize(batches: list[Float[Array, "_ _ _"]]) -> list[Float[Array, "_ _ _"]]:
     """Matrices, in batches, with singular values brought near 1 (0.7 to 1.2) by five Newton-Schulz iterations.
 
     Matrices of one shape go through together: fewer, larger products, and less to compile.
