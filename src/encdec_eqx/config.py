@@ -10,10 +10,15 @@ from typing import Any, Literal
 
 from ._quoting import quoted
 from .layers.activations import ACTIVATIONS as ACTIVATIONS
+from .layers.alibi import AlibiConfig as AlibiConfig
+from .layers.attention import AttentionConfig as AttentionConfig
 from .layers.feed_forward import GatedMLPConfig as GatedMLPConfig
 from .layers.feed_forward import MLPConfig as MLPConfig
 from .layers.norm import LayerNormConfig as LayerNormConfig
+from .layers.norm import QKNormConfig as QKNormConfig
 from .layers.norm import RMSNormConfig as RMSNormConfig
+from .layers.relative_bias import RelativeBiasConfig as RelativeBiasConfig
+from .layers.rotary import RotaryConfig as RotaryConfig
 from .layers.validation import LARGEST_REAL, one_of, positive, rate
 from .layers.validation import MAX_SIZE as MAX_SIZE
 
@@ -41,64 +46,33 @@ class LayerSpec:
         weights: which set of weights the layer uses; layers that name the same number share them.
             `None` means a set of its own.
         hidden_state: whether its output counts among the `hidden_states` of a call, as the reference counts them.
+        window: how many slots a query sees, its own included: those behind it, and in a stack that is not causal as
+            many ahead; all, if `None`.
+        rotary: which of `AttentionConfig.rotary` rotates queries and keys, if there are any; `None` for none.
+        self_norm: whether self-attention has its norm (ModernBERT's first layer has none).
+        block: how its sub-layers stand: one after another (`"serial"`), or attention and feed-forward side by side,
+            reading the same normed input (`"parallel"`: GPT-J, Phi) or one normed for each (`"parallel_norms"`:
+            GPT-NeoX).
     """
 
     score_scale: float | None = None
     cross_attention: bool = False
     weights: int | None = None
     hidden_state: bool = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RelativeBiasConfig:
-    """A learned number a head for each bucket of distances, added to the scores of all layers (Raffel et al. 2020).
-
-    Attributes:
-        entries: rows of the table.
-        buckets: how many of them distances are sorted into: half of them for keys behind the query, half for keys
-            ahead; small distances exactly, larger ones by their logarithm.
-        max_distance: distances from here on share the last bucket.
-    """
-
-    entries: int = 32
-    buckets: int = 32
-    max_distance: int = 128
+    window: int | None = None
+    rotary: int | None = 0
+    self_norm: bool = True
+    block: Literal["serial", "parallel", "parallel_norms"] = "serial"
 
     def __post_init__(self):
-        positive(self, "entries", "buckets", "max_distance")
-        if self.buckets > self.entries:
-            raise ValueError(
-                f"RelativeBiasConfig.buckets is {self.buckets} and entries {self.entries}; expected a row a bucket."
-            )
+        one_of(self, "block", ("serial", "parallel", "parallel_norms"))
+        if self.window is not None:
+            positive(self, "window")
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """Attention heads.
-
-    Attributes:
-        num_heads: number of heads.
-        head_dim: width of one head.
-        dropout: rate of dropout on the attention weights.
-        relative_positions: `"key"` adds the product of queries with a learned table of distances to the scores,
-            `"key_query"` that of keys too (Shaw et al. 2018; Huang et al. 2020); in self-attention only.
-        relative_bias: a bias by distance that all layers share; in self-attention only.
-        qkv_bias: whether the projections to queries, keys and values have biases.
-        rotate_values: where positions rotate queries and keys, whether they rotate values too.
-    """
-
-    num_heads: int
-    head_dim: int
-    dropout: float = 0.0
-    relative_positions: Literal["none", "key", "key_query"] = "none"
-    relative_bias: RelativeBiasConfig | None = None
-    qkv_bias: bool = True
-    rotate_values: bool = False
-
-    def __post_init__(self):
-        positive(self, "num_heads", "head_dim")
-        rate(self, "dropout")
-        one_of(self, "relative_positions", ("none", "key", "key_query"))
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What layers that share weights have in common."""
+        return self.cross_attention, self.window, self.rotary, self.self_norm, self.block
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,27 +83,31 @@ class PositionsConfig:
         max_positions: rows of the table: the longest sequence, or that plus what is not used of it.
         kind: what stands in the table: learned rows, or constants: sines and cosines of the position, the sines in the
             first half (`"sinusoidal_halves"`), in turn (`"sinusoidal_interleaved"`; both Vaswani et al. 2017), or in
-            the first half with the last frequency exactly 1 / 10000 (`"sinusoidal_tensor2tensor"`).
+            the first half with the last frequency exactly 1 / 10000 (`"sinusoidal_tensor2tensor"`). `"none"`: there is
+            no table, and positions enter in attention alone.
         use: `"added"` to the embeddings, `"rotated"`: queries and keys are rotated by its angles (Su et al. 2021), or
             `"carried"` through checkpoints and not used (BERT with relative positions).
         counting: default positions: `"arange"`, or `"non_padding"`: ids other than `padding_idx` are counted from
-            `padding_idx + 1`, and padding sits at `padding_idx` (RoBERTa).
+            `padding_idx + 1`, and padding sits at `padding_idx` (RoBERTa), or `"mask"`: tokens that the mask has as
+            real are counted from 0, and padding sits at -1 (OPT).
         padding_idx: the id that `"non_padding"` does not count.
         offset: the table's row of position 0 (2 in BART).
     """
 
     max_positions: int
-    kind: Literal["learned", "sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2tensor"] = "learned"
+    kind: Literal["none", "learned", "sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2tensor"] = (
+        "learned"
+    )
     use: Literal["added", "rotated", "carried"] = "added"
-    counting: Literal["arange", "non_padding"] = "arange"
+    counting: Literal["arange", "non_padding", "mask"] = "arange"
     padding_idx: int | None = None
     offset: int = 0
 
     def __post_init__(self):
         positive(self, "max_positions")
-        one_of(self, "kind", ("learned", *SINUSOIDS))
+        one_of(self, "kind", ("learned", "none", *SINUSOIDS))
         one_of(self, "use", ("added", "rotated", "carried"))
-        one_of(self, "counting", ("arange", "non_padding"))
+        one_of(self, "counting", ("arange", "non_padding", "mask"))
         if self.counting == "non_padding" and self.padding_idx is None:
             raise ValueError("PositionsConfig.counting is 'non_padding': give `padding_idx`, the id not to count.")
         if self.offset < 0 or self.longest < 1:
@@ -151,7 +129,7 @@ class PositionsConfig:
     @property
     def first(self) -> int:
         """The position of a sequence's first token."""
-        return 0 if self.padding_idx is None or self.counting == "arange" else self.padding_idx + 1
+        return 0 if self.padding_idx is None or self.counting != "non_padding" else self.padding_idx + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -283,7 +261,7 @@ class StackConfig:
         if len(self.layers) > MAX_LAYERS:
             raise ValueError(f"StackConfig.layers has {len(self.layers)} layers; expected at most {MAX_LAYERS}.")
         width = self.attention.head_dim if self.positions.use == "rotated" else self.embedding_size
-        if self.positions.kind != "learned" and self.positions.max_positions * width > MAX_CONSTANT_TABLE:
+        if self.positions.kind in SINUSOIDS and self.positions.max_positions * width > MAX_CONSTANT_TABLE:
             raise ValueError(
                 f"the table of positions has {self.positions.max_positions} rows of {width}, which are computed; "
                 f"expected at most {MAX_CONSTANT_TABLE} numbers."
@@ -301,6 +279,11 @@ class StackConfig:
                 f"the head is tied to the token table, whose width is {self.embedding_size}, but takes states of width "
                 f"{self.head_width}; set HeadConfig.size (with `transform`) or untie it."
             )
+        rotations = len(self.attention.rotary)
+        if rotations and any(layer.rotary is not None and not 0 <= layer.rotary < rotations for layer in self.layers):
+            raise ValueError(f"a LayerSpec.rotary names none of the {rotations} rotations of AttentionConfig.rotary.")
+        if rotations and self.positions.use == "rotated":
+            raise ValueError("queries and keys are rotated by AttentionConfig.rotary or by the table: choose one.")
         if self.positions.use == "rotated" and self.attention.head_dim % 2:
             raise ValueError(f"positions rotate pairs, but AttentionConfig.head_dim is {self.attention.head_dim}: odd.")
 
@@ -352,12 +335,10 @@ class StackConfig:
 
 
 def _check_shared_layers(layers: tuple[LayerSpec, ...]) -> None:
-    kinds: dict[int, bool] = {}
+    kinds: dict[int, tuple[Any, ...]] = {}
     for index, layer in enumerate(layers):
-        if layer.weights is None:
-            continue
-        if kinds.setdefault(layer.weights, layer.cross_attention) != layer.cross_attention:
+        if layer.weights is not None and kinds.setdefault(layer.weights, layer.kind) != layer.kind:
             raise ValueError(
-                f"layer {index} shares weights {layer.weights} with a layer that differs in `cross_attention`; "
-                "layers that share weights must be of one kind."
+                f"layer {index} shares weights {layer.weights} with a layer that differs in `cross_attention`, "
+                "`window`, `rotary`, `self_norm` or `block`; layers that share weights must be of one kind."
             )

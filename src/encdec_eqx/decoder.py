@@ -23,12 +23,12 @@ from .config import StackConfig
 from .heads import LMHead
 from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
+from .inputs.counting import PositionRule
 from .inputs.tokens import Embeddings, as_token_types, longest
 from .layers.context import AttentionContext
 from .layers.dropout import split_key
 from .layers.linear import Linear
 from .layers.masks import AttentionMask
-from .layers.positions import arange_positions, non_padding_positions
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, StackOutput, UnrolledStack
 from .surgery.cross_attention import add_cross_attention
@@ -128,8 +128,10 @@ class Decoder(TaughtAttributes):
                 encoder_states=states,
             )
             options: dict[str, Any] = {"context": context}
-            counted = jnp.zeros((ids.shape[0],), jnp.int32)
-            positions = self._default_positions(ids, 0, counted)[0] if positions is None else positions
+            if positions is None:
+                counted = jnp.zeros((ids.shape[0],), jnp.int32)
+                rule = PositionRule.of(self.config)
+                positions, _ = rule.of_call(ids, mask, shape=ids.shape, start=0, counted=counted)
         else:
             cache = _with_room(cache, ids.shape)
             context, positions, cache = self._continue(ids, cache, mask, positions)
@@ -236,7 +238,8 @@ class Decoder(TaughtAttributes):
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
         """Scores of the next token, in float32."""
-        return self.head(hidden, self.embeddings)
+        with jax.named_scope("decoder"):
+            return self.head(hidden, self.embeddings)
 
     def _run(
         self,
@@ -248,16 +251,19 @@ class Decoder(TaughtAttributes):
         **options: Any,
     ) -> StackOutput:
         embed_key, stack_key = split_key(key, 2)
-        embedded = self.embeddings.look_up(ids)
-        x = self.embeddings(embedded, positions=positions, token_type_ids=types, key=embed_key)
-        context = dataclasses.replace(context, angles=self.embeddings.angles(positions))
-        return self.stack(x, context, key=stack_key, **options)
+        with jax.named_scope("decoder"):
+            embedded = self.embeddings.look_up(ids)
+            x = self.embeddings(embedded, positions=positions, token_type_ids=types, key=embed_key)
+            context = dataclasses.replace(context, positions=positions, rotations=self.embeddings.rotations(positions))
+            return self.stack(x, context, key=stack_key, **options)
 
     def _continue(
         self, ids: Array, cache: DecoderCache, mask: Array | None, positions: Array | None
     ) -> tuple[AttentionContext, Array, DecoderCache]:
         """Masks and positions of the tokens that follow those in the cache, which takes note of both."""
-        defaults, counted = self._default_positions(ids, cache.length, cache.counted)
+        defaults, counted = PositionRule.of(self.config).of_call(
+            ids, mask, shape=ids.shape, start=cache.length, counted=cache.counted
+        )
         self_mask = cache.self_mask
         if mask is not None:
             self_mask = jax.lax.dynamic_update_slice_in_dim(self_mask, mask, cache.length, axis=1)
@@ -267,15 +273,6 @@ class Decoder(TaughtAttributes):
         )
         noted = DecoderCache(cache.self_kv, cache.cross_kv, self_mask, cache.cross_mask, cache.length, counted)
         return context, defaults if positions is None else positions, noted
-
-    def _default_positions(
-        self, ids: Int32[Array, "rows new"], start: Int32[Array, ""] | int, counted: Int32[Array, " rows"]
-    ) -> tuple[Int32[Array, "rows new"], Int32[Array, " rows"]]:
-        rule = self.config.positions
-        if rule.counting == "non_padding" and rule.padding_idx is not None:
-            return non_padding_positions(ids, counted, rule.padding_idx)
-        rows, new = ids.shape
-        return arange_positions(rows, new, start), counted
 
     def _explicit(self, position_ids: ArrayLike | None) -> Int32[Array, "batch target"] | None:
         if position_ids is None:

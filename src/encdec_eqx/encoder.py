@@ -10,18 +10,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Integer
 
 from . import _trees
-from ._inputs import as_ids, as_mask, check_length
 from ._old_words import TaughtAttributes, taught
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
 from .config import StackConfig
 from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
-from .inputs.tokens import Embeddings, as_token_types, longest
+from .inputs.tokens import Embeddings
 from .layers.context import AttentionContext
 from .layers.dropout import split_key
 from .layers.linear import Linear
 from .layers.masks import AttentionMask
-from .layers.positions import arange_positions, non_padding_positions
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, UnrolledStack
 from .surgery.resize import resize_embedding
@@ -114,59 +112,26 @@ class Encoder(TaughtAttributes):
             TypeError: a shape or dtype is wrong.
             ValueError: an id, a position, the length or a mask is out of range.
         """
-        ids, embedded = self._embedded(input_ids, inputs_embeds)
-        batch, length = embedded.shape[:2]
-        check_length("input_ids" if ids is not None else "inputs_embeds", length, longest(self.config, position_ids))
         embed_key, stack_key = split_key(key, 2)
-        positions = self._positions(ids, position_ids, batch, length)
-        x = self.embeddings(
-            embedded,
-            positions=positions,
-            token_type_ids=as_token_types(self.config, token_type_ids),
-            key=embed_key,
-        )
-        context = AttentionContext(
-            AttentionMask(as_mask("attention_mask", attention_mask), causal=self.config.causal),
-            angles=self.embeddings.angles(positions),
-        )
-        out = self.stack(
-            x,
-            context,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            key=stack_key,
-        )
+        with jax.named_scope("encoder"):
+            given = self.embeddings.embed(
+                self.config,
+                input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                token_type_ids=token_type_ids,
+                inputs_embeds=inputs_embeds,
+                key=embed_key,
+            )
+            mask = AttentionMask(given.mask, causal=self.config.causal)
+            out = self.stack(
+                given.hidden,
+                AttentionContext(mask, positions=given.positions, rotations=given.rotations),
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+                key=stack_key,
+            )
         return EncoderOutput(out.last_hidden_state, out.hidden_states, out.self_attentions)
-
-    def _embedded(self, input_ids: ArrayLike | None, inputs_embeds: ArrayLike | None) -> tuple[Array | None, Array]:
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "both" if input_ids is not None else "neither"
-            raise ValueError(f"an encoder takes `input_ids` or `inputs_embeds`; got {given}.")
-        if self.embeddings.tokens.weight is None:
-            raise ValueError(
-                "this encoder shares arrays with its decoder, which holds them: call `model.encode(...)`, or take the "
-                "whole encoder from `model.pieces()`."
-            )
-        if input_ids is not None:
-            ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the encoder's vocab_size")
-            return ids, self.embeddings.look_up(ids)
-        assert inputs_embeds is not None
-        if inputs_embeds.shape[-1] != self.config.embedding_size:
-            raise TypeError(
-                f"`inputs_embeds` has width {inputs_embeds.shape[-1]}; this encoder's token table has width "
-                f"{self.config.embedding_size}."
-            )
-        if inputs_embeds.size == 0:
-            raise ValueError(f"`inputs_embeds` is empty: its shape is {tuple(inputs_embeds.shape)}.")
-        return None, self.embeddings.given(jnp.asarray(inputs_embeds))
-
-    def _positions(self, ids: Array | None, position_ids: ArrayLike | None, batch: int, length: int) -> Array:
-        rule = self.config.positions
-        if position_ids is not None:
-            return as_ids("position_ids", position_ids, rule.limit, "the encoder's table of positions")
-        if ids is not None and rule.counting == "non_padding" and rule.padding_idx is not None:
-            return non_padding_positions(ids, jnp.zeros((batch,), jnp.int32), rule.padding_idx)[0]
-        return arange_positions(batch, length, rule.first)
 
     @classmethod
     @checked

@@ -32,6 +32,7 @@ class LMHead(eqx.Module):
     activation: str = eqx.field(static=True)
     fixed_bias: bool = eqx.field(static=True, default=False)
 
+    @jax.named_scope("head")
     def __call__(self, hidden: Float[Array, "*batch hidden"], embeddings: Embeddings) -> Float[Array, "*batch vocab"]:
         """Logits in float32."""
         if self.dense is not None and self.norm is not None:

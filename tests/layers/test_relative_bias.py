@@ -60,7 +60,7 @@ def test_the_bias_of_each_head_is_looked_up(key: jax.Array) -> None:
 
 
 def test_what_a_relative_bias_refuses() -> None:
-    with pytest.raises(ValueError, match=r"buckets is 33 and entries 32; expected one row per bucket"):
+    with pytest.raises(ValueError, match=r"buckets is 33 and entries 32; expected a row a bucket"):
         RelativeBiasConfig(buckets=33)
     with pytest.raises(ValueError, match=r"max_distance 8: 8 distances have a bucket of their own"):
         RelativeBiasConfig(max_distance=8)

@@ -1,1 +1,19 @@
-"""One transformer layer a file. Knows nothing of how many there are or in which order they run."""
+"""The kinds of layers; `LayerSpec.block` names one."""
+
+from .._typing import PRNGKey
+from ..config import LayerSpec, StackConfig
+from .abstract_block import AbstractBlock as AbstractBlock
+from .abstract_block import BlockOutput as BlockOutput
+from .block import Block as Block
+from .parallel import ParallelBlock as ParallelBlock
+
+KINDS: dict[str, type[Block] | type[ParallelBlock]] = {
+    "serial": Block,
+    "parallel": ParallelBlock,
+    "parallel_norms": ParallelBlock,
+}
+
+
+def init_block(config: StackConfig, spec: LayerSpec, *, key: PRNGKey) -> AbstractBlock:
+    """A layer of the kind that `spec` names."""
+    return KINDS[spec.block].init(config, spec, key=key)

@@ -1,61 +1,11 @@
-"""The decoder's prompt on the host: start token, mask, positions, padding. Knows no models or loops.
-
-All of it is NumPy, but for the position of a token that the loop has just chosen.
-"""
+"""The decoder's prompt on the host: start token, mask, positions, padding. Knows no models or loops."""
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32
 
-from .._typing import Array
-from ..config import StackConfig
+from ..inputs.counting import PositionRule as PositionRule
 from .source import host_ids, host_mask
-
-
-@dataclass(frozen=True)
-class PositionRule:
-    """How a family numbers the tokens of a decoder, token for token as torch does with its cache.
-
-    Attributes:
-        first: number of a sequence's first token.
-        padding_idx: the id that is not counted in a prompt and always sits at its own number (RoBERTa), or None.
-    """
-
-    first: int = 0
-    padding_idx: int | None = None
-
-    @classmethod
-    def of(cls, config: StackConfig) -> "PositionRule":
-        """The rule of a decoder."""
-        counted = config.positions.counting != "non_padding"
-        return cls(config.positions.first, None if counted else config.positions.padding_idx)
-
-    def of_prompt(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
-        """Positions (rows, length) of a prompt whose masked tokens (`real` False) are not counted.
-
-        A row alone and the same row behind left padding get the same numbers for its real tokens.
-        """
-        counted = real if self.padding_idx is None else real & (ids != self.padding_idx)
-        positions = np.cumsum(counted, axis=1) - 1 + self.first
-        filler = self.first if self.padding_idx is None else self.padding_idx
-        return np.where(counted, positions, filler).astype(np.int32)
-
-    def of_sequences(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
-        """Positions (rows, width) of whole sequences; `real` (rows, prompt) says where the prompt is padded."""
-        prompt = real.shape[1]
-        counted = real.sum(axis=1)[:, None] + np.arange(ids.shape[1] - prompt)[None] + self.first
-        if self.padding_idx is not None:
-            counted = np.where(ids[:, prompt:] == self.padding_idx, self.padding_idx, counted)
-        return np.concatenate([self.of_prompt(ids[:, :prompt], real), counted.astype(np.int32)], axis=1)
-
-    def of_next(self, tokens: Int32[Array, "*rows"], tokens_before: Int32[Array, "*rows"]) -> Int32[Array, "*rows"]:
-        """As torch numbers a single token behind a cache: by the number of tokens before it, whatever they are."""
-        counted = tokens_before + self.first
-        if self.padding_idx is None:
-            return counted
-        return jnp.where(tokens == self.padding_idx, self.padding_idx, counted)
 
 
 @dataclass(frozen=True)

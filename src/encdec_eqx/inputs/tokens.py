@@ -6,16 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int32
 
-from .._inputs import as_ids
+from .._inputs import as_ids, as_mask, check_length
 from .._typing import Array, ArrayLike, PRNGKey
 from ..config import StackConfig
 from ..layers.dropout import Dropout
 from ..layers.linear import AbstractLinear, Embedding, Linear
 from ..layers.norm import AbstractNorm, init_norm
+from ..layers.rotary import Rotation
 from ..layers.sinusoids import sinusoids
+from .counting import PositionRule
+from .input_side import AbstractInputs, Embedded
 
 
-class Embeddings(eqx.Module):
+class Embeddings(AbstractInputs):
     """The sum of token, position and type embeddings, normalised, dropped out and projected as the config says.
 
     Attributes:
@@ -34,7 +37,7 @@ class Embeddings(eqx.Module):
     """
 
     tokens: Embedding
-    positions: Embedding
+    positions: Embedding | None
     token_types: Embedding | None
     task_types: Embedding | None
     norm: AbstractNorm | None
@@ -46,6 +49,57 @@ class Embeddings(eqx.Module):
     scale: float = eqx.field(static=True)
     scale_given: bool = eqx.field(static=True)
 
+    def embed(
+        self,
+        config: StackConfig,
+        inputs: ArrayLike | None,
+        *,
+        attention_mask: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        inputs_embeds: ArrayLike | None = None,
+        key: PRNGKey | None = None,
+    ) -> Embedded:
+        """See `AbstractInputs`; `inputs` are token ids."""
+        ids, embedded = self._embedded(config, inputs, inputs_embeds)
+        batch, length = embedded.shape[:2]
+        check_length("input_ids" if ids is not None else "inputs_embeds", length, longest(config, position_ids))
+        mask = as_mask("attention_mask", attention_mask)
+        if position_ids is not None:
+            limit = config.positions.limit
+            positions = as_ids("position_ids", position_ids, limit, "the encoder's table of positions")
+        else:
+            counted = jnp.zeros((batch,), jnp.int32)
+            positions, _ = PositionRule.of(config).of_call(ids, mask, shape=(batch, length), start=0, counted=counted)
+        types = as_token_types(config, token_type_ids)
+        hidden = self(embedded, positions=positions, token_type_ids=types, key=key)
+        return Embedded(hidden, mask, positions, self.rotations(positions))
+
+    def _embedded(
+        self, config: StackConfig, input_ids: ArrayLike | None, inputs_embeds: ArrayLike | None
+    ) -> tuple[Array | None, Array]:
+        if (input_ids is None) == (inputs_embeds is None):
+            given = "both" if input_ids is not None else "neither"
+            raise ValueError(f"an encoder takes `input_ids` or `inputs_embeds`; got {given}.")
+        if self.tokens.weight is None:
+            raise ValueError(
+                "this encoder shares arrays with its decoder, which holds them: call `model.encode(...)`, or take the "
+                "whole encoder from `model.pieces()`."
+            )
+        if input_ids is not None:
+            ids = as_ids("input_ids", input_ids, config.vocab_size, "the encoder's vocab_size")
+            return ids, self.look_up(ids)
+        assert inputs_embeds is not None
+        if inputs_embeds.shape[-1] != config.embedding_size:
+            raise TypeError(
+                f"`inputs_embeds` has width {inputs_embeds.shape[-1]}; this encoder's token table has width "
+                f"{config.embedding_size}."
+            )
+        if inputs_embeds.size == 0:
+            raise ValueError(f"`inputs_embeds` is empty: its shape is {tuple(inputs_embeds.shape)}.")
+        return None, self.given(jnp.asarray(inputs_embeds))
+
+    @jax.named_scope("embeddings")
     def look_up(self, ids: Int32[Array, "batch length"]) -> Float[Array, "batch length embedding"]:
         """Token embeddings, scaled."""
         rows = self.tokens(ids)
@@ -55,6 +109,7 @@ class Embeddings(eqx.Module):
         """The caller's own token embeddings, as they are added to."""
         return inputs_embeds * self.scale if self.scale_given else inputs_embeds
 
+    @jax.named_scope("embeddings")
     def __call__(
         self,
         embedded: Float[Array, "batch length embedding"],
@@ -69,7 +124,7 @@ class Embeddings(eqx.Module):
             x = x + self._types()(token_type_ids)
         elif self.token_types is not None:
             x = x + jnp.broadcast_to(self.token_types.weight[0], x.shape)
-        if self.position_use == "added":
+        if self.positions is not None and self.position_use == "added":
             x = x + self.positions(positions + self.position_offset)
         if self.task_types is not None:
             x = x + jnp.broadcast_to(self.task_types.weight[0], x.shape)
@@ -78,9 +133,11 @@ class Embeddings(eqx.Module):
         x = self.dropout(x, key=key)
         return x if self.projection is None else self.projection(x)
 
-    def angles(self, positions: Int32[Array, "batch length"]) -> Float[Array, "batch length head_dim"] | None:
-        """Sines and cosines by which self-attention rotates, if positions are for that."""
-        return self.positions(positions + self.position_offset) if self.position_use == "rotated" else None
+    def rotations(self, positions: Int32[Array, "batch length"]) -> tuple[Rotation, ...]:
+        """By what self-attention rotates, if the table of positions is for that."""
+        if self.positions is None or self.position_use != "rotated":
+            return ()
+        return (Rotation.of_table_rows(self.positions(positions + self.position_offset)),)
 
     def _types(self) -> Embedding:
         return self.tokens if self.token_types is None else self.token_types
@@ -122,8 +179,10 @@ class Embeddings(eqx.Module):
         )
 
 
-def _init_positions(config: StackConfig, key: PRNGKey) -> Embedding:
+def _init_positions(config: StackConfig, key: PRNGKey) -> Embedding | None:
     rule = config.positions
+    if rule.kind == "none":
+        return None
     if rule.kind != "learned":
         return Embedding(jnp.asarray(constant_positions(config)), fixed=True)
     size, scale = config.embedding_size, config.initializer_range

@@ -22,6 +22,7 @@ def attend(
     scale: Float[Array, ""] | float,
     relative: Scores | None = None,
     bias: Float[Array, "#batch heads #queries keys"] | None = None,
+    cap: float | None = None,
     dropout: Dropout,
     key: PRNGKey | None,
     need_weights: bool = True,
@@ -39,6 +40,7 @@ def attend(
         scale: factor on the scores.
         relative: added to the scores before they are scaled.
         bias: added after.
+        cap: what scores are squashed to stay below, last of all before the mask.
         dropout: of the weights.
         key: turns dropout on.
         need_weights: whether to return the weights.
@@ -51,6 +53,7 @@ def attend(
     scores = folded.reshape(*q.shape[:3], k.shape[2])
     scores = (scores if relative is None else scores + relative) * scale
     scores = scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
+    scores = scores if cap is None else cap * jnp.tanh(scores / cap)
     weights = dropout(_masked_softmax(scores, dense), key=key)
     context = jnp.einsum("nqk,nke->nqe", _fold_queries(weights, k).astype(v.dtype), _fold(v))
     side_by_side = jnp.moveaxis(context.reshape(*q.shape[:3], v.shape[3]), 1, 2)

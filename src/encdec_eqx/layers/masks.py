@@ -8,6 +8,7 @@ from jaxtyping import Bool, Integer
 
 from .._typing import Array
 from ..cache import Branches
+from .alibi import alibi_positions
 from .positions import slots_behind
 
 
@@ -45,6 +46,14 @@ class AttentionMask(eqx.Module):
         if self.branches is not None:
             return self.branches.depth[:, None] - self.branches.slot_depth[None, :]
         return slots_behind(queries, self.slots(queries), self.start)
+
+    def key_positions(self, queries: int) -> Integer[Array, "#batch keys"]:
+        """Real keys counted from 0, so that left padding shifts nothing; padding is at 0."""
+        if self.branches is not None:
+            return self.branches.slot_depth[None]
+        if self.keys is None:
+            return jnp.arange(queries, dtype=jnp.int32)[None]
+        return alibi_positions(self.keys)
 
     def dense(self, queries: int) -> Bool[Array, "#batch 1 #queries #keys"] | None:
         """For each query and key; `None` where all may attend to all."""

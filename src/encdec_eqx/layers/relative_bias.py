@@ -36,7 +36,7 @@ class RelativeBiasConfig:
         positive(self, "entries", "buckets", "max_distance")
         if self.buckets > self.entries:
             raise ValueError(
-                f"RelativeBiasConfig.buckets is {self.buckets} and entries {self.entries}; expected one row per bucket."
+                f"RelativeBiasConfig.buckets is {self.buckets} and entries {self.entries}; expected a row a bucket."
             )
         exact = self.buckets // (4 if self.bidirectional else 2)
         if not 0 < exact < self.max_distance:

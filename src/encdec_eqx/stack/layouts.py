@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from .._typing import Array, PRNGKeys
-from ..blocks.block import Block
+from ..blocks import AbstractBlock
 from ..config import LayerSpec
 from ..layers.context import AttentionContext
 from .segment import Remat, Segment, as_remat
@@ -48,6 +48,7 @@ class ScannedStack(AbstractStack):
                 None if cross_kv is None else cross_kv[at],
                 None if keys is None else keys[start : start + len(segment.layers)],
                 keep_hidden,
+                start,
             )
             results += outputs
             caches.append(cache)
@@ -164,7 +165,7 @@ def _scanned(stack: UnrolledStack, remat: Remat, cuts: Sequence[int]) -> Scanned
 
 def _sharing_segment(stack: UnrolledStack, remat: Remat, cuts: Sequence[int]) -> Segment:
     layers = stack.layers
-    if cuts or len({spec.cross_attention for spec in layers}) > 1 or any(spec.weights is None for spec in layers):
+    if cuts or len({spec.kind for spec in layers}) > 1 or any(spec.weights is None for spec in layers):
         raise NotImplementedError(
             "the scanned layout shares weights only where every layer names its `weights`, all are of one kind and "
             "they are trained or frozen together; keep this stack unrolled."
@@ -174,7 +175,7 @@ def _sharing_segment(stack: UnrolledStack, remat: Remat, cuts: Sequence[int]) ->
 
 
 def _segment(
-    blocks: tuple[Block, ...], layers: tuple[LayerSpec, ...], scales: tuple[float, ...], remat: Remat
+    blocks: tuple[AbstractBlock, ...], layers: tuple[LayerSpec, ...], scales: tuple[float, ...], remat: Remat
 ) -> Segment:
     group = _shortest_group([_kind(block) for block in blocks])
     whole = blocks[: len(blocks) - len(blocks) % group]
@@ -182,7 +183,7 @@ def _segment(
     return Segment(groups=groups, rest=blocks[len(whole) :], layers=layers, scales=scales, remat=remat)
 
 
-def _kind(block: Block) -> Any:
+def _kind(block: AbstractBlock) -> Any:
     """What blocks must have in common to be stacked."""
     return jax.tree.structure(block), tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(block))
 
@@ -212,5 +213,5 @@ def _unrolled(stack: ScannedStack) -> UnrolledStack:
     return UnrolledStack(blocks=blocks, shared=stack.shared, layers=stack.layers, scales=stack.scales)
 
 
-def _stack_up(blocks: tuple[Block, ...]) -> Block:
+def _stack_up(blocks: tuple[AbstractBlock, ...]) -> AbstractBlock:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)

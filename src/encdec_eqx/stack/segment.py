@@ -1,5 +1,6 @@
 """A scanned run of layers, and what its backward pass keeps. Knows nothing of the rest of its stack."""
 
+import contextlib
 from typing import Any, Literal
 
 import equinox as eqx
@@ -8,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from .._typing import Array, PRNGKeys
-from ..blocks.block import Block
+from ..blocks import AbstractBlock
 from ..config import LayerSpec
 from ..layers.context import AttentionContext, LayerContext
-from .unrolled import LayerResult, empty_block_kv, run_in_turn, schedule
+from .unrolled import LayerResult, run_in_turn, schedule
 
 Remat = Literal["keep_all", "keep_products", "keep_linear", "keep_nothing"]
 """What a scanned stack keeps of each group for the backward pass, from most to least; the rest is recomputed.
@@ -40,16 +41,23 @@ class Segment(eqx.Module):
         remat: what is kept for the backward pass.
     """
 
-    groups: tuple[Block, ...]
-    rest: tuple[Block, ...]
+    groups: tuple[AbstractBlock, ...]
+    rest: tuple[AbstractBlock, ...]
     layers: tuple[LayerSpec, ...] = eqx.field(static=True)
     scales: tuple[float, ...] = eqx.field(static=True)
     remat: Remat = eqx.field(static=True)
 
     def run(
-        self, x: Array, context: AttentionContext, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, keep_hidden: bool
+        self,
+        x: Array,
+        context: AttentionContext,
+        self_kv: Any,
+        cross_kv: Any,
+        keys: PRNGKeys | None,
+        keep_hidden: bool,
+        first: int,
     ) -> tuple[Array, list[LayerResult], Any]:
-        """Run the layers: the last hidden state, what is wanted of each layer, the new caches."""
+        """Run the layers, from layer `first` on: the last hidden state, what is kept of each layer, the new caches."""
         stacked_kv, rest_kv = (None, None) if self_kv is None else self_kv
         stacked_cross, rest_cross = (None, None) if cross_kv is None else cross_kv
         scanned = self._scanned_layers
@@ -65,7 +73,8 @@ class Segment(eqx.Module):
                     None if crosses is None else crosses[at],
                     None if group_keys is None else group_keys[at],
                 )
-                out = block(x, context, layer)
+                with jax.named_scope(f"place_{at}") if len(self.groups) > 1 else contextlib.nullcontext():
+                    out = block(x, context, layer)
                 x = out.hidden
                 emitted.append((LayerResult.of(out, keep_hidden), None if pasts is None else out.new_kv))
             return x, emitted
@@ -77,7 +86,8 @@ class Segment(eqx.Module):
             stacked_cross,
             None if keys is None else self._by_group(keys[:scanned]),
         )
-        x, emitted = jax.lax.scan(_rematerialised(one_group, self.remat), x, per_group)
+        with jax.named_scope(f"layers_{first}_to_{first + scanned - 1}"):
+            x, emitted = jax.lax.scan(_rematerialised(one_group, self.remat), x, per_group)
         results = [_pick(result, repeat) for repeat in range(self._repeats) for result, _ in emitted]
         x, rest_results, rest_kv = run_in_turn(
             self.rest,
@@ -88,14 +98,17 @@ class Segment(eqx.Module):
             cross_kv=rest_cross,
             keys=None if keys is None else keys[scanned:],
             keep_hidden=keep_hidden,
+            first=first + scanned,
         )
         if stacked_kv is not None:
             # one write for all layers: inside the scan every layer would copy its slice of the cache
-            written = tuple(old.write(new, context.start) for old, (_, new) in zip(stacked_kv, emitted, strict=True))
+            written = tuple(
+                old.write(new, context.mask.start) for old, (_, new) in zip(stacked_kv, emitted, strict=True)
+            )
             self_kv = (written, rest_kv)
         return x, results + rest_results, self_kv
 
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[AbstractBlock, ...]:
         """The distinct blocks, in order of first use."""
         distinct = len(set(schedule(self.layers))) - len(self.rest)
         group = len(self.groups)
@@ -111,8 +124,8 @@ class Segment(eqx.Module):
 
     def empty_self_kv(self, rows: int, slots: int) -> Any:
         """Caches of zeros for every layer."""
-        stacked = tuple(empty_block_kv(_pick(block, 0), rows, slots, (self._repeats,)) for block in self.groups)
-        return stacked, tuple(empty_block_kv(block, rows, slots) for block in self.rest)
+        stacked = tuple(_pick(block, 0).empty_self_kv(rows, slots, (self._repeats,)) for block in self.groups)
+        return stacked, tuple(block.empty_self_kv(rows, slots) for block in self.rest)
 
     @property
     def _scanned_layers(self) -> int:
@@ -129,7 +142,7 @@ class Segment(eqx.Module):
     def _by_group(self, values: Array) -> Array:
         return values.reshape(self._repeats, len(self.groups), *values.shape[1:])
 
-    def _stacked(self, at: int) -> Block:
+    def _stacked(self, at: int) -> AbstractBlock:
         """The blocks of one place in the group, stacked over the repeats."""
         return self.groups[at] if self._own_weights else _pick(self.groups[at], jnp.asarray(schedule(self.layers)))
 

@@ -6,23 +6,24 @@ each distinct block once; `layers` say which weights run when. Knows nothing of 
 """
 
 import dataclasses
+import math
 from abc import abstractmethod
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
 from .._typing import Array, PRNGKey, PRNGKeys
-from ..blocks.block import Block, BlockOutput, score_scale
-from ..cache import AbstractKV, CrossKV, empty_kv
-from ..config import LayerSpec, RelativeBiasConfig, StackConfig
-from ..layers.attend import platform
+from ..blocks import AbstractBlock, BlockOutput, init_block
+from ..cache import AbstractKV, CrossKV
+from ..config import AttentionConfig, LayerSpec, StackConfig
+from ..layers.alibi import alibi_bias
 from ..layers.context import AttentionContext, LayerContext
-from ..layers.linear import Embedding
+from ..layers.masks import AttentionMask
 from ..layers.norm import AbstractNorm, init_norm
-from ..layers.positions import bucketed_bias
+from ..layers.relative_bias import RelativeBias
+from ..layers.rotary import Rotation
 
 Layout = Literal["unrolled", "scanned"]
 
@@ -63,34 +64,28 @@ class Shared(eqx.Module):
 
     Attributes:
         final_norm: the norm after the last layer.
-        relative_bias: the table of biases by distance that all layers share.
-        relative: how distances are sorted into its rows.
+        relative_bias: the biases by distance that all layers share.
+        other: what layers of another mechanism share, as its config's `init_shared` makes it.
+        attention: the config of the layers' attention.
         norm_in_hidden_states: whether the last of the hidden states is taken after the final norm.
     """
 
     final_norm: AbstractNorm | None
-    relative_bias: Embedding | None
-    relative: RelativeBiasConfig | None = eqx.field(static=True)
+    relative_bias: RelativeBias | None
+    other: Any
+    attention: AttentionConfig = eqx.field(static=True)
     norm_in_hidden_states: bool = eqx.field(static=True)
-
-    def self_bias(self, behind: Integer[Array, "queries keys"]) -> Float[Array, "1 heads queries keys"] | None:
-        """What is added to all layers' scores."""
-        if self.relative_bias is None or self.relative is None:
-            return None
-        buckets, longest = self.relative.buckets, self.relative.max_distance
-        return bucketed_bias(self.relative_bias, behind, buckets=buckets, max_distance=longest)
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Shared":
-        """A unit norm and a normal table, where the config has them."""
-        relative, heads = config.attention.relative_bias, config.attention.num_heads
-        table = None
-        if relative is not None:
-            table = Embedding.init(relative.entries, heads, scale=config.initializer_range, key=key)
+        """A unit norm and normal tables, where the config has them."""
+        made = config.attention.init_shared(config.hidden_size, scale=config.initializer_range, key=key)
+        is_bias = isinstance(made, RelativeBias)
         return cls(
             final_norm=init_norm(config.norm, config.hidden_size) if config.norm.final else None,
-            relative_bias=table,
-            relative=relative,
+            relative_bias=made if is_bias else None,
+            other=None if is_bias else made,
+            attention=config.attention,
             norm_in_hidden_states=config.norm.final_in_hidden_states,
         )
 
@@ -127,7 +122,8 @@ class AbstractStack(eqx.Module):
         keys = None if key is None else jax.random.split(key, len(self.layers))
         context = self._prepared(dataclasses.replace(context, need_weights=output_attentions), x.shape[1])
         last, results, self_kv = self._run(x, context, self_kv, cross_kv, keys, output_hidden_states)
-        normed = last if self.shared.final_norm is None else self.shared.final_norm(last)
+        with jax.named_scope("final_norm"):
+            normed = last if self.shared.final_norm is None else self.shared.final_norm(last)
         hidden = None
         if output_hidden_states:
             outputs = [*(_kept(result.hidden) for result in results[:-1])]
@@ -143,14 +139,26 @@ class AbstractStack(eqx.Module):
 
     def _prepared(self, context: AttentionContext, queries: int) -> AttentionContext:
         """The context with all that is made once for all layers."""
-        cross_mask, position = context.cross_mask, context.mask.relative_position(queries)
+        config, position = self.shared.attention, context.mask.relative_position(queries)
+        windows = dict.fromkeys(spec.window for spec in self.layers)
         return dataclasses.replace(
             context,
-            masks=tuple(context.mask.within(window, queries) for window in {None}),
-            cross_mask=None if cross_mask is None else cross_mask.within(None, queries),
+            masks=tuple(context.mask.within(window, queries) for window in windows),
+            cross_mask=None if context.cross_mask is None else context.cross_mask.within(None, queries),
+            rotations=context.rotations or _rotations(config, context.positions),
             relative_position=position,
-            bias=self.shared.self_bias(position),
+            bias=self._bias(context.mask, position),
+            shared=self.shared.other,
         )
+
+    def _bias(self, mask: AttentionMask, position: Array) -> Array | None:
+        """What is added to all layers' scores of self-attention."""
+        config, queries = self.shared.attention, position.shape[0]
+        if self.shared.relative_bias is not None:
+            return self.shared.relative_bias(position)
+        if config.alibi is None:
+            return None
+        return alibi_bias(config.alibi, config.num_heads, mask.key_positions(queries), score_scale=self.scales[0])
 
     @abstractmethod
     def _run(
@@ -170,7 +178,7 @@ class AbstractStack(eqx.Module):
 class UnrolledStack(AbstractStack):
     """Each distinct block on its own, run one after another."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[AbstractBlock, ...]
     shared: Shared
     layers: tuple[LayerSpec, ...] = eqx.field(static=True)
     scales: tuple[float, ...] = eqx.field(static=True)
@@ -190,7 +198,7 @@ class UnrolledStack(AbstractStack):
         )
         return x, results, None if self_kv is None else caches
 
-    def in_order(self) -> tuple[Block, ...]:
+    def in_order(self) -> tuple[AbstractBlock, ...]:
         """The block of each layer; one that serves several layers appears as often."""
         return tuple(self.blocks[which] for which in schedule(self.layers))
 
@@ -198,7 +206,7 @@ class UnrolledStack(AbstractStack):
         return tuple(block.cross_kv(states) for block in self.in_order())
 
     def empty_self_kv(self, rows: int, slots: int) -> tuple[AbstractKV, ...]:
-        return tuple(empty_block_kv(block, rows, slots) for block in self.in_order())
+        return tuple(block.empty_self_kv(rows, slots) for block in self.in_order())
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "UnrolledStack":
@@ -207,7 +215,7 @@ class UnrolledStack(AbstractStack):
         distinct = [config.layers[order.index(which)] for which in range(max(order) + 1)]
         shared_key, *keys = jax.random.split(key, len(distinct) + 1)
         return cls(
-            blocks=tuple(Block.init(config, spec, key=k) for spec, k in zip(distinct, keys, strict=True)),
+            blocks=tuple(init_block(config, spec, key=k) for spec, k in zip(distinct, keys, strict=True)),
             shared=Shared.init(config, key=shared_key),
             layers=config.layers,
             scales=tuple(score_scale(config, spec) for spec in config.layers),
@@ -228,7 +236,7 @@ def schedule(layers: tuple[LayerSpec, ...]) -> tuple[int, ...]:
 
 
 def run_in_turn(
-    blocks: tuple[Block, ...],
+    blocks: tuple[AbstractBlock, ...],
     scales: tuple[float, ...],
     x: Array,
     context: AttentionContext,
@@ -237,8 +245,9 @@ def run_in_turn(
     cross_kv: Any,
     keys: PRNGKeys | None,
     keep_hidden: bool,
+    first: int = 0,
 ) -> tuple[Array, list[LayerResult], tuple[AbstractKV, ...]]:
-    """Run blocks one after another; caches, if given, are tuples with one entry a block."""
+    """Run blocks one after another, the first being layer `first`; caches, if given, have one entry per block."""
     results, caches = [], []
     for at, (block, scale) in enumerate(zip(blocks, scales, strict=True)):
         layer = LayerContext(
@@ -247,15 +256,20 @@ def run_in_turn(
             None if cross_kv is None else cross_kv[at],
             None if keys is None else keys[at],
         )
-        out = block(x, context, layer)
+        with jax.named_scope(f"layer_{first + at}"):
+            out = block(x, context, layer)
         x = out.hidden
         results.append(LayerResult.of(out, keep_hidden))
         caches.append(out.self_kv)
     return x, results, tuple(caches)
 
 
-def empty_block_kv(block: Block, rows: int, slots: int, layers: tuple[int, ...] = ()) -> AbstractKV:
-    """Zeros of the shape and dtype that the block's self-attention writes, behind leading `layers` axes."""
-    hidden = jax.ShapeDtypeStruct((rows, 1, block.feed_forward_norm.weight.shape[-1]), jnp.float32)
-    _, like = jax.eval_shape(block.self_attention.project, hidden)
-    return empty_kv(like, slots, layers=layers, folded=platform() == "cpu")
+def _rotations(config: AttentionConfig, positions: Array | None) -> tuple[Rotation, ...]:
+    if positions is None:
+        return ()
+    return tuple(Rotation.of_positions(rotary, config.head_dim, positions) for rotary in config.rotary)
+
+
+def score_scale(config: StackConfig, spec: LayerSpec) -> float:
+    """The layer's factor on attention scores."""
+    return 1.0 / math.sqrt(config.attention.head_dim) if spec.score_scale is None else spec.score_scale

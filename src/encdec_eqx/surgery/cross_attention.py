@@ -1,13 +1,18 @@
 """Cross-attention for a stack that was pretrained without it."""
 
+from typing import Any
+
 import equinox as eqx
 
 from .. import _trees
 from .._typing import PRNGKey
-from ..blocks.block import Block
+from ..blocks import AbstractBlock
 from ..config import StackConfig
 from ..stack import to_layout
 from ..stack.unrolled import AbstractStack, UnrolledStack
+
+_CROSS = ("cross_attention", "cross_norm", "cross_output_norm")
+"""Fields of a block that only cross-attention fills."""
 
 
 def add_cross_attention(stack: AbstractStack, config: StackConfig, *, key: PRNGKey) -> UnrolledStack:
@@ -25,11 +30,13 @@ def add_cross_attention(stack: AbstractStack, config: StackConfig, *, key: PRNGK
     return UnrolledStack(blocks=blocks, shared=unrolled.shared, layers=config.layers, scales=unrolled.scales)
 
 
-def _borrow_cross(old: Block, new: Block) -> Block:
-    """The old block with the new one's cross-attention, in the old one's dtype."""
+def _borrow_cross(old: AbstractBlock, new: AbstractBlock) -> AbstractBlock:
+    """The old block with the new one's cross-attention, in the dtype of the old one's norms."""
+    norm: Any = getattr(old, "self_norm", None) or getattr(old, "feed_forward_norm", None)
+    fields = [name for name in _CROSS if getattr(new, name, None) is not None]
     return eqx.tree_at(
-        lambda b: (b.cross_attention, b.cross_norm),
+        lambda block: [getattr(block, name) for name in fields],
         old,
-        _trees.astype((new.cross_attention, new.cross_norm), old.self_norm.weight.dtype),
+        _trees.astype([getattr(new, name) for name in fields], norm.weight.dtype),
         is_leaf=lambda x: x is None,
     )
