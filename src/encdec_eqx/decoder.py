@@ -404,6 +404,10 @@ class Decoder(TaughtAttributes):
         """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""
         return eqx.tree_at(lambda d: d.stack, self, to_layout(self.stack, layout, remat=remat))
 
+    def attention_backends(self) -> dict[str, str]:
+        """Which backend attends in each layer, and why not the fused one: see `AbstractStack.attention_backends`."""
+        return {f"decoder/{name}": backend for name, backend in self.stack.attention_backends().items()}
+
     def astype(self, dtype: DTypeLike) -> "Decoder":
         """The same decoder with its arrays cast to a floating-point dtype."""
         return _trees.astype(self, dtype)

@@ -497,6 +497,15 @@ class EncoderDecoder(Generates, Reshapes):
             )
         return (states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)), mask
 
+    def attention_backends(self) -> dict[str, str]:
+        """Which backend attends in each layer, and why not the fused one, such as `decoder/layer_3/cross_attention`.
+
+        It is so for calls with an even number of tokens that ask for no attention weights and have no dropout. An
+        encoder from elsewhere is left out if it has no method of this name.
+        """
+        encoder, decoder = self.pieces()
+        return {**getattr(encoder, "attention_backends", dict)(), **decoder.attention_backends()}
+
     def with_special_tokens(self, **ids: Any) -> "EncoderDecoder":
         """The same model with other special tokens, or tokens that generation forces: labels and outputs follow them.
 

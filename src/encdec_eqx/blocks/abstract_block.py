@@ -1,6 +1,7 @@
 """What every kind of layer offers its stack, and how it attends to encoder states."""
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -36,7 +37,7 @@ class BlockOutput(eqx.Module):
 class AbstractBlock(eqx.Module):
     """One layer of a stack. `self_attention` is what its config's `init_self` makes."""
 
-    self_attention: eqx.AbstractVar[eqx.Module]
+    self_attention: eqx.AbstractVar[Any]
     cross_attention: eqx.AbstractVar[AbstractCrossAttention | None]
 
     @abstractmethod
@@ -60,6 +61,14 @@ class AbstractBlock(eqx.Module):
         hidden = jax.ShapeDtypeStruct((rows, 1, self.width), jnp.float32)
         _, like = jax.eval_shape(lambda x: self.self_attention.project(x, None), hidden)
         return empty_kv(like, slots, layers=layers, folded=platform() == "cpu")
+
+    def attention_backends(self, *, bias: bool, scale: Any) -> dict[str, str]:
+        """Which backend attends in each of its parts, and why; see `AbstractStack.attention_backends`."""
+        hidden = jax.ShapeDtypeStruct((1, 2, self.width), jnp.float32)
+        why = {"self_attention": self.self_attention.why_reference(hidden, bias=bias, scale=scale)}
+        if self.cross_attention is not None:
+            why["cross_attention"] = self.cross_attention.why_reference(hidden, scale=scale)
+        return {part: "fused" if reason is None else f"reference: {reason}" for part, reason in why.items()}
 
     def _cross(
         self,

@@ -5,7 +5,7 @@
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from .._typing import Array, PRNGKey
 from ..cache import AbstractKV, CrossKV, SelfKV
 from .alibi import AlibiConfig
-from .attend import attend
+from .attend import attend, why_reference
 from .context import AttentionContext, LayerContext
 from .dropout import Dropout
 from .linear import AbstractLinear, Embedding, Linear
@@ -260,6 +260,18 @@ class AbstractSelfAttention(eqx.Module):
         )
         return AttentionOutput(self.out(attended), kv, new, weights)
 
+    def why_reference(self, hidden: jax.ShapeDtypeStruct, *, bias: bool, scale: Any) -> str | None:
+        """Why `attend` takes the reference backend; `None` where it takes the fused one, for an even number of tokens.
+
+        Args:
+            hidden: shape of the residual stream.
+            bias: whether the stack adds a bias.
+            scale: factor on the scores.
+        """
+        q, kv = jax.eval_shape(lambda x: self.project(x, None), hidden)
+        extras = {"a bias": bias or self.relative_bias is not None, "relative positions": self.distances is not None}
+        return why_reference(q, kv.k, None, scale=scale, cap=self.config.logit_cap, extras=extras)
+
     def _relative(
         self, q: Heads, k: Float[Array, "batch kv_heads keys head_dim"], context: AttentionContext
     ) -> Float[Array, "batch heads queries keys"] | None:
@@ -351,6 +363,11 @@ class AbstractCrossAttention(eqx.Module):
         )
         out = self.out(attended).reshape(rows, queries, hidden)
         return out, None if weights is None else _unfold(weights, rows)
+
+    def why_reference(self, hidden: jax.ShapeDtypeStruct, *, scale: Any) -> str | None:
+        """As `AbstractSelfAttention.why_reference`."""
+        q = jax.eval_shape(lambda x: jnp.moveaxis(self.q(x), 2, 1), hidden)
+        return why_reference(q, q, None, scale=scale, cap=self.config.logit_cap, extras={})
 
 
 class CrossAttention(AbstractCrossAttention):

@@ -72,11 +72,6 @@ class AttentionMask(eqx.Module):
         windowed = dataclasses.replace(self, window=window)
         return dataclasses.replace(windowed, ready=windowed.dense(queries))
 
-    def sees_any(self, queries: int) -> Bool[Array, "batch queries"] | None:
-        """Which queries may attend to anything at all; `None` where all of them may."""
-        dense = self.dense(queries)
-        return None if dense is None else jnp.any(dense[:, 0], axis=-1)
-
     def _visible(self, queries: int) -> Bool[Array, "#batch 1 #queries keys"] | None:
         if self.branches is not None:
             return self.branches.visible[:, None]

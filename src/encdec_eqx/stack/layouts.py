@@ -54,6 +54,9 @@ class ScannedStack(AbstractStack):
             caches.append(cache)
         return x, results, None if self_kv is None else tuple(caches)
 
+    def _blocks_and_scales(self) -> list[tuple[AbstractBlock, Any]]:
+        return [pair for segment in self.segments for pair in segment.blocks_and_scales()]
+
     @property
     def starts(self) -> tuple[int, ...]:
         """The number of each segment's first layer."""

@@ -68,7 +68,7 @@ class Segment(eqx.Module):
             for at in range(len(self.groups)):
                 block = blocks[at] if self._own_weights else _pick(self.groups[at], blocks[at])
                 layer = LayerContext(
-                    scales[at],
+                    self.scales[at] if scales is None else scales[at],
                     None if pasts is None else pasts[at],
                     None if crosses is None else crosses[at],
                     None if group_keys is None else group_keys[at],
@@ -81,7 +81,7 @@ class Segment(eqx.Module):
 
         per_group = (
             self.groups if self._own_weights else (jnp.asarray(schedule(self.layers)),),
-            self._by_group(jnp.asarray(self.scales[:scanned], jnp.float32)),
+            self._scanned_scales(),
             stacked_kv,
             stacked_cross,
             None if keys is None else self._by_group(keys[:scanned]),
@@ -126,6 +126,23 @@ class Segment(eqx.Module):
         """Caches of zeros for every layer."""
         stacked = tuple(_pick(block, 0).empty_self_kv(rows, slots, (self._repeats,)) for block in self.groups)
         return stacked, tuple(block.empty_self_kv(rows, slots) for block in self.rest)
+
+    def blocks_and_scales(self) -> list[tuple[AbstractBlock, Any]]:
+        """The block of each layer, and the factor on its scores as attention gets it."""
+        blocks = self.blocks()
+        scales = self._scanned_scales()
+        pairs = zip(schedule(self.layers), self.scales, strict=True)
+        return [
+            (blocks[which], scale if scales is None or at >= self._scanned_layers else scales)
+            for at, (which, scale) in enumerate(pairs)
+        ]
+
+    def _scanned_scales(self) -> Float[Array, "repeats group"] | None:
+        """Factors on scores by repeat and place in the group; `None` where each place has one and the same."""
+        scales, group = self.scales[: self._scanned_layers], len(self.groups)
+        if all(scale == scales[at % group] for at, scale in enumerate(scales)):
+            return None
+        return self._by_group(jnp.asarray(scales, jnp.float32))
 
     @property
     def _scanned_layers(self) -> int:

@@ -137,6 +137,20 @@ class AbstractStack(eqx.Module):
             self_kv=self_kv,
         )
 
+    def attention_backends(self) -> dict[str, str]:
+        """Which backend attends in each part of each layer, and why not the fused one.
+
+        It is so for calls with an even number of tokens that ask for no attention weights and have no dropout. The
+        keys are those of a profile, such as `layer_3/self_attention`.
+        """
+        bias = self.shared.relative_bias is not None or self.shared.attention.alibi is not None
+        said = [block.attention_backends(bias=bias, scale=scale) for block, scale in self._blocks_and_scales()]
+        return {f"layer_{at}/{part}": backend for at, parts in enumerate(said) for part, backend in parts.items()}
+
+    @abstractmethod
+    def _blocks_and_scales(self) -> list[tuple[AbstractBlock, Any]]:
+        """The block of each layer, and the factor on its scores as attention gets it."""
+
     def _prepared(self, context: AttentionContext, queries: int) -> AttentionContext:
         """The context with all that is made once for all layers."""
         config, position = self.shared.attention, context.mask.relative_position(queries)
@@ -197,6 +211,9 @@ class UnrolledStack(AbstractStack):
             keep_hidden=keep_hidden,
         )
         return x, results, None if self_kv is None else caches
+
+    def _blocks_and_scales(self) -> list[tuple[AbstractBlock, Any]]:
+        return list(zip(self.in_order(), self.scales, strict=True))
 
     def in_order(self) -> tuple[AbstractBlock, ...]:
         """The block of each layer; one that serves several layers appears as often."""
