@@ -43,8 +43,8 @@ Tiny models with every parameter random (scales of norms and biases too), agains
 - configs: each is written and read back; all attributes of torch's config class are known, and those that are ignored
   change nothing in torch; attributes that nothing is known of are named.
 
-`tests/parity/` does this live. The default run compares one stored model a family and role with torch's stored numbers
-(`tests/goldens/families/`), and traces every pair of the table below.
+`tests/parity/` does this live. The default run compares one stored model per family and role with torch's stored
+numbers (`tests/goldens/families/`), and traces every pair of the table below.
 
 ## Every encoder with every decoder
 
@@ -59,11 +59,11 @@ DIFFERENCES = """
 - **BigBird as a decoder.** Torch's class gives its self-attention the encoder's states, so that it attends to the
   source in place of the target, its cross-attention no mask of the source, and both one cache: a token does not see the
   ones before it, and results depend on `use_cache`. Here it attends as BERT's decoder does (as the old Flax class did
-  too). The comparison is with torch's class mended in those three places.
+  too). The comparison is with torch's class fixed in those three places.
 - **BigBird's `block_sparse`** runs as full attention, up to the position limit; the load report says so.
-- **BART and kin with `tie_word_embeddings: false`.** Torch saves one token table for both pieces and, loading it again,
-  ties nothing: both pieces then start from random tables. Here they share the table of the file. A file that holds
-  different tables for the two is refused.
+- **BART and its variants with `tie_word_embeddings: false`.** Torch saves one embedding matrix for both pieces and,
+  loading it again, ties nothing: both pieces then start from random ones. Here they share that of the file. A file that
+  holds different ones for the two is refused.
 - **A bias of the logits** (`final_logits_bias`) stays with a decoder that is taken out of its checkpoint. Torch's
   stand-alone decoders have none: a pair with such a decoder is saved with it, and torch reports it as unexpected. If it
   is all zeros, as BART's are, it is not written.

@@ -28,6 +28,7 @@ def _blocks(text: str) -> list[str]:
         "from_scratch",
         "resuming",
         "diagnosis",
+        "adding_a_family",
     ],
 )
 def test_page_runs_from_top_to_bottom(page: str):

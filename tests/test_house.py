@@ -62,7 +62,7 @@ ROWS = {
 
 # Third-party packages that only one part of the house may know; an empty set: none may.
 ONLY_IN = {
-    "safetensors": {"hf"},
+    "safetensors": set(),
     "huggingface_hub": {"hf"},
     "msgpack": {"hf"},
     "optax": {"training", "doctor", "demo"},  # the demo is written as a user's script

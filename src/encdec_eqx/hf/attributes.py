@@ -240,7 +240,10 @@ def _build(prefix: str, kind: Callable[..., Any], values: Mapping[str, Any], par
     fields = {name: value for name, value in own.items() if "." not in name}
     for path, part in parts.items():
         name = path.removeprefix(prefix)
-        if path.startswith(prefix) and "." not in name and any(other.startswith(f"{name}.") for other in own):
+        if "." in name or not path.startswith(prefix):
+            continue
+        # what every stack has may be all defaults
+        if path in ("norm", "positions", "embeddings") or any(other.startswith(f"{name}.") for other in own):
             fields[name] = _build(f"{path}.", part, values, parts)
     return kind(**fields)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .._quoting import quoted
 from .._trees import path_name
-from ..config import LayerSpec, StackConfig
+from ..config import SINUSOIDS, LayerSpec, StackConfig
 from ..heads import LMHead
 from ..inputs.tokens import Embeddings, constant_positions
 from ..layers.linear import Linear
@@ -303,9 +303,10 @@ def arrays(config: StackConfig, role: Role) -> frozenset[str]:
 
 def _one_of_each_kind(config: StackConfig) -> StackConfig:
     """A config whose models have the same kinds of arrays in few layers, and no tables that would be computed."""
-    return config.replace(
-        layers=_kinds(config), positions=dataclasses.replace(config.positions, kind="learned"), dropout=0.0
-    )
+    positions = config.positions
+    if positions.kind in SINUSOIDS:
+        positions = dataclasses.replace(positions, kind="learned")
+    return config.replace(layers=_kinds(config), positions=positions)
 
 
 def _kinds(config: StackConfig) -> tuple[LayerSpec, ...]:

@@ -126,6 +126,12 @@ def linear(ours: str, *theirs: str, how: str = "transposed") -> tuple[Row, ...]:
     )
 
 
+def projections(ours: str, q: str, k: str, v: str) -> tuple[Row, ...]:
+    """The rows of attention's projections, which ours fuses where they are of one size: those of all forms it takes."""
+    fused = linear(f"{ours}.qkv", q, k, v) + linear(f"{ours}.kv", k, v)
+    return fused + linear(f"{ours}.q", q) + linear(f"{ours}.k", k) + linear(f"{ours}.v", v)
+
+
 def norm(ours: str, theirs: str) -> tuple[Row, ...]:
     """The rows of a norm; that of a bias counts only if it has one."""
     return tuple((f"{ours}.{leaf}", f"{theirs}.{leaf}", "same") for leaf in ("weight", "bias"))

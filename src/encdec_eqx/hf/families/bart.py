@@ -11,7 +11,7 @@ from ..._quoting import quoted
 from ...config import StackConfig
 from ..attributes import ABSENT, Attribute, Convert, check_kind, plus, read_only, root_of, variant
 from ..family import Family, Role, Whole
-from ..names import linear, norm
+from ..names import linear, norm, projections
 
 ATTRIBUTES = variant(
     (
@@ -78,7 +78,7 @@ ROWS = {
         *norm("stack.shared.final_norm", "layer_norm"),
     ),
     "layer": (
-        *linear("self_attention.qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        *projections("self_attention", *(f"self_attn.{name}_proj" for name in "qkv")),
         *linear("self_attention.out", "self_attn.out_proj"),
         *norm("self_norm", "self_attn_layer_norm"),
         *linear("feed_forward.up", "fc1"),
@@ -86,8 +86,7 @@ ROWS = {
         *norm("feed_forward_norm", "final_layer_norm"),
     ),
     "cross": (
-        *linear("cross_attention.q", "encoder_attn.q_proj"),
-        *linear("cross_attention.kv", "encoder_attn.k_proj", "encoder_attn.v_proj"),
+        *projections("cross_attention", *(f"encoder_attn.{name}_proj" for name in "qkv")),
         *linear("cross_attention.out", "encoder_attn.out_proj"),
         *norm("cross_norm", "encoder_attn_layer_norm"),
     ),

@@ -10,7 +10,7 @@ from typing import Any
 from ...config import StackConfig
 from ..attributes import ABSENT, NEGATED, Attribute, Convert, choice, read_only, variant, written
 from ..family import Family
-from ..names import Row, linear, norm
+from ..names import Row, linear, norm, projections
 
 
 def _in_decoders(value: bool, hf: Mapping[str, Any]) -> bool:
@@ -65,7 +65,7 @@ ROWS = {
         ("embeddings.token_types.weight", "embeddings.token_type_embeddings.weight", "same"),
     ),
     "layer": (
-        *linear("self_attention.qkv", "attention.self.query", "attention.self.key", "attention.self.value"),
+        *projections("self_attention", *(f"attention.self.{name}" for name in ("query", "key", "value"))),
         *linear("self_attention.out", "attention.output.dense"),
         *norm("self_norm", "attention.output.LayerNorm"),
         *linear("feed_forward.up", "intermediate.dense"),
@@ -74,8 +74,7 @@ ROWS = {
         ("self_attention.distances.weight", "attention.self.distance_embedding.weight", "same"),
     ),
     "cross": (
-        *linear("cross_attention.q", "crossattention.self.query"),
-        *linear("cross_attention.kv", "crossattention.self.key", "crossattention.self.value"),
+        *projections("cross_attention", *(f"crossattention.self.{name}" for name in ("query", "key", "value"))),
         *linear("cross_attention.out", "crossattention.output.dense"),
         *norm("cross_norm", "crossattention.output.LayerNorm"),
     ),

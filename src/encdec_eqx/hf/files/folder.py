@@ -114,7 +114,7 @@ def open_tensors(folder: Path) -> Tensors:
         if name.endswith((".bin", ".pt", ".pth", ".ckpt")):
             raise NotImplementedError(
                 f"{printable(folder / name)} is a pickle, which this library never opens because a pickle can run "
-                f"code; expected {WEIGHTS}. Convert it once, in that folder and with torch installed: "
+                f"code; expected {WEIGHTS}. Convert it once, in that folder and with torch and safetensors installed: "
                 f"{printable(_conversion(name))}"
             )
         if name in ("tf_model.h5", "flax_model.msgpack.index.json"):
