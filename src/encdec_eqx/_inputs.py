@@ -1,7 +1,6 @@
 """What every public entrance does with ids, masks and positions before the model sees them.
 
-Ids and masks may be jax or NumPy; values are checked when they are concrete, that is outside `jit`. Knows nothing of
-models: limits come in as numbers.
+Ids and masks may be jax or NumPy; values are checked when they are concrete, that is outside `jit`.
 """
 
 import jax.numpy as jnp

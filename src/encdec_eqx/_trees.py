@@ -1,4 +1,4 @@
-"""Small operations on any module: casting, and the names of its arrays. Knows nothing of models."""
+"""Small operations on any module: casting, and the names of its arrays."""
 
 from typing import Any, TypeVar
 

@@ -1,11 +1,11 @@
 """The glossary of axes, the array aliases, and `checked`, the shape check of public entrances.
 
-Knows nothing of models. The axis words used in every annotation of the package, each with its letter in einsums:
+The axis words used in every annotation of the package, each with its letter in einsums:
 
 | word       | letter | meaning                                                                   |
 |------------|--------|---------------------------------------------------------------------------|
-| `batch`    | b      | sentences                                                                 |
-| `rows`     | r      | sequences being decoded: batch x beams, or batch x samples, by sentence   |
+| `batch`    | b      | sequences: examples of a batch                                            |
+| `rows`     | r      | sequences being decoded: batch x beams, or batch x samples, by example    |
 | `source`   | s      | positions of the encoder's input                                          |
 | `target`   | t      | positions of the decoder's input                                          |
 | `queries`  | q      | positions that attend                                                     |

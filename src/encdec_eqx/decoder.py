@@ -1,7 +1,4 @@
-"""The decoder piece: logits for whole sequences, and for the next tokens with an explicit cache.
-
-Knows nothing of encoders but the width and the mask of their states.
-"""
+"""The decoder piece: logits for whole sequences, and for the next tokens with an explicit cache."""
 
 import dataclasses
 import os
@@ -61,7 +58,7 @@ class Decoder(TaughtAttributes):
         stack: the layers.
         head: from hidden states to logits.
         config: the architecture.
-        load_report: what `from_pretrained` found; empty for a fresh decoder.
+        load_report: what `from_pretrained` found; empty for a newly initialised decoder.
         pooler: a pooler, where the family's decoders have one, carried through checkpoints; nothing uses or trains it.
     """
 
@@ -161,7 +158,7 @@ class Decoder(TaughtAttributes):
         rows: int,
         slots: int,
     ) -> DecoderCache:
-        """An empty cache, with cross-attention's keys and values computed once a sentence.
+        """An empty cache, with cross-attention's keys and values computed once per source sequence.
 
         Args:
             encoder_states: states to attend to, already projected; `None` to skip cross-attention.
@@ -297,7 +294,7 @@ class Decoder(TaughtAttributes):
     @classmethod
     @checked
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Decoder":
-        """A fresh decoder: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
+        """Newly initialised: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
 
         Raises:
             ValueError: the config is an encoder's: it is not causal, or has no head.
@@ -384,7 +381,7 @@ class Decoder(TaughtAttributes):
 
     @checked
     def with_cross_attention(self, *, key: PRNGKey, cross_attention_hidden_size: int | None = None) -> "Decoder":
-        """The same decoder with fresh cross-attention in every layer.
+        """The same decoder with newly initialised cross-attention in every layer.
 
         Args:
             key: draws the new weights.

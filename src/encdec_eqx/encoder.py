@@ -1,4 +1,4 @@
-"""The encoder piece, its output, and the protocol that any other encoder must meet. Knows nothing of decoders."""
+"""The encoder piece, its output, and the protocol that any other encoder must meet."""
 
 import os
 from typing import Any, Protocol, runtime_checkable
@@ -68,7 +68,7 @@ class Encoder(TaughtAttributes):
         stack: the layers.
         pooler: BERT's pooler, carried through checkpoints; nothing uses or trains it.
         config: the architecture.
-        load_report: what `from_pretrained` found; empty for a fresh encoder.
+        load_report: what `from_pretrained` found; empty for a newly initialised encoder.
     """
 
     embeddings: Embeddings
@@ -136,7 +136,7 @@ class Encoder(TaughtAttributes):
     @classmethod
     @checked
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Encoder":
-        """A fresh encoder: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
+        """Newly initialised: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
 
         Raises:
             ValueError: the config is a decoder's: its layers have cross-attention.

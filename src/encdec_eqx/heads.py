@@ -1,4 +1,4 @@
-"""From a decoder's hidden states to logits. Knows nothing of stacks."""
+"""From a decoder's hidden states to logits."""
 
 import equinox as eqx
 import jax

@@ -1,6 +1,6 @@
 """What a target begins and ends with: stated here once, for labels, the decoder's inputs and what is generated.
 
-Read from a model's special tokens and generation rules. Knows ids; must not know tokenizers, nor what a model computes.
+Read from a model's special tokens and generation rules.
 """
 
 from collections.abc import Mapping, Sequence

@@ -92,7 +92,7 @@ def shuffled(groups: Sequence[tuple[Batch, int]], *, seed: int) -> Iterator[Batc
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> np.ndarray:
-    """Rows of ids as one array, filled up on the right."""
+    """Rows of ids as one array, padded on the right."""
     array = np.full((len(rows), width), fill, np.int32)
     for row, ids in zip(array, rows, strict=True):
         row[: len(ids)] = ids

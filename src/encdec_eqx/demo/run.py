@@ -246,7 +246,7 @@ def pronounce(model: EncoderDecoder, words: Sequence[str]) -> list[Pronunciation
 
 
 def _generated(model: EncoderDecoder, words: Sequence[str], width: int) -> np.ndarray:
-    """Ids for one batch, filled up to one of two sizes: few programs are compiled."""
+    """Ids for one batch, padded to one of two sizes: few programs are compiled."""
     inputs = encode_words(words, width=width, rows=_ROWS if len(words) > _FEW else _FEW)
     return np.asarray(model.generate(**inputs, max_new_tokens=_MAX_PHONEMES).sequences)[: len(words)]
 

@@ -1,7 +1,4 @@
-"""The two files of an adapter saved apart from its model: `lora.safetensors` and `lora.json`.
-
-Knows files and names as text; must not know models, nor what an adapter is.
-"""
+"""The two files of an adapter saved apart from its model: `lora.safetensors` and `lora.json`."""
 
 import functools
 import json

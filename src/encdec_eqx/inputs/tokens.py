@@ -1,4 +1,4 @@
-"""Token, position and type embeddings, and the way back from hidden states to tied logits. Knows nothing of stacks."""
+"""Token, position and type embeddings, and the way back from hidden states to tied logits."""
 
 import equinox as eqx
 import jax

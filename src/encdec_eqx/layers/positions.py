@@ -1,4 +1,4 @@
-"""Where tokens stand: default position ids, sinusoids, rotations, relative positions. Knows nothing of stacks."""
+"""Where tokens stand: default position ids, sinusoids, rotations, relative positions."""
 
 import math
 

@@ -1,7 +1,4 @@
-"""Selectors: short texts that pick arrays by their readable names.
-
-Knows names as text; must not know models.
-"""
+"""Selectors: short texts that pick arrays by their readable names."""
 
 import dataclasses
 import difflib

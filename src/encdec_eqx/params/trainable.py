@@ -119,7 +119,7 @@ def cut_and_trained(model: Model, chosen: PyTree[bool] | Selectors | None) -> tu
 
 
 def picked_entries(model: eqx.Module, selectors: Selectors | None) -> list[list[bool]]:
-    """For each leaf of the model, whether it is trained: one entry a layer if it is stacked, else one."""
+    """For each leaf of the model, whether it is trained: one entry per layer if it is stacked, else one."""
     read = _read(model)
     found = [place for place in places(model) if read[place.leaf]]
     picked = [True] * len(found)

@@ -1,4 +1,4 @@
-"""The scanned layout of a stack, and the conversion between layouts. Knows nothing of embeddings and heads."""
+"""The scanned layout of a stack, and the conversion between layouts."""
 
 import itertools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A scanned run of layers, and what its backward pass keeps. Knows nothing of the rest of its stack."""
+"""A scanned run of layers, and what its backward pass keeps."""
 
 import contextlib
 from typing import Any, Literal

@@ -2,7 +2,7 @@
 
 A stack has two layouts behind one interface: *unrolled*, a tuple of blocks, is the fastest to decode with; *scanned*
 (`scanned/`), blocks stacked and run by `lax.scan`, is the fastest and smallest to train and to compile. Both store
-each distinct block once; `layers` say which weights run when. Knows nothing of embeddings and heads.
+each distinct block once; `layers` say which weights run when.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Layout = Literal["unrolled", "scanned"]
 
 
 class StackOutput(eqx.Module):
-    """What a stack returns; the tuples have one entry a layer (hidden states one more), `None` if not asked for.
+    """What a stack returns; the tuples have one entry per layer (hidden states one more), `None` if not asked for.
 
     Attributes:
         last_hidden_state: after the last layer and the final norm, if there is one.
@@ -227,7 +227,7 @@ class UnrolledStack(AbstractStack):
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "UnrolledStack":
-        """Blocks with fresh weights, and the final norm if there is one."""
+        """Newly initialised blocks, and the final norm if there is one."""
         order = schedule(config.layers)
         distinct = [config.layers[order.index(which)] for which in range(max(order) + 1)]
         shared_key, *keys = jax.random.split(key, len(distinct) + 1)

@@ -1,7 +1,4 @@
-"""What a training batch may hold: checked on the host before anything is traced, and completed while tracing.
-
-Knows the model's vocabulary sizes and special tokens; must not know the optimiser, nor where batches come from.
-"""
+"""What a training batch may hold: checked on the host before anything is traced, and completed while tracing."""
 
 import difflib
 from collections.abc import Mapping
@@ -92,7 +89,7 @@ def checked_entries(batch: Mapping[str, ArrayLike | None]) -> dict[str, ArrayLik
 def completed_batch(batch: dict[str, Array], model: Any) -> dict[str, Array]:
     """The batch with its decoder inputs, which are the labels moved right unless they were given.
 
-    A row of mBART's labels may end with its language code, behind the end token: that is the row's first input then.
+    A row of mBART's labels may end with its language code, behind the EOS token: that is the row's first input then.
 
     No decoder mask is added for the padding behind a row's last label: the decoder is causal, so no labelled position
     can see it.

@@ -1,7 +1,4 @@
-"""Stopping a run politely: SIGTERM, and a first Ctrl-C, become a flag that the loop reads between steps.
-
-Must not know what the loop does about it.
-"""
+"""Stopping a run politely: SIGTERM, and a first Ctrl-C, become a flag that the loop reads between steps."""
 
 import contextlib
 import dataclasses

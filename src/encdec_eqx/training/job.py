@@ -1,7 +1,4 @@
-"""A training run described in a file: which model, which data, which settings; read from TOML, checked by name.
-
-Knows the words of the file; must not know how a model is trained, nor how words are read from a command line.
-"""
+"""A training run described in a file: which model, which data, which settings; read from TOML, checked by name."""
 
 import dataclasses
 import difflib

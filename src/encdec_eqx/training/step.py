@@ -1,8 +1,4 @@
-"""One optimisation step: the train state, and the compiled function from a state and a batch to the next state.
-
-Knows the model as a callable with a loss, and the optimiser as an `optax.GradientTransformation`. It must not know
-where batches come from, how often it is called, or how a state is stored.
-"""
+"""One optimisation step: the train state, and the compiled function from a state and a batch to the next state."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -44,7 +44,7 @@ class TrainConfig(OptimizerConfig):
             gradient is that of the whole batch.
         max_shapes: Most shapes of training batches; each is compiled once. More shapes pad less.
         max_source_length: Longest source, in tokens; longer ones are cut, and counted. Default: the encoder's limit.
-        max_target_length: Longest target, the end token included. Default: the decoder's limit.
+        max_target_length: Longest target, the EOS token included. Default: the decoder's limit.
         label_smoothing_factor: As `label_smoothing` of `seq2seq_loss`.
         z_loss: As in `seq2seq_loss`.
         bf16: Compute in bfloat16 over float32 weights. For accelerators: slow on CPUs.
@@ -219,7 +219,7 @@ _BELOW_ONE = float(np.nextafter(np.float32(1.0), np.float32(0.0)))
 _MOST = 2**31 - 1
 """Steps and sizes are counted as int32."""
 _MOST_ROWS, _MOST_TOKENS = 2**20, 2**26
-"""Of a batch, which is filled up to its size however few examples there are: more than any machine's memory holds."""
+"""Of a batch, which is padded to its size however few examples there are: more than any machine's memory holds."""
 
 _LIMITS = (_HUGE, _MOST, _MOST_ROWS, _MOST_TOKENS)
 

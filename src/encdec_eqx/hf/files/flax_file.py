@@ -1,6 +1,6 @@
 """The old Flax class's `flax_model.msgpack`, under the names that torch gives the same tensors.
 
-Knows nothing of models or of jax, and never unpickles: the format is msgpack with arrays as extension values. A Flax
+Nothing is ever unpickled: the format is msgpack with arrays as extension values. A Flax
 `kernel` is a torch `weight` transposed (for Linear and for GPT-2's Conv1D alike), `scale` and `embedding` are
 `weight`, and layers are numbered in the same way, so the families' tables serve both.
 """

@@ -1,6 +1,6 @@
 """A checkpoint's folder: its JSON files, and its tensors wherever they lie (one file, shards, or an old Flax file).
 
-Knows nothing of models, families or names' meanings; looks up a Hub id only through `hub`.
+A Hub id is looked up only through `hub`.
 """
 
 import re

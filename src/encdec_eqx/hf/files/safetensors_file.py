@@ -1,6 +1,6 @@
 """One `.safetensors` file: a checked header, tensors as views of the mapped file, and a writer that streams.
 
-Knows nothing of models, of names' meanings or of jax. The format (huggingface.co/docs/safetensors): 8 bytes of header
+The format (huggingface.co/docs/safetensors): 8 bytes of header
 length, a JSON header, then the tensors' bytes one after another.
 """
 

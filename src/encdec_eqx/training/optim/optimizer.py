@@ -1,7 +1,4 @@
-"""Optimisers from settings in Hugging Face's words: clipping, the update, weight decay, and learning rates.
-
-Knows optax and the names of a model's arrays; must not know the loss, nor the loop that takes the steps.
-"""
+"""Optimisers from settings in Hugging Face's words: clipping, the update, weight decay, and learning rates."""
 
 import dataclasses
 import difflib

@@ -1,7 +1,4 @@
-"""The log of a run: JSON Lines, one event a line, each step once however often the run was interrupted.
-
-Knows lines and steps; must not know what the numbers mean.
-"""
+"""The log of a run: JSON Lines, one event a line, each step once however often the run was interrupted."""
 
 import errno
 import json
@@ -26,7 +23,7 @@ class RunLog:
     Numbers that are not finite, which JSON has no words for, are the strings "NaN", "Infinity" and "-Infinity".
 
     Attributes:
-        notes: What the user should know of the log that was found, such as lines that a power cut has spoiled.
+        notes: What the user should know of the log that was found, such as lines that a power cut has damaged.
     """
 
     def __init__(self, path: str | Path, *, resume_from: int | None = None, without: Collection[str] = ()):

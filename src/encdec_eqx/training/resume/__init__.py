@@ -1,6 +1,6 @@
 """Checkpoints of a run: all that is needed to go on as if nothing had happened, written whole or not at all.
 
-Not the format of finished models, which is `save_pretrained`'s. Must not know data, loops or command lines.
+Not the format of finished models, which is `save_pretrained`'s.
 """
 
 from .checkpoint_files import CheckpointNotWrittenError as CheckpointNotWrittenError
