@@ -53,18 +53,6 @@ class TextResult:
     forced_words_met: Bool[np.ndarray, "batch each"] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class _Outputs:
-    """What was generated for one text."""
-
-    texts: list[str]
-    scores: np.ndarray
-    unfinished: np.ndarray
-    sequences: list[np.ndarray]
-    attended: list[Attended] | None
-    met: np.ndarray | None
-
-
 class TextToText:
     """A model and its two tokenizers.
 
@@ -154,7 +142,7 @@ class TextToText:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         check_key(key)
         by_text, options = _split_options(options, len(ids))
-        rows: dict[int, _Outputs] = {}
+        rows: dict[int, tuple[Any, ...]] = {}
         notes: dict[str, None] = {}
         for chosen in by_length(ids, batch_size):
             places = pad_rows(chosen, min(batch_size, len(ids)))
@@ -164,18 +152,17 @@ class TextToText:
             lengths = [len(ids[i]) for i in places]
             rows |= zip(chosen.tolist(), self._outputs(result, lengths, {**options, **theirs}), strict=False)
             notes |= dict.fromkeys(result.notes)
-        each = [rows[place] for place in range(len(ids))]
-        attended = [row.attended for row in each if row.attended is not None]
-        met = [row.met for row in each if row.met is not None]
+        in_order = zip(*(rows[at] for at in range(len(ids))), strict=True)
+        said, sequences, scores, unfinished, met, attended = map(list, in_order)
         return TextResult(
-            texts=[row.texts for row in each],
-            scores=np.stack([row.scores for row in each]),
-            unfinished=np.stack([row.unfinished for row in each]),
+            texts=said,
+            scores=np.stack(scores),
+            unfinished=np.stack(unfinished),
             truncated_sources=cut,
-            sequences=[row.sequences for row in each],
-            cross_attentions=attended or None,
+            sequences=sequences,
+            cross_attentions=None if None in attended else attended,
             notes=tuple(notes),
-            forced_words_met=np.stack(met) if met else None,
+            forced_words_met=None if met[0] is None else np.stack(met),
         )
 
     def stream(self, text: str, *, max_source_length: int | None = None, **options: Any) -> Iterator[str]:
@@ -227,23 +214,19 @@ class TextToText:
 
     def _outputs(
         self, result: GenerationResult, source_lengths: Sequence[int], options: Mapping[str, Any]
-    ) -> Iterator[_Outputs]:
-        """The result by text, each cut to what it really holds."""
+    ) -> Iterator[tuple[Any, ...]]:
+        """The result by text, each cut to what it really holds: texts, ids, scores, unfinished, words met, attended."""
         started_apart = is_per_row(options.get(START)) and "decoder_input_ids" not in options
         shown = result.sequences[:, 1:] if started_apart else result.sequences
         said = self.tokenizers.decode_target(shown, form=TargetForm.of(self.model, options))
         each = len(said) // len(source_lengths)
         widths = result.sequences.shape[1] - result.log_probs.shape[1] + result.lengths
         for text, source in enumerate(source_lengths):
-            rows = range(text * each, (text + 1) * each)
-            yield _Outputs(
-                texts=[said[row] for row in rows],
-                scores=result.scores[rows.start : rows.stop],
-                unfinished=result.truncated[rows.start : rows.stop],
-                sequences=[result.sequences[row, : widths[row]] for row in rows],
-                attended=_attended(result, rows, source),
-                met=None if result.forced_words_met is None else result.forced_words_met[rows.start : rows.stop],
-            )
+            part = slice(text * each, (text + 1) * each)
+            ids = [row[:width] for row, width in zip(result.sequences[part], widths[part], strict=True)]
+            met = None if result.forced_words_met is None else result.forced_words_met[part]
+            attended = _attended(result, range(len(said))[part], source)
+            yield said[part], ids, result.scores[part], result.truncated[part], met, attended
 
 
 def _attended(result: GenerationResult, rows: range, source: int) -> list[Attended] | None:
