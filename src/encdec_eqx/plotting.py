@@ -138,10 +138,10 @@ def _draw_losses(axes: Any, train: Series, evaluated: Series) -> None:
         axes.plot(steps, values, color=_TRAIN, alpha=0.3, linewidth=1)
         axes.plot(steps, smoothed(values, width), color=_TRAIN, label=f"training, smoothed over {width} values")
     elif steps.size:
-        axes.plot(steps, values, color=_TRAIN, label="training", **_marked(values))
+        axes.plot(steps, values, color=_TRAIN, label="training", **_markers(values))
     steps, values = evaluated
     if steps.size:
-        axes.plot(steps, values, color=_EVAL, label="evaluation", **_marked(values))
+        axes.plot(steps, values, color=_EVAL, label="evaluation", **_markers(values))
         best = int(values.argmin())
         axes.annotate(
             f"{values[best]:.3f}",
@@ -160,18 +160,18 @@ def _draw_losses(axes: Any, train: Series, evaluated: Series) -> None:
 
 def _draw_metrics(axes: Any, curves: Mapping[str, Series]) -> None:
     for (name, (steps, values)), color in zip(curves.items(), itertools.cycle(_METRICS), strict=False):
-        axes.plot(steps, values, color=color, label=name, **_marked(values))
+        axes.plot(steps, values, color=color, label=name, **_markers(values))
     axes.set_ylabel("metrics (%)")
     axes.legend(frameon=False)
 
 
-def _marked(values: np.ndarray) -> dict[str, Any]:
+def _markers(values: np.ndarray) -> dict[str, Any]:
     """Dots where there are few values."""
     return {"marker": "o", "markersize": 4} if len(values) <= 40 else {}
 
 
 def _draw_rates(axes: Any, rates: Series) -> None:
-    axes.plot(*rates, color=_RATE, **(_marked(rates[0]) if len(rates[0]) < 3 else {}))
+    axes.plot(*rates, color=_RATE, **(_markers(rates[0]) if len(rates[0]) < 3 else {}))
     axes.set_ylabel("learning\nrate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)

@@ -141,14 +141,14 @@ def locate_nonfinite(model: Any, inputs: Inputs) -> str:
         inputs: a batch, best of a single row.
     """
     records: list[tuple[str, bool, bool]] = []
-    watched = _watched(model, records)
+    watched = _watch_linear_maps(model, records)
     given = {name: value for name, value in inputs.items() if name != "labels"}
     ids, decoder_ids = given.pop("input_ids"), given.pop("decoder_input_ids")
     out = watched(ids, decoder_ids, **given)
     before = None
     for name, reads, makes in records:
         if not reads:
-            return _located(name, before)
+            return _where(name, before)
         if not makes:
             return name
         before = name
@@ -160,7 +160,7 @@ def are_not_finite(where: str, bad_rows: int, rows: int) -> Iterator[Finding]:
     yield found("non_finite_activations", also={"of": rows}, first=where, rows=bad_rows)
 
 
-def _watched(model: Any, records: list[tuple[str, bool, bool]]) -> Any:
+def _watch_linear_maps(model: Any, records: list[tuple[str, bool, bool]]) -> Any:
     """The model, unrolled, with every linear map inside a `Watched`."""
     unrolled = model.with_layout("unrolled")
     names = {found.leaf: found.names[0] for found in places(unrolled)}
@@ -172,20 +172,20 @@ def _watched(model: Any, records: list[tuple[str, bool, bool]]) -> Any:
         if not is_linear(node):
             return node
         own = [names[leaf.leaf] for leaf in jax.tree.leaves(slot)]
-        name = _common(own)
+        name = _common_prefix(own)
         return Watched(node, name, records)
 
     return jax.tree.map(watch, unrolled, slots(unrolled), is_leaf=is_linear)
 
 
-def _common(names: list[str]) -> str:
+def _common_prefix(names: list[str]) -> str:
     """The part that holds all these arrays."""
     parts = [name.split(".")[:-1] for name in names]
     levels = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
     return ".".join(level[0] for level in levels)
 
 
-def _located(name: str, before: str | None) -> str:
+def _where(name: str, before: str | None) -> str:
     """Where something went wrong that a map reads; `before` is the map that was called before it."""
     piece, _, rest = name.partition(".")
     if rest == "layers.0.self_attention.qkv":

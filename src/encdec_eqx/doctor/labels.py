@@ -157,14 +157,14 @@ def lack_eos(ids: Ids, model: Any) -> Iterator[Finding]:
         yield found(
             "labels_without_eos" if short >= SOME else "labels_without_eos/full",
             "error" if fraction(open_rows) >= 0.5 and short >= SOME else "warning",
-            also={"ends": _named(ends), "hint": hint},
+            also={"ends": _format_ends(ends), "hint": hint},
             **evidence,
         )
     elif cut.any():
         yield found(
             "truncated_targets",
             "warning" if fraction(cut) >= SOME else "info",
-            also={"cut": cut.sum(), "width": ids.labels.shape[1], "ends": _named(ends)},
+            also={"cut": cut.sum(), "width": ids.labels.shape[1], "ends": _format_ends(ends)},
             **evidence,
         )
 
@@ -226,7 +226,7 @@ def _ends(model: Any) -> tuple[int, ...]:
     return tuple(model.special_tokens.eos_token_id or ())
 
 
-def _named(ends: tuple[int, ...]) -> str:
+def _format_ends(ends: tuple[int, ...]) -> str:
     return str(ends[0]) if len(ends) == 1 else f"(one of {list(ends)})"
 
 
@@ -309,7 +309,7 @@ def cannot_be_generated(ids: Ids, model: Any) -> Iterator[Finding]:
         "min_length": lambda row: len(row) < (config.min_length or 0) and _is_finished(row, form),
         "min_new_tokens": lambda row: len(row) <= (config.min_new_tokens or 0) and _is_finished(row, form),
         "suppress_tokens": lambda row: np.isin(row, config.suppress_tokens or ()).any(),
-        "begin_suppress_tokens": lambda row: row[len(form.begin) :][0:1].tolist() in _alone(config),
+        "begin_suppress_tokens": lambda row: row[len(form.begin) :][0:1].tolist() in _one_each(config),
         "no_repeat_ngram_size": lambda row: _repeats(row.tolist(), config.no_repeat_ngram_size or 0),
     }
     for name, forbids in reasons.items():
@@ -320,7 +320,7 @@ def cannot_be_generated(ids: Ids, model: Any) -> Iterator[Finding]:
             )
 
 
-def _alone(config: GenerationConfig) -> list[list[int]]:
+def _one_each(config: GenerationConfig) -> list[list[int]]:
     return [[one] for one in config.begin_suppress_tokens or ()]  # pyright: ignore[reportGeneralTypeIssues]
 
 

@@ -65,8 +65,8 @@ def another_start_is_better(own: ByLabel, others: dict[int, ByLabel], start: int
 
     In a trained model the start token that it was trained with is far the best one. Every label counts once, however
     many rows begin with it, and nearly all must be likelier: after a token that the model has never read first it may
-    favour some label or other, and a sorted file's targets may all begin with that one. A warning, because a model
-    with another start token than its own is worth nothing.
+    favour some label or other, and a sorted file's targets may all begin with that one. A warning, because setting
+    another start token than its own would break the model.
 
     Args:
         own: mean loss of each different first label.

@@ -123,7 +123,7 @@ class Runs:
 
     def _inputs(self, ids: Ids) -> Inputs:
         """Rows that have labels, from all over the batch, with the decoder's inputs."""
-        chosen = rows(dict(ids.given), ids.rows[_spread(len(ids.rows), _ROWS)])
+        chosen = rows(dict(ids.given), ids.rows[_evenly_spaced(len(ids.rows), _ROWS)])
         for name in ("attention_mask", "decoder_attention_mask"):
             if name in chosen:
                 chosen[name] = chosen[name].astype(bool)
@@ -131,10 +131,10 @@ class Runs:
         if "attention_mask" not in chosen and ids.source is not None and isinstance(self._model.encoder, Encoder):
             chosen["attention_mask"] = np.ones(chosen["input_ids"].shape, bool)  # what no mask means
         if "decoder_input_ids" not in chosen:
-            chosen["decoder_input_ids"] = self._shifted(chosen["labels"])
+            chosen["decoder_input_ids"] = self._shift_right(chosen["labels"])
         return {name: jnp.asarray(value) for name, value in chosen.items()}
 
-    def _shifted(self, labels: np.ndarray, start: int | None = None) -> np.ndarray:
+    def _shift_right(self, labels: np.ndarray, start: int | None = None) -> np.ndarray:
         """The labels moved right after the start token: `shift_tokens_right` on the host, which compiles nothing."""
         first = np.broadcast_to(self._form.starts(labels) if start is None else start, len(labels))
         shifted = np.concatenate([first[:, None], labels[:, :-1]], axis=1)
@@ -199,12 +199,16 @@ class Runs:
         random, labels = np.random.default_rng(0), np.asarray(inputs["labels"])
         seen_loss, own, other = np.asarray(seen.token_loss), [], []
         for _ in range(_ORDERS):
-            scrambled = _scrambled(labels, counted, random)
+            scrambled = _scramble(labels, counted, random)
             moved = ((scrambled != labels).sum(axis=1) >= 0.5 * counted.sum(axis=1)) & (counted.sum(axis=1) > 3)
             if len({row.tobytes() for row in labels[moved]}) < _FEW:
                 return
             of_scrambled, _ = self._run(
-                {**inputs, "labels": jnp.asarray(scrambled), "decoder_input_ids": jnp.asarray(self._shifted(scrambled))}
+                {
+                    **inputs,
+                    "labels": jnp.asarray(scrambled),
+                    "decoder_input_ids": jnp.asarray(self._shift_right(scrambled)),
+                }
             )
             own.append(seen_loss[moved][counted[moved]].mean())
             other.append(np.asarray(of_scrambled.token_loss)[moved][counted[moved]].mean())
@@ -229,7 +233,7 @@ class Runs:
             return
         costs = {}
         for other in sorted(others):
-            other_inputs = {**inputs, "decoder_input_ids": jnp.asarray(self._shifted(labels, other))}
+            other_inputs = {**inputs, "decoder_input_ids": jnp.asarray(self._shift_right(labels, other))}
             costs[other] = _by_label(self._run(other_inputs)[0], first, place)
         yield from losses.another_start_is_better(_by_label(seen, first, place), costs, start)
 
@@ -241,7 +245,7 @@ def _entropy(labels: np.ndarray) -> float:
     return float(-(probabilities * np.log(probabilities)).sum())
 
 
-def _scrambled(
+def _scramble(
     labels: Int[np.ndarray, "batch target"], counted: Bool[np.ndarray, "batch target"], random: np.random.Generator
 ) -> Int[np.ndarray, "batch target"]:
     """The labels of every row in a random order, its last (the end) left where it is."""
@@ -258,7 +262,7 @@ def _by_label(seen: RunOutput, first: Int[np.ndarray, " batch"], place: int) -> 
     return {label: float(loss[first == label].mean()) for label in set(first.tolist()) - {IGNORED}}
 
 
-def _spread(number: int, most: int) -> Int[np.ndarray, " few"]:
+def _evenly_spaced(number: int, most: int) -> Int[np.ndarray, " few"]:
     """Some of `number` indices, at equal distances; all if they are few."""
     return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(int))
 

@@ -59,8 +59,8 @@ def made_by_another(ids: Ids, tokenizers: Any, model: Any) -> Iterator[Finding]:
     letters or of whole words does, for which every sequence of tokens is a text.
     """
     for side, own, rows in _sides(ids, tokenizers):
-        special, piece = _no_text(own, model, side), "encoder" if side == "source" else "decoder"
-        contents = _different([row[~np.isin(row, special)] for row in rows])
+        special, piece = _ids_around_text(own, model, side), "encoder" if side == "source" else "decoder"
+        contents = _unique_rows([row[~np.isin(row, special)] for row in rows])
         missing = sorted({int(one) for row in contents for one in row if own.id_to_token(int(one)) is None})
         if missing:
             yield found("wrong_tokenizer/unknown_id", also={"piece": piece, "id": missing[0]}, side=side)
@@ -103,14 +103,14 @@ def targets_do_not_survive(texts: Sequence[str], tokenizers: Any, model: Any) ->
     yield found(
         "targets_do_not_survive/lost" if lost else "targets_do_not_survive",
         "warning" if count >= SOME * len(texts) else "info",
-        also={"text": _shown(text), "again": _shown(again)},
+        also={"text": _abbreviate(text), "again": _abbreviate(again)},
         changed=count,
         lost=lost,
         of=len(texts),
     )
 
 
-def _no_text(tokenizer: Any, model: Any, side: str) -> list[int]:
+def _ids_around_text(tokenizer: Any, model: Any, side: str) -> list[int]:
     """Ids that stand around a text: registered as special, put there by the tokenizer, or the model's own."""
     around = [index for index, added in tokenizer.get_added_tokens_decoder().items() if added.special]
     around += tokenizer.encode("").ids
@@ -120,7 +120,7 @@ def _no_text(tokenizer: Any, model: Any, side: str) -> list[int]:
     return [int(one) for value in own if value is not None for one in np.atleast_1d(value)] + around
 
 
-def _different(rows: list[np.ndarray]) -> list[np.ndarray]:
+def _unique_rows(rows: list[np.ndarray]) -> list[np.ndarray]:
     return list({row.tobytes(): row for row in rows if row.size}.values())[:_ROWS]
 
 
@@ -152,5 +152,5 @@ def _sides(ids: Ids, tokenizers: Any) -> Iterator[tuple[str, Any, list[np.ndarra
     yield "target", tokenizers.target, ids.targets
 
 
-def _shown(text: str) -> str:
+def _abbreviate(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")

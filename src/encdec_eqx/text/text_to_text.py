@@ -225,11 +225,11 @@ class TextToText:
             part = slice(text * each, (text + 1) * each)
             ids = [row[:width] for row, width in zip(result.sequences[part], widths[part], strict=True)]
             met = None if result.forced_words_met is None else result.forced_words_met[part]
-            attended = _attended(result, range(len(said))[part], source)
+            attended = _cross_attentions_of(result, range(len(said))[part], source)
             yield said[part], ids, result.scores[part], result.truncated[part], met, attended
 
 
-def _attended(result: GenerationResult, rows: range, source: int) -> list[Attended] | None:
+def _cross_attentions_of(result: GenerationResult, rows: range, source: int) -> list[Attended] | None:
     layers = result.cross_attentions
     if layers is None:
         return None

@@ -23,13 +23,13 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
     if isinstance(texts, str):
         raise TypeError("texts must be a list of strings, got one string; put it into a list.")
     if isinstance(texts, bytes | bytearray) or not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be a list of strings, got {_shown(texts)}.{_hint(texts)}")
+        raise TypeError(f"texts must be a list of strings, got {_describe(texts)}.{_hint(texts)}")
     made = list(texts)
     others = [at for at, text in enumerate(made) if not isinstance(text, str)]
     if others:
         first = made[others[0]]
         raise TypeError(
-            f"text {others[0]}{_of(others, made)} is {_shown(first)}; expected a string.{_hint(first)}"
+            f"text {others[0]}{_of(others, made)} is {_describe(first)}; expected a string.{_hint(first)}"
             " Texts are counted from 0."
         )
     halves = [at for at, text in enumerate(made) if half_pair(text) is not None]
@@ -57,7 +57,7 @@ def _of(some: list[int], all_of_them: list[Any]) -> str:
     return f" (and {len(some) - 1} more of {len(all_of_them)})" if len(some) > 1 else ""
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     return "None" if value is None else f"{type(value).__name__} {quoted(value)}"
 
 

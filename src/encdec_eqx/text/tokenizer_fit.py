@@ -100,7 +100,7 @@ def _is_special(tokenizer: Any, token_id: int) -> bool:
 def _another_eos(model: EncoderDecoder, target: Any) -> list[str]:
     """BERT's tokenizer ends every text with [SEP], RoBERTa's with </s>: and that is the EOS token a decoder knows."""
     ends = model.special_tokens.eos_token_id
-    closing = _closing(target)
+    closing = _ending_tokens(target)
     if not ends or not closing or set(ends) & set(closing):  # pyright: ignore[reportArgumentType]
         return []
     names = [target.id_to_token(i) for i in closing]
@@ -111,7 +111,7 @@ def _another_eos(model: EncoderDecoder, target: Any) -> list[str]:
     ]
 
 
-def _closing(tokenizer: Any) -> list[int]:
+def _ending_tokens(tokenizer: Any) -> list[int]:
     """The special tokens that the tokenizer itself puts after a text."""
     encoded = tokenizer.encode("a")
     content = [at for at, special in enumerate(encoded.special_tokens_mask) if not special]

@@ -84,7 +84,7 @@ def choose_shapes(sources: Lengths, targets: Lengths, rows: Rows, max_shapes: in
     """
     source_edges, target_edges = _edges(sources, _EDGES[0]), _edges(targets, _EDGES[1])
     source, target = (grid.ravel() for grid in np.meshgrid(source_edges, target_edges, indexing="ij"))
-    held = _held(sources, targets, source_edges, target_edges)
+    held = _counts_held(sources, targets, source_edges, target_edges)
     columns = source + target
     each = rows.of(columns)
     follows = (source[:, None] <= source) & (target[:, None] <= target)
@@ -118,7 +118,7 @@ def _edges(lengths: Lengths, most: int) -> Int[np.ndarray, " edges"]:
     return np.union1d(close, apart).astype(np.int64)
 
 
-def _held(sources: Lengths, targets: Lengths, source_edges: np.ndarray, target_edges: np.ndarray) -> np.ndarray:
+def _counts_held(sources: Lengths, targets: Lengths, source_edges: np.ndarray, target_edges: np.ndarray) -> np.ndarray:
     """How many examples each point of the grid holds."""
     grid = np.zeros((len(source_edges), len(target_edges)), np.int64)
     np.add.at(grid, (np.searchsorted(source_edges, sources), np.searchsorted(target_edges, targets)), 1)

@@ -167,7 +167,7 @@ def check_columns(path: Path, names: list[str], wanted: tuple[str, ...]) -> None
         places = [at for at, one in enumerate(names, start=1) if one == name]
         if not places:
             raise ValueError(
-                f"{printable(path)} has no column {name!r}; it has {_listed(names)}. Say which to read with source=... "
+                f"{printable(path)} has no column {name!r}; it has {_few(names)}. Say which to read with source=... "
                 "and target=... (source_column and target_column in a job)"
             )
         if len(places) > 1:
@@ -186,23 +186,23 @@ def _entries(path: Path, table: Iterator[Row], delimiter: str, wanted: tuple[str
     names = head.fields
     check_columns(path, names, wanted)
     for row in table:
-        reason = row.error or _miscounted(row, len(names))
+        reason = row.error or _count_error(row, len(names))
         if reason is not None:
             yield BadRecord(str(path), row.line, reason, row.lines)
             continue
         if row.lines >= _SOME_LINES:
-            _name_swallowed(path, row, delimiter, len(names))
+            _warn_of_swallowed_rows(path, row, delimiter, len(names))
         yield Found(row.line, dict(zip(names, row.fields, strict=True)), row.lines)
 
 
-def _miscounted(row: Row, columns: int) -> str | None:
+def _count_error(row: Row, columns: int) -> str | None:
     if len(row.fields) == columns:
         return None
     over = "; is a quote in it not closed?" if row.lines > 1 else ""
     return f"{len(row.fields)} columns, the first line has {columns}{over}"
 
 
-def _name_swallowed(path: Path, row: Row, delimiter: str, columns: int) -> None:
+def _warn_of_swallowed_rows(path: Path, row: Row, delimiter: str, columns: int) -> None:
     """Log a row that reads well, but has a field of very many lines, or of some that look like rows."""
     inside = [line for field in row.fields if "\n" in field for line in field.splitlines()[1:-1]]
     alike = sum(line.count(delimiter) == columns - 1 for line in inside)
@@ -214,7 +214,7 @@ def _name_swallowed(path: Path, row: Row, delimiter: str, columns: int) -> None:
         )  # fmt: skip
 
 
-def _listed(names: list[str], most: int = 12) -> str:
+def _few(names: list[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(quoted(name) for name in names[:most]) + more
 
@@ -251,8 +251,8 @@ def parquet_entries(
         table = pyarrow.parquet.ParquetFile(file)
         names = list(table.schema_arrow.names)
     except errors as error:
-        raise _damaged(path, error, 0) from None
-    kept = _kept(path, names, wanted)
+        raise _damage_error(path, error, 0) from None
+    kept = _columns_to_read(path, names, wanted)
     for name in names:
         if name not in kept:
             unread[name] = unread.get(name, 0) + table.metadata.num_rows
@@ -265,7 +265,7 @@ def parquet_entries(
         except GrowthError:
             raise
         except errors as error:
-            raise _damaged(path, error, line) from None
+            raise _damage_error(path, error, line) from None
         if batch is None:
             return
         for row in rows:
@@ -273,7 +273,7 @@ def parquet_entries(
             yield Found(line, row)
 
 
-def _kept(path: Path, names: list[str], wanted: tuple[str, ...]) -> list[str]:
+def _columns_to_read(path: Path, names: list[str], wanted: tuple[str, ...]) -> list[str]:
     """The columns that are read: of texts, of ids with what goes with them, or of both."""
     encoded = ("input_ids", "labels", *FIELDS) if {"input_ids", "labels"} <= set(names) else ()
     columns = tuple(_top_name(name, names) or name for name in wanted)
@@ -295,7 +295,7 @@ def _rows(batch: Any, grown: Grown, size: int) -> list[Any]:
     return batch.to_pylist()
 
 
-def _damaged(path: Path, error: Exception, line: int) -> ValueError:
+def _damage_error(path: Path, error: Exception, line: int) -> ValueError:
     where = f" behind record {line}" if line else ", or not Parquet"
     reason = printable(" ".join(str(error).split()), 300)
     return ValueError(f"{printable(path)} is damaged{where}: {reason}. Copy or download it again.")

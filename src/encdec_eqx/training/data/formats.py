@@ -109,12 +109,12 @@ def json_entries(path: Path, file: io.BufferedReader, encoding: str) -> Iterator
         ValueError: the file is one object, or an array that is broken; says where.
     """
     lines = _lines(file, encoding)
-    first = next(((number, line) for number, line in lines if _stripped(line)), None)
+    first = next(((number, line) for number, line in lines if _strip(line)), None)
     if first is None:
         return
-    if _stripped(first[1])[0] in "[{" and not _is_entry(first[1]):
+    if _strip(first[1])[0] in "[{" and not _is_entry(first[1]):
         seen = [first, *lines]
-        text = "".join(_decoded(line) for _, line in seen).removeprefix(_MARK)
+        text = "".join(_as_str(line) for _, line in seen).removeprefix(_MARK)
         if _is_array(seen):
             yield from _array(path, text)
             return
@@ -125,10 +125,10 @@ def json_entries(path: Path, file: io.BufferedReader, encoding: str) -> Iterator
 
 def _is_array(lines: list[tuple[int, str | bytes]]) -> bool:
     """Whether lines, of which the first is no record, are those of one array, and not a bad record and others."""
-    first, *rest = (line for _, line in lines if _stripped(line))
-    if _stripped(first)[0] != "[":
+    first, *rest = (line for _, line in lines if _strip(line))
+    if _strip(first)[0] != "[":
         return False
-    if not rest or _stripped(first) == "[":
+    if not rest or _strip(first) == "[":
         return True
     return not _is_json(first) and not _is_entry(rest[0])
 
@@ -161,20 +161,20 @@ def _array(path: Path, text: str) -> Iterator[Entry]:
         try:
             value, at = decoder.value_at(text, at)
         except ValueError as error:
-            raise _broken(path, number, str(error)) from None
+            raise _array_error(path, number, str(error)) from None
         yield _entry(path, number, value, decoder)
         at = _after_space(text, at)
         if text[at : at + 1] == ",":
             at = _after_space(text, at + 1)
         elif text[at : at + 1] != "]":
             where = json.JSONDecodeError("Expecting ',' or ']' behind it", text, at)
-            raise _broken(path, number, str(where)) from None
+            raise _array_error(path, number, str(where)) from None
     if (end := _after_space(text, at + 1)) < len(text):
         where = json.JSONDecodeError("Extra data behind the array", text, end)
-        raise _broken(path, number, str(where)) from None
+        raise _array_error(path, number, str(where)) from None
 
 
-def _broken(path: Path, number: int, reason: str) -> ValueError:
+def _array_error(path: Path, number: int, reason: str) -> ValueError:
     return ValueError(
         f"{printable(path)}, record {number}: not JSON: {reason}. An array cannot be read past this; JSON Lines (one "
         "record a line) can."
@@ -204,17 +204,17 @@ def _lines(file: io.BufferedReader, encoding: str) -> Iterator[tuple[int, str | 
             yield from enumerate(text, start=1)
 
 
-def _decoded(line: str | bytes) -> str:
+def _as_str(line: str | bytes) -> str:
     return line if isinstance(line, str) else line.decode("utf-8", "surrogateescape")
 
 
-def _stripped(line: str | bytes) -> str:
-    return _decoded(line).removeprefix(_MARK).strip()
+def _strip(line: str | bytes) -> str:
+    return _as_str(line).removeprefix(_MARK).strip()
 
 
 def _is_json(line: str | bytes) -> bool:
     try:
-        Decoder().decode(_stripped(line))
+        Decoder().decode(_strip(line))
     except ValueError:
         return False
     return True
@@ -223,7 +223,7 @@ def _is_json(line: str | bytes) -> bool:
 def _is_entry(line: str | bytes) -> bool:
     """Whether a line is a record by itself: a whole object, or a pair that begins with a text."""
     try:
-        value = Decoder().decode(_stripped(line))
+        value = Decoder().decode(_strip(line))
     except ValueError:
         return False
     return isinstance(value, dict) or (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str))

@@ -70,7 +70,7 @@ def read_pairs(
             for entry in entries(file, kind, (source, target), encoding, validator.unread):
                 yield entry if isinstance(entry, BadRecord) else validator(entry, str(file))
 
-    return _sorted(read(), validator.unread, on_bad, what=", ".join(map(printable, files)))
+    return _collect(read(), validator.unread, on_bad, what=", ".join(map(printable, files)))
 
 
 def check_is_file(path: Path) -> None:
@@ -106,10 +106,10 @@ def pairs_from(
     """
     validator = RecordValidator(source, target)
     read = (validator(Found(number, raw), "<iterable>") for number, raw in enumerate(iterable, start=1))
-    return _sorted(read, validator.unread, on_bad, what="the iterable")
+    return _collect(read, validator.unread, on_bad, what="the iterable")
 
 
-def _sorted(read: Iterable[Record | BadRecord], unread: Mapping[str, int], on_bad: OnBad, *, what: str) -> Pairs:
+def _collect(read: Iterable[Record | BadRecord], unread: Mapping[str, int], on_bad: OnBad, *, what: str) -> Pairs:
     records: list[Record] = []
     bad: list[BadRecord] = []
     for one in read:
@@ -159,38 +159,38 @@ class RecordValidator:
     def _read(self, raw: Any) -> dict[str, Any]:
         if isinstance(raw, Mapping):
             encoded = raw.get("input_ids") is not None and raw.get("labels") is not None
-            fields = self._encoded(raw) if encoded else self._texts(raw)
+            fields = self._read_ids(raw) if encoded else self._read_texts(raw)
             self._note_unread(raw, encoded)
             return fields
         if isinstance(raw, Sequence) and not isinstance(raw, str | bytes) and len(raw) == 2:
             return {"source": _text("source", raw[0]), "targets": _targets("target", raw[1])}
-        raise _BadEntryError(f"expected a mapping or a pair of source and target, got {_shown(raw)}")
+        raise _BadEntryError(f"expected a mapping or a pair of source and target, got {_describe(raw)}")
 
-    def _texts(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        found = {name: _found(raw, name) for name in (self.source, self.target)}
+    def _read_texts(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        found = {name: _lookup(raw, name) for name in (self.source, self.target)}
         for name, value in found.items():
             if value is _ABSENT:
-                raise _BadEntryError(f"no {name!r}; it has {_names(raw)}{_way_out(raw)}")
+                raise _BadEntryError(f"no {name!r}; it has {_few(raw)}{_advice(raw)}")
         return {
             "source": _text(self.source, found[self.source]),
             "targets": _targets(self.target, found[self.target]),
         }
 
-    def _encoded(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def _read_ids(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Ids and what goes with them; texts beside them are kept for the metrics, which have no use for halves."""
         ids, labels = _ids("input_ids", raw["input_ids"], 0), _ids("labels", raw["labels"], IGNORED)
         lengths = {"input_ids": len(ids), "labels": len(labels)}
         given = {name: raw[name] for name in FIELDS if raw.get(name) is not None}
         beside = {name: _field(name, value, alongside(name), lengths) for name, value in given.items()}
         fields: dict[str, Any] = {"input_ids": ids, "labels": labels, "fields": beside}
-        if all(_found(raw, name) is not _ABSENT for name in (self.source, self.target)):
-            fields |= self._texts(raw)
+        if all(_lookup(raw, name) is not _ABSENT for name in (self.source, self.target)):
+            fields |= self._read_texts(raw)
         return fields
 
     def _note_unread(self, raw: Mapping[str, Any], encoded: bool) -> None:
         if len(raw) == 2 and self.source in raw and self.target in raw:
             return
-        texts = {name for name in (self.source, self.target) if _found(raw, name) is not _ABSENT}
+        texts = {name for name in (self.source, self.target) if _lookup(raw, name) is not _ABSENT}
         read = texts if len(texts) == 2 else set()
         for name in _all_names(raw, read):
             known = name in read or (encoded and (name in FIELDS or name in ("input_ids", "labels")))
@@ -210,7 +210,7 @@ def unread_message(unread: Mapping[str, int], records: int) -> str:
     return f"of the records' fields these are not used: {', '.join(parts[:_SHOWN])}{more}."
 
 
-def _found(raw: Mapping[str, Any], name: str) -> Any:
+def _lookup(raw: Mapping[str, Any], name: str) -> Any:
     """The value of a name: as it is, on the other side of a dot, or among translations."""
     if name in raw:
         return raw[name]
@@ -235,11 +235,11 @@ def _all_names(raw: Mapping[str, Any], read: set[str]) -> Iterator[str]:
             yield str(name)
 
 
-def _names(raw: Mapping[str, Any]) -> str:
+def _few(raw: Mapping[str, Any]) -> str:
     return ", ".join(quoted(str(key)) for key in list(raw)[:_SHOWN]) or "nothing"
 
 
-def _way_out(raw: Mapping[str, Any]) -> str:
+def _advice(raw: Mapping[str, Any]) -> str:
     """What to do where a record has what is looked for in another form."""
     there = [name for name in ("input_ids", "labels") if raw.get(name) is not None]
     if len(there) == 1:
@@ -248,16 +248,15 @@ def _way_out(raw: Mapping[str, Any]) -> str:
     nested = raw.get(NESTED)
     if isinstance(nested, Mapping) and len(nested) > 1:
         first, second = list(nested)[:2]
-        return (
-            f", which holds {_names(nested)}: name two of them, such as source={quoted(first)}, target={quoted(second)}"
-        )
+        example = f"source={quoted(first)}, target={quoted(second)}"
+        return f", which holds {_few(nested)}: name two of them, such as {example}"
     return ""
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         hint = "; decode it: text.decode('utf-8')" if isinstance(value, bytes) else ""
-        raise _BadEntryError(f"{name!r} is not a string: {_shown(value)}{hint}")
+        raise _BadEntryError(f"{name!r} is not a string: {_describe(value)}{hint}")
     if not value.strip():
         raise _BadEntryError(f"{name!r} is empty")
     half = half_pair(value)
@@ -286,7 +285,7 @@ def _array(name: str, value: Any, kinds: str, expected: str) -> np.ndarray:
         # larger than int64, but whole numbers all the same
         huge = row.ndim == 1 and row.dtype == object and all(type(one) is int for one in row)
         if not huge:
-            raise _BadEntryError(f"{name!r} is not a list of {expected}: {_shown(value)}")
+            raise _BadEntryError(f"{name!r} is not a list of {expected}: {_describe(value)}")
     return row
 
 
@@ -321,5 +320,5 @@ def _mask(name: str, value: Any) -> np.ndarray:
     return mask.astype(np.int32)
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     return f"{type(value).__name__} {quoted(value, 40)}"

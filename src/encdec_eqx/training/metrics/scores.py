@@ -130,7 +130,7 @@ def _sacrebleu() -> Any:
     try:
         import sacrebleu
     except ImportError:
-        raise _missing("BLEU and chrF", "sacrebleu") from None
+        raise _missing_error("BLEU and chrF", "sacrebleu") from None
     return sacrebleu
 
 
@@ -138,11 +138,11 @@ def _rouge_scorer() -> Any:
     try:
         from rouge_score import rouge_scorer
     except ImportError:
-        raise _missing("ROUGE", "rouge-score") from None
+        raise _missing_error("ROUGE", "rouge-score") from None
     return rouge_scorer
 
 
-def _missing(what: str, package: str) -> ImportError:
+def _missing_error(what: str, package: str) -> ImportError:
     return ImportError(f"{what} need {package}, which is not installed: {install('eval')}")
 
 
