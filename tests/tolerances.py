@@ -27,6 +27,10 @@ PARITY_ROTATED = 1e-4
 """Rotated queries and keys, up to 4 in size, at positions up to 709, against torch in float32 (measured: 1.9e-5 with
 dynamic scaling, whose base is a power taken on the device; 5e-7 otherwise)."""
 
+PARITY_LAYERS = 5e-5
+"""Hidden states, up to 45 in size, of one or two layers with large random weights against torch in float32 (measured:
+1.6e-5)."""
+
 SAME_MODEL = 5e-6
 """The same model run two ways: cached or whole, scanned or unrolled, alone or in a batch (measured: 7.2e-7)."""
 
