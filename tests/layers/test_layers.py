@@ -14,7 +14,7 @@ from encdec_eqx.layers.dropout import Dropout
 from encdec_eqx.layers.linear import Embedding, Linear
 from encdec_eqx.layers.masks import causal_mask
 from encdec_eqx.layers.norm import LayerNorm
-from encdec_eqx.layers.positions import non_padding_positions, relative_scores, slots_behind
+from encdec_eqx.layers.positions import non_padding_positions, relative_positions, relative_scores
 from tolerances import ORACLE
 
 
@@ -85,9 +85,13 @@ def test_a_query_that_sees_nothing_gets_zeros_and_finite_gradients(dtype: jnp.dt
 def test_relative_scores(with_keys: bool) -> None:
     longest, start, q, k = 9, 3, _normal(0, 2, 2, 3, 4), _normal(1, 2, 2, 7, 4)
     table = _normal(2, 2 * longest - 1, 4)
-    behind = slots_behind(3, 7, start)
+    relative_position = relative_positions(3, 7, start)
     ours = relative_scores(
-        Embedding(jnp.asarray(table)), jnp.asarray(q), jnp.asarray(k), behind=behind, with_keys=with_keys
+        Embedding(jnp.asarray(table)),
+        jnp.asarray(q),
+        jnp.asarray(k),
+        relative_position=relative_position,
+        with_keys=with_keys,
     )
     theirs = np.zeros((2, 2, 3, 7))
     for query in range(3):

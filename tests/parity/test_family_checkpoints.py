@@ -19,8 +19,8 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.hf.families import FAMILIES
-from encdec_eqx.layers.linear import Embedding
-from encdec_eqx.layers.positions import bucketed_bias, slots_behind
+from encdec_eqx.layers.positions import relative_positions
+from encdec_eqx.layers.relative_bias import RelativeBias, RelativeBiasConfig
 from hf import as_torch, random_batch, random_pair, randomise, saved
 from tolerances import EXACT, PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS
 
@@ -269,7 +269,7 @@ def test_every_distance_has_torchs_bucket() -> None:
     """Rows that are their own numbers, so that a bias is the bucket's number."""
     numbers = np.arange(32, dtype=np.float32)[:, None]
     length = 600
-    ours = bucketed_bias(Embedding(jnp.asarray(numbers)), slots_behind(length, length, 0), buckets=32, max_distance=128)
+    ours = RelativeBias(jnp.asarray(numbers), RelativeBiasConfig())(relative_positions(length, length, 0))
     places = torch.arange(length)
     theirs = MPNetEncoder.relative_position_bucket(places[None, :] - places[:, None])
     np.testing.assert_array_equal(np.asarray(ours)[0, 0], theirs.numpy())

@@ -278,7 +278,7 @@ class AbstractSelfAttention(eqx.Module):
         if self.distances is None:
             return None
         with_keys = self.config.relative_positions == "key_query"
-        return relative_scores(self.distances, q, k, behind=context.relative_position, with_keys=with_keys)
+        return relative_scores(self.distances, q, k, relative_position=context.relative_position, with_keys=with_keys)
 
 
 class SelfAttention(AbstractSelfAttention):

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Integer
 from .._typing import Array
 from ..cache import Branches
 from .alibi import alibi_positions
-from .positions import slots_behind
+from .positions import relative_positions
 
 
 class AttentionMask(eqx.Module):
@@ -45,7 +45,7 @@ class AttentionMask(eqx.Module):
         """How many slots each key lies behind each query."""
         if self.branches is not None:
             return self.branches.depth[:, None] - self.branches.slot_depth[None, :]
-        return slots_behind(queries, self.slots(queries), self.start)
+        return relative_positions(queries, self.slots(queries), self.start)
 
     def key_positions(self, queries: int) -> Integer[Array, "#batch keys"]:
         """Real keys counted from 0, so that left padding shifts nothing; padding is at 0."""
