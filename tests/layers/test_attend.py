@@ -47,8 +47,8 @@ def test_what_is_masked_changes_nothing(mask: np.ndarray, seed: int, size: float
     mask = np.broadcast_to(mask[:, :, :1], mask.shape)  # keys that no query sees
     q, k, v = (_normal(at, BATCH, HEADS, length, DIM) for at, length in enumerate((QUERIES, KEYS, KEYS)))
     hidden = ~mask[:, :, 0, :, None]
-    others = (np.where(hidden, size * _normal(seed + at, *k.shape), it) for at, it in enumerate((k, v)))
-    for ours, theirs in zip(_attend(q, k, v, mask), _attend(q, *others, mask), strict=True):
+    other_k, other_v = (np.where(hidden, size * _normal(seed + at, *k.shape), it) for at, it in enumerate((k, v)))
+    for ours, theirs in zip(_attend(q, k, v, mask), _attend(q, other_k, other_v, mask), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -56,6 +56,6 @@ def test_what_is_masked_changes_nothing(mask: np.ndarray, seed: int, size: float
 def test_heads_that_share_keys_read_the_same_ones(mask: np.ndarray, kv_heads: int) -> None:
     q = _normal(0, BATCH, HEADS, QUERIES, DIM)
     k, v = (_normal(seed, BATCH, kv_heads, KEYS, DIM) for seed in (1, 2))
-    repeated = (np.repeat(it, HEADS // kv_heads, axis=1) for it in (k, v))
-    for ours, theirs in zip(_attend(q, k, v, mask), _attend(q, *repeated, mask), strict=True):
+    all_k, all_v = (np.repeat(it, HEADS // kv_heads, axis=1) for it in (k, v))
+    for ours, theirs in zip(_attend(q, k, v, mask), _attend(q, all_k, all_v, mask), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=ORACLE)

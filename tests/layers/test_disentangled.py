@@ -2,13 +2,20 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encdec_eqx.layers.disentangled import DisentangledConfig, disentangled_scores, position_rows
+from encdec_eqx._trees import path_name
+from encdec_eqx.layers.disentangled import (
+    DisentangledAttentionConfig,
+    DisentangledConfig,
+    disentangled_scores,
+    position_rows,
+)
 from tolerances import ORACLE
 
 
@@ -64,7 +71,23 @@ def test_rows_grow_with_the_relative_position_and_are_symmetric(span: int, extra
     assert set(inner) - {span - 1, 1 - span} == {-row for row in inner} - {span - 1, 1 - span}
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_new_attention_has_the_arrays_that_its_config_names(own: bool, key: jax.Array) -> None:
+    rows = DisentangledConfig(span=4, max_distance=9)
+    config = DisentangledAttentionConfig(num_heads=3, head_dim=5, rows=rows, own_projections=own)
+    made = config.init_self(7, max_positions=9, window=None, rotary=0, scale=0.02, key=key)
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(made)}
+    positions = {f"position_{name}.{part}" for name in ("key", "query") for part in ("weight", "bias")}
+    assert shapes["qkv.weight"] == (7, 3, 3, 5)
+    assert positions & shapes.keys() == (positions if own else set())
+    assert config.init_shared(7, scale=0.02, key=key)().shape == (8, 7)
+
+
 def test_what_configs_refuse() -> None:
+    with pytest.raises(ValueError, match="leave rotary, qk_norm"):
+        DisentangledAttentionConfig(
+            num_heads=4, head_dim=6, num_kv_heads=2, rows=DisentangledConfig(span=4, max_distance=9)
+        )
     with pytest.raises(ValueError, match="a max_distance above span / 2 \\+ 1"):
         DisentangledConfig(span=8, max_distance=5)
     with pytest.raises(ValueError, match=r"span is 0; expected a whole number"):

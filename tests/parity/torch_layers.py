@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import (
     BloomConfig,
+    DebertaV2Config,
     FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
@@ -63,9 +64,11 @@ from encdec_eqx.config import (
     RotaryConfig,
     StackConfig,
 )
+from encdec_eqx.layers.disentangled import DisentangledAttentionConfig, DisentangledConfig
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, where the module compiles functions
+    warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, where these modules compile functions
+    from transformers.models.deberta_v2 import modeling_deberta_v2 as deberta
     from transformers.models.modernbert import modeling_modernbert as modernbert
 
 BATCH, LENGTH, SOURCE = 2, 11, 5
@@ -174,7 +177,7 @@ def _joined(name: str, modules: Sequence[nn.Module], heads: int, head_dim: int) 
     return _linear(name, weight, bias, len(modules), heads, head_dim)
 
 
-def _apart(name: str, q: nn.Module, k: nn.Module, v: nn.Module, head_dim: int) -> Arrays:
+def _apart(name: str, q: Any, k: Any, v: Any, head_dim: int) -> Arrays:
     return {
         key: tensor
         for part, module in (("q", q), ("k", k), ("v", v))
@@ -758,7 +761,8 @@ def _t5(*, decoder: bool, shared: bool) -> Case:
             **_of("feed_forward.down", dense.wo),
         }
 
-    first = layers[0].layer[0].SelfAttention.relative_attention_bias.weight.detach().numpy()
+    own: Any = layers[0].get_submodule("layer.0.SelfAttention")
+    first = own.relative_attention_bias.weight.detach().numpy()
     bias = RelativeBiasConfig(entries=8, buckets=8, max_distance=10, bidirectional=not decoder, shared=shared)
     spec = LayerSpec(score_scale=1.0, cross_attention=decoder)
     return Case(
@@ -825,6 +829,63 @@ def _modernbert() -> Case:
     )
 
 
+def _deberta(*, own: bool) -> Case:
+    """Two layers of DeBERTa v3 (projections of contents also serve positions) or of v2's other form."""
+    config = DebertaV2Config(
+        hidden_size=HIDDEN,
+        num_attention_heads=HEADS,
+        intermediate_size=INNER,
+        layer_norm_eps=EPS,
+        relative_attention=True,
+        position_buckets=4,
+        max_relative_positions=16,
+        share_att_key=not own,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+    )
+    encoder, head_dim = deberta.DebertaV2Encoder(config), HIDDEN // HEADS
+    layers = encoder.layer[:2]
+    _randomise(encoder)
+
+    def arrays(layer: nn.Module) -> Arrays:
+        attention = layer.attention.self
+        named = _joined(
+            "self_attention.qkv", (attention.query_proj, attention.key_proj, attention.value_proj), HEADS, head_dim
+        )
+        if own:
+            named |= _of("self_attention.position_key", attention.pos_key_proj, HEADS, head_dim)
+            named |= _of("self_attention.position_query", attention.pos_query_proj, HEADS, head_dim)
+        return {
+            **named,
+            **_of("self_attention.out", layer.attention.output.dense),
+            **_norm("self_norm", layer.attention.output.LayerNorm),
+            **_of("feed_forward.up", layer.intermediate.dense),
+            **_of("feed_forward.down", layer.output.dense),
+            **_norm("feed_forward_norm", layer.output.LayerNorm),
+        }
+
+    mask = torch.tensor(REAL)[:, None, None, :] & torch.tensor(REAL)[:, None, :, None]
+    attention = DisentangledAttentionConfig(
+        num_heads=HEADS,
+        head_dim=head_dim,
+        rows=DisentangledConfig(span=4, max_distance=16),
+        own_projections=own,
+        embedding_norm=LayerNormConfig(eps=EPS),
+    )
+    spec = LayerSpec(score_scale=(3 * head_dim) ** -0.5)
+    return Case(
+        encoder,
+        _in_turn(layers, attention_mask=mask, rel_embeddings=encoder.get_rel_embedding().detach()),
+        _config(
+            attention, MLPConfig(size=INNER), LayerNormConfig(eps=EPS, placement="post"), (spec, spec), causal=False
+        ),
+        {
+            **_stack([arrays(layer) for layer in layers], other=encoder.rel_embeddings.weight.detach().numpy()),
+            **_norm("shared.other.norm", encoder.LayerNorm),
+        },
+    )
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "llama": _llama,
     "qwen2": _qwen2,
@@ -850,4 +911,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "umt5 encoder": lambda: _t5(decoder=False, shared=False),
     "umt5 decoder": lambda: _t5(decoder=True, shared=False),
     "modernbert": _modernbert,
+    "deberta": lambda: _deberta(own=False),
+    "deberta, own projections": lambda: _deberta(own=True),
 }

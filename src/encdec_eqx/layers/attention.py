@@ -169,7 +169,7 @@ class AttentionConfig:
             **rest,
         )
 
-    def init_shared(self, hidden_size: int, *, scale: float, key: PRNGKey) -> RelativeBias | None:
+    def init_shared(self, hidden_size: int, *, scale: float, key: PRNGKey) -> eqx.Module | None:
         """What all layers of a stack have in common."""
         if self.relative_bias is None or not self.relative_bias.shared:
             return None
@@ -251,7 +251,7 @@ class AbstractSelfAttention(eqx.Module):
             v,
             mask=context.within(self.window),
             scale=layer.scale,
-            relative=self._relative(q, k, context),
+            relative=self._relative(q, k, context, key),
             bias=context.bias if self.relative_bias is None else self.relative_bias(context.relative_position),
             cap=self.config.logit_cap,
             dropout=self.dropout,
@@ -273,8 +273,13 @@ class AbstractSelfAttention(eqx.Module):
         return why_reference(q, kv.k, None, scale=scale, cap=self.config.logit_cap, extras=extras)
 
     def _relative(
-        self, q: Heads, k: Float[Array, "batch kv_heads keys head_dim"], context: AttentionContext
+        self,
+        q: Heads,
+        k: Float[Array, "batch kv_heads keys head_dim"],
+        context: AttentionContext,
+        key: PRNGKey | None,
     ) -> Float[Array, "batch heads queries keys"] | None:
+        """What is added to the scores before they are scaled; another mechanism has its own."""
         if self.distances is None:
             return None
         with_keys = self.config.relative_positions == "key_query"
