@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from encdec_eqx import Decoder
 from encdec_eqx.cache import AbstractKV, DecoderCache, SelfKV
-from encdec_eqx.generation.search.beam import side_by_side
+from encdec_eqx.generation.search.beam import tree_mask
 
 Beams = Int32[Array, "batch beams"]
 Hidden = Float[Array, "batch beams hidden"]
@@ -57,7 +57,7 @@ class Ancestry:
         parents: Beams,
         at: Array,
     ) -> tuple[Hidden, DecoderCache, Array]:
-        branches = side_by_side(_picked(order, parents), 0, at)
+        branches = tree_mask(_picked(order, parents), 0, at)
         positions = jnp.broadcast_to(at[None, None], tokens.shape)
         hidden, cache = decoder.advance(tokens, cache, positions=positions, branches=branches)
         return hidden, cache, branches.visible

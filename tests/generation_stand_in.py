@@ -61,7 +61,7 @@ class StandInDecoder(eqx.Module):
         hidden = jnp.sin(totals + cache.source[:, None] + self.positions[positions])
         return hidden, StandInCache(kept, cache.source, cache.length + ids.shape[1])
 
-    def rewound(self, cache: StandInCache, length: Any) -> StandInCache:
+    def truncate(self, cache: StandInCache, length: Any) -> StandInCache:
         return StandInCache(cache.kept, cache.source, length)
 
     def logits(self, hidden: jax.Array) -> jax.Array:

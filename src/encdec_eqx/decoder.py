@@ -226,7 +226,7 @@ class Decoder(TaughtAttributes):
         assert out.cross_attentions is not None
         return out.cross_attentions
 
-    def rewound(self, cache: DecoderCache, length: Int32[Array, ""]) -> DecoderCache:
+    def truncate(self, cache: DecoderCache, length: Int32[Array, ""]) -> DecoderCache:
         """The cache as it was when only its first `length` slots were filled. For loops that give positions themselves.
 
         What is in the other slots stays, unseen, until it is written over.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from encdec_eqx.generation.search.beam_hypotheses import best, drawn
+from encdec_eqx.generation.search.beam_hypotheses import sample_candidates, top_candidates
 from generation_stand_in import generate, stand_in, states
 from tolerances import SEQUENCE_SCORES
 
@@ -297,7 +297,7 @@ def test_drawn_candidates_are_draws_without_replacement():
     scores = jnp.asarray([[[0.3, -1.0, 1.2], [0.0, 0.7, -0.4]]])
     keys = jax.random.split(jax.random.key(0), 20_000)
     many = jnp.broadcast_to(scores, (len(keys), 2, 3))
-    found = jax.jit(lambda s, k: drawn(s, 2, k))(many, keys)
+    found = jax.jit(lambda s, k: sample_candidates(s, 2, k))(many, keys)
     flat = np.sort(np.asarray(found.beams * 3 + found.tokens), axis=1)
     shares = np.exp(np.asarray(scores, np.float64).reshape(-1))
     shares /= shares.sum()
@@ -332,7 +332,7 @@ def test_the_best_candidates_are_those_of_a_sort(vocab):
     scores = np.round(rng.standard_normal((2, 3, vocab)), 1).astype(np.float32)  # many equals
     scores[0, 0, : vocab // 2] = -np.inf
     count = min(8, 3 * vocab)
-    found = jax.jit(lambda s: best(s, count))(scores)
+    found = jax.jit(lambda s: top_candidates(s, count))(scores)
     order = np.argsort(-scores.reshape(2, -1), axis=1, kind="stable")[:, :count]
     np.testing.assert_array_equal(found.beams * vocab + found.tokens, order)
     np.testing.assert_array_equal(found.scores, np.take_along_axis(scores.reshape(2, -1), order, axis=1))
@@ -340,7 +340,7 @@ def test_the_best_candidates_are_those_of_a_sort(vocab):
 
 def test_fewer_possible_tokens_than_candidates():
     scores = jnp.full((1, 2, 5), -jnp.inf).at[0, 1, 3].set(1.0)
-    found = best(scores, 4)
+    found = top_candidates(scores, 4)
     assert (int(found.beams[0, 0]), int(found.tokens[0, 0])) == (1, 3)
     assert np.isneginf(found.scores[0, 1:]).all()
     assert (np.asarray(found.tokens) < 5).all()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import GenerationConfig
-from encdec_eqx.generation.search.legacy_force_words import ForcedWords, read, words_met
+from encdec_eqx.generation.search.legacy_force_words import ForcedPhrases, phrases_met, read_prompt
 from forced_words_oracle import Model, Words, search
 from generation_stand_in import generate, stand_in, states
 from models import VOCAB, tiny_pair
@@ -62,9 +62,9 @@ def test_a_sequence_is_read_as_written_out():
         items = _items(_words(rng, [3, 4, 5], most=5))
         sequences = rng.integers(3, 7, (40, 12)).astype(np.int32)
         lengths = rng.integers(0, 13, 40)
-        words = ForcedWords.of(items)
+        words = ForcedPhrases.of(items)
         banks, satisfied, (tokens, real, banks_after) = _told(
-            words, read(words, sequences, np.arange(12) < lengths[:, None])
+            words, read_prompt(words, sequences, np.arange(12) < lengths[:, None])
         )
         for at, (sequence, length) in enumerate(zip(sequences.tolist(), lengths, strict=True)):
             state = Words(items).read(sequence[:length])
@@ -84,8 +84,8 @@ def test_a_sequence_is_read_as_written_out():
 
 def test_the_copies_of_a_begun_choice_share_what_they_have_seen():
     """By hand, as 4.46.3: after 3, token 4 is tried first; 5 then does not follow 3 but 3 4, where it completes."""
-    words = ForcedWords.of((((3, 4, 5), (3, 5, 6, 7)),))
-    progress = read(words, np.array([[3]], np.int32), np.array([[True]]))
+    words = ForcedPhrases.of((((3, 4, 5), (3, 5, 6, 7)),))
+    progress = read_prompt(words, np.array([[3]], np.int32), np.array([[True]]))
     banks, _, (tokens, real, after) = _told(words, progress)
     assert banks.tolist() == [1]
     assert tokens[0][real[0]].tolist() == [4, 5]
@@ -93,8 +93,10 @@ def test_the_copies_of_a_begun_choice_share_what_they_have_seen():
 
 
 def test_what_is_broken_off_goes_behind():
-    words = ForcedWords.of((((3, 4),), ((5,),), ((6, 3),)))
-    _, _, (tokens, real, _) = _told(words, read(words, np.array([[3, 9], [5, 3]], np.int32), np.ones((2, 2), bool)))
+    words = ForcedPhrases.of((((3, 4),), ((5,),), ((6, 3),)))
+    _, _, (tokens, real, _) = _told(
+        words, read_prompt(words, np.array([[3, 9], [5, 3]], np.int32), np.ones((2, 2), bool))
+    )
     assert [row[counts].tolist() for row, counts in zip(tokens, real, strict=True)] == [[5, 6, 3], [4]]
 
 
@@ -211,7 +213,7 @@ def test_rows_that_lack_words_are_marked():
 
 def test_words_met_by_hand():
     def met(row, *words):
-        return bool(words_met([np.asarray(row)], [tuple(map(tuple, word)) for word in words])[0])
+        return bool(phrases_met([np.asarray(row)], [tuple(map(tuple, word)) for word in words])[0])
 
     assert met([1, 4, 5, 6], [[4, 5]], [[5, 6]])  # what a reader sees, although the search wants them apart
     assert met([1, 4, 9, 5, 9], [[9]], [[9]])

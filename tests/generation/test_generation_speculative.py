@@ -9,7 +9,7 @@ import pytest
 from encdec_eqx import Decoder, EncoderDecoder
 from encdec_eqx.generation.constraints import from_token_regex
 from encdec_eqx.generation.plan_checks import Assistant
-from encdec_eqx.generation.search.speculative import place_behind
+from encdec_eqx.generation.search.speculative import place_after
 from generation_stand_in import generate, stand_in, states
 from models import VOCAB, LayerSpec, decoder_config, encoder_config, randomised, tiny_pair
 from tolerances import SEQUENCE_SCORES
@@ -171,7 +171,7 @@ def test_what_follows_the_longest_run_of_last_tokens_is_copied():
     ]:
         filled = jnp.asarray(len(tokens), jnp.int32)
         wide = jnp.array([[*tokens, 5, 5]])  # what is not filled does not count
-        assert int(place_behind(source, jnp.asarray(9, jnp.int32), wide, filled, longest=2)[0]) == place
+        assert int(place_after(source, jnp.asarray(9, jnp.int32), wide, filled, longest=2)[0]) == place
 
 
 @pytest.mark.parametrize("options", [{}, {"do_sample": True, "key": jax.random.key(7), "temperature": 0.2}])

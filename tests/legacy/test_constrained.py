@@ -7,7 +7,7 @@ from generation_pairs import FIRST_FREE, START, sentences
 from transformers.generation.beam_constraints import ConstraintListState, DisjunctiveConstraint, PhrasalConstraint
 from transformers.generation.beam_search import ConstrainedBeamSearchScorer
 
-from encdec_eqx.generation.search.legacy_force_words import ForcedWords, read
+from encdec_eqx.generation.search.legacy_force_words import ForcedPhrases, read_prompt
 from forced_words_oracle import Model
 from generation_stand_in import generate, stand_in, states
 from hf import VOCAB, as_torch
@@ -47,9 +47,9 @@ def test_a_sequence_is_read_as_theirs_and_offers_the_same():
     for _ in range(20):
         written = _words(rng, [3, 4, 5], 4)
         items = [word if isinstance(word[0], list) else [word] for word in written]
-        words = ForcedWords.of([[tuple(phrase) for phrase in item] for item in items])
+        words = ForcedPhrases.of([[tuple(phrase) for phrase in item] for item in items])
         sequences, lengths = rng.integers(3, 7, (30, 12)), rng.integers(0, 13, 30)
-        progress = read(words, sequences.astype(np.int32), np.arange(12) < lengths[:, None])
+        progress = read_prompt(words, sequences.astype(np.int32), np.arange(12) < lengths[:, None])
         for at, (sequence, length) in enumerate(zip(sequences.tolist(), lengths, strict=True)):
             state = ConstraintListState(_theirs(written))
             state.reset(sequence[:length])

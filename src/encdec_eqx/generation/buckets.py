@@ -59,7 +59,7 @@ _MOST_SCORES = 2**31
 """Logits of one step, 8 GiB."""
 
 
-def check_run(*, sequences: int, rows: int, at_once: int, slots: int, vocab_size: int) -> None:
+def check_run(sequences: int, rows: int, at_once: int, slots: int, vocab_size: int) -> None:
     """Refuse runs that are too large.
 
     Args:

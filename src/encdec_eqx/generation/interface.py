@@ -16,15 +16,14 @@ from ..encoder import Encoder, EncoderOutput
 from ..layers.linear import AbstractLinear
 from ..surgery.ties import Ties, untie
 from .compilations import Warmup, warm_all
-from .engine import Request, request
+from .engine import Run, request
 from .generation_config import GenerationConfig
 from .options import GenerationOptions, WarmupOptions
 from .plan_checks import Assistant
 from .rescore import Rescored, rescore
-from .result import GenerationResult
+from .result import GenerationResult, StreamChunk
 from .source import Source, from_any, from_ids, from_outputs, host_level
 from .special_tokens import SpecialTokens, is_per_row
-from .streaming import StreamChunk
 from .value_checks import plain, whole
 
 
@@ -255,7 +254,7 @@ class Generates(TaughtAttributes):
         generation_config: GenerationConfig | None,
         key: Any,
         options: Mapping[str, Any],
-    ) -> Request:
+    ) -> Run:
         return request(
             self.decoder,
             self.decoder.config,
@@ -294,7 +293,7 @@ class Generates(TaughtAttributes):
             return from_outputs(encoder_outputs, input_ids, hidden_size=self.encoder.hidden_size, **inputs)
         if input_ids is None:
             raise ValueError("generate needs a source: input_ids, or encoder_outputs from model.encode(...).")
-        encoder = untie(self.encoder, self.decoder, self.ties)
+        encoder = untie(self.encoder, self.decoder, self.ties) if self.ties else self.encoder
         if isinstance(encoder, Encoder):
             return from_ids(encoder, encoder.config, input_ids, **inputs)
         return from_any(encoder, input_ids, **inputs)

@@ -12,11 +12,10 @@ from jaxtyping import Bool, Float, Float32, Int32
 
 from .._typing import Array, ArrayLike
 from ..config import StackConfig
-from ..inputs.tokens import longest
 from .buckets import LEAST_SLOTS, bucket
 from .prompt import PositionRule
 from .search.base import DecoderStep, log_probability
-from .source import Source, check_positions, host_ids, host_mask
+from .source import Encoded, Source, check_positions, host_ids, host_mask, longest_sequence
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,28 +35,28 @@ class Rescored:
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Finished sequences, rows side by side by sentence.
+    """Finished sequences, those of a source sequence side by side.
 
     Attributes:
         ids: prompt, generated tokens, padding.
         real: False at the left padding of prompts.
         prompt: columns of the prompt.
-        each: rows a sentence.
-        sentences: number of sentences, padded to the bucket.
+        each: rows per source sequence.
+        padded_batch: source sequences, padded to the bucket.
     """
 
     ids: Int32[np.ndarray, "rows width"]
     real: Bool[np.ndarray, "rows prompt"]
     prompt: int
     each: int
-    sentences: int
+    padded_batch: int
 
-    def fed(self, rule: PositionRule) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def inputs(self, rule: PositionRule) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What the decoder reads (all but the last column), its mask and positions, and what comes next; in buckets."""
         rows, width = self.ids.shape
         positions = rule.of_sequences(self.ids, self.real)
         real = np.concatenate([self.real, np.ones((rows, width - self.prompt), bool)], axis=1)
-        more = self.sentences * self.each - rows
+        more = self.padded_batch * self.each - rows
         wider = bucket(width - 1, least=LEAST_SLOTS) - (width - 1)
 
         def padded(table: np.ndarray) -> np.ndarray:
@@ -74,9 +73,9 @@ def _log_probs(
     project: Callable | None,
     states: ArrayLike,
     mask: ArrayLike,
-    fed: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+    inputs: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
 ) -> Float[Array, "rows width"]:
-    ids, real, positions, following = fed
+    ids, real, positions, following = inputs
     cache = _cache(decoder, project, states, mask, ids.shape)
     hidden, _ = decoder.advance(jnp.asarray(ids), cache, mask=jnp.asarray(real), positions=jnp.asarray(positions))
     # a row at a time: all rows' logits at once would be the largest array of all
@@ -89,9 +88,9 @@ def _cross_attentions(
     project: Callable | None,
     states: ArrayLike,
     mask: ArrayLike,
-    fed: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+    inputs: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
 ) -> tuple[Float[Array, "rows heads width source"] | None, ...]:
-    ids, real, positions, _ = fed
+    ids, real, positions, _ = inputs
     cache = _cache(decoder, project, states, mask, ids.shape)
     return decoder.cross_attentions(ids, cache, mask=real, positions=positions)
 
@@ -101,48 +100,16 @@ def _cache(decoder: DecoderStep, project: Callable | None, states: Any, mask: An
     return decoder.init_cache(states if project is None else project(states), mask, rows=rows, slots=slots)
 
 
-def sequence_log_probs(
-    decoder: DecoderStep, project: Any, states: ArrayLike, mask: np.ndarray, sequences: Sequences, rule: PositionRule
-) -> np.ndarray:
-    """Log-probability of each token behind the prompt (rows, new)."""
-    shares = np.asarray(_log_probs(decoder, project, states, mask, sequences.fed(rule)))
-    rows, width = sequences.ids.shape
-    return shares[:rows, sequences.prompt - 1 : width - 1]
-
-
 def sequence_cross_attentions(
-    decoder: Any,
-    project: Any,
-    states: ArrayLike,
-    mask: np.ndarray,
-    sequences: Sequences,
-    rule: PositionRule,
-    *,
-    source: int,
+    decoder: Any, project: Callable | None, encoded: Encoded, sequences: Sequences, rule: PositionRule
 ) -> tuple[np.ndarray | None, ...]:
     """Of each layer (rows, heads, new, source): what was attended to when each generated token was chosen."""
-    layers = _cross_attentions(decoder, project, states, mask, sequences.fed(rule))
+    layers = _cross_attentions(decoder, project, encoded.states, encoded.mask, sequences.inputs(rule))
     rows, width = sequences.ids.shape
-
-    def trimmed(weights: Array | None) -> np.ndarray | None:
-        return None if weights is None else np.asarray(weights)[:rows, :, sequences.prompt - 1 : width - 1, :source]
-
-    return tuple(trimmed(weights) for weights in layers)
-
-
-def score_rows(
-    shares: Float32[np.ndarray, "rows new"],
-    ids: Int32[np.ndarray, "rows new"],
-    eos_ids: tuple[int, ...],
-    penalty: float,
-) -> Rescored:
-    """Scores of sequences that end at their first end-of-sequence id, or at the last column."""
-    ends = np.isin(ids, eos_ids)
-    lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ids.shape[1]).astype(np.int32)
-    real = np.arange(ids.shape[1])[None] < lengths[:, None]
-    kept = np.where(real, shares, 0.0).astype(np.float32)
-    norms = (lengths.astype(np.float64) ** penalty).astype(np.float32)
-    return Rescored(kept.sum(axis=1, dtype=np.float32) / norms, lengths, kept)
+    columns = slice(sequences.prompt - 1, width - 1)
+    return tuple(
+        None if weights is None else np.asarray(weights)[:rows, :, columns, : encoded.width] for weights in layers
+    )
 
 
 def rescore(
@@ -175,12 +142,19 @@ def rescore(
             f"prompt_length is {prompt_length} and the sequences have {width} columns: there is nothing to score. It "
             "counts the start token or prompt, which is given."
         )
-    most = longest(config, None)
+    most = longest_sequence(config)
     check_positions("sequences (but for the last token)", width - 1, longest=most, how="Leave longer ones out.")
     real = np.ones((rows, prompt_length), bool)
     if prompt_mask is not None:
         real = host_mask("decoder_attention_mask", prompt_mask, shape=(rows, prompt_length), of="the prompts")
     given = Sequences(ids, real, prompt_length, rows // source.batch, bucket(source.batch))
     encoded = source.encode()
-    shares = sequence_log_probs(decoder, project, encoded.states, encoded.mask, given, PositionRule.of(config))
-    return score_rows(shares, ids[:, prompt_length:], eos_ids, length_penalty)
+    inputs = given.inputs(PositionRule.of(config))
+    table = np.asarray(_log_probs(decoder, project, encoded.states, encoded.mask, inputs))
+    ids, log_probs = ids[:, prompt_length:], table[:rows, prompt_length - 1 : width - 1]
+    ends = np.isin(ids, eos_ids)
+    lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ids.shape[1]).astype(np.int32)
+    real = np.arange(ids.shape[1])[None] < lengths[:, None]
+    log_probs = np.where(real, log_probs, 0.0).astype(np.float32)
+    norms = (lengths.astype(np.float64) ** length_penalty).astype(np.float32)
+    return Rescored(log_probs.sum(axis=1, dtype=np.float32) / norms, lengths, log_probs)

@@ -1,9 +1,14 @@
-"""What `generate` returns. Knows nothing of how it came about."""
+"""What `generate` and `stream` return, and how it is made from what a search has found."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
+
+from .plan import Plan
+from .search.base import AbstractSearch, SearchOutput
+from .search.legacy_force_words import phrases_met
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,3 +58,116 @@ class GenerationResult:
     def finished(self) -> Bool[np.ndarray, " rows"]:
         """Whether a row met an end-of-sequence id: the opposite of `truncated`."""
         return ~self.truncated
+
+
+def assemble(output: SearchOutput, plan: Plan, unseen: np.ndarray, real: np.ndarray, passes: int) -> GenerationResult:
+    """The result of a search, without unused columns, and with what is missing from it.
+
+    Args:
+        output: what the search has found.
+        plan: of the run.
+        unseen: columns of the prompt that are padding in every row.
+        real: False at the left padding of prompts, of the columns that were fed.
+        passes: of the decoder.
+    """
+    width = real.shape[1]
+    end = width + int(output.lengths.max())
+
+    def generated(table: np.ndarray) -> np.ndarray:
+        return table[:, width:end]
+
+    met = _phrases_met(output, real, plan) if plan.force_words_ids else None
+    return GenerationResult(
+        sequences=np.concatenate([unseen, output.sequences[:, :end]], axis=1),
+        lengths=output.lengths,
+        truncated=output.truncated,
+        scores=output.scores,
+        normalized_scores=output.normalized_scores,
+        log_probs=generated(output.log_probs),
+        processed_log_probs=generated(output.processed_log_probs),
+        beam_indices=None if output.beam_indices is None else generated(output.beam_indices),
+        passes=passes,
+        compilations=0,
+        notes=(*plan.notes, *_notes(output, plan.max_new_tokens, met)),
+        forced_words_met=met,
+    )
+
+
+def _phrases_met(output: SearchOutput, real: np.ndarray, plan: Plan) -> np.ndarray:
+    """Which rows hold the phrases that had to come, the prompt included."""
+    width = real.shape[1]
+    rows = [
+        np.concatenate([row[:width][its_real], row[width : width + length]])
+        for row, its_real, length in zip(output.sequences, real, output.lengths, strict=True)
+    ]
+    return phrases_met(rows, plan.force_words_ids)
+
+
+def _notes(output: SearchOutput, longest: int, met: np.ndarray | None) -> list[str]:
+    """What is missing from the results."""
+    lengths, notes = output.lengths, []
+    if missing := int((lengths == 0).sum()):
+        notes.append(f"{missing} of {lengths.size} results are empty (score -inf): not that many outputs are possible.")
+    if stuck := int((output.truncated & (lengths > 0) & (lengths < longest)).sum()):
+        notes.append(
+            f"{stuck} of {lengths.size} results stop before max_new_tokens without an end-of-sequence id: the rules on "
+            "the next token forbid all there are."
+        )
+    if met is not None and not met.all():
+        notes.append(
+            f"{int((~met).sum())} of {met.size} results lack words of force_words_ids (forced_words_met says which): "
+            "more beams may find them."
+        )
+    return notes
+
+
+@dataclass(frozen=True, eq=False)
+class StreamChunk:
+    """What has come since the chunk before.
+
+    Attributes:
+        tokens: the new tokens of every row, padding behind its end. Searches that may still change their mind (beams)
+            have none before a row is done.
+        done: the rows that ended in this chunk, each with all of its generated tokens, its end included.
+        finished: the rows that have ended so far.
+        result: in the last chunk what `generate` returns; None in the others.
+    """
+
+    tokens: Int32[np.ndarray, "rows new"]
+    done: dict[int, Int32[np.ndarray, " generated"]]
+    finished: Bool[np.ndarray, " rows"]
+    result: GenerationResult | None = None
+
+
+class Watch:
+    """Looks at a run's states, one after another, and says what is new in each.
+
+    Nothing it returns points into a state, whose buffers the next piece writes over.
+    """
+
+    def __init__(self, search: AbstractSearch, batch: int, padded_batch: int, width: int):
+        self._search, self._batch, self._padded_batch, self._width = search, batch, padded_batch, width
+        self._seen = width
+        self._finished: np.ndarray | None = None
+
+    def chunk(self, state: Any, over: bool) -> StreamChunk:
+        """What is new.
+
+        Args:
+            state: the run's.
+            over: whether it is the last one; rows that have not ended are done all the same then.
+        """
+        width, output = self._width, self._search.output(state, self._batch)
+        finished = self._by_row(np.array(state.finished), output.sequences.shape[0])
+        before = np.zeros_like(finished) if self._finished is None else self._finished
+        rows = np.flatnonzero((finished | over) & ~before)
+        done = {int(row): output.sequences[row, width : width + output.lengths[row]].copy() for row in rows}
+        length = int(state.length) if self._search.in_order else self._seen
+        tokens = output.sequences[:, self._seen : length].copy()
+        self._seen, self._finished = length, finished
+        return StreamChunk(tokens, done, finished)
+
+    def _by_row(self, finished: np.ndarray, rows: int) -> np.ndarray:
+        """The rows of a source sequence end together in beam search."""
+        each = rows // self._batch
+        return finished[:rows] if len(finished) == self._padded_batch * each else np.repeat(finished, each)[:rows]

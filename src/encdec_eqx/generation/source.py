@@ -3,6 +3,7 @@
 The ids of a library encoder are padded; of any other encoder only the states.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -89,6 +90,12 @@ def check_positions(name: str, tokens: int, *, longest: int, how: str) -> None:
         raise ValueError(f"{name} is {tokens} tokens long, but the table of positions numbers at most {longest}. {how}")
 
 
+@functools.lru_cache
+def longest_sequence(config: StackConfig) -> int:
+    """The most tokens whose positions are counted that a stack can number."""
+    return longest(config, None)
+
+
 def host_level(*values: Any) -> None:
     """Refuse to run inside a transformation.
 
@@ -154,7 +161,7 @@ def from_ids(
         ValueError: for ids, positions or lengths that a table does not have, or a mask that is not 0 and 1.
     """
     ids = host_ids("input_ids", input_ids, below=config.vocab_size, table="the encoder's token table")
-    most = longest(config, position_ids)
+    most = longest_sequence(config) if position_ids is None else longest(config, position_ids)
     check_positions("input_ids", ids.shape[1], longest=most, how="Truncate the source.")
     mask = _mask_or_ones(attention_mask, ids.shape, "input_ids")
     rows, width = bucket(ids.shape[0]), bucket(ids.shape[1], least=LEAST_SOURCE, most=most)

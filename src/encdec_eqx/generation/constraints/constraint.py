@@ -155,12 +155,12 @@ Logits = Float[Array, "rows vocab"]
 Allowed = Bool[Array, "rows vocab"]
 
 
-def only_allowed(logits: Logits, allowed: Allowed | None) -> Logits:
+def mask_forbidden(logits: Logits, allowed: Allowed | None) -> Logits:
     """Minus infinity wherever a token is not allowed. Rules behind it then see, and rank, allowed tokens only."""
     return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
 
 
-def obeying(processed: Logits, plain: Logits, allowed: Allowed | None) -> Logits:
+def apply_constraint(processed: Logits, plain: Logits, allowed: Allowed | None) -> Logits:
     """The processed logits of allowed tokens.
 
     Where other rules (a least length, forced or forbidden tokens) leave none of them, the row is as if there were no
@@ -173,6 +173,6 @@ def obeying(processed: Logits, plain: Logits, allowed: Allowed | None) -> Logits
     """
     if allowed is None:
         return processed
-    kept = only_allowed(processed, allowed)
+    kept = mask_forbidden(processed, allowed)
     nothing = jnp.all(jnp.isneginf(kept), axis=-1, keepdims=True)
-    return jnp.where(jnp.broadcast_to(nothing, kept.shape), only_allowed(plain, allowed), kept)
+    return jnp.where(jnp.broadcast_to(nothing, kept.shape), mask_forbidden(plain, allowed), kept)

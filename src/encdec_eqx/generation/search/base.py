@@ -1,17 +1,22 @@
-"""What every search is made of: the state of the loop, its results, and small operations on tables of tokens."""
+"""What every search is made of: what it is given, the state of the loop, its output, and operations on token tables."""
 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int32, Shaped
+from jax import dtypes
+from jaxtyping import Bool, Float, Int32, Key, Shaped, UInt32
 
 from ..._typing import Array, ArrayLike
+from .. import processors
+from ..buckets import TargetBucket
+from ..constraints.constraint import AbstractConstraint
+from ..plan import Plan
 from ..prompt import PositionRule
 
 
@@ -29,7 +34,7 @@ class DecoderStep(Protocol):
         """Hidden states of the next tokens, and the cache with them added."""
         ...
 
-    def rewound(self, cache: Any, length: Any) -> Any:
+    def truncate(self, cache: Any, length: Any) -> Any:
         """The cache as it was when only its first `length` slots were filled."""
         ...
 
@@ -49,21 +54,54 @@ class LoopState(Protocol):
 
     @property
     def finished(self) -> Bool[Array, " rows"]:
-        """What needs no more steps: rows, or sentences where their rows end together."""
+        """What needs no more steps: rows, or source sequences where their rows end together."""
         ...
 
 
-class Opening(eqx.Module):
-    """Where a run starts: the prompt, of which all but the last token has been fed, or all of it.
+@dataclass(frozen=True, eq=False)
+class SearchInputs:
+    """What a search is made from besides the plan.
 
     Attributes:
-        columns: the prompt, then room for the tokens to come; a row of each that the cache has.
+        eos_ids: ids that end a row; repetitions pad them, so that one program serves one or a few.
+        pad_id: what follows an EOS token.
+        batch: source sequences.
+        padded_batch: the same, padded to the bucket.
+        width: columns of the prompt that are fed.
+        unseen: columns in front of them that are padding in every row; `min_length` counts them.
+        prompt_tokens: tokens of each prompt that are not padding.
+        target: sizes of the cache.
+        rule: how the family numbers tokens.
+        vocab_size: of the decoder.
+        source: the source's ids, padded to their bucket, and how many of their columns count; None without ids.
+        key: the user's PRNG key.
+    """
+
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    batch: int
+    padded_batch: int
+    width: int
+    unseen: int
+    prompt_tokens: np.ndarray
+    target: TargetBucket
+    rule: PositionRule
+    vocab_size: int
+    source: tuple[np.ndarray, int] | None
+    key: Any
+
+
+class PrefillOutput(eqx.Module):
+    """Where a search starts: the prompt, of which all but the last token has been fed, or all of it.
+
+    Attributes:
+        columns: the prompt, then room for the tokens to come; a row for each that the cache has.
         positions: of the prompt's last token.
         real: which of the cache's slots that are filled hold real tokens.
         alive: False for rows that only fill the bucket.
         cache: filled with what has been fed.
-        memory: what the strategy's `memory` made of the prompt's hidden states; None if it has none.
-        draft_cache: the cache of the strategy's `draft_decoder`, filled in the same way; None if it has none.
+        memory: what the search's `memory` made of the prompt's hidden states; None if it has none.
+        draft_cache: the cache of the search's `draft_decoder`, filled in the same way; None if it has none.
         draft_positions: of the prompt's last token, as that decoder numbers them.
     """
 
@@ -78,11 +116,11 @@ class Opening(eqx.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
-    """What a strategy has to say at its end, on the host: `GenerationResult` has the same fields.
+class SearchOutput:
+    """What a search has found, on the host: `GenerationResult` has the same fields.
 
     `log_probs` and the two after it have as many columns as `sequences`, the prompt's filled with zeros. `passes` is
-    None where each pass of the decoder has yielded one token a row.
+    None where each pass of the decoder has yielded one token per row.
     """
 
     sequences: np.ndarray
@@ -96,42 +134,47 @@ class Record:
     passes: int | None = None
 
 
-class AbstractStrategy(eqx.Module):
+class CacheLayout(NamedTuple):
+    """How a search uses the cache.
+
+    Attributes:
+        rows: of the cache per source sequence.
+        branches: tokens that a step feeds for each of them, each of which takes a slot.
+        spare: slots beyond those of the tokens that count.
+    """
+
+    rows: int = 1
+    branches: int = 1
+    spare: int = 0
+
+
+class AbstractSearch(eqx.Module):
     """How the next tokens are chosen. Its arrays are constants of a run; its static fields decide the program.
 
     Attributes:
-        pad_id: what follows an end.
+        pad_id: what follows an EOS token.
+        in_order: whether a token that has been chosen stays chosen.
+        reads_whole_prompt: whether all of the prompt is fed before the first step, not all but its last token.
     """
 
     pad_id: eqx.AbstractVar[Int32[ArrayLike, ""]]
+    in_order: ClassVar[bool] = True
+    reads_whole_prompt: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def of(cls, plan: Plan, inputs: SearchInputs) -> "AbstractSearch":
+        """The search of a run."""
 
     @property
     @abstractmethod
-    def cache_rows(self) -> int:
-        """Rows of the cache a sentence."""
-
-    @property
-    def tokens_at_once(self) -> int:
-        """Tokens that a step feeds for each row of the cache, each of which takes a slot."""
-        return 1
-
-    @property
-    def in_order(self) -> bool:
-        """Whether a token that has been chosen stays chosen."""
-        return True
+    def layout(self) -> CacheLayout:
+        """How it uses the cache."""
 
     @property
     def memory(self) -> Callable[[Array], Any] | None:
-        """What to make of the hidden states of a prompt that is fed as a whole before the first step.
-
-        It runs in the program that feeds the prompt. None where the first step feeds the prompt's last token.
-        """
+        """What to make of the hidden states of a prompt that is fed as a whole, in the program that feeds it."""
         return None
-
-    @property
-    def spare_slots(self) -> int:
-        """Slots of the cache beyond those of the tokens that count."""
-        return 0
 
     @property
     def draft_decoder(self) -> tuple[DecoderStep, Callable | None, PositionRule] | None:
@@ -139,7 +182,7 @@ class AbstractStrategy(eqx.Module):
         return None
 
     @abstractmethod
-    def start(self, opening: Opening) -> Any:
+    def start(self, prefill: PrefillOutput) -> Any:
         """The state before the first token."""
 
     @abstractmethod
@@ -147,8 +190,159 @@ class AbstractStrategy(eqx.Module):
         """The state after one more token in every row."""
 
     @abstractmethod
-    def record(self, state: Any, batch: int) -> Record:
-        """The state's results for the first `batch` sentences."""
+    def output(self, state: Any, batch: int) -> SearchOutput:
+        """The state's results for the first `batch` source sequences."""
+
+
+class AbstractTokenSearch(AbstractSearch):
+    """A search that chooses by the logits alone, with what all of those need.
+
+    Attributes:
+        processors: what changes the logits first, in order.
+        eos_ids: ids that end a row.
+        pad_id: what follows an EOS token.
+        prompt_width: columns of the prompt.
+        prompt_tokens: tokens of each row's prompt that are not left padding.
+        limit: columns at the maximum length.
+        constraint: what the generated tokens must follow, or None.
+        key_data: the words of one key, or of one key per source sequence; None to take the best.
+        positions: how the family numbers tokens.
+        prefix: slots of the cache in front of those of the first step.
+    """
+
+    processors: tuple[processors.Processor, ...]
+    eos_ids: Int32[ArrayLike, " ends"]
+    pad_id: Int32[ArrayLike, ""]
+    prompt_width: Int32[ArrayLike, ""]
+    prompt_tokens: Int32[ArrayLike, " rows"]
+    limit: Int32[ArrayLike, ""]
+    constraint: AbstractConstraint | None
+    key_data: UInt32[ArrayLike, "*batch 2"] | None
+    positions: PositionRule = eqx.field(static=True)
+    prefix: int = eqx.field(static=True)
+
+    @staticmethod
+    def common(plan: Plan, inputs: SearchInputs, *, rows: int, keep: int = 1) -> dict[str, Any]:
+        """The fields that all have.
+
+        Args:
+            plan: of the run.
+            inputs: what the search is made from.
+            rows: of the logits per source sequence.
+            keep: the least number of tokens that filters of sampling leave.
+        """
+        chain = processors.build(
+            plan,
+            # A column of left padding that no row needs is not fed, but max_length and min_length count it.
+            min_length=max(plan.min_length - inputs.unseen, 0),
+            eos_ids=inputs.eos_ids,
+            prompt_width=inputs.width,
+            rows_per_sentence=rows,
+            source=inputs.source,
+            min_tokens_to_keep=keep,
+        )
+        return {
+            "processors": chain,
+            "eos_ids": np.asarray(inputs.eos_ids, np.int32),
+            "pad_id": np.asarray(inputs.pad_id, np.int32),
+            "prompt_width": np.asarray(inputs.width, np.int32),
+            "prompt_tokens": inputs.prompt_tokens,
+            "limit": np.asarray(inputs.width + plan.max_new_tokens, np.int32),
+            "constraint": plan.constraint,
+            "key_data": key_data(inputs) if plan.do_sample else None,
+            "positions": inputs.rule,
+            "prefix": inputs.target.prefix,
+        }
+
+    def allowed(self, automaton: Array | None, length: Int32[Array, ""]) -> Bool[Array, "rows vocab"] | None:
+        """What the constraint allows next, or None if there is none."""
+        if self.constraint is None or automaton is None:
+            return None
+        return self.constraint.allowed(automaton.reshape(-1), jnp.asarray(self.limit) - length)
+
+    def advance_constraint(self, automaton: Array | None, tokens: Int32[Array, "*rows"]) -> Array | None:
+        """The constraint's states after a token each, or None if there is none."""
+        if self.constraint is None or automaton is None:
+            return None
+        return self.constraint.advance(automaton.reshape(-1), tokens.reshape(-1)).reshape(tokens.shape)
+
+
+class RowState(eqx.Module):
+    """The state of a search in which every row is a result.
+
+    Attributes:
+        tokens: the sequences so far in the first `length` columns, exactly as they will be returned; then padding.
+        log_probs: of each generated token under the unprocessed model, in the token's column.
+        processed_log_probs: the same under the distribution that was chosen from; None where nothing processes it.
+        length: columns filled, the prompt's included.
+        lengths: tokens generated in each row, up to and including its EOS token.
+        finished: rows that have ended; their further tokens are padding.
+        cache: the decoder's cache.
+    """
+
+    tokens: Int32[Array, "rows width"]
+    log_probs: Float[Array, "rows width"]
+    processed_log_probs: Float[Array, "rows width"] | None
+    length: Int32[Array, ""]
+    lengths: Int32[Array, " rows"]
+    finished: Bool[Array, " rows"]
+    cache: Any
+
+    @staticmethod
+    def first(prefill: PrefillOutput, prompt_width: ArrayLike, *, processes: bool) -> dict[str, Any]:
+        """These fields where nothing is generated."""
+        # Put, not converted: an eager jax operation would be one more program per shape.
+        rows, width = prefill.columns.shape
+        return {
+            "tokens": jax.device_put(prefill.columns),
+            "log_probs": jax.device_put(np.zeros((rows, width), np.float32)),
+            "processed_log_probs": jax.device_put(np.zeros((rows, width), np.float32)) if processes else None,
+            "length": jax.device_put(prompt_width),
+            "lengths": jax.device_put(np.zeros(rows, np.int32)),
+            "finished": jax.device_put(~prefill.alive),
+            "cache": prefill.cache,
+        }
+
+    def append_token(
+        self, search: AbstractTokenSearch, chosen: Int32[Array, " rows"], log_probs: Array, processed: Array | None
+    ) -> tuple[Int32[Array, " rows"], dict[str, Any]]:
+        """The column that is written, padding in finished rows, and these fields with one more token in every row.
+
+        Args:
+            search: whose ids end a row, and follow its end.
+            chosen: the token of each row.
+            log_probs: its log-probability under the model.
+            processed: the same under the distribution that was chosen from, or None.
+        """
+        column = jnp.where(self.finished, search.pad_id, chosen)
+
+        def write_log_prob(table: Float[Array, "rows width"], values: Float[Array, " rows"]) -> Array:
+            return with_column(table, jnp.where(self.finished, 0.0, values), self.length)
+
+        table = self.processed_log_probs
+        return column, {
+            "tokens": with_column(self.tokens, column, self.length),
+            "log_probs": write_log_prob(self.log_probs, log_probs),
+            "processed_log_probs": None if table is None or processed is None else write_log_prob(table, processed),
+            "length": self.length + 1,
+            "lengths": jnp.where(self.finished, self.lengths, self.lengths + 1),
+            "finished": self.finished | is_eos(column, search.eos_ids),
+        }
+
+    def output(self, rows: int) -> SearchOutput:
+        """The first rows, in their order: scores are the sums of the log-probabilities under the model."""
+        log_probs, lengths = np.asarray(self.log_probs)[:rows], np.asarray(self.lengths)[:rows]
+        table = self.processed_log_probs
+        scores = log_probs.sum(axis=1, dtype=np.float32)
+        return SearchOutput(
+            sequences=np.asarray(self.tokens)[:rows],
+            lengths=lengths,
+            truncated=~np.asarray(self.finished)[:rows],
+            scores=scores,
+            normalized_scores=scores / lengths.astype(np.float32),
+            log_probs=log_probs,
+            processed_log_probs=log_probs if table is None else np.asarray(table)[:rows],
+        )
 
 
 def column_at(table: Shaped[Array, "*rows width"], at: Int32[Array, ""]) -> Shaped[Array, "*rows"]:
@@ -156,7 +350,7 @@ def column_at(table: Shaped[Array, "*rows width"], at: Int32[Array, ""]) -> Shap
     return jax.lax.dynamic_index_in_dim(table, at, axis=table.ndim - 1, keepdims=False)
 
 
-def picked(table: Shaped[Array, "rows all *rest"], index: Int32[Array, "rows *some"]) -> Array:
+def gather(table: Shaped[Array, "rows all *rest"], index: Int32[Array, "rows *some"]) -> Array:
     """Of every row the entries at its own indices."""
     return jax.vmap(lambda row, at: row[at])(table, index)
 
@@ -168,13 +362,62 @@ def with_column(
     return jax.lax.dynamic_update_slice_in_dim(table, column[..., None], at, axis=table.ndim - 1)
 
 
-def is_end(tokens: Int32[Array, "*rows"], eos_ids: Int32[ArrayLike, " ends"]) -> Bool[Array, "*rows"]:
+def is_eos(tokens: Int32[Array, "*rows"], eos_ids: Int32[ArrayLike, " ends"]) -> Bool[Array, "*rows"]:
     """Which tokens end a sequence."""
     ends = jnp.asarray(eos_ids).reshape((1,) * tokens.ndim + (-1,))
     return jnp.any(tokens[..., None] == ends, axis=-1)
 
 
 def log_probability(logits: Float[Array, "rows vocab"], ids: Int32[Array, " rows"]) -> Float[Array, " rows"]:
-    """Log softmax at one id a row, without writing out the others; minus infinity where all of them are."""
+    """Log softmax at one id per row, without writing out the others; minus infinity where all of them are."""
     chosen = jnp.take_along_axis(logits, ids[:, None], axis=1)[:, 0]
     return jnp.where(jnp.isneginf(chosen), chosen, chosen - jax.nn.logsumexp(logits, axis=-1))
+
+
+def key_data(inputs: SearchInputs) -> np.ndarray:
+    """The words of the caller's key, or of one key per source sequence, the latter padded to the bucket.
+
+    Raises:
+        TypeError: if it is no PRNG key.
+        ValueError: if there is not one key per source sequence.
+        NotImplementedError: for a generator other than threefry.
+    """
+    data, batch = _words(inputs.key), inputs.batch
+    if data.ndim == 1:
+        return data
+    if data.ndim != 2 or data.shape[0] != batch:
+        raise ValueError(f"key must be one key or {batch} keys, one per sentence; got shape {data.shape[:-1]}.")
+    return np.concatenate([data, np.repeat(data[:1], inputs.padded_batch - batch, axis=0)])
+
+
+def _words(key: Any) -> np.ndarray:
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"key must be a jax PRNG key, got {type(key).__name__}: pass jax.random.key(seed).")
+    if jnp.issubdtype(key.dtype, dtypes.prng_key):
+        implementation = str(jax.random.key_impl(key))
+        if implementation != "threefry2x32":
+            raise NotImplementedError(
+                f"key belongs to the generator {implementation}, whose numbers depend on the batch they are drawn in: "
+                "a row's sample would depend on the other rows. Pass jax.random.key(seed, impl='threefry2x32')."
+            )
+        return np.asarray(jax.random.key_data(key))
+    words = np.asarray(key)
+    if words.dtype != np.uint32 or words.ndim == 0 or words.shape[-1] != 2:
+        got = f"shape {words.shape} of {words.dtype}"
+        raise TypeError(f"key must be a jax PRNG key, got {got}: pass jax.random.key(seed).")
+    return words
+
+
+def token_keys(
+    data: UInt32[ArrayLike, "*batch 2"], rows: int, samples: int, token: Int32[Array, ""]
+) -> Key[Array, " rows"]:
+    """One key per row for one token.
+
+    Sample s of source sequence r draws token t with `fold_in(fold_in(fold_in(key, r), s), t)`; an array of one key per
+    sequence takes the place of `fold_in(key, r)`.
+    """
+    key = jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
+    sequence, sample = np.divmod(np.arange(rows, dtype=np.int32), np.int32(samples))
+    of_sequence = key[sequence] if key.ndim else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sequence)
+    of_row = jax.vmap(jax.random.fold_in)(of_sequence, sample)
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(of_row, token)

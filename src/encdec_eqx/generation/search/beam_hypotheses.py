@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Key
 
 from ..._typing import Array, ArrayLike
-from .base import picked, with_column
+from .base import gather, with_column
 
 _BLOCK = 512
 
@@ -29,12 +29,12 @@ class Candidates(eqx.Module):
     beams: Int32[Array, "batch candidates"]
     tokens: Int32[Array, "batch candidates"]
 
-    def picked(self, which: Int32[Array, "batch some"]) -> "Candidates":
+    def gather(self, which: Int32[Array, "batch some"]) -> "Candidates":
         """Some of them, in the order of `which`."""
         return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, which, axis=1), self)
 
 
-def best(scores: Float[Array, "batch beams vocab"], count: int) -> Candidates:
+def top_candidates(scores: Float[Array, "batch beams vocab"], count: int) -> Candidates:
     """The `count` largest scores.
 
     In two steps: the blocks of the vocabulary with the largest maxima hold all of them, so only those are searched. On
@@ -51,7 +51,7 @@ def best(scores: Float[Array, "batch beams vocab"], count: int) -> Candidates:
     which = jax.lax.top_k(jnp.max(blocks, axis=-1), min(count, blocks.shape[1]))[1]
     # in their order, so that equals within them keep theirs
     which = jnp.sort(which, axis=1)
-    searched = picked(blocks, which).reshape(batch, -1)
+    searched = gather(blocks, which).reshape(batch, -1)
     found, at = jax.lax.top_k(searched, count)
     index = jnp.take_along_axis(which, at // _BLOCK, axis=1) * _BLOCK + at % _BLOCK
     # only where fewer than `count` scores are above -inf can the filler be among them
@@ -59,7 +59,7 @@ def best(scores: Float[Array, "batch beams vocab"], count: int) -> Candidates:
     return Candidates(found, index // (vocab + filler), tokens)
 
 
-def drawn(scores: Float[Array, "batch beams vocab"], count: int, keys: Key[Array, " batch"]) -> Candidates:
+def sample_candidates(scores: Float[Array, "batch beams vocab"], count: int, keys: Key[Array, " batch"]) -> Candidates:
     """`count` continuations drawn without replacement with probabilities softmax(scores), then ranked by score.
 
     By the largest of the scores with Gumbel noise added (Kool et al. 2019), which is that distribution exactly.
@@ -70,7 +70,7 @@ def drawn(scores: Float[Array, "batch beams vocab"], count: int, keys: Key[Array
         keys: one a sentence.
     """
     noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:], jnp.float32))(keys)
-    found = best(scores + noise, count)
+    found = top_candidates(scores + noise, count)
     flat = found.beams * scores.shape[2] + found.tokens
     plain = jnp.take_along_axis(scores.reshape(scores.shape[0], -1), flat, axis=1)
     ranked, order = jax.lax.top_k(plain, count)
@@ -137,11 +137,11 @@ class Hypotheses(eqx.Module):
         """Places of a pool in which nothing is yet."""
         return cls._blank(columns, np.full((columns.shape[0], beams), NEVER_CHOSEN, np.float32), automaton)
 
-    def picked(self, index: Int32[Array, "batch some"]) -> "Hypotheses":
+    def gather(self, index: Int32[Array, "batch some"]) -> "Hypotheses":
         """Some of them, in the order of `index`."""
-        return jax.tree.map(lambda leaf: picked(leaf, index), self)
+        return jax.tree.map(lambda leaf: gather(leaf, index), self)
 
-    def extended(
+    def append(
         self, by: Candidates, at: Int32[Array, ""], processed: Array, log_probs: Array, automaton: Array | None
     ) -> "Hypotheses":
         """Those that `by` continues, each with its next token.
@@ -153,7 +153,7 @@ class Hypotheses(eqx.Module):
             log_probs: each token's log-probability under the model.
             automaton: the states of the constraint after the tokens.
         """
-        old = self.picked(by.beams)
+        old = self.gather(by.beams)
         return Hypotheses(
             tokens=with_column(old.tokens, by.tokens, at),
             scores=by.scores,
@@ -176,7 +176,7 @@ class Pool(eqx.Module):
     best: Hypotheses
     filled: Bool[Array, "batch beams"]
 
-    def with_(self, finished: Hypotheses, which: Bool[Array, "batch more"]) -> "Pool":
+    def add(self, finished: Hypotheses, which: Bool[Array, "batch more"]) -> "Pool":
         """With those of `finished`, whose scores are normalised, that `which` says."""
         merged = jax.tree.map(lambda ours, new: jnp.concatenate([ours, new], axis=1), self.best, finished)
         offered = jnp.where(which, finished.scores, -jnp.inf)
@@ -184,7 +184,7 @@ class Pool(eqx.Module):
         scores = jnp.concatenate([self.best.scores, offered], axis=1)
         # A hypothesis of -inf is still more than none.
         index = jax.lax.top_k(jnp.where(filled, jnp.maximum(scores, _LOWEST), scores), self.filled.shape[1])[1]
-        return Pool(merged.picked(index), jnp.take_along_axis(filled, index, axis=1))
+        return Pool(merged.gather(index), jnp.take_along_axis(filled, index, axis=1))
 
     @property
     def full(self) -> Bool[Array, " batch"]:
@@ -223,6 +223,6 @@ class Lengths(eqx.Module):
         return cls(norms, bounds, np.asarray(early_stopping is True))
 
 
-def normalized(hypotheses: Hypotheses, norm: Float[Array, ""]) -> Hypotheses:
+def normalize_scores(hypotheses: Hypotheses, norm: Float[Array, ""]) -> Hypotheses:
     """The same, their scores divided by `norm`."""
     return eqx.tree_at(lambda h: h.scores, hypotheses, hypotheses.scores / norm)

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from ..._typing import Array, ArrayLike
-from .base import Record, column_at, with_column
-from .beam_hypotheses import NEVER_CHOSEN, Candidates, Hypotheses, Pool, normalized
+from .base import SearchOutput, column_at, with_column
+from .beam_hypotheses import NEVER_CHOSEN, Candidates, Hypotheses, Pool, normalize_scores
 
 
 class Group(eqx.Module):
@@ -44,7 +44,7 @@ class Step(NamedTuple):
         norm_before: by what one without this step's token is.
         bound: by what the best beam is, to guess what can become of it.
         when_full: whether a sentence is done as soon as its pool is full.
-        extended: the hypotheses of some continuations, by their places in `found`.
+        extend: the hypotheses of some continuations, by their places in `found`.
     """
 
     found: Candidates
@@ -54,7 +54,7 @@ class Step(NamedTuple):
     norm_before: Float[Array, ""]
     bound: Float[Array, ""]
     when_full: Bool[ArrayLike, ""]
-    extended: Callable[[Array], Hypotheses]
+    extend: Callable[[Array], Hypotheses]
 
     @property
     def stuck(self) -> Bool[Array, " batch"]:
@@ -85,7 +85,7 @@ def as_4_46(group: Group, step: Step, *, column: Int32[Array, ""], pad_id: Int32
     hope = pool.may_improve(attainable(step.found, first, norm=step.norm, bound=step.bound))
     closed = group.closed | step.stuck | (pool.full & (step.when_full | ~hope))
     leftover = jnp.broadcast_to((step.last & ~closed)[:, None], (closed.shape[0], size))
-    pool = pool.with_(normalized(running, step.norm), leftover)
+    pool = pool.add(normalize_scores(running, step.norm), leftover)
     return Group(_padded(running, group.closed, column, pad_id), pool, closed | step.last)
 
 
@@ -100,8 +100,8 @@ def _with_finished(group: Group, step: Step, first: Hypotheses, stops: Bool[Arra
     def either(ours: Array, new: Array) -> Array:
         return jnp.where(step.stuck.reshape(-1, *(1,) * (new.ndim - 1)), ours, new)
 
-    offered = jax.tree.map(either, normalized(mine, step.norm_before), first)
-    return group.pool.with_(offered, jnp.where(stuck, open_, stops) & ~group.closed[:, None])
+    offered = jax.tree.map(either, normalize_scores(mine, step.norm_before), first)
+    return group.pool.add(offered, jnp.where(stuck, open_, stops) & ~group.closed[:, None])
 
 
 def attainable(
@@ -134,14 +134,14 @@ def _best_score(scores: Float[Array, "batch candidates"]) -> Float[Array, " batc
 def _best(step: Step, scores: Float[Array, "batch candidates"], size: int) -> Hypotheses:
     """The beams of the next step."""
     open_scores, order = jax.lax.top_k(scores, size)
-    return eqx.tree_at(lambda h: h.scores, step.extended(order), open_scores)
+    return eqx.tree_at(lambda h: h.scores, step.extend(order), open_scores)
 
 
 def _first(step: Step, size: int) -> Hypotheses:
     """The continuations that may finish, whether they do or not, with normalised scores."""
     batch = step.found.scores.shape[0]
     places = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32)[None], (batch, size))
-    return normalized(step.extended(places), step.norm)
+    return normalize_scores(step.extend(places), step.norm)
 
 
 def _padded(
@@ -161,7 +161,7 @@ def best_hypotheses(
     prompt_width: int,
     eos_ids: np.ndarray,
     last_first: bool,
-) -> Record:
+) -> SearchOutput:
     """The best hypotheses of each sentence over the pools of all its groups, side by side.
 
     Args:
@@ -199,7 +199,7 @@ def best_hypotheses(
     sequences = in_rows(sequences)
     ended = (lengths > 0) & np.isin(_last(sequences, prompt_width, lengths), eos_ids)
     ranked = np.where(lengths > 0, in_rows(scores), -np.inf).astype(np.float32)
-    return Record(
+    return SearchOutput(
         sequences=sequences,
         lengths=lengths,
         truncated=~ended,
@@ -211,12 +211,12 @@ def best_hypotheses(
     )
 
 
-def with_first_end(record: Record, prompt_width: int, eos_ids: np.ndarray) -> Record:
+def with_first_eos(output: SearchOutput, prompt_width: int, eos_ids: np.ndarray) -> SearchOutput:
     """With the first of the end ids at every end: transformers 4.46.3 keeps no other."""
-    sequences = record.sequences.copy()
-    ended = np.flatnonzero(~record.truncated)
-    sequences[ended, prompt_width + record.lengths[ended] - 1] = eos_ids[:1].repeat(len(ended))
-    return dataclasses.replace(record, sequences=sequences)
+    sequences = output.sequences.copy()
+    ended = np.flatnonzero(~output.truncated)
+    sequences[ended, prompt_width + output.lengths[ended] - 1] = eos_ids[:1].repeat(len(ended))
+    return dataclasses.replace(output, sequences=sequences)
 
 
 def _joined(pools: Sequence[Pool], get, batch: int) -> np.ndarray:

@@ -5,7 +5,7 @@ take a beam further with its words, however improbable. The next beams are taken
 far, so that some of each are left. A beam that has all its words then has to hold its own: it may be lost again.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,11 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from ..._typing import Array, ArrayLike
-from .base import AbstractStrategy, DecoderStep, Opening, Record, is_end
+from ..buckets import check_comparisons
+from ..plan import Plan
+from .base import AbstractSearch, CacheLayout, DecoderStep, PrefillOutput, SearchInputs, SearchOutput, is_eos
 from .beam import BeamSearch, BeamState
-from .beam_hypotheses import Candidates, Hypotheses, Pool, normalized
-from .beam_termination import Group, attainable, best_hypotheses, with_first_end
-from .legacy_force_words import ForcedWords, Progress, read
+from .beam_hypotheses import Candidates, Hypotheses, Pool, normalize_scores
+from .beam_termination import Group, attainable, best_hypotheses, with_first_eos
+from .legacy_force_words import ForcedPhrases, Progress, read_prompt
 
 _LAST = np.int32(2**30)
 
@@ -45,39 +47,37 @@ class ConstrainedState(eqx.Module):
         return self.beams.finished
 
 
-class ConstrainedBeamSearch(AbstractStrategy):
+class ConstrainedBeamSearch(AbstractSearch):
     """Beam search for sequences that contain given words.
 
     Attributes:
         plain: beam search without them; its one group holds the beams.
-        words: what has to come.
+        phrases: what has to come.
         pad_id: what follows an end.
     """
 
     plain: BeamSearch
-    words: ForcedWords
+    phrases: ForcedPhrases
     pad_id: Int32[ArrayLike, ""]
+    in_order: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, plan: Plan, inputs: SearchInputs) -> "ConstrainedBeamSearch":
+        """The search of a run."""
+        plain, phrases = BeamSearch.of(plan, inputs), ForcedPhrases.of(plan.force_words_ids)
+        check_comparisons(sequences=inputs.padded_batch, continuations=plan.num_beams * phrases.offers)
+        return cls(plain=plain, phrases=phrases, pad_id=plain.pad_id)
 
     @property
-    def cache_rows(self) -> int:
-        """One: the beams are its branches."""
-        return self.plain.cache_rows
+    def layout(self) -> CacheLayout:
+        """That of beam search."""
+        return self.plain.layout
 
-    @property
-    def in_order(self) -> bool:
-        """No: beams replace each other."""
-        return self.plain.in_order
-
-    @property
-    def tokens_at_once(self) -> int:
-        """One for each beam."""
-        return self.plain.tokens_at_once
-
-    def start(self, opening: Opening) -> ConstrainedState:
+    def start(self, prefill: PrefillOutput) -> ConstrainedState:
         """Every beam at the prompt, whose words count."""
-        beams, column = self.plain.start(opening), np.arange(opening.columns.shape[1])[None]
+        beams, column = self.plain.start(prefill), np.arange(prefill.columns.shape[1])[None]
         first = (np.asarray(self.plain.prompt_width) - np.asarray(self.plain.prompt_tokens))[:, None]
-        progress = read(self.words, opening.columns, (first <= column) & (column < self.plain.prompt_width))
+        progress = read_prompt(self.phrases, prefill.columns, (first <= column) & (column < self.plain.prompt_width))
         each = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[:, None], self.plain.beams, axis=1), progress)
         # An empty place of the pool loses against any hypothesis, also one that no rule allows.
         nothing = jax.device_put(np.full(beams.groups[0].pool.filled.shape, -np.inf, np.float32))
@@ -86,34 +86,34 @@ class ConstrainedBeamSearch(AbstractStrategy):
 
     def step(self, decoder: DecoderStep, state: ConstrainedState) -> ConstrainedState:
         """Feed every beam's last token, choose the continuations."""
-        logits, visible, cache = self.plain.fed(decoder, state.beams)
+        logits, visible, cache = self.plain.feed(decoder, state.beams)
         group, progress = self._next(state.beams.groups[0], state.progress, logits, state.length)
-        return ConstrainedState(self.plain.moved(state.beams, (group,), visible, cache), progress)
+        return ConstrainedState(self.plain.reorder(state.beams, (group,), visible, cache), progress)
 
     def _next(
         self, group: Group, progress: Progress, logits: Float[Array, "batch beams vocab"], length: Int32[Array, ""]
     ) -> tuple[Group, Progress]:
         running, generated = group.running, length - self.plain.prompt_width
-        tables = self.plain.scored(running, logits, length)
+        tables = self.plain.score_tokens(running, logits, length)
         totals = tables[0] + running.scores[..., None]
         found = self.plain.candidates(totals, generated)
-        ends = is_end(found.tokens, self.plain.eos_ids)
-        chosen, after = self._chosen(running, progress, totals, found.picked(_opened(ends, self.plain.beams)))
+        ends = is_eos(found.tokens, self.plain.eos_ids)
+        chosen, after = self._chosen(running, progress, totals, found.gather(_opened(ends, self.plain.beams)))
         finished, was_met = self._finished(progress, found, ends)
 
         norm, bound = (table[generated] for table in (self.plain.lengths.norms, self.plain.lengths.bounds))
 
-        def continued(by: Candidates) -> Hypotheses:
-            return normalized(self.plain.continued(running, by, length, *tables), norm)
+        def finish(by: Candidates) -> Hypotheses:
+            return normalize_scores(self.plain.extend(running, by, length, *tables), norm)
 
-        first = continued(finished)
-        pool = group.pool.with_(first, was_met & ~group.closed[:, None])
+        first = finish(finished)
+        pool = group.pool.add(first, was_met & ~group.closed[:, None])
         hope = pool.may_improve(attainable(found, first, norm=norm, bound=bound))
         closed = group.closed | (pool.full & (self.plain.lengths.when_full | ~hope))
         last = length + 1 == self.plain.limit
         order, kept = self._kept_at_the_limit(after)
-        pool = pool.with_(continued(chosen.picked(order)), (last & ~closed)[:, None] & kept)
-        following = self.plain.continued(running, chosen, length, *tables)
+        pool = pool.add(finish(chosen.gather(order)), (last & ~closed)[:, None] & kept)
+        following = self.plain.extend(running, chosen, length, *tables)
         return Group(following, pool, closed | last), after
 
     def _finished(
@@ -121,13 +121,13 @@ class ConstrainedBeamSearch(AbstractStrategy):
     ) -> tuple[Candidates, Bool[Array, "batch beams"]]:
         """Those that may end a hypothesis: an end among the best, behind a beam that has all words."""
         which = jnp.broadcast_to(jnp.arange(self.plain.beams, dtype=jnp.int32)[None], (ends.shape[0], self.plain.beams))
-        first = found.picked(which)
-        met = jnp.take_along_axis(_each(self.words.satisfied)(progress), first.beams, axis=1)
+        first = found.gather(which)
+        met = jnp.take_along_axis(_each(self.phrases.satisfied)(progress), first.beams, axis=1)
         return first, met & ends[:, : self.plain.beams]
 
     def _kept_at_the_limit(self, after: Progress) -> tuple[Int32[Array, "batch beams"], Bool[Array, "batch beams"]]:
         """The open beams that have all words, and the others behind them if those are too few: an order, and which."""
-        met = _each(self.words.satisfied)(after)
+        met = _each(self.phrases.satisfied)(after)
         order = jnp.argsort(~met, axis=1, stable=True).astype(jnp.int32)
         few = jnp.sum(met, axis=1, dtype=jnp.int32, keepdims=True) < self.plain.returned
         return order, jnp.take_along_axis(met, order, axis=1) | few
@@ -138,24 +138,24 @@ class ConstrainedBeamSearch(AbstractStrategy):
         """The next beams, out of the open continuations and those that take a beam further."""
 
         def progress_of(by: Candidates) -> Progress:
-            return _each(self.words.after)(progress.picked(by.beams), by.tokens)
+            return _each(self.phrases.after)(progress.gather(by.beams), by.tokens)
 
         further, real, banks = self._further(progress, totals)
         new = real & ~_seen(running.tokens, open_, further, real, vocab=totals.shape[2])
         every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), open_, further)
-        all_banks = jnp.concatenate([_each(self.words.bank)(progress_of(open_)), banks], axis=1)
+        all_banks = jnp.concatenate([_each(self.phrases.bank)(progress_of(open_)), banks], axis=1)
         counts = jnp.concatenate([jnp.ones_like(open_.beams, bool), new], axis=1)
         order = jax.vmap(_in_turn)(every.scores, all_banks, counts)[:, : self.plain.beams]
         # Where nothing is new they stay in the order of their scores.
         as_found = jnp.broadcast_to(jnp.arange(order.shape[1], dtype=jnp.int32)[None], order.shape)
-        chosen = every.picked(jnp.where(jnp.any(new, axis=1, keepdims=True), order, as_found))
+        chosen = every.gather(jnp.where(jnp.any(new, axis=1, keepdims=True), order, as_found))
         return chosen, progress_of(chosen)
 
     def _further(
         self, progress: Progress, totals: Float[Array, "batch beams vocab"]
     ) -> tuple[Candidates, Bool[Array, "batch more"], Int32[Array, "batch more"]]:
         """What takes each beam further, beam by beam: the continuations, which of them are real, their banks."""
-        tokens, real, banks = _each(self.words.offered)(progress)
+        tokens, real, banks = _each(self.phrases.offered)(progress)
         batch, beams, offers = tokens.shape
         scores = jnp.take_along_axis(totals, jnp.maximum(tokens, 0), axis=2)
         at = jnp.broadcast_to(jnp.arange(beams, dtype=jnp.int32)[None, :, None], tokens.shape)
@@ -163,14 +163,14 @@ class ConstrainedBeamSearch(AbstractStrategy):
         found = Candidates(scores.reshape(more), at.reshape(more), tokens.reshape(more))
         return found, real.reshape(more), banks.reshape(more)
 
-    def record(self, state: ConstrainedState, batch: int) -> Record:
+    def output(self, state: ConstrainedState, batch: int) -> SearchOutput:
         """The best hypotheses of each sentence."""
         width, eos_ids = int(self.plain.prompt_width), np.asarray(self.plain.eos_ids)
         pools: list[Pool] = [state.beams.groups[0].pool]
-        record = best_hypotheses(
+        found = best_hypotheses(
             pools, batch=batch, returned=int(self.plain.returned), prompt_width=width, eos_ids=eos_ids, last_first=True
         )
-        return with_first_end(record, width, eos_ids)
+        return with_first_eos(found, width, eos_ids)
 
 
 def _each(one: Any) -> Any:

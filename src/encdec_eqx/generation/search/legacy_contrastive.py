@@ -8,8 +8,9 @@ The rules are those of transformers 4.46.3, the last version that had this searc
 encoders, options.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -19,11 +20,20 @@ from jaxtyping import Bool, Float, Int32
 
 from ..._typing import Array, ArrayLike
 from .. import processors
-from ..prompt import PositionRule
-from .base import AbstractStrategy, DecoderStep, Opening, Record, is_end, log_probability, picked, with_column
-from .beam import side_by_side
-from .beam_hypotheses import Candidates, best
-from .greedy_and_sampling import record_of_rows
+from ..plan import Plan
+from .base import (
+    AbstractTokenSearch,
+    CacheLayout,
+    DecoderStep,
+    PrefillOutput,
+    RowState,
+    SearchInputs,
+    SearchOutput,
+    gather,
+    log_probability,
+)
+from .beam import tree_mask
+from .beam_hypotheses import Candidates, top_candidates
 
 
 class Past(eqx.Module):
@@ -52,90 +62,64 @@ class Memory(eqx.Module):
         return Past(hidden[:, -1], jnp.pad(_directions(hidden), ((0, 0), (0, self.room), (0, 0))))
 
 
-class ContrastiveState(eqx.Module):
-    """The state of contrastive search.
+class ContrastiveState(RowState):
+    """The state of contrastive search: all columns have been fed to the decoder.
 
     Attributes:
-        tokens: the sequences so far in the first `length` columns, exactly as they will be returned; then filler.
-        log_probs: of each generated token under the unprocessed model, in the token's column.
-        processed_log_probs: the same under the distribution that candidates were taken from.
-        length: columns filled, the prompt's included. All of them have been fed to the decoder.
-        lengths: tokens generated in each row, up to and including its end.
         visible: which slots of the cache the next tokens may attend to: the prompt's, and those of chosen tokens.
-        finished: rows that have ended; their further tokens are padding.
         past: hidden states of the tokens so far.
-        cache: the decoder's cache, a row a sentence.
     """
 
-    tokens: Int32[Array, "rows width"]
-    log_probs: Float[Array, "rows width"]
-    processed_log_probs: Float[Array, "rows width"]
-    length: Int32[Array, ""]
-    lengths: Int32[Array, " rows"]
     visible: Bool[Array, "rows slots"]
-    finished: Bool[Array, " rows"]
     past: Past
-    cache: Any
 
 
-class ContrastiveSearch(AbstractStrategy):
+class ContrastiveSearch(AbstractTokenSearch):
     """Contrastive search.
 
     Attributes:
-        processors: what changes the logits first, in order.
-        eos_ids: ids that end a row.
-        pad_id: what follows an end.
-        prompt_width: columns of the prompt.
-        prompt_tokens: tokens of each row's prompt that are not left padding.
         confidence: weight of a candidate's probability, `1 - penalty_alpha`.
         penalty: weight of its largest similarity to an earlier token, `penalty_alpha`.
         top_k: candidates.
-        prefix: slots of the cache in front of those of the candidates: the prompt's.
         room: tokens that may be generated.
-        positions: how the family numbers tokens.
     """
 
-    processors: tuple[processors.Processor, ...]
-    eos_ids: Int32[ArrayLike, " ends"]
-    pad_id: Int32[ArrayLike, ""]
-    prompt_width: Int32[ArrayLike, ""]
-    prompt_tokens: Int32[ArrayLike, " rows"]
     confidence: Float[ArrayLike, ""]
     penalty: Float[ArrayLike, ""]
     top_k: int = eqx.field(static=True)
-    prefix: int = eqx.field(static=True)
     room: int = eqx.field(static=True)
-    positions: PositionRule = eqx.field(static=True)
+    reads_whole_prompt: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, plan: Plan, inputs: SearchInputs) -> "ContrastiveSearch":
+        """The search of a run."""
+        return cls(
+            **cls.common(plan, inputs, rows=1),
+            # in double precision first, as torch does
+            confidence=np.asarray(1.0 - plan.penalty_alpha, np.float32),
+            penalty=np.asarray(plan.penalty_alpha, np.float32),
+            top_k=plan.top_k,
+            room=inputs.target.slots - inputs.target.prefix,
+        )
 
     @property
-    def cache_rows(self) -> int:
-        """One: the candidates are its branches."""
-        return 1
-
-    @property
-    def tokens_at_once(self) -> int:
-        """The candidates."""
-        return self.top_k
+    def layout(self) -> CacheLayout:
+        """The candidates are branches of one row."""
+        return CacheLayout(branches=self.top_k)
 
     @property
     def memory(self) -> Callable[[Array], Past]:
         """What there is to compare with."""
         return Memory(self.room)
 
-    def start(self, opening: Opening) -> ContrastiveState:
+    def start(self, prefill: PrefillOutput) -> ContrastiveState:
         """The prompt has been read."""
-        rows, width = opening.columns.shape
-        visible = np.concatenate([opening.real, np.zeros((rows, self.room * self.top_k), bool)], axis=1)
+        rows = len(prefill.columns)
+        visible = np.concatenate([prefill.real, np.zeros((rows, self.room * self.top_k), bool)], axis=1)
         return ContrastiveState(
-            tokens=jax.device_put(opening.columns),
-            log_probs=jax.device_put(np.zeros((rows, width), np.float32)),
-            processed_log_probs=jax.device_put(np.zeros((rows, width), np.float32)),
-            length=jax.device_put(self.prompt_width),
-            lengths=jax.device_put(np.zeros(rows, np.int32)),
+            **RowState.first(prefill, self.prompt_width, processes=True),
             visible=jax.device_put(visible),
-            finished=jax.device_put(~opening.alive),
-            past=opening.memory,
-            cache=opening.cache,
+            past=prefill.memory,
         )
 
     def step(self, decoder: DecoderStep, state: ContrastiveState) -> ContrastiveState:
@@ -143,33 +127,22 @@ class ContrastiveSearch(AbstractStrategy):
         generated = state.length - self.prompt_width
         logits = decoder.logits(state.past.last[:, None])[:, 0]
         processed = processors.apply(self.processors, logits, state.tokens, state.length)
-        found = best(processed[:, None], self.top_k)
+        found = top_candidates(processed[:, None], self.top_k)
         before = jnp.broadcast_to((jnp.asarray(self.prompt_tokens) + generated)[:, None], found.tokens.shape)
         visible = jnp.repeat(state.visible[:, None], self.top_k, axis=1)
-        branches = side_by_side(visible, self.prefix, generated)
+        branches = tree_mask(visible, self.prefix, generated)
         hidden, cache = decoder.advance(
             found.tokens, state.cache, positions=self.positions.of_next(found.tokens, before), branches=branches
         )
         total = jax.nn.logsumexp(processed, axis=-1)
         directions = _directions(hidden)
         which = self._choose(found, total, directions, state, generated)
-        chosen = picked(found.tokens, which)
-        column = jnp.where(state.finished, self.pad_id, chosen)
-
-        def noted(table: Float[Array, "rows width"], log_probs: Float[Array, " rows"]) -> Array:
-            return with_column(table, jnp.where(state.finished, 0.0, log_probs), state.length)
-
-        return ContrastiveState(
-            tokens=with_column(state.tokens, column, state.length),
-            log_probs=noted(state.log_probs, log_probability(logits, chosen)),
-            processed_log_probs=noted(state.processed_log_probs, picked(found.scores, which) - total),
-            length=state.length + 1,
-            lengths=jnp.where(state.finished, state.lengths, state.lengths + 1),
-            visible=picked(branches.visible, which),
-            finished=state.finished | is_end(column, self.eos_ids),
-            past=self._remembering(state.past, picked(hidden, which), picked(directions, which), generated),
-            cache=cache,
-        )
+        chosen = gather(found.tokens, which)
+        under = gather(found.scores, which) - total
+        _, fields = state.append_token(self, chosen, log_probability(logits, chosen), under)
+        fields |= {"visible": gather(branches.visible, which), "cache": cache}
+        past = self._remember(state.past, gather(hidden, which), gather(directions, which), generated)
+        return dataclasses.replace(state, **fields, past=past)
 
     def _choose(
         self,
@@ -191,7 +164,7 @@ class ContrastiveSearch(AbstractStrategy):
         forbidden = found.scores <= jnp.finfo(jnp.float32).min
         return jnp.argmax(jnp.where(forbidden, -jnp.inf, ratings), axis=-1).astype(jnp.int32)
 
-    def _remembering(
+    def _remember(
         self,
         past: Past,
         last: Float[Array, "rows hidden"],
@@ -201,9 +174,9 @@ class ContrastiveSearch(AbstractStrategy):
         at = self.prefix + generated
         return Past(last, jax.lax.dynamic_update_slice_in_dim(past.directions, direction[:, None], at, axis=1))
 
-    def record(self, state: ContrastiveState, batch: int) -> Record:
+    def output(self, state: ContrastiveState, batch: int) -> SearchOutput:
         """A row a sentence."""
-        return record_of_rows(state, batch)
+        return state.output(batch)
 
 
 def _directions(hidden: Float[Array, "rows tokens hidden"]) -> Float[Array, "rows tokens hidden"]:

@@ -26,12 +26,12 @@ class Progress(eqx.Module):
     place: Int32[Array, "*sequences constraints"]
     node: Int32[Array, "*sequences"]
 
-    def picked(self, index: Int32[Array, "batch some"]) -> "Progress":
+    def gather(self, index: Int32[Array, "batch some"]) -> "Progress":
         """Of some of each sentence's sequences."""
         return jax.tree.map(lambda leaf: jax.vmap(lambda rows, at: rows[at])(leaf, index), self)
 
 
-class ForcedWords(eqx.Module):
+class ForcedPhrases(eqx.Module):
     """The constraints' trees, token by token: a token stands behind its parent. Methods take a single sequence.
 
     A sequence's bank says how far it is: the length of the longest phrase for each complete constraint, and for the one
@@ -62,7 +62,7 @@ class ForcedWords(eqx.Module):
     choices: int = eqx.field(static=True)
 
     @classmethod
-    def of(cls, items: Sequence[Sequence[Sequence[int]]]) -> "ForcedWords":
+    def of(cls, items: Sequence[Sequence[Sequence[int]]]) -> "ForcedPhrases":
         """From the alternatives of each constraint, of which none is the beginning of another of the same one."""
         tokens, parents, owners, wanting = [], [], [], []
         for owner, alternatives in enumerate(items):
@@ -186,26 +186,26 @@ class ForcedWords(eqx.Module):
 
 
 @eqx.filter_jit
-def read(
-    words: ForcedWords, columns: Int32[ArrayLike, "batch width"], real: Bool[ArrayLike, "batch width"]
+def read_prompt(
+    phrases: ForcedPhrases, columns: Int32[ArrayLike, "batch width"], real: Bool[ArrayLike, "batch width"]
 ) -> Progress:
     """How far the tokens that `real` says have come, a row of them each sentence."""
 
     def one(progress: Progress, token_and_real: tuple[Array, Array]) -> tuple[Progress, None]:
         token, counts = token_and_real
-        after = words.after(progress, token)
+        after = phrases.after(progress, token)
         return jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, progress), None
 
     def row(tokens: Int32[Array, " width"], real: Bool[Array, " width"]) -> Progress:
-        return jax.lax.scan(one, words.untouched(), (tokens, real))[0]
+        return jax.lax.scan(one, phrases.untouched(), (tokens, real))[0]
 
     return jax.vmap(row)(jnp.asarray(columns), jnp.asarray(real))
 
 
-_Word = tuple[tuple[int, ...], ...]
+_Alternatives = tuple[tuple[int, ...], ...]
 
 
-def words_met(rows: Sequence[np.ndarray], words: Sequence[_Word]) -> np.ndarray:
+def phrases_met(rows: Sequence[np.ndarray], words: Sequence[_Alternatives]) -> np.ndarray:
     """For each row whether it holds every word, each as often as it was asked for.
 
     Args:
@@ -216,7 +216,7 @@ def words_met(rows: Sequence[np.ndarray], words: Sequence[_Word]) -> np.ndarray:
     return np.asarray([all(_count(row.tolist(), word) >= least for word, least in times.items()) for row in rows], bool)
 
 
-def _count(row: list[int], word: _Word) -> int:
+def _count(row: list[int], word: _Alternatives) -> int:
     """How often a word is there, without overlaps."""
     alternatives, lengths = set(word), {len(phrase) for phrase in word}
     found = at = 0

@@ -18,8 +18,18 @@ from jaxtyping import Bool, Int32
 
 from ..._typing import Array, ArrayLike
 from .. import processors
+from ..plan import Plan
 from ..prompt import PositionRule
-from .base import AbstractStrategy, DecoderStep, Opening, Record, column_at, with_column
+from .base import (
+    AbstractSearch,
+    CacheLayout,
+    DecoderStep,
+    PrefillOutput,
+    SearchInputs,
+    SearchOutput,
+    column_at,
+    with_column,
+)
 from .greedy_and_sampling import Sampling, SamplingState
 
 
@@ -52,7 +62,7 @@ class AbstractDrafter(eqx.Module):
         """
 
     @abstractmethod
-    def kept(self, plain: Sampling, state: SamplingState, memory: Any, slots: Int32[Array, ""]) -> Any:
+    def truncate(self, plain: Sampling, state: SamplingState, memory: Any, slots: Int32[Array, ""]) -> Any:
         """The memory after the tokens were checked: of what it has read, only the first `slots` slots are kept."""
 
 
@@ -106,11 +116,13 @@ class DraftDecoder(AbstractDrafter):
         (memory, _), chosen = jax.lax.scan(one, (memory, state.tokens), steps)
         return chosen[:count].T, memory
 
-    def kept(self, plain: Sampling, state: SamplingState, memory: DraftMemory, slots: Int32[Array, ""]) -> DraftMemory:
+    def truncate(
+        self, plain: Sampling, state: SamplingState, memory: DraftMemory, slots: Int32[Array, ""]
+    ) -> DraftMemory:
         """The cache cut back to what was accepted."""
         last = column_at(state.tokens, state.length - 1)
         positions = self.rule.of_next(last, plain.tokens_before(state) - 1)
-        return DraftMemory(self.step.rewound(memory.cache, slots), positions)
+        return DraftMemory(self.step.truncate(memory.cache, slots), positions)
 
 
 class SourceLookup(AbstractDrafter):
@@ -138,15 +150,15 @@ class SourceLookup(AbstractDrafter):
     def drafts(self, plain: Sampling, state: SamplingState, memory: None, count: int) -> tuple[Array, None]:
         """The tokens behind the place; from the source's second token on where there is none."""
         source = jnp.repeat(jnp.asarray(self.ids), self.samples, axis=0)
-        place = place_behind(source, jnp.asarray(self.width), state.tokens, state.length, longest=self.longest)
+        place = place_after(source, jnp.asarray(self.width), state.tokens, state.length, longest=self.longest)
         index = jnp.minimum(place[:, None] + jnp.arange(count, dtype=jnp.int32)[None], source.shape[1] - 1)
         return jnp.clip(jnp.take_along_axis(source, index, axis=1), 0, self.vocab - 1), None
 
-    def kept(self, plain: Sampling, state: SamplingState, memory: None, slots: Int32[Array, ""]) -> None:
+    def truncate(self, plain: Sampling, state: SamplingState, memory: None, slots: Int32[Array, ""]) -> None:
         """Nothing."""
 
 
-def place_behind(
+def place_after(
     source: Int32[Array, "rows source"],
     width: Int32[Array, ""],
     tokens: Int32[Array, "rows width"],
@@ -200,7 +212,7 @@ class SpeculativeState(eqx.Module):
         return self.rows.finished
 
 
-class Speculative(AbstractStrategy):
+class Speculative(AbstractSearch):
     """Greedy search or sampling, several tokens at a time.
 
     Attributes:
@@ -208,34 +220,41 @@ class Speculative(AbstractStrategy):
         drafter: who proposes them.
         pad_id: what follows an end.
         ahead: how many are proposed at a time.
-        prefix: slots of the cache in front of those of the first step.
     """
 
     plain: Sampling
     drafter: AbstractDrafter
     pad_id: Int32[ArrayLike, ""]
     ahead: int = eqx.field(static=True)
-    prefix: int = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, plan: Plan, inputs: SearchInputs) -> "Speculative":
+        """The search of a run that somebody proposes tokens for."""
+        plain = Sampling.of(plan, inputs)
+        if plan.assistant is not None:
+            own = plan.assistant
+            drafter: AbstractDrafter = DraftDecoder(own.decoder, own.project, PositionRule.of(own.config))
+        else:
+            assert inputs.source is not None
+            ids, width = inputs.source
+            counted = np.asarray(width, np.int32)
+            drafter = SourceLookup(ids, counted, plan.lookup_longest, plain.samples, inputs.vocab_size)
+        return cls(plain=plain, drafter=drafter, pad_id=plain.pad_id, ahead=plan.ahead)
 
     @property
-    def cache_rows(self) -> int:
-        """As without proposals."""
-        return self.plain.cache_rows
-
-    @property
-    def spare_slots(self) -> int:
-        """Proposals may be fed beyond the last token that counts."""
-        return self.ahead
+    def layout(self) -> CacheLayout:
+        """As without proposals, which may be fed beyond the last token that counts."""
+        return self.plain.layout._replace(spare=self.ahead)
 
     @property
     def draft_decoder(self) -> Any:
         """The drafter's."""
         return self.drafter.decoder
 
-    def start(self, opening: Opening) -> SpeculativeState:
+    def start(self, prefill: PrefillOutput) -> SpeculativeState:
         """Nothing generated, nothing proposed."""
-        memory = self.drafter.start(opening.draft_cache, opening.draft_positions)
-        return SpeculativeState(self.plain.start(opening), memory, jax.device_put(np.zeros((), np.int32)))
+        memory = self.drafter.start(prefill.draft_cache, prefill.draft_positions)
+        return SpeculativeState(self.plain.start(prefill), memory, jax.device_put(np.zeros((), np.int32)))
 
     def step(self, decoder: DecoderStep, state: SpeculativeState) -> SpeculativeState:
         """Propose, feed the last token and the proposals, and take what all rows have right, and one token more."""
@@ -245,17 +264,19 @@ class Speculative(AbstractStrategy):
         fed = jnp.concatenate([column_at(rows.tokens, rows.length - 1)[:, None], drafts], axis=1)
         hidden, cache = decoder.advance(fed, cache, positions=self._positions(rows, drafts))
         logits = decoder.logits(hidden)
-        rows = self.plain.taken(rows, logits[:, 0])
+        rows = self.plain.append_token(rows, logits[:, 0])
         for at in range(self.ahead):
             right = rows.finished | (column_at(rows.tokens, rows.length - 1) == drafts[:, at])
             going = jnp.all(right) & (rows.length < jnp.asarray(self.plain.limit)) & ~jnp.all(rows.finished)
             # Once a row is wrong no later logits count; whoever is not going on stays as it is to the end.
             going = going & (rows.length == state.rows.length + at + 1)
-            rows = _either(going, self.plain.taken(rows, logits[:, at + 1]), rows)
-        slots = self.prefix + rows.length - jnp.asarray(self.plain.prompt_width)
+            rows = _either(going, self.plain.append_token(rows, logits[:, at + 1]), rows)
+        slots = self.plain.prefix + rows.length - jnp.asarray(self.plain.prompt_width)
         return SpeculativeState(
-            rows=eqx.tree_at(lambda s: s.cache, rows, decoder.rewound(cache, slots), is_leaf=lambda leaf: leaf is None),
-            memory=self.drafter.kept(self.plain, rows, memory, slots),
+            rows=eqx.tree_at(
+                lambda s: s.cache, rows, decoder.truncate(cache, slots), is_leaf=lambda leaf: leaf is None
+            ),
+            memory=self.drafter.truncate(self.plain, rows, memory, slots),
             passes=state.passes + 1,
         )
 
@@ -265,9 +286,9 @@ class Speculative(AbstractStrategy):
         furthest = self.plain.furthest(self.plain.positions)[:, None]
         return jnp.concatenate([rows.positions[:, None], jnp.minimum(after, furthest)], axis=1)
 
-    def record(self, state: SpeculativeState, batch: int) -> Record:
+    def output(self, state: SpeculativeState, batch: int) -> SearchOutput:
         """As without proposals, but for the number of passes."""
-        return dataclasses.replace(self.plain.record(state.rows, batch), passes=int(state.passes))
+        return dataclasses.replace(self.plain.output(state.rows, batch), passes=int(state.passes))
 
 
 def _either(which: Bool[Array, ""], yes: SamplingState, no: SamplingState) -> SamplingState:
