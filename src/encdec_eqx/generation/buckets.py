@@ -1,7 +1,11 @@
-"""How large a run may be: limits against sizes that were mistyped or made up, checked before anything is allocated.
+"""Sizes that arrays are padded up to, so that few programs serve all requests, and how large a run may be.
 
-They are far beyond what one device holds of a model of any use, and small enough that even a model of a few dimensions
-stays within some gigabytes. Must not know: options, models, programs.
+The rule, the same for every axis: 1, 2, 3, 4, then 2^n times 1, 5/4 and 3/2 (5, 6, 8, 10, 12, 16, 20, 24, 32, ...),
+starting at a least size. At most a quarter of a padded axis is padding, and a tenfold range takes ten sizes.
+
+Limits of a run are against sizes that were mistyped or made up, and checked before anything is allocated. They are far
+beyond what one device holds of a model of any use, and small enough that even a model of a few dimensions stays within
+some gigabytes.
 """
 
 from dataclasses import dataclass
@@ -84,7 +88,7 @@ def check_run(sequences: int, rows: int, at_once: int, slots: int, vocab_size: i
 
 
 def check_comparisons(*, sequences: int, continuations: int) -> None:
-    """Refuse more words that must come than can be compared with each other.
+    """Refuse more phrases of `force_words_ids` than can be compared with each other.
 
     Raises:
         ValueError: if there are more.

@@ -45,10 +45,10 @@ class GenerationConfig:
         num_beams: beams of beam search; 1 means no beam search.
         num_beam_groups: groups of beams that are kept apart by `diversity_penalty`; 1 means one.
         diversity_penalty: taken from a token's log-probability for each beam of an earlier group that has chosen it.
-        num_return_sequences: results per sentence: samples, or the best hypotheses of beam search.
+        num_return_sequences: results per source sequence: samples, or the best hypotheses of beam search.
         length_penalty: beam search divides a hypothesis's sum of log-probabilities by its length to this power; above
             0 it favours long ones.
-        early_stopping: of beam search: True ends a sentence with as many hypotheses as beams; False (what `None` means)
+        early_stopping: of beam search: True ends a sequence with as many hypotheses as beams; False (what `None` means)
             also when the best beam, as long as it is, could not enter; "never" when it could not at any length.
         penalty_alpha: contrastive search with this weight of the similarity to earlier tokens; 0 means none.
         num_assistant_tokens: tokens that `assistant_model` proposes at a time; None means 5.
@@ -61,8 +61,8 @@ class GenerationConfig:
             multiplied if not; 1 for no such rule.
         repetition_penalty: above 1, logits of tokens of the sequence, prompt included, are lowered: multiplied by it if
             negative, divided if not; 1 for no such rule.
-        no_repeat_ngram_size: no run of that many tokens may come twice; 0 for no such rule.
-        encoder_no_repeat_ngram_size: no run of that many tokens of the source may be generated; 0 for no such rule.
+        no_repeat_ngram_size: no n-gram of that many tokens may come twice; 0 for no such rule.
+        encoder_no_repeat_ngram_size: no n-gram of that many tokens of the source may be generated; 0 for no such rule.
         bad_words_ids: sequences of ids that may not be generated; an end-of-sequence id alone stays allowed.
         remove_invalid_values: NaN becomes 0, infinities the largest finite numbers.
         exponential_decay_length_penalty: (start, factor): after `start` new tokens ends become likelier, at the k-th
@@ -182,7 +182,7 @@ class GenerationConfig:
         return ", ".join(f"{name} = {quoted(value)}" for name, value in self.to_hf().items())
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of `generation_config.json`: everything that was set, and what was carried along."""
+        """The content of `generation_config.json`: everything that was set, and what was kept for the round trip."""
         result = {name: _plain(getattr(self, name)) for name in (*IN_FILES, *TOKEN_NAMES)}
         result = {name: value for name, value in result.items() if value not in (None, [])}
         if len(forced := result.get("forced_eos_token_id", ())) == 1:

@@ -1,7 +1,4 @@
-"""What a model that can generate offers its users: `generate`, `stream`, `warmup`, `rescore`.
-
-The way from their arguments to `generation`; how generation works is not known here.
-"""
+"""The methods of a model that can generate: `generate`, `stream`, `warmup`, `rescore`, and their arguments."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,7 +51,7 @@ class Generates(TaughtAttributes):
     ) -> GenerationResult:
         """Generate target sequences: greedily, by sampling, beam search or contrastive search.
 
-        Runs on the host: it pads to buckets, loops and trims, and calls programs that are compiled once a bucket. The
+        Runs on the host: it pads to buckets, loops and trims, and calls programs that are compiled once per bucket. The
         result does not depend on the padding, nor a row's on the other rows.
 
         Args:
@@ -68,8 +65,8 @@ class Generates(TaughtAttributes):
             decoder_attention_mask: (batch, target), 0 at left padding of prompts. Positions then count real tokens, so
                 that a row's continuation is that of the row alone.
             generation_config: options, in place of the model's own; the arguments here win over both.
-            key: a PRNG key, or an array of one key a sentence. Token t of sample s of sentence r is drawn with
-                `fold_in(fold_in(fold_in(key, r), s), t)`; a sentence's own key takes the place of the inner one.
+            key: a PRNG key, or an array of one key per sequence. Token t of sample s of sequence r is drawn with
+                `fold_in(fold_in(fold_in(key, r), s), t)`; a sequence's own key takes the place of the inner one.
             **options: any option of `GenerationConfig`, and those that `GenerationOptions` adds: `logits_processor`,
                 `constraint`, `assistant_model`, `output_cross_attentions`. One of `max_length` and `max_new_tokens` is
                 required, here or in a config. Other names that Hugging Face knows are errors that name the nearest
@@ -149,11 +146,11 @@ class Generates(TaughtAttributes):
         """Compile ahead what `generate` will need, without generating: every combination of the sizes given.
 
         Sizes share programs by bucket (`docs/generation.md` says how sizes are rounded), so a few are enough. The
-        encoder and the prompt do run once a combination. The second pass that `output_cross_attentions` asks for is not
-        compiled ahead.
+        encoder and the prompt do run once per combination. The second pass that `output_cross_attentions` asks for is
+        not compiled ahead.
 
         Args:
-            batch_sizes: sentences at once.
+            batch_sizes: source sequences at once.
             source_lengths: tokens of the longest source.
             prompt_lengths: tokens of the decoder's prompt, its start token included.
             max_new_tokens: most tokens to generate, one number or several.
@@ -210,9 +207,9 @@ class Generates(TaughtAttributes):
         Of what plain beam search returns it finds `result.scores` again, with the same `length_penalty`.
 
         Args:
-            sequences: (batch * n, width) decoder ids with the prompt or start token in front, n a sentence side by
-                side, such as `result.sequences`.
-            input_ids: the source of each sentence, as for `generate`.
+            sequences: (batch * n, width) decoder ids with the prompt or start token in front, n per source sequence
+                side by side, such as `result.sequences`.
+            input_ids: the source sequences, as for `generate`.
             length_penalty: the sum of log-probabilities is divided by the length to this power: 0 leaves the sum.
             prompt_length: columns in front that are given and not scored.
             eos_token_id: ids of which the first one ends a row; default the model's own, `()` for none.

@@ -1,8 +1,12 @@
-"""The decoder's prompt on the host: start token, mask, positions, padding. Knows no models or loops."""
+"""What a call gives the decoder's side, on the host: prompts with start token, mask, positions, padding; PRNG keys."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import dtypes
 
 from ..inputs.counting import PositionRule as PositionRule
 from .source import host_ids, host_mask
@@ -54,7 +58,7 @@ def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: 
     Args:
         ids: (batch, width).
         mask: (batch, width), or None: all real.
-        batch: number of sentences.
+        batch: number of source sequences.
         vocab_size: of the decoder.
         start: the start token, or one a row.
 
@@ -98,3 +102,37 @@ def _refuse_right_padding(real: np.ndarray) -> None:
             f"row {row} of decoder_attention_mask is {real[row].astype(int).tolist()}: padding follows real tokens, "
             "and generated tokens would follow the padding. Pad prompts on the left (tokenizer.padding_side='left')."
         )
+
+
+def key_data(key: Any, batch: int, padded_batch: int) -> np.ndarray:
+    """The words of the caller's key, or of one key per source sequence, the latter padded to the bucket.
+
+    Raises:
+        TypeError: if it is no PRNG key.
+        ValueError: if there is not one key per source sequence.
+        NotImplementedError: for a generator other than threefry.
+    """
+    data = _words(key)
+    if data.ndim == 1:
+        return data
+    if data.ndim != 2 or data.shape[0] != batch:
+        raise ValueError(f"key must be one key or {batch} keys, one per sequence; got shape {data.shape[:-1]}.")
+    return np.concatenate([data, np.repeat(data[:1], padded_batch - batch, axis=0)])
+
+
+def _words(key: Any) -> np.ndarray:
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"key must be a jax PRNG key, got {type(key).__name__}: pass jax.random.key(seed).")
+    if jnp.issubdtype(key.dtype, dtypes.prng_key):
+        implementation = str(jax.random.key_impl(key))
+        if implementation != "threefry2x32":
+            raise NotImplementedError(
+                f"key belongs to the generator {implementation}, whose numbers depend on the batch they are drawn in: "
+                "a row's sample would depend on the other rows. Pass jax.random.key(seed, impl='threefry2x32')."
+            )
+        return np.asarray(jax.random.key_data(key))
+    words = np.asarray(key)
+    if words.dtype != np.uint32 or words.ndim == 0 or words.shape[-1] != 2:
+        got = f"shape {words.shape} of {words.dtype}"
+        raise TypeError(f"key must be a jax PRNG key, got {got}: pass jax.random.key(seed).")
+    return words

@@ -134,8 +134,8 @@ def rescore(
     rows, width = ids.shape
     if rows % source.batch:
         raise ValueError(
-            f"sequences have {rows} rows for {source.batch} sentences; expected a multiple, a sentence's rows side by "
-            "side."
+            f"sequences have {rows} rows for {source.batch} source sequences; expected a multiple, those of a source "
+            "sequence side by side."
         )
     if not 1 <= prompt_length < width:
         raise ValueError(

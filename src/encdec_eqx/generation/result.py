@@ -13,7 +13,7 @@ from .search.legacy_force_words import phrases_met
 
 @dataclass(frozen=True, eq=False)
 class GenerationResult:
-    """Generated sequences, as NumPy arrays on the host. Row `r * n + s` is sample s of sentence r.
+    """Generated sequences, as NumPy arrays on the host. Row `r * n + s` is sample s of sequence r.
 
     Attributes:
         sequences: prompt or start token, generated tokens, then `pad_token_id`; as wide as the longest row.
@@ -26,7 +26,7 @@ class GenerationResult:
             `min_length`, `temperature`, `top_k` and the like. 0 after the end.
         processed_log_probs: the same under the distribution that the token was chosen from. In beam search, which adds
             them up as they are, they need not be normalised (`renormalize_logits`).
-        beam_indices: of beam search, the row (sentence times `num_beams` plus beam) that each token continued, in the
+        beam_indices: of beam search, the row (sequence times `num_beams` plus beam) that each token continued, in the
             step before it; -1 after the end. None for other searches.
         passes: passes of the decoder, the prompt's apart: as many as the longest row has tokens, or fewer where a draft
             or a lookup proposed some.

@@ -130,7 +130,7 @@ class Source:
     """A checked source, not encoded yet.
 
     Attributes:
-        batch: number of sentences.
+        batch: number of source sequences.
         encode: runs the encoder, if it has to run.
         ids: (batch, source) the token ids, if that is what the source came as.
     """
@@ -154,7 +154,7 @@ def from_ids(
     position_ids: Any = None,
     token_type_ids: Any = None,
 ) -> Source:
-    """The source of a library encoder: ids, padded on the right to the bucket, dummy sentences below.
+    """The source of a library encoder: ids, padded on the right to the bucket, dummy sequences below.
 
     Raises:
         TypeError: for a wrong shape or dtype.
@@ -165,9 +165,9 @@ def from_ids(
     check_positions("input_ids", ids.shape[1], longest=most, how="Truncate the source.")
     mask = _mask_or_ones(attention_mask, ids.shape, "input_ids")
     rows, width = bucket(ids.shape[0]), bucket(ids.shape[1], least=LEAST_SOURCE, most=most)
-    # RoBERTa's positions count ids that are not padding: the filler must not be counted.
-    filler = config.positions.padding_idx if config.positions.counting == "non_padding" else None
-    inputs = _padded(ids, rows, width, filler or 0)
+    # RoBERTa's positions count ids that are not padding: the bucket's padding must not be counted.
+    fill = config.positions.padding_idx if config.positions.counting == "non_padding" else None
+    inputs = _padded(ids, rows, width, fill or 0)
     options: dict[str, Any] = {"attention_mask": _padded(mask, rows, width), "position_ids": None}
     if position_ids is not None:
         table = config.positions.limit
@@ -288,9 +288,9 @@ def _types(config: StackConfig) -> int:
     return types
 
 
-def _padded(array: np.ndarray, rows: int, width: int, filler: int = 0) -> np.ndarray:
+def _padded(array: np.ndarray, rows: int, width: int, fill: int = 0) -> np.ndarray:
     """Padded on the right to `width`; further rows repeat the first, so that they are as harmless as it is."""
     batch, length = array.shape[:2]
-    widened = np.full((batch, width, *array.shape[2:]), filler, array.dtype)
+    widened = np.full((batch, width, *array.shape[2:]), fill, array.dtype)
     widened[:, :length] = array
     return np.concatenate([widened, np.repeat(widened[:1], rows - batch, axis=0)])

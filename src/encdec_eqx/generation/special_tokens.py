@@ -1,6 +1,7 @@
-"""The start token of a call: one for all rows, or one a row, as batches of several target languages want it.
+"""The four token ids generation needs, resolved once, with where each one came from.
 
-Must not know: where the one of a model comes from (`special_tokens`), prompts.
+They come as plain mappings with the names of the places they were read from. A call may have one start token per row,
+as batches of several target languages want it.
 """
 
 import logging

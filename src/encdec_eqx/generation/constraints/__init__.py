@@ -1,4 +1,4 @@
-"""Constrained decoding: automata over tokens, held in arrays, and what builds them. Knows no model and no loop."""
+"""Constrained decoding: automata over tokens, held in arrays, and what builds them."""
 
 from .constraint import AbstractConstraint as AbstractConstraint
 from .dfa import TokenDFA as TokenDFA

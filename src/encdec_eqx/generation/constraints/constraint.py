@@ -1,4 +1,7 @@
-"""How logits obey a constraint, around the rules that process them. Knows no loop."""
+"""What a constraint on the generated tokens is, and how logits follow one.
+
+States are numbers. Three of them mean the same in every constraint of this folder: `END`, `DEAD` and `START`.
+"""
 
 import abc
 from collections.abc import Iterable, Sequence
@@ -38,7 +41,7 @@ def as_vocab_size(vocab_size: int) -> int:
 
 
 def as_end_ids(eos_token_id: int | Sequence[int], vocab_size: int) -> np.ndarray:
-    """The end tokens in ascending order, each once.
+    """The EOS tokens in ascending order, each once.
 
     Raises:
         TypeError: they are not integers.
@@ -61,7 +64,7 @@ def as_end_ids(eos_token_id: int | Sequence[int], vocab_size: int) -> np.ndarray
 
 
 END = 0
-"""The state behind an end token. Nothing more may come, and whatever does come changes nothing."""
+"""The state behind an EOS token. Nothing more may come, and whatever does come changes nothing."""
 
 DEAD = 1
 """The state behind a token that was not allowed. Nothing may come, and no token leads out of it."""
@@ -80,8 +83,8 @@ Ids = Sequence[int] | Integer[ArrayLike, " generated"]
 class AbstractConstraint(eqx.Module):
     """An automaton over tokens, held in arrays, that every row of a loop follows with a state of its own.
 
-    It speaks of the generated tokens only, not of the start token or a prompt. The end tokens are part of it: an
-    output is valid when its tokens, the end token included, lead from the start to `END`. All of it runs inside
+    It speaks of the generated tokens only, not of the start token or a prompt. The EOS tokens are part of it: an
+    output is valid when its tokens, the EOS token included, lead from the start to `END`. All of it runs inside
     `jit`, and constraints whose arrays have the same padded sizes share programs.
 
     A loop holds `states`, one a row, and at each token
@@ -125,19 +128,19 @@ class AbstractConstraint(eqx.Module):
     @property
     @abc.abstractmethod
     def end_ids(self) -> tuple[int, ...]:
-        """The end tokens, in ascending order. A host property. The loop's must be the same."""
+        """The EOS tokens, in ascending order. A host property. The loop's must be the same."""
 
     @property
     @abc.abstractmethod
     def least_new_tokens(self) -> int:
-        """Tokens of the shortest valid output, its end token included. A host property."""
+        """Tokens of the shortest valid output, its EOS token included. A host property."""
 
     @abc.abstractmethod
     def accepts(self, ids: Ids) -> bool:
         """Whether generated ids are a valid output. A host method.
 
         Args:
-            ids: the generated tokens, an end token included; what follows it (padding) is not looked at.
+            ids: the generated tokens, an EOS token included; what follows it (padding) is not looked at.
         """
 
     @abc.abstractmethod

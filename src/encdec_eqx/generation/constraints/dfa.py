@@ -16,12 +16,12 @@ from .constraint import DEAD, END, NEVER, START, AbstractConstraint, Ids, Remain
 
 
 def least_to_end(sources: np.ndarray, targets: np.ndarray, accepting: np.ndarray) -> np.ndarray:
-    """The least number of tokens from each state to the end, the end token included; `NEVER` if there is no way.
+    """The least number of tokens from each state to the end, the EOS token included; `NEVER` if there is no way.
 
     Args:
         sources: the state that each edge leaves (repeated edges do no harm).
         targets: the state that each edge leads to.
-        accepting: bool, for each state, whether an end token may follow it.
+        accepting: bool, for each state, whether an EOS token may follow it.
     """
     before, first = incoming(sources, targets, accepting.size)
     least = np.where(accepting, 1, NEVER)
@@ -203,7 +203,7 @@ class TokenDFA(AbstractConstraint):
         token_classes: the column of each token.
         transitions: the state that follows, -1 where the token is forbidden. Padded with forbidden ones.
         needs: tokens of the shortest way from there to the end through each column, its own token included.
-        ends: the end tokens.
+        ends: the EOS tokens.
     """
 
     token_classes: Int32[ArrayLike, " vocab"]
@@ -224,14 +224,14 @@ class TokenDFA(AbstractConstraint):
 
         Args:
             next_state: the state that follows each state and token, -1 where the token is forbidden. The columns of the
-                end tokens are all -1: where they may come is what `accepting` says.
+                EOS tokens are all -1: where they may come is what `accepting` says.
             start: the state before the first generated token.
             accepting: states in which the output may end.
-            eos_token_id: the end token, or several.
+            eos_token_id: the EOS token, or several.
 
         Raises:
             TypeError: something is not made of integers.
-            ValueError: a state is out of range, an end token has a transition, or no output can be valid.
+            ValueError: a state is out of range, an EOS token has a transition, or no output can be valid.
         """
         table = np.asarray(next_state)
         if table.ndim != 2 or table.dtype.kind not in "iu":
@@ -262,36 +262,29 @@ class TokenDFA(AbstractConstraint):
         return constraint
 
     def start(self, rows: int) -> States:
-        """See `AbstractConstraint`."""
         return jax.device_put(np.full(rows, START, np.int32))
 
     def allowed(self, states: States, remaining: Remaining) -> Bool[Array, "rows vocab"]:
-        """See `AbstractConstraint`."""
         classes = jnp.asarray(self.needs)[states] <= remaining
         return classes[:, jnp.asarray(self.token_classes)]
 
     def advance(self, states: States, tokens: Int32[Array, " rows"]) -> States:
-        """See `AbstractConstraint`."""
         behind = jnp.asarray(self.transitions)[states, jnp.asarray(self.token_classes)[tokens]]
         return jnp.where(states == END, END, jnp.where(behind < 0, DEAD, behind))
 
     @property
     def vocab_size(self) -> int:
-        """See `AbstractConstraint`."""
         return self.token_classes.shape[0]
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """See `AbstractConstraint`."""
         return tuple(np.asarray(self.ends).tolist())
 
     @property
     def least_new_tokens(self) -> int:
-        """See `AbstractConstraint`."""
         return int(np.asarray(self.needs)[START].min())
 
     def accepts(self, ids: Ids) -> bool:
-        """See `AbstractConstraint`."""
         transitions, classes = np.asarray(self.transitions), np.asarray(self.token_classes)
         state = START
         for id_ in np.asarray(ids).tolist():
@@ -302,7 +295,6 @@ class TokenDFA(AbstractConstraint):
         return bool(state == END)
 
     def describe(self) -> str:
-        """See `AbstractConstraint`."""
         states = int((np.asarray(self.needs) < NEVER).any(axis=1).sum())
         classes = np.unique(np.asarray(self.token_classes)).size
         return (
@@ -315,9 +307,9 @@ def from_table(table: Table, token_columns: np.ndarray, end_ids: np.ndarray) -> 
     """The constraint of an automaton whose language is not empty.
 
     Args:
-        table: the automaton, without end tokens.
-        token_columns: the column of each token; what stands at the end tokens is not looked at.
-        end_ids: the end tokens.
+        table: the automaton, without EOS tokens.
+        token_columns: the column of each token; what stands at the EOS tokens is not looked at.
+        end_ids: the EOS tokens.
     """
     states, columns = table.next_state.shape
     # the first state first, then the others in their order, behind the two that every constraint has

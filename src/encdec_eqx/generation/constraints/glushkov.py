@@ -1,4 +1,4 @@
-"""From a pattern's tree to an automaton over symbols, by way of its positions (Glushkov 1961). Knows no tokens."""
+"""From a pattern's tree to an automaton over symbols, by way of its positions (Glushkov 1961)."""
 
 from dataclasses import dataclass
 

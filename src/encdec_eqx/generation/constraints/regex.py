@@ -30,9 +30,9 @@ def from_regex(pattern: str, tokens: Sequence[str | None], *, eos_token_id: int 
     Args:
         pattern: the regular expression.
         tokens: the text of each id, as it appears within a text (leading spaces included), as many as the model has
-            logits. None or an empty string: never allowed, as becomes special tokens. That of an end token is not
+            logits. None or an empty string: never allowed, as becomes special tokens. That of an EOS token is not
             looked at.
-        eos_token_id: the end token, or several.
+        eos_token_id: the EOS token, or several.
 
     Raises:
         TypeError: an argument is not what it should be.
@@ -155,7 +155,6 @@ class CharacterReader(Reader):
     """Reads patterns whose symbols are characters."""
 
     def symbol(self) -> SymbolSet:
-        """See `Reader`."""
         if self.take("."):
             return SymbolSet(((10, 10),), negated=True)
         if self.peek() == "[":
@@ -229,12 +228,12 @@ def from_token_regex(pattern: str, *, eos_token_id: int | Sequence[int], vocab_s
     """A constraint to the outputs whose ids, as a whole, match a regular expression.
 
     A token is written `<17>`, classes `[<17><20>-<30>]` and `[^<5>]`, any token `.`; groups `( )` and `(?: )`, `|`, and
-    `* + ? {m} {m,} {m,n}` are as usual, and white space means nothing. End tokens are never meant: `.`, ranges and
+    `* + ? {m} {m,} {m,n}` are as usual, and white space means nothing. EOS tokens are never meant: `.`, ranges and
     negated classes leave them out, and to name one is an error; one follows where the pattern may end.
 
     Args:
         pattern: the regular expression.
-        eos_token_id: the end token, or several.
+        eos_token_id: the EOS token, or several.
         vocab_size: the width of the model's logits.
 
     Raises:
@@ -266,7 +265,6 @@ class TokenReader(Reader):
         self._end_ids = set(end_ids.tolist())
 
     def symbol(self) -> SymbolSet:
-        """See `Reader`."""
         if self.take("."):
             return SymbolSet(negated=True)
         if self.peek() == "[":

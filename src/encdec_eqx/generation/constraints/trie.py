@@ -37,7 +37,7 @@ class TokenTrie(AbstractConstraint):
         edge_needs: tokens of the shortest way to the end along each edge, its own token included.
         wide_row: the row of `wide_needs` that belongs to a state, -1 for narrow ones.
         wide_needs: `edge_needs` by token, for the wide states.
-        ends: the end tokens.
+        ends: the EOS tokens.
         window: at least the number of edges of any narrow state.
     """
 
@@ -51,11 +51,9 @@ class TokenTrie(AbstractConstraint):
     window: int = eqx.field(static=True)
 
     def start(self, rows: int) -> States:
-        """See `AbstractConstraint`."""
         return jax.device_put(np.full(rows, START, np.int32))
 
     def allowed(self, states: States, remaining: Remaining) -> Bool[Array, "rows vocab"]:
-        """See `AbstractConstraint`."""
         first, last = self._edges(states)
         edges = first[:, None] + jnp.arange(self.window, dtype=jnp.int32)[None, :]
         inside = edges < last[:, None]
@@ -72,7 +70,6 @@ class TokenTrie(AbstractConstraint):
         return jnp.where((row >= 0)[:, None], wide, narrow)
 
     def advance(self, states: States, tokens: Int32[Array, " rows"]) -> States:
-        """See `AbstractConstraint`."""
         first, last = self._edges(states)
         edge_tokens = jnp.asarray(self.edge_tokens)
         final = self.edge_tokens.shape[0] - 1
@@ -93,21 +90,17 @@ class TokenTrie(AbstractConstraint):
 
     @property
     def vocab_size(self) -> int:
-        """See `AbstractConstraint`."""
         return self.wide_needs.shape[1]
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """See `AbstractConstraint`."""
         return tuple(np.asarray(self.ends).tolist())
 
     @property
     def least_new_tokens(self) -> int:
-        """See `AbstractConstraint`."""
         return int(np.asarray(self.edge_needs)[slice(*np.asarray(self.first_edge)[START : START + 2])].min())
 
     def accepts(self, ids: Ids) -> bool:
-        """See `AbstractConstraint`."""
         first_edge, tokens = np.asarray(self.first_edge), np.asarray(self.edge_tokens)
         targets = np.asarray(self.edge_targets)
         state = START
@@ -122,7 +115,6 @@ class TokenTrie(AbstractConstraint):
         return bool(state == END)
 
     def describe(self) -> str:
-        """See `AbstractConstraint`."""
         degrees = np.diff(np.asarray(self.first_edge))
         return (
             f"TokenTrie: {np.count_nonzero(degrees):,} states, {degrees.sum():,} edges, {self.vocab_size:,} tokens, "
@@ -147,10 +139,10 @@ def from_edges(
 
     Args:
         sources: the state that each edge leaves; the first state is 0.
-        tokens: the token of each edge, none of them an end token.
+        tokens: the token of each edge, none of them an EOS token.
         targets: the state that each edge leads to, from which there is a way to an accepting one.
-        accepting: for each state, whether an end token may come in it.
-        end_ids: the end tokens.
+        accepting: for each state, whether an EOS token may come in it.
+        end_ids: the EOS tokens.
         vocab_size: ids of the vocabulary.
     """
     least = np.concatenate([[0, NEVER], least_to_end(sources, targets, accepting)])
@@ -202,18 +194,18 @@ def _put(values: np.ndarray) -> Array:
 def from_sequences(
     sequences: Iterable[Sequence[int] | np.ndarray], *, eos_token_id: int | Sequence[int], vocab_size: int
 ) -> TokenTrie:
-    """A constraint to exactly these outputs, each followed by an end token.
+    """A constraint to exactly these outputs, each followed by an EOS token.
 
-    One sequence may begin with another, and may occur twice. An empty sequence allows an end token at once.
+    One sequence may begin with another, and may occur twice. An empty sequence allows an EOS token at once.
 
     Args:
-        sequences: the outputs, without start and end tokens.
-        eos_token_id: the end token, or several, of which any may follow.
+        sequences: the outputs, without start and EOS tokens.
+        eos_token_id: the EOS token, or several, of which any may follow.
         vocab_size: the width of the model's logits.
 
     Raises:
         TypeError: something is not made of integers.
-        ValueError: there are no sequences, an id is out of range, or a sequence holds an end token.
+        ValueError: there are no sequences, an id is out of range, or a sequence holds an EOS token.
     """
     vocab_size = as_vocab_size(vocab_size)
     end_ids = as_end_ids(eos_token_id, vocab_size)

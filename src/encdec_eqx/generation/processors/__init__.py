@@ -1,19 +1,15 @@
-"""What changes logits before a token is chosen: one callable module a rule, pure functions of their arguments.
+"""What changes logits before a token is chosen: one callable module per rule, pure functions of their arguments.
 
 The definitions are those of transformers 4.57.6, in its order. A user's own processor is any `eqx.Module` of the form
-that `_base` describes. Must not know: models, caches, loops.
+that `form` describes.
 """
 
-from .chain import apply as apply
 from .chain import build as build
 from .form import Length as Length
 from .form import Logits as Logits
 from .form import Prefix as Prefix
 from .form import Processor as Processor
-from .repetition import NGrams as NGrams
-from .repetition import RepetitionPenalty as RepetitionPenalty
-from .repetition import SourceNGrams as SourceNGrams
-from .repetition import SourcePenalty as SourcePenalty
+from .form import apply as apply
 from .sampling_filters import Epsilon as Epsilon
 from .sampling_filters import Eta as Eta
 from .sampling_filters import MinP as MinP
@@ -26,7 +22,11 @@ from .token_rules import Finite as Finite
 from .token_rules import ForcedToken as ForcedToken
 from .token_rules import MinLength as MinLength
 from .token_rules import MinNewTokens as MinNewTokens
+from .token_rules import NGrams as NGrams
 from .token_rules import Normalised as Normalised
+from .token_rules import RepetitionPenalty as RepetitionPenalty
 from .token_rules import SequenceBias as SequenceBias
+from .token_rules import SourceNGrams as SourceNGrams
+from .token_rules import SourcePenalty as SourcePenalty
 from .token_rules import Suppressed as Suppressed
 from .token_rules import SuppressedAt as SuppressedAt

@@ -1,6 +1,6 @@
-"""Rules of sampling: temperature, and which tokens may be drawn by rank, share or surprise.
+"""Filters of sampling: temperature, and which tokens may be drawn by rank, probability or surprise.
 
-Must not know: ids, lengths, prompts. `keep` is how many of the best tokens stay whatever a rule says, as in torch.
+`keep` is how many of the best tokens stay whatever a rule says, as in torch.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,6 @@ class Temperature(eqx.Module):
     temperature: Float[ArrayLike, ""]
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
         return logits / self.temperature
 
 
@@ -37,8 +35,6 @@ class TopK(eqx.Module):
     k: Int32[ArrayLike, ""]
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
         bits = _ordered(logits)
         return jnp.where(bits < _kth_largest(bits, self.k), -jnp.inf, logits)
 
@@ -55,17 +51,15 @@ class TopP(eqx.Module):
     keep: int = eqx.field(static=True, default=1)
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
-        bits, shares = _ordered(logits), jax.nn.softmax(logits, axis=-1)
+        bits, probabilities = _ordered(logits), jax.nn.softmax(logits, axis=-1)
         most = max(logits.shape[-1] - self.keep, 0)
-        beyond = _least(lambda bound: _total(shares, bits <= bound) > self.tail, bits.shape[0], *_FLOATS)
+        beyond = _least(lambda bound: _total(probabilities, bits <= bound) > self.tail, bits.shape[0], *_FLOATS)
         untouched = _kth_largest(bits, np.asarray(self.keep, np.int32))
         # Everything below `bound` is cut, and as many of its equals as still fit.
         bound = jnp.minimum(beyond, untouched)
         equal = bits == bound
-        share = jnp.max(jnp.where(equal, shares, 0.0), axis=-1, keepdims=True)
-        fit = jnp.floor((self.tail - _total(shares, bits < bound)) / share)
+        each = jnp.max(jnp.where(equal, probabilities, 0.0), axis=-1, keepdims=True)
+        fit = jnp.floor((self.tail - _total(probabilities, bits < bound)) / each)
         fit = jnp.where(beyond > untouched, most, jnp.clip(fit, 0, most).astype(jnp.int32))
         fit = jnp.minimum(fit, most - _count(bits < bound))
         ids = jax.lax.broadcasted_iota(jnp.int32, bits.shape, 1)
@@ -74,16 +68,14 @@ class TopP(eqx.Module):
 
 
 class MinP(eqx.Module):
-    """Only tokens at least `share` times as probable as the most probable one (Nguyen et al. 2024)."""
+    """Only tokens at least `fraction` times as probable as the most probable one (Nguyen et al. 2024)."""
 
-    share: Float[ArrayLike, ""]
+    fraction: Float[ArrayLike, ""]
     keep: int = eqx.field(static=True, default=1)
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
-        shares = jax.nn.softmax(logits, axis=-1)
-        kept = shares >= self.share * jnp.max(shares, axis=-1, keepdims=True)
+        probabilities = jax.nn.softmax(logits, axis=-1)
+        kept = probabilities >= self.fraction * jnp.max(probabilities, axis=-1, keepdims=True)
         # the most probable one passes by itself
         return jnp.where(kept | _largest(logits, self.keep) if self.keep > 1 else kept, logits, -jnp.inf)
 
@@ -95,12 +87,10 @@ class Typical(eqx.Module):
     keep: int = eqx.field(static=True, default=1)
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
         logs = jax.nn.log_softmax(logits, axis=-1)
-        shares, distances = jnp.exp(logs), jnp.abs(-logs - _entropy(logs))
+        probabilities, distances = jnp.exp(logs), jnp.abs(-logs - _entropy(logs))
         bits = _ordered(distances)
-        kept = bits <= _least(lambda bound: _total(shares, bits <= bound) >= self.mass, bits.shape[0], *_FLOATS)
+        kept = bits <= _least(lambda bound: _total(probabilities, bits <= bound) >= self.mass, bits.shape[0], *_FLOATS)
         # the closest one is never beyond the bound
         return jnp.where(kept | _largest(-distances, self.keep) if self.keep > 1 else kept, logits, -jnp.inf)
 
@@ -112,8 +102,6 @@ class Epsilon(eqx.Module):
     keep: int = eqx.field(static=True, default=1)
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
         kept = jax.nn.softmax(logits, axis=-1) >= self.least
         return jnp.where(kept | _kept_anyway(logits, self.keep), logits, -jnp.inf)
 
@@ -125,8 +113,6 @@ class Eta(eqx.Module):
     keep: int = eqx.field(static=True, default=1)
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
         logs = jax.nn.log_softmax(logits, axis=-1)
         least = jnp.minimum(self.least, jnp.sqrt(self.least) * jnp.exp(-_entropy(logs)))
         kept = jax.nn.softmax(logits, axis=-1) >= least

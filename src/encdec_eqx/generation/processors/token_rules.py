@@ -1,6 +1,7 @@
-"""Rules about certain ids, n-grams and lengths: biased, forbidden, forced; EOS tokens held back or favoured.
+"""Rules about tokens: certain ids and lengths, and what the sequence or the source already has.
 
-Lists are padded to a bucket of lengths, so that another list is not another program.
+Lists are padded to a bucket of lengths, so that another list is not another program. Where only few logits are read and
+written, an id that is not to be touched is written as `_NOWHERE`, which a scatter drops.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int32
 
 from ..._typing import Array, ArrayLike
 from ..buckets import bucket
@@ -20,8 +21,6 @@ class Finite(eqx.Module):
     """NaN becomes 0, an infinity the largest finite number of its sign (`remove_invalid_values`)."""
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
         return jnp.nan_to_num(logits)
 
 
@@ -29,8 +28,6 @@ class Normalised(eqx.Module):
     """Log-probabilities (`renormalize_logits`)."""
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
         return jax.nn.log_softmax(logits, axis=-1)
 
 
@@ -46,8 +43,6 @@ class MinLength(eqx.Module):
     eos_ids: Int32[ArrayLike, " ends"]
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix
         return _without(logits, self.eos_ids, length < self.least)
 
 
@@ -59,8 +54,6 @@ class MinNewTokens(eqx.Module):
     eos_ids: Int32[ArrayLike, " ends"]
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix
         return _without(logits, self.eos_ids, length - self.prompt_width < self.least)
 
 
@@ -80,12 +73,10 @@ class DecayingLength(eqx.Module):
     eos_ids: Int32[ArrayLike, " ends"]
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix
         growth = jnp.asarray(self.growth)
-        share = growth[jnp.clip(length - self.start, 0, growth.shape[0] - 1)]
+        grown = growth[jnp.clip(length - self.start, 0, growth.shape[0] - 1)]
         ends = logits[:, jnp.asarray(self.eos_ids)]
-        raised = jnp.where(ends == -jnp.inf, ends, ends + jnp.abs(ends) * share)
+        raised = jnp.where(ends == -jnp.inf, ends, ends + jnp.abs(ends) * grown)
         return logits.at[:, jnp.asarray(self.eos_ids)].set(raised)
 
 
@@ -133,7 +124,6 @@ class SequenceBias(eqx.Module):
         )
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
         before, biases = jnp.asarray(self.before), jnp.asarray(self.biases)
         columns = length - before.shape[1] + jnp.arange(before.shape[1])
         recent = prefix[:, jnp.maximum(columns, 0)]
@@ -150,8 +140,6 @@ class Suppressed(eqx.Module):
     ids: Int32[ArrayLike, " ids"]
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix, length
         return logits.at[:, jnp.asarray(self.ids)].set(-jnp.inf)
 
 
@@ -162,8 +150,6 @@ class SuppressedAt(eqx.Module):
     ids: Int32[ArrayLike, " ids"]
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix
         return jnp.where(length == self.at, logits.at[:, jnp.asarray(self.ids)].set(-jnp.inf), logits)
 
 
@@ -179,8 +165,6 @@ class ForcedToken(eqx.Module):
     ids: Int32[ArrayLike, " ids"]
 
     def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
-        """The processed logits."""
-        del prefix
         forced = jnp.full_like(logits, -jnp.inf).at[:, jnp.asarray(self.ids)].set(0.0)
         return jnp.where(length == self.at, forced, logits)
 
@@ -190,5 +174,98 @@ def padded_ids(ids: Sequence[int]) -> Int32[np.ndarray, " ids"]:
     return _filled(ids, bucket(len(ids), least=LEAST_LIST), np.int32, ids[0])
 
 
-def _filled(values: Sequence[int] | Sequence[float], size: int, dtype: type, filler: int | float) -> np.ndarray:
-    return np.asarray([*values, *[filler] * (size - len(values))], dtype)
+def _filled(values: Sequence[int] | Sequence[float], size: int, dtype: type, fill: int | float) -> np.ndarray:
+    return np.asarray([*values, *[fill] * (size - len(values))], dtype)
+
+
+class RepetitionPenalty(eqx.Module):
+    """Logits of the tokens of the sequence multiplied by `penalty` if negative, else divided (Keskar et al. 2019)."""
+
+    penalty: Float[ArrayLike, ""]
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        return _penalize(logits, prefix, length, self.penalty)
+
+
+class SourcePenalty(eqx.Module):
+    """The same for the tokens of the source (`encoder_repetition_penalty`, whose inverse is `penalty`).
+
+    Attributes:
+        ids: the source's ids, one row per source sequence.
+        width: how many columns of them count; padding within them does, as in torch.
+        penalty: below 1 for "more from the source".
+        rows_per_sentence: rows of the logits per source sequence.
+    """
+
+    ids: Int32[ArrayLike, "batch source"]
+    width: Int32[ArrayLike, ""]
+    penalty: Float[ArrayLike, ""]
+    rows_per_sentence: int = eqx.field(static=True)
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        return _penalize(logits, _per_row(self.ids, self.rows_per_sentence), jnp.asarray(self.width), self.penalty)
+
+
+class NGrams(eqx.Module):
+    """No n-gram of `size` tokens twice (`no_repeat_ngram_size`; Paulus et al. 2017)."""
+
+    size: int = eqx.field(static=True)
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        return _without_ngrams(logits, prefix, length, prefix, length, self.size)
+
+
+class SourceNGrams(eqx.Module):
+    """No n-gram of `size` tokens that the source has (`encoder_no_repeat_ngram_size`).
+
+    Attributes:
+        ids: the source's ids, one row per source sequence.
+        width: how many columns of them count; padding within them does, as in torch.
+        size: length of the n-grams.
+        rows_per_sentence: rows of the logits per source sequence.
+    """
+
+    ids: Int32[ArrayLike, "batch source"]
+    width: Int32[ArrayLike, ""]
+    size: int = eqx.field(static=True)
+    rows_per_sentence: int = eqx.field(static=True)
+
+    def __call__(self, logits: Logits, prefix: Prefix, length: Length) -> Logits:
+        source = _per_row(self.ids, self.rows_per_sentence)
+        return _without_ngrams(logits, source, jnp.asarray(self.width), prefix, length, self.size)
+
+
+def _per_row(ids: Int32[ArrayLike, "batch source"], rows_per_sentence: int) -> Int32[Array, "rows source"]:
+    return jnp.repeat(jnp.asarray(ids), rows_per_sentence, axis=0)
+
+
+def _penalize(logits: Logits, text: Int32[Array, "rows text"], width: Length, penalty: ArrayLike) -> Logits:
+    """Each token of the first `width` columns of a text penalised once, however often it is there."""
+    before = jnp.take_along_axis(logits, text, axis=1, mode="clip")
+    after = jnp.where(before < 0, before * penalty, before / penalty)
+    counts = jnp.broadcast_to(jnp.arange(text.shape[1]) < width, text.shape)
+    return _write(logits, text, counts, after)
+
+
+def _without_ngrams(
+    logits: Logits, text: Int32[Array, "rows text"], width: Length, prefix: Prefix, length: Length, size: int
+) -> Logits:
+    """Forbid what would complete an n-gram of the first `width` columns of a text."""
+    windows = text.shape[1] - size + 1
+    if windows < 1:
+        return logits
+    repeated = jnp.broadcast_to(jnp.arange(windows) + size <= width, (text.shape[0], windows))
+    for at in range(size - 1):
+        column = jnp.maximum(length - (size - 1) + at, 0)
+        token = jax.lax.dynamic_slice_in_dim(prefix, column, 1, axis=1)
+        repeated = repeated & (text[:, at : at + windows] == token)
+    repeated = repeated & (length + 1 >= size)
+    return _write(logits, text[:, size - 1 :], repeated, jnp.full(repeated.shape, -jnp.inf, logits.dtype))
+
+
+def _write(
+    logits: Logits, ids: Int32[Array, "rows n"], where: Bool[Array, "rows n"], values: Float[Array, "rows n"]
+) -> Logits:
+    """New logits at some ids. The same id twice has the same value; one that the decoder lacks is passed over."""
+    rows = jnp.arange(ids.shape[0])[:, None]
+    return logits.at[rows, jnp.where(where, ids, _NOWHERE)].set(values, mode="drop")

@@ -9,15 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import dtypes
-from jaxtyping import Bool, Float, Int32, Key, Shaped, UInt32
+from jaxtyping import Bool, Float, Int32, Shaped, UInt32
 
 from ..._typing import Array, ArrayLike
 from .. import processors
 from ..buckets import TargetBucket
 from ..constraints.constraint import AbstractConstraint
 from ..plan import Plan
-from ..prompt import PositionRule
+from ..prompt import PositionRule, key_data
 
 
 @runtime_checkable
@@ -40,21 +39,6 @@ class DecoderStep(Protocol):
 
     def logits(self, hidden: Any) -> Array:
         """Scores of the next token, in float32."""
-        ...
-
-
-@runtime_checkable
-class LoopState(Protocol):
-    """What changes from token to token, as far as the loop looks at it; a module of arrays."""
-
-    @property
-    def length(self) -> Int32[Array, ""]:
-        """Columns filled, the prompt's included. The last of them has not been fed to the decoder yet."""
-        ...
-
-    @property
-    def finished(self) -> Bool[Array, " rows"]:
-        """What needs no more steps: rows, or source sequences where their rows end together."""
         ...
 
 
@@ -187,7 +171,11 @@ class AbstractSearch(eqx.Module):
 
     @abstractmethod
     def step(self, decoder: DecoderStep, state: Any) -> Any:
-        """The state after one more token in every row."""
+        """The state after one more token in every row.
+
+        The loop looks at two fields of it: `length`, columns filled, the prompt's included; and `finished`, what needs
+        no more steps: rows, or source sequences where their rows end together.
+        """
 
     @abstractmethod
     def output(self, state: Any, batch: int) -> SearchOutput:
@@ -249,7 +237,7 @@ class AbstractTokenSearch(AbstractSearch):
             "prompt_tokens": inputs.prompt_tokens,
             "limit": np.asarray(inputs.width + plan.max_new_tokens, np.int32),
             "constraint": plan.constraint,
-            "key_data": key_data(inputs) if plan.do_sample else None,
+            "key_data": key_data(inputs.key, inputs.batch, inputs.padded_batch) if plan.do_sample else None,
             "positions": inputs.rule,
             "prefix": inputs.target.prefix,
         }
@@ -372,52 +360,3 @@ def log_probability(logits: Float[Array, "rows vocab"], ids: Int32[Array, " rows
     """Log softmax at one id per row, without writing out the others; minus infinity where all of them are."""
     chosen = jnp.take_along_axis(logits, ids[:, None], axis=1)[:, 0]
     return jnp.where(jnp.isneginf(chosen), chosen, chosen - jax.nn.logsumexp(logits, axis=-1))
-
-
-def key_data(inputs: SearchInputs) -> np.ndarray:
-    """The words of the caller's key, or of one key per source sequence, the latter padded to the bucket.
-
-    Raises:
-        TypeError: if it is no PRNG key.
-        ValueError: if there is not one key per source sequence.
-        NotImplementedError: for a generator other than threefry.
-    """
-    data, batch = _words(inputs.key), inputs.batch
-    if data.ndim == 1:
-        return data
-    if data.ndim != 2 or data.shape[0] != batch:
-        raise ValueError(f"key must be one key or {batch} keys, one per sentence; got shape {data.shape[:-1]}.")
-    return np.concatenate([data, np.repeat(data[:1], inputs.padded_batch - batch, axis=0)])
-
-
-def _words(key: Any) -> np.ndarray:
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"key must be a jax PRNG key, got {type(key).__name__}: pass jax.random.key(seed).")
-    if jnp.issubdtype(key.dtype, dtypes.prng_key):
-        implementation = str(jax.random.key_impl(key))
-        if implementation != "threefry2x32":
-            raise NotImplementedError(
-                f"key belongs to the generator {implementation}, whose numbers depend on the batch they are drawn in: "
-                "a row's sample would depend on the other rows. Pass jax.random.key(seed, impl='threefry2x32')."
-            )
-        return np.asarray(jax.random.key_data(key))
-    words = np.asarray(key)
-    if words.dtype != np.uint32 or words.ndim == 0 or words.shape[-1] != 2:
-        got = f"shape {words.shape} of {words.dtype}"
-        raise TypeError(f"key must be a jax PRNG key, got {got}: pass jax.random.key(seed).")
-    return words
-
-
-def token_keys(
-    data: UInt32[ArrayLike, "*batch 2"], rows: int, samples: int, token: Int32[Array, ""]
-) -> Key[Array, " rows"]:
-    """One key per row for one token.
-
-    Sample s of source sequence r draws token t with `fold_in(fold_in(fold_in(key, r), s), t)`; an array of one key per
-    sequence takes the place of `fold_in(key, r)`.
-    """
-    key = jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
-    sequence, sample = np.divmod(np.arange(rows, dtype=np.int32), np.int32(samples))
-    of_sequence = key[sequence] if key.ndim else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sequence)
-    of_row = jax.vmap(jax.random.fold_in)(of_sequence, sample)
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(of_row, token)

@@ -1,8 +1,8 @@
-"""Beam search and its kin: diverse groups of beams (Vijayakumar et al. 2018), and drawn beams.
+"""Beam search, diverse beam search with groups (Vijayakumar et al. 2018), and beam sampling.
 
-A sentence's beams are the branches of one row of the decoder's cache: each step adds a slot a beam, a beam attends to
-the slots of its own ancestors, and when beams are replaced only the table of who attends to what is reordered. Keys and
-values never move, neither those of the source, which a sentence's beams share, nor their own.
+The beams of a source sequence are branches of one row of the decoder's cache: each step adds a slot per beam, a beam
+attends to the slots of its own ancestors, and when beams are replaced only the table of who attends to what is
+reordered. Keys and values never move, neither those of the source, which the beams share, nor their own.
 """
 
 from typing import Any, ClassVar
@@ -29,10 +29,10 @@ from .base import (
     column_at,
     gather,
     is_eos,
-    token_keys,
 )
 from .beam_hypotheses import Candidates, Hypotheses, Lengths, Pool, sample_candidates, top_candidates
 from .beam_termination import Group, Step, as_4_46, as_4_57, best_hypotheses, with_first_eos
+from .greedy_and_sampling import token_keys
 
 
 def tree_mask(visible: Bool[Array, "rows new slots"], prefix: int, step: Int32[Array, ""]) -> Branches:
@@ -61,8 +61,8 @@ class BeamState(eqx.Module):
         visible: which slots of the cache each beam may attend to.
         positions: of each beam's last token.
         length: columns filled, the prompt's included. The last of them has not been fed to the decoder yet.
-        finished: sentences that are done.
-        cache: the decoder's cache, a row a sentence.
+        finished: source sequences that are done.
+        cache: the decoder's cache, one row per source sequence.
     """
 
     groups: tuple[Group, ...]
@@ -96,7 +96,6 @@ class BeamSearch(AbstractTokenSearch):
 
     @classmethod
     def of(cls, plan: Plan, inputs: SearchInputs) -> "BeamSearch":
-        """The search of a run."""
         ends, groups = max(1, len(set(inputs.eos_ids))), plan.num_beam_groups
         return cls(
             **cls.common(plan, inputs, rows=plan.num_beams // groups, keep=ends + 1),
@@ -279,7 +278,7 @@ class BeamSearch(AbstractTokenSearch):
         return sample_candidates(totals, count, token_keys(self.key_data, batch, 1, generated))
 
     def output(self, state: BeamState, batch: int) -> SearchOutput:
-        """The best hypotheses of each sentence."""
+        """The best hypotheses of each source sequence."""
         found = best_hypotheses(
             [group.pool for group in state.groups],
             batch=batch,

@@ -17,7 +17,7 @@ _BLOCK = 512
 
 
 class Candidates(eqx.Module):
-    """Continuations of each sentence, the best first; of equals the one of the first beam and the lower token id.
+    """Continuations per source sequence, the best first; of equals the one of the first beam and the lower token id.
 
     Attributes:
         scores: what was ranked.
@@ -38,15 +38,15 @@ def top_candidates(scores: Float[Array, "batch beams vocab"], count: int) -> Can
     """The `count` largest scores.
 
     In two steps: the blocks of the vocabulary with the largest maxima hold all of them, so only those are searched. On
-    CPU a plain `top_k` of 4 beams of 50,257 took 2.8 ms a sentence batch of 4, this 0.33 ms.
+    CPU a plain `top_k` of 4 beams of 50,257 took 2.8 ms at batch 4, this 0.33 ms.
 
     Args:
         scores: may hold -inf.
         count: at most all there are.
     """
     batch, _, vocab = scores.shape
-    filler = -vocab % _BLOCK
-    padded = jnp.pad(scores, ((0, 0), (0, 0), (0, filler)), constant_values=-jnp.inf)
+    more = -vocab % _BLOCK
+    padded = jnp.pad(scores, ((0, 0), (0, 0), (0, more)), constant_values=-jnp.inf)
     blocks = padded.reshape(batch, -1, _BLOCK)
     which = jax.lax.top_k(jnp.max(blocks, axis=-1), min(count, blocks.shape[1]))[1]
     # in their order, so that equals within them keep theirs
@@ -54,9 +54,9 @@ def top_candidates(scores: Float[Array, "batch beams vocab"], count: int) -> Can
     searched = gather(blocks, which).reshape(batch, -1)
     found, at = jax.lax.top_k(searched, count)
     index = jnp.take_along_axis(which, at // _BLOCK, axis=1) * _BLOCK + at % _BLOCK
-    # only where fewer than `count` scores are above -inf can the filler be among them
-    tokens = jnp.minimum(index % (vocab + filler), vocab - 1)
-    return Candidates(found, index // (vocab + filler), tokens)
+    # only where fewer than `count` scores are above -inf can the padding be among them
+    tokens = jnp.minimum(index % (vocab + more), vocab - 1)
+    return Candidates(found, index // (vocab + more), tokens)
 
 
 def sample_candidates(scores: Float[Array, "batch beams vocab"], count: int, keys: Key[Array, " batch"]) -> Candidates:
@@ -65,9 +65,9 @@ def sample_candidates(scores: Float[Array, "batch beams vocab"], count: int, key
     By the largest of the scores with Gumbel noise added (Kool et al. 2019), which is that distribution exactly.
 
     Args:
-        scores: unnormalised log-probabilities, over all beams of a sentence together.
+        scores: unnormalised log-probabilities, over all beams of a source sequence together.
         count: at most all there are.
-        keys: one a sentence.
+        keys: one per source sequence.
     """
     noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:], jnp.float32))(keys)
     found = top_candidates(scores + noise, count)
@@ -86,7 +86,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 class Hypotheses(eqx.Module):
-    """Several continuations of each sentence. Tables have a column a token, where the token itself stands.
+    """Several continuations of each source sequence. Tables have a column per token, where the token itself stands.
 
     Attributes:
         tokens: prompt, generated tokens, then padding.
@@ -166,7 +166,7 @@ class Hypotheses(eqx.Module):
 
 
 class Pool(eqx.Module):
-    """The best finished hypotheses of each sentence, the best first; earlier ones first among equals.
+    """The best finished hypotheses of each source sequence, the best first; earlier ones first among equals.
 
     Attributes:
         best: as many as there are beams.
@@ -205,7 +205,7 @@ class Lengths(eqx.Module):
     Attributes:
         norms: a finished hypothesis is divided by these.
         bounds: a running one is, to guess the best that can become of it (`early_stopping`).
-        when_full: whether a sentence is done as soon as its pool is full (`early_stopping=True`).
+        when_full: whether a source sequence is done as soon as its pool is full (`early_stopping=True`).
     """
 
     norms: Float[ArrayLike, " tokens"]

@@ -20,12 +20,12 @@ from .beam_hypotheses import NEVER_CHOSEN, Candidates, Hypotheses, Pool, normali
 
 
 class Group(eqx.Module):
-    """The beams of a sentence that compete with each other, all of them or one of several groups.
+    """The beams of a source sequence that compete with each other, all of them or one of several groups.
 
     Attributes:
         running: the beams.
         pool: the finished hypotheses.
-        closed: sentences whose pool will not change any more.
+        closed: source sequences whose pool will not change any more.
     """
 
     running: Hypotheses
@@ -43,7 +43,7 @@ class Step(NamedTuple):
         norm: by what a hypothesis of this length is divided.
         norm_before: by what one without this step's token is.
         bound: by what the best beam is, to guess what can become of it.
-        when_full: whether a sentence is done as soon as its pool is full.
+        when_full: whether a source sequence is done as soon as its pool is full.
         extend: the hypotheses of some continuations, by their places in `found`.
     """
 
@@ -58,7 +58,7 @@ class Step(NamedTuple):
 
     @property
     def stuck(self) -> Bool[Array, " batch"]:
-        """Sentences whose beams cannot go on: the rules forbid every token."""
+        """Source sequences whose beams cannot go on: the rules forbid every token."""
         return jnp.isneginf(_best_score(self.found.scores))
 
 
@@ -73,10 +73,10 @@ def as_4_57(group: Group, step: Step) -> Group:
 
 
 def as_4_46(group: Group, step: Step, *, column: Int32[Array, ""], pad_id: Int32[ArrayLike, ""]) -> Group:
-    """Only an end finishes; at the maximum length the open beams of sentences that are not done do as well.
+    """Only an end finishes; at the maximum length the open beams of source sequences that are not done do as well.
 
-    What a sentence may hope for includes hypotheses that have just finished. The beams of one that is done are padding,
-    which later groups see as chosen tokens.
+    What a source sequence may hope for includes hypotheses that have just finished. The beams of one that is done are
+    padding, which later groups see as chosen tokens.
     """
     size = group.running.scores.shape[1]
     running = _best(step, jnp.where(step.ends, -jnp.inf, step.found.scores), size)
@@ -90,7 +90,7 @@ def as_4_46(group: Group, step: Step, *, column: Int32[Array, ""], pad_id: Int32
 
 
 def _with_finished(group: Group, step: Step, first: Hypotheses, stops: Bool[Array, "batch beams"]) -> Pool:
-    """The pool with those of `first` that stop; of sentences that are stuck, with their beams as they are.
+    """The pool with those of `first` that stop; of source sequences that are stuck, with their beams as they are.
 
     Beams that only repeat the prompt, have ended, or could not go on before are not among those.
     """
@@ -107,7 +107,7 @@ def _with_finished(group: Group, step: Step, first: Hypotheses, stops: Bool[Arra
 def attainable(
     found: Candidates, first: Hypotheses, *, norm: Float[Array, ""], bound: Float[Array, ""]
 ) -> Float[Array, " batch"]:
-    """The best score that a sentence may hope for by the rules of 4.46.3.
+    """The best score that a source sequence may hope for by the rules of 4.46.3.
 
     If its best continuation has just finished, that is often the very score that has just entered the pool, and then
     there is no hope. Dividing once more by an equal number may give another last bit (XLA multiplies by the reciprocal
@@ -147,7 +147,7 @@ def _first(step: Step, size: int) -> Hypotheses:
 def _padded(
     running: Hypotheses, closed: Bool[Array, " batch"], column: Int32[Array, ""], pad_id: Int32[ArrayLike, ""]
 ) -> Hypotheses:
-    """Padding in place of what sentences that were done have chosen."""
+    """Padding in place of what source sequences that were done have chosen."""
     tokens = jnp.where(closed[:, None], pad_id, column_at(running.tokens, column))
     scores = jnp.where(closed[:, None], 0.0, running.scores)
     return eqx.tree_at(lambda h: (h.tokens, h.scores), running, (with_column(running.tokens, tokens, column), scores))
@@ -162,12 +162,12 @@ def best_hypotheses(
     eos_ids: np.ndarray,
     last_first: bool,
 ) -> SearchOutput:
-    """The best hypotheses of each sentence over the pools of all its groups, side by side.
+    """The best hypotheses of each source sequence over the pools of all its groups, side by side.
 
     Args:
-        pools: one a group.
-        batch: sentences that count; the pools' others fill the bucket.
-        returned: hypotheses a sentence. Places for which nothing was found have length 0 and score -inf.
+        pools: one per group.
+        batch: source sequences that count; the pools' others fill the bucket.
+        returned: hypotheses per source sequence. Places for which nothing was found have length 0 and score -inf.
         prompt_width: columns of the prompt.
         eos_ids: ids that end a sequence.
         last_first: whether of equals the last comes first, as in transformers 4.46.3.

@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Key, UInt32
 
-from ..._typing import Array
+from ..._typing import Array, ArrayLike
 from .. import processors
 from ..constraints.constraint import apply_constraint, mask_forbidden
 from ..plan import Plan
@@ -26,7 +26,6 @@ from .base import (
     SearchOutput,
     column_at,
     log_probability,
-    token_keys,
 )
 
 
@@ -53,7 +52,6 @@ class Sampling(AbstractTokenSearch):
 
     @classmethod
     def of(cls, plan: Plan, inputs: SearchInputs) -> "Sampling":
-        """The search of a run."""
         samples = plan.num_return_sequences
         fields = cls.common(plan, inputs, rows=samples)
         return cls(**{**fields, "prompt_tokens": np.repeat(inputs.prompt_tokens, samples)}, samples=samples)
@@ -137,3 +135,18 @@ def _arg_max(logits: Float[Array, "rows vocab"]) -> Int32[Array, " rows"]:
     largest = logits == jnp.max(logits, axis=-1, keepdims=True)
     # NaN equals nothing: such a row gets the last id, not one outside the vocabulary
     return jnp.min(jnp.where(largest, ids, logits.shape[-1] - 1), axis=-1)
+
+
+def token_keys(
+    data: UInt32[ArrayLike, "*batch 2"], rows: int, samples: int, token: Int32[Array, ""]
+) -> Key[Array, " rows"]:
+    """One key per row for one token.
+
+    Sample s of source sequence r draws token t with `fold_in(fold_in(fold_in(key, r), s), t)`; an array of one key per
+    sequence takes the place of `fold_in(key, r)`.
+    """
+    key = jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
+    sequence, sample = np.divmod(np.arange(rows, dtype=np.int32), np.int32(samples))
+    of_sequence = key[sequence] if key.ndim else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sequence)
+    of_row = jax.vmap(jax.random.fold_in)(of_sequence, sample)
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(of_row, token)

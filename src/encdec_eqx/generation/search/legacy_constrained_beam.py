@@ -1,8 +1,8 @@
-"""Beam search for sequences that contain given words, by the rules of transformers 4.46.3.
+"""Constrained beam search (`force_words_ids`), by the rules of transformers 4.46.3.
 
-After Hokamp and Liu (2017) and Post and Vilar (2018). To the best continuations of a sentence's beams come those that
-take a beam further with its words, however improbable. The next beams are taken in turn from those that are equally
-far, so that some of each are left. A beam that has all its words then has to hold its own: it may be lost again.
+After Hokamp and Liu (2017) and Post and Vilar (2018). To the best continuations of the beams come those that take a
+beam further with its phrases, however improbable. The next beams are taken in turn from those that are equally far, so
+that some of each are left. A beam that has all its phrases then has to hold its own: it may be lost again.
 """
 
 from typing import Any, ClassVar
@@ -43,15 +43,15 @@ class ConstrainedState(eqx.Module):
 
     @property
     def finished(self) -> Bool[Array, " batch"]:
-        """Sentences that are done."""
+        """Source sequences that are done."""
         return self.beams.finished
 
 
 class ConstrainedBeamSearch(AbstractSearch):
-    """Beam search for sequences that contain given words.
+    """Beam search for sequences that contain given phrases.
 
     Attributes:
-        plain: beam search without them; its one group holds the beams.
+        plain: beam search without phrases; its one group holds the beams.
         phrases: what has to come.
         pad_id: what follows an end.
     """
@@ -63,7 +63,6 @@ class ConstrainedBeamSearch(AbstractSearch):
 
     @classmethod
     def of(cls, plan: Plan, inputs: SearchInputs) -> "ConstrainedBeamSearch":
-        """The search of a run."""
         plain, phrases = BeamSearch.of(plan, inputs), ForcedPhrases.of(plan.force_words_ids)
         check_comparisons(sequences=inputs.padded_batch, continuations=plan.num_beams * phrases.offers)
         return cls(plain=plain, phrases=phrases, pad_id=plain.pad_id)
@@ -74,7 +73,7 @@ class ConstrainedBeamSearch(AbstractSearch):
         return self.plain.layout
 
     def start(self, prefill: PrefillOutput) -> ConstrainedState:
-        """Every beam at the prompt, whose words count."""
+        """Every beam at the prompt, whose phrases count."""
         beams, column = self.plain.start(prefill), np.arange(prefill.columns.shape[1])[None]
         first = (np.asarray(self.plain.prompt_width) - np.asarray(self.plain.prompt_tokens))[:, None]
         progress = read_prompt(self.phrases, prefill.columns, (first <= column) & (column < self.plain.prompt_width))
@@ -119,14 +118,14 @@ class ConstrainedBeamSearch(AbstractSearch):
     def _finished(
         self, progress: Progress, found: Candidates, ends: Bool[Array, "batch candidates"]
     ) -> tuple[Candidates, Bool[Array, "batch beams"]]:
-        """Those that may end a hypothesis: an end among the best, behind a beam that has all words."""
+        """Those that may end a hypothesis: an end among the best, behind a beam that has all phrases."""
         which = jnp.broadcast_to(jnp.arange(self.plain.beams, dtype=jnp.int32)[None], (ends.shape[0], self.plain.beams))
         first = found.gather(which)
         met = jnp.take_along_axis(_each(self.phrases.satisfied)(progress), first.beams, axis=1)
         return first, met & ends[:, : self.plain.beams]
 
     def _kept_at_the_limit(self, after: Progress) -> tuple[Int32[Array, "batch beams"], Bool[Array, "batch beams"]]:
-        """The open beams that have all words, and the others behind them if those are too few: an order, and which."""
+        """The open beams that have all phrases, then the others if those are too few: an order, and which."""
         met = _each(self.phrases.satisfied)(after)
         order = jnp.argsort(~met, axis=1, stable=True).astype(jnp.int32)
         few = jnp.sum(met, axis=1, dtype=jnp.int32, keepdims=True) < self.plain.returned
@@ -164,7 +163,7 @@ class ConstrainedBeamSearch(AbstractSearch):
         return found, real.reshape(more), banks.reshape(more)
 
     def output(self, state: ConstrainedState, batch: int) -> SearchOutput:
-        """The best hypotheses of each sentence."""
+        """The best hypotheses of each source sequence."""
         width, eos_ids = int(self.plain.prompt_width), np.asarray(self.plain.eos_ids)
         pools: list[Pool] = [state.beams.groups[0].pool]
         found = best_hypotheses(
@@ -174,7 +173,7 @@ class ConstrainedBeamSearch(AbstractSearch):
 
 
 def _each(one: Any) -> Any:
-    """Of every beam of every sentence."""
+    """Of every beam of every source sequence."""
     return jax.vmap(jax.vmap(one))
 
 
@@ -203,7 +202,7 @@ def _seen(
 def _in_turn(
     scores: Float[Array, " all"], banks: Int32[Array, " all"], counts: Bool[Array, " all"]
 ) -> Int32[Array, " all"]:
-    """The order in which one sentence's continuations are taken: the best of each bank, then the second, and so on.
+    """The order in which continuations are taken: the best of each bank, then the second, and so on.
 
     The furthest banks come first. As in 4.46.3 a bank is what stands together when sorted by 100 times the bank plus
     the score, in float32, so that improbable continuations may split one.

@@ -1,11 +1,10 @@
 """Contrastive search (Su et al. 2022): of the most probable tokens the one that is least like what is there already.
 
 Each candidate is read by the decoder before one is chosen, so that its hidden state can be compared with those of the
-prompt and of the tokens chosen before. A sentence is one row of the cache and its candidates are branches of it: the
-chosen one's slot is attended to later on, the others' never are, and nothing is moved.
+prompt and of the tokens chosen before. The candidates are branches of one row of the cache: the chosen
+one's slot is attended to later on, the others' never are, and nothing is moved.
 
-The rules are those of transformers 4.46.3, the last version that had this search in its own code. Must not know:
-encoders, options.
+The rules are those of transformers 4.46.3, the last version that had this search in its own code.
 """
 
 import dataclasses
@@ -92,7 +91,6 @@ class ContrastiveSearch(AbstractTokenSearch):
 
     @classmethod
     def of(cls, plan: Plan, inputs: SearchInputs) -> "ContrastiveSearch":
-        """The search of a run."""
         return cls(
             **cls.common(plan, inputs, rows=1),
             # in double precision first, as torch does
@@ -175,7 +173,7 @@ class ContrastiveSearch(AbstractTokenSearch):
         return Past(last, jax.lax.dynamic_update_slice_in_dim(past.directions, direction[:, None], at, axis=1))
 
     def output(self, state: ContrastiveState, batch: int) -> SearchOutput:
-        """A row a sentence."""
+        """One row per source sequence."""
         return state.output(batch)
 
 

@@ -1,4 +1,10 @@
-"""Whether finished rows hold the words that had to come, as a reader would look for them. Knows no search."""
+"""Phrases that a sequence has to contain (`force_words_ids`), as arrays, and how far a sequence has come.
+
+A constraint is a phrase or a choice of phrases, stored as a tree of their tokens. A sequence is read token by token and
+works on one constraint at a time: a token that takes it further does so; any other throws it back to the start, and the
+constraint goes behind those that still wait. These are the rules of transformers 4.46.3, the last version that had
+constrained beam search in its own code.
+"""
 
 from collections.abc import Sequence
 
@@ -27,7 +33,7 @@ class Progress(eqx.Module):
     node: Int32[Array, "*sequences"]
 
     def gather(self, index: Int32[Array, "batch some"]) -> "Progress":
-        """Of some of each sentence's sequences."""
+        """Of some of each source sequence's sequences."""
         return jax.tree.map(lambda leaf: jax.vmap(lambda rows, at: rows[at])(leaf, index), self)
 
 
@@ -39,12 +45,12 @@ class ForcedPhrases(eqx.Module):
 
     Attributes:
         tokens: the ids; -1 in places that only fill the bucket.
-        parents: index of the token before; -1 for first tokens, -2 for filler.
+        parents: index of the token before; -1 for first tokens, -2 for padding.
         owners: which constraint each belongs to.
         wanting: tokens from each to the end of the constraint's longest alternative.
         last: which tokens complete their constraint.
         longest: tokens of the longest phrase of all.
-        count: constraints; the tables' others are filler.
+        count: constraints; the tables' others are padding.
         constraints: places for constraints.
         offers: the most tokens that may come next at once.
         choices: the most tokens that may follow one token.
@@ -80,8 +86,8 @@ class ForcedPhrases(eqx.Module):
         following = np.bincount([parent for parent in parents if parent >= 0], minlength=len(tokens))
         most = int(following.max())
 
-        def table(values: Sequence[int], filler: int) -> np.ndarray:
-            return np.asarray([*values, *[filler] * (bucket(len(tokens), least=_LEAST_TOKENS) - len(tokens))], np.int32)
+        def table(values: Sequence[int], fill: int) -> np.ndarray:
+            return np.asarray([*values, *[fill] * (bucket(len(tokens), least=_LEAST_TOKENS) - len(tokens))], np.int32)
 
         return cls(
             tokens=table(tokens, -1),
@@ -189,7 +195,7 @@ class ForcedPhrases(eqx.Module):
 def read_prompt(
     phrases: ForcedPhrases, columns: Int32[ArrayLike, "batch width"], real: Bool[ArrayLike, "batch width"]
 ) -> Progress:
-    """How far the tokens that `real` says have come, a row of them each sentence."""
+    """How far the tokens that `real` says have come, one row per source sequence."""
 
     def one(progress: Progress, token_and_real: tuple[Array, Array]) -> tuple[Progress, None]:
         token, counts = token_and_real

@@ -128,13 +128,13 @@ class DraftDecoder(AbstractDrafter):
 class SourceLookup(AbstractDrafter):
     """Copies from the source: what follows there on the last tokens that were generated (Saxena 2023).
 
-    The longest run of last tokens that the source has, up to `longest`, decides; of several places the first.
+    The longest n-gram of last tokens that the source has, up to `longest`, decides; of several places the first.
 
     Attributes:
-        ids: the source's ids, a row a sentence.
+        ids: the source's ids, one row per source sequence.
         width: how many columns of them count.
-        longest: of the runs that are looked for.
-        samples: rows a sentence.
+        longest: of the n-grams that are looked for.
+        samples: rows per source sequence.
         vocab: ids of the decoder; the source may have others.
     """
 
@@ -166,14 +166,14 @@ def place_after(
     *,
     longest: int,
 ) -> Int32[Array, " rows"]:
-    """The column of each row's source behind the longest run of its last tokens, the first of several; 1 if none.
+    """The column of each row's source behind the longest n-gram of its last tokens, the first of several; 1 if none.
 
     Args:
         source: ids.
         width: how many of its columns count.
         tokens: the last of which are looked for.
         length: how many of their columns are filled.
-        longest: of the runs.
+        longest: of the n-grams.
     """
     columns = jnp.arange(source.shape[1], dtype=jnp.int32)
     matched = jnp.zeros(source.shape, jnp.int32)
