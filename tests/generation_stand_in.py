@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from encdec_eqx import EncoderOutput, GenerationConfig, SpecialTokens
-from encdec_eqx.generation.engine import request
+from encdec_eqx.generation.engine import Run, request
 from encdec_eqx.generation.result import GenerationResult
 from encdec_eqx.generation.source import from_outputs
 from models import VOCAB, decoder_config
@@ -84,7 +84,7 @@ def states(batch: int, length: int = 5, seed: int = 0) -> np.ndarray:
 TOKENS = SpecialTokens(eos_token_id=(2,), pad_token_id=0, decoder_start_token_id=1)
 
 
-def generate(
+def request_of(
     decoder: StandInDecoder,
     encoder_states: np.ndarray,
     mask: np.ndarray | None = None,
@@ -97,8 +97,8 @@ def generate(
     key: Any = None,
     config_changes: dict[str, Any] | None = None,
     **options: Any,
-) -> GenerationResult:
-    """`EncoderDecoder.generate` with a stand-in for a decoder and states for a source."""
+) -> Run:
+    """A run with a stand-in for a decoder and states for a source."""
     config = decoder_config(vocab_size=decoder.tokens.shape[0], **(config_changes or {}))
     outputs = EncoderOutput(encoder_states)
     return request(
@@ -113,4 +113,9 @@ def generate(
         special_tokens=tokens,
         arguments=options,
         key=key,
-    ).generate()
+    )
+
+
+def generate(*args: Any, **options: Any) -> GenerationResult:
+    """`EncoderDecoder.generate` with a stand-in for a decoder and states for a source."""
+    return request_of(*args, **options).generate()

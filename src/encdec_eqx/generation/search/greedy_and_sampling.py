@@ -63,9 +63,8 @@ class Sampling(AbstractTokenSearch):
 
     def start(self, prefill: PrefillOutput) -> SamplingState:
         """The prompt, and nothing generated."""
-        processes = bool(self.processors) or self.constraint is not None
         return SamplingState(
-            **RowState.first(prefill, self.prompt_width, processes=processes),
+            **RowState.first(prefill, self.prompt_width, processes=self._processes),
             positions=jax.device_put(prefill.positions),
             automaton=None if self.constraint is None else self.constraint.start(len(prefill.columns)),
         )
@@ -84,12 +83,7 @@ class Sampling(AbstractTokenSearch):
             logits: behind each row's last token.
         """
         generated = state.length - jnp.asarray(self.prompt_width)
-        allowed = self.allowed(state.automaton, state.length)
-        if allowed is not None:
-            # a row that has ended is allowed nothing, which would make its logits NaN; it gets padding all the same
-            allowed = allowed | state.finished[:, None]
-        processed = processors.apply(self.processors, mask_forbidden(logits, allowed), state.tokens, state.length)
-        processed = apply_constraint(processed, logits, allowed)
+        processed = self._process(state, logits) if self._processes else logits
         chosen = self.choose(processed, generated)
         under = None if state.processed_log_probs is None else log_probability(processed, chosen)
         column, fields = state.append_token(self, chosen, log_probability(logits, chosen), under)
@@ -99,6 +93,19 @@ class Sampling(AbstractTokenSearch):
             positions=self.positions.of_next(column, self.tokens_before(state)),
             automaton=self.advance_constraint(state.automaton, column),
         )
+
+    @property
+    def _processes(self) -> bool:
+        return bool(self.processors) or self.constraint is not None
+
+    def _process(self, state: SamplingState, logits: Float[Array, "rows vocab"]) -> Float[Array, "rows vocab"]:
+        """The logits behind all rules, and the constraint."""
+        allowed = self.allowed(state.automaton, state.length)
+        if allowed is not None:
+            # a row that has ended is allowed nothing, which would make its logits NaN; it gets padding all the same
+            allowed = allowed | state.finished[:, None]
+        plain = mask_forbidden(logits, allowed)
+        return apply_constraint(processors.apply(self.processors, plain, state.tokens, state.length), logits, allowed)
 
     def choose(self, logits: Float[Array, "rows vocab"], generated: Int32[Array, ""]) -> Int32[Array, " rows"]:
         """The next token of every row: the most probable one, or the one that its key draws.
