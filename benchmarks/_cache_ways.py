@@ -164,7 +164,7 @@ def take_steps(fixed: tuple[str, Decoder, Array, Array], state: tuple[Any, Any])
         hidden, cache, order = WAYS[way].step(decoder, *carry, *given)
         return (cache, order), jnp.max(decoder.logits(hidden), axis=-1)
 
-    start = decoder.rewound(cache, jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, order)
+    start = decoder.truncate(cache, jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, order)
     at = jnp.arange(tokens.shape[0], dtype=jnp.int32)
     return jax.lax.scan(one, start, (tokens, parents, at))
 
