@@ -41,8 +41,8 @@ print(json.dumps([entered(), entered(), entered(num_beams=2), entered(num_beams=
 def test_few_files_are_entered():
     """Most of those of a first call, which is traced, are the model's own pieces and layers: they are not counted.
 
-    Measured: a first greedy call enters 14 files of generation (and 22 that a model is made of), a second one 12 in all,
-    a second beam search 14. Before every search had a file of its own they were 30 (and 17), 28 and 30.
+    Measured: a first greedy call enters 14 files of generation (and 24 that a model is made of), a second one 12 in
+    all, a second beam search 14. Before every search had a file of its own they were 30 (and 17), 28 and 30.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])}
     done = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, env=environment, check=True)

@@ -8,6 +8,7 @@ beyond what one device holds of a model of any use, and small enough that even a
 some gigabytes.
 """
 
+import functools
 from dataclasses import dataclass
 
 LEAST_SOURCE = 16
@@ -15,6 +16,7 @@ LEAST_PREFIX = 8
 LEAST_SLOTS = 16
 
 
+@functools.lru_cache(maxsize=4096)
 def bucket(size: int, *, least: int = 1, most: int | None = None) -> int:
     """The smallest size of the grid that holds `size`.
 
@@ -42,6 +44,7 @@ class TargetBucket:
     slots: int
 
     @classmethod
+    @functools.lru_cache(maxsize=4096)
     def of(cls, prefix: int, new: int, *, most: int) -> "TargetBucket":
         """The sizes for a prompt of `prefix` + 1 tokens and `new` generated ones.
 
@@ -63,6 +66,7 @@ _MOST_SCORES = 2**31
 """Logits of one step, 8 GiB."""
 
 
+@functools.lru_cache(maxsize=4096)
 def check_run(sequences: int, rows: int, at_once: int, slots: int, vocab_size: int) -> None:
     """Refuse runs that are too large.
 

@@ -14,7 +14,7 @@ from .source import host_ids, host_mask
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the decoder starts from, one row per sentence.
+    """What the decoder starts from, one row per source sequence.
 
     Attributes:
         ids: (batch, width) the prompt as it will stand in the result, start token and left padding included.

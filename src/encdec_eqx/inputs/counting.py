@@ -1,5 +1,6 @@
 """How a family numbers its tokens: one rule for the device, where models count, and for the host, where prompts do."""
 
+import functools
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ class PositionRule:
     by_mask: bool = False
 
     @classmethod
+    @functools.lru_cache
     def of(cls, config: StackConfig) -> "PositionRule":
         """The rule of a stack."""
         rule = config.positions
