@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import longest
 from ..text import TokenizerPair
-from ..text.texts import source_pad
+from ..text.texts import source_limit, source_pad
 from ..training.data import Examples, encode_pairs
 from ..training.data.batches import from_all_over, sample
 from ..training.data.records import Pairs
@@ -105,13 +104,11 @@ def _examples(model: EncoderDecoder, tokenizers: TokenizerPair | None, job: Trai
         fitting = None if tokenizers is None else tokenizers.for_model(model)
     except ValueError:
         return None
-    encoder, decoder = model.encoder, model.decoder
-    limit = longest(encoder.config, None) if isinstance(encoder, Encoder) else None
     return encode_pairs(
         Pairs([pairs[at] for at in from_all_over(len(pairs), _ROWS)], pairs.bad),
         fitting,
-        max_source_length=job.train.max_source_length or limit,
-        max_target_length=job.train.max_target_length or longest(decoder.config, None),
+        max_source_length=job.train.max_source_length or source_limit(model),
+        max_target_length=job.train.max_target_length or longest(model.decoder.config, None),
         on_bad="report",
     )
 

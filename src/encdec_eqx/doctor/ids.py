@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from .._inputs import IGNORED
-from ..encoder import Encoder
+from ..config import StackConfig
 from ..inputs.tokens import longest
 from ..surgery.resize import resizing_call
+from ..text.texts import source_config
 from .catalogue import found
 from .finding import Finding
 
@@ -126,8 +127,7 @@ def ids_out_of_range(ids: Ids, model: Any) -> Iterator[Finding]:
 def too_long(ids: Ids, model: Any) -> Iterator[Finding]:
     """Sequences that run past a table of positions."""
     sides = [("labels", "decoder", model.decoder.config, ids.labels, "decoder_position_ids", "max_target_length")]
-    if isinstance(model.encoder, Encoder) and ids.source is not None:
-        config = model.encoder.config
+    if (config := source_config(model)) is not None and ids.source is not None:
         sides.append(("input_ids", "encoder", config, ids.source, "position_ids", "max_source_length"))
     for name, piece, config, value, positions, option in sides:
         most = longest(config, ids.given.get(positions))
@@ -152,9 +152,10 @@ def mask_values(ids: Ids) -> Iterator[Finding]:
 
 def pieces_swapped(model: Any) -> Iterator[Finding]:
     """A model pretrained to continue text as the encoder, and one pretrained to fill in gaps as the decoder."""
-    if not isinstance(model.encoder, Encoder):
+    encoder = source_config(model)
+    if encoder is None:
         return
-    families = model.encoder.config.model_type, model.decoder.config.model_type
+    families = encoder.model_type, model.decoder.config.model_type
     loaded = model.encoder.load_report.loaded and model.decoder.load_report.loaded
     if loaded and families[0] in _CAUSAL and families[1] in _MASKED:
         yield found("roles_swapped/pieces", encoder=families[0], decoder=families[1])
@@ -166,8 +167,8 @@ def is_causal_lm(model: Any) -> bool:
 
 
 def _vocabularies(model: Any) -> dict[str, int | None]:
-    source = model.encoder.config.vocab_size if isinstance(model.encoder, Encoder) else None
-    return {"source": source, "target": model.decoder.config.vocab_size}
+    encoder = source_config(model)
+    return {"source": None if encoder is None else encoder.vocab_size, "target": model.decoder.config.vocab_size}
 
 
 def _fits(ids: np.ndarray, size: int) -> bool:
@@ -175,9 +176,8 @@ def _fits(ids: np.ndarray, size: int) -> bool:
     return not real.size or (int(real.min()) >= 0 and int(real.max()) < size)
 
 
-def padding_of(model: Any) -> int | None:
+def padding_of(config: StackConfig) -> int | None:
     """The id that the encoder's config calls padding, if it names one."""
-    config = model.encoder.config
     return config.embeddings.padding_idx if config.pad_token_id is None else config.pad_token_id
 
 
@@ -186,23 +186,22 @@ def has_no_mask(ids: Ids, model: Any) -> Iterator[Finding]:
 
     Where the encoder's config does not name its padding, equal ids at the ends of several rows are taken for it, if
     there are at least two in each and their numbers differ. An error only where the padding of the config looks like
-    padding: a config may name an id that is a letter of one's own vocabulary, and the words of a sorted file may end in
-        it.
+    padding: a config may name an id that is a letter of one's own vocabulary, in which a sorted file's words may end.
     """
-    source, mask = ids.source, ids.mask
-    if source is None or not isinstance(model.encoder, Encoder) or _is_inverted(ids, model):
+    source, mask, encoder = ids.source, ids.mask, source_config(model)
+    if source is None or encoder is None or _is_inverted(ids, encoder):
         return
-    pad = padding_of(model)
+    pad = padding_of(encoder)
     rows = [source[row] for row in ids.rows]
     seen = [np.ones(len(row), bool) for row in rows] if mask is None else [mask[row] for row in ids.rows]
     bare = [row[shown] for row, shown in zip(rows, seen, strict=True) if shown.any()]
     if pad is not None:
-        least = 2 if pad in _ends(model.encoder) else 1
+        least = 2 if pad in _ends(encoder) else 1
         padded = [_at_an_end(row, pad) >= least for row in bare]
     else:
         padded, pad = _unnamed_padding(bare)
     if any(padded):
-        named = padding_of(model) is not None
+        named = padding_of(encoder) is not None
         certain = named and mask is None and _is_no_text(rows, int(pad or 0))
         yield found(
             "attention_mask_missing" if mask is None else "attention_mask_missing/shown",
@@ -215,7 +214,8 @@ def has_no_mask(ids: Ids, model: Any) -> Iterator[Finding]:
 
 def mask_is_inverted(ids: Ids, model: Any) -> Iterator[Finding]:
     """A mask that hides tokens and shows padding: nine tenths of what it hides is text, of what it shows padding."""
-    if isinstance(model.encoder, Encoder) and _is_inverted(ids, model):
+    encoder = source_config(model)
+    if encoder is not None and _is_inverted(ids, encoder):
         yield found("attention_mask_inverted")
 
 
@@ -234,10 +234,10 @@ def hidden_ids_are_odd(ids: Ids, model: Any) -> Iterator[Finding]:
     One other id everywhere is the padding of another tokenizer (a warning); several are tokens that were hidden on
     purpose, or by the mask of another batch (an info, for nothing here can tell).
     """
-    source, mask = ids.source, ids.mask
-    if source is None or mask is None or not isinstance(model.encoder, Encoder) or _is_inverted(ids, model):
+    source, mask, encoder = ids.source, ids.mask, source_config(model)
+    if source is None or mask is None or encoder is None or _is_inverted(ids, encoder):
         return
-    pad = padding_of(model)
+    pad = padding_of(encoder)
     hidden = source[ids.rows][~mask[ids.rows]]
     if pad is None or fraction(hidden != pad) < 0.5:
         return
@@ -258,14 +258,14 @@ def is_mostly_padding(ids: Ids) -> Iterator[Finding]:
             yield found("mostly_padding", side=side, share=padding)
 
 
-def _is_inverted(ids: Ids, model: Any) -> bool:
+def _is_inverted(ids: Ids, encoder: StackConfig) -> bool:
     source, mask = ids.source, ids.mask
     if source is None or mask is None:
         return False
     hidden, shown = source[ids.rows][~mask[ids.rows]], source[ids.rows][mask[ids.rows]]
     if not hidden.size or not shown.size:
         return False
-    pad = padding_of(model)
+    pad = padding_of(encoder)
     if pad is None:
         # as often shown in every row, it may be the one token that is to be read
         varies = len(set(mask[ids.rows].sum(axis=1).tolist())) > 1
@@ -301,6 +301,6 @@ def _unnamed_padding(rows: list[np.ndarray]) -> tuple[list[bool], int | None]:
     return [run > 1 for run in runs], token
 
 
-def _ends(encoder: Encoder) -> tuple[int, ...]:
-    ends = encoder.config.eos_token_id
+def _ends(encoder: StackConfig) -> tuple[int, ...]:
+    ends = encoder.eos_token_id
     return ends if isinstance(ends, tuple) else () if ends is None else (ends,)

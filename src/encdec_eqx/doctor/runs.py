@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from .._inputs import IGNORED
-from ..encoder import Encoder
 from ..generation.special_tokens import SpecialTokens
 from ..params.trainable import trainable as default_trainable
 from ..targets import TargetForm
+from ..text.texts import source_config
 from . import losses
 from .finding import Finding
 from .forward import (
@@ -128,7 +128,7 @@ class Runs:
             if name in chosen:
                 chosen[name] = chosen[name].astype(bool)
         chosen = {name: x.astype(np.int32) if np.issubdtype(x.dtype, np.integer) else x for name, x in chosen.items()}
-        if "attention_mask" not in chosen and ids.source is not None and isinstance(self._model.encoder, Encoder):
+        if "attention_mask" not in chosen and ids.source is not None and source_config(self._model) is not None:
             chosen["attention_mask"] = np.ones(chosen["input_ids"].shape, bool)  # what no mask means
         if "decoder_input_ids" not in chosen:
             chosen["decoder_input_ids"] = self._shift_right(chosen["labels"])

@@ -11,13 +11,11 @@ from jaxtyping import Bool, Float32, Int32
 
 from .._quoting import quoted
 from .._typing import check_key
-from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
 from ..generation.special_tokens import START, is_per_row
-from ..inputs.tokens import longest
 from ..targets import TargetForm
-from .texts import by_length, check_texts, pad_rows, pad_sources, source_pad
+from .texts import by_length, check_texts, pad_rows, pad_sources, source_limit, source_pad
 from .tokenizer_pair import TokenizerPair
 
 Attended = tuple[Float32[np.ndarray, "_ _ _"] | None, ...]
@@ -197,11 +195,9 @@ class TextToText:
                 yield now
 
     def _sources(self, texts: Sequence[str], max_length: int | None) -> tuple[list[np.ndarray], tuple[int, ...]]:
-        encoder = self.model.encoder
-        if max_length is None and isinstance(encoder, Encoder):
-            max_length = longest(encoder.config, None)
         texts = check_texts(texts)
-        encoded = self.tokenizers.encode_source(texts, max_length)
+        limit = source_limit(self.model) if max_length is None else max_length
+        encoded = self.tokenizers.encode_source(texts, limit)
         if not encoded:
             raise ValueError("there is nothing to generate from: no texts were given.")
         for index, row in enumerate(encoded):

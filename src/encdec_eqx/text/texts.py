@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Int
 
 from .._quoting import quoted
+from ..config import StackConfig
 from ..encoder import Encoder
+from ..inputs.tokens import longest
 
 _logger = logging.getLogger("encdec_eqx")
 
@@ -130,7 +132,18 @@ def pad_sources(
     return batch
 
 
+def source_config(model: Any) -> StackConfig | None:
+    """The encoder's config, if the encoder is one of this library, which reads token ids."""
+    return model.encoder.config if isinstance(model.encoder, Encoder) else None
+
+
+def source_limit(model: Any) -> int | None:
+    """Most ids of a source that the encoder has positions for, if it is one of this library."""
+    config = source_config(model)
+    return None if config is None else longest(config, None)
+
+
 def source_pad(model: Any) -> int:
     """What pads a source. It is masked, so any id will do where the encoder's config names none."""
-    encoder = model.encoder
-    return (encoder.config.pad_token_id or 0) if isinstance(encoder, Encoder) else 0
+    config = source_config(model)
+    return 0 if config is None else config.pad_token_id or 0

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._quoting import quoted
-from ..encoder import Encoder
+from ..config import StackConfig
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import TOKEN_NAMES
 from ..surgery.resize import resizing_call, share_embedding
+from .texts import source_config
 
 _LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 _LOOKS_LIKE_A_CODE = re.compile(r"__\w+__|[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
@@ -26,12 +27,13 @@ def check(model: EncoderDecoder, source: Any, target: Any) -> None:
         ValueError: all that does not fit, in one message.
     """
     sides = {"decoder": ("target", target)}
-    if isinstance(model.encoder, Encoder):
+    encoder = source_config(model)
+    if encoder is not None:
         sides["encoder"] = ("source", source)
     problems = _too_small(model, sides)
     problems += _not_special(model, target)
-    if isinstance(model.encoder, Encoder):
-        problems += _encoder_pad(model.encoder, source)
+    if encoder is not None:
+        problems += _encoder_pad(encoder, source)
     if not problems:
         problems = _another_eos(model, target)
     if problems:
@@ -67,8 +69,8 @@ def _not_special(model: EncoderDecoder, target: Any) -> list[str]:
     return problems
 
 
-def _encoder_pad(encoder: Encoder, source: Any) -> list[str]:
-    pad = encoder.config.pad_token_id
+def _encoder_pad(encoder: StackConfig, source: Any) -> list[str]:
+    pad = encoder.pad_token_id
     if pad is None or _is_special(source, pad):
         return []
     return [_wrong_role("the encoder's pad_token_id", pad, source, "source")]
