@@ -51,7 +51,7 @@ class Whole:
     Attributes:
         architecture: torch's class, as a saved config names it.
         saves_positions: whether torch's class writes constant tables of positions.
-        shared: whether the pieces share one token table, by the attributes of the config.
+        shared: whether the pieces share one embedding matrix, by the attributes of the config.
         write: attributes that describe neither piece alone, from both configs and whether they share.
     """
 
@@ -78,7 +78,7 @@ class Family:
         ignored: attributes of this family that change no number of a model, and why.
         fixed: attributes of this family that are accepted only at the value given, and why.
         spellings: other names of handled attributes.
-        fresh: attributes to write for a model that came from no file, in which torch's defaults would mean another one.
+        when_new: attributes to write for a model that came from no file, as torch's defaults would mean another one.
         layer: the checkpoint's name of the n-th distinct layer, as a pattern with `{i}` or a function of n and the
             config.
         rows: groups of rows `(ours, theirs, transform)`: `base`, `layer` (below one layer), `cross` (likewise),
@@ -111,7 +111,7 @@ class Family:
     parts: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     finish: Callable[[StackConfig, Mapping[str, Any]], StackConfig] = lambda config, hf: config
     spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    fresh: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    when_new: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
     optional: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     buffers: Callable[[StackConfig], Mapping[str, tuple[int, ...]]] = lambda config: {}

@@ -1,4 +1,4 @@
-"""Attributes of any family's config that change no number of a model, and why. Data only.
+"""Attributes of any family's config that change no number of a model, and why.
 
 Each reason is what transformers 4.57.6 does with the attribute; `tests/parity/test_attributes.py` sets every one of
 them to something else and compares torch's results.

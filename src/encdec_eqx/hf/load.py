@@ -30,7 +30,7 @@ from .transforms import How
 Tree = TypeVar("Tree")
 
 QUICK_LAYERS = 48
-"""Deeper models are held against the file's names before their shapes are traced, which takes some 10 ms a layer."""
+"""Deeper models are held against the file's names before their shapes are traced, which takes some 10 ms per layer."""
 
 QUICK_POSITIONS = 2**16
 """Longer tables of constants are held against the file's before they are computed."""

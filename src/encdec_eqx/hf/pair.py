@@ -73,7 +73,7 @@ def load_pair(
 
     Args:
         path: a folder or a Hub id.
-        build: makes a model from the encoder's config, the decoder's, the paths that they share, and the name of
+        build: makes a new model from the encoder's config, the decoder's, the paths that they share, and the name of
             the format; only traced.
         dtype: dtype of all arrays; None keeps each tensor's own.
         hub: where to look for a Hub id.

@@ -134,14 +134,14 @@ class WholeFormat:
         """Take a `config.json` that describes both pieces apart.
 
         Raises:
-            ValueError: the pieces share more than the token table.
+            ValueError: the pieces share more than the embedding matrix.
         """
         assert self.family.whole is not None
         check_kinds(hf)
         if hf.get("tie_encoder_decoder"):
             raise ValueError(
-                "tie_encoder_decoder is true; expected false: pieces of one checkpoint share their token table only. "
-                "If the file holds the tensors of both, set it to false in config.json"
+                "tie_encoder_decoder is true; expected false: pieces of one checkpoint share their embedding matrix "
+                "only. If the file holds the tensors of both, set it to false in config.json"
             )
         unused = self.family.unused_attributes(hf)
         encoder = {**hf, "is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None}

@@ -69,7 +69,7 @@ def load_piece(
     Args:
         path: a folder or a Hub id.
         role: what it becomes.
-        build: makes a fresh one from a config and a key; it is only traced.
+        build: makes a newly initialised one from a config and a key; it is only traced.
         dtype: dtype of all arrays; None keeps each tensor's own.
         key: draws what the checkpoint lacks, as `build` would with it; None means `jax.random.key(0)`.
         hub: where to look for a Hub id.
@@ -140,7 +140,7 @@ def hf_config(module: Any, role: Role) -> dict[str, Any]:
     """The Hugging Face config of a piece, with the attributes that it was loaded with and does not use."""
     family = _family(module.config, role)
     return {
-        **family.fresh,
+        **family.when_new,
         **json.loads(module.load_report.attributes),
         **family.to_hf(module.config, role),
         "architectures": [family.architectures[role]],

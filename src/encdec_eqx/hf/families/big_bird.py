@@ -55,7 +55,7 @@ BIG_BIRD = dataclasses.replace(
     ),
     constants={**bert.CONSTANTS, "pooler": True},  # torch's decoder has one, too
     ignored={**bert.IGNORED, **dict.fromkeys(_SPARSE, "attention is always full here")},
-    fresh={"attention_type": "original_full"},
+    when_new={"attention_type": "original_full"},
     fixed=bert.ABSOLUTE,
     rows=bert.renamed(bert.ROWS, {"pooler.dense": "pooler"}),
     unused=(*BERT.unused, (r"qa_classifier\..*", "the head of another task")),

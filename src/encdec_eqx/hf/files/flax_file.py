@@ -1,8 +1,8 @@
 """The old Flax class's `flax_model.msgpack`, under the names that torch gives the same tensors.
 
-Nothing is ever unpickled: the format is msgpack with arrays as extension values. A Flax
-`kernel` is a torch `weight` transposed (for Linear and for GPT-2's Conv1D alike), `scale` and `embedding` are
-`weight`, and layers are numbered in the same way, so the families' tables serve both.
+Nothing is unpickled: the format is msgpack with arrays as extension values. A Flax `kernel` is a torch `weight`
+transposed (for Linear and for GPT-2's Conv1D alike), `scale` and `embedding` are `weight`, and layers are numbered in
+the same way, so the families' rows serve both.
 """
 
 from pathlib import Path

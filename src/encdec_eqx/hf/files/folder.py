@@ -1,7 +1,4 @@
-"""A checkpoint's folder: its JSON files, and its tensors wherever they lie (one file, shards, or an old Flax file).
-
-A Hub id is looked up only through `hub`.
-"""
+"""A checkpoint's folder: its JSON files, and its tensors wherever they lie (one file, shards, or an old Flax file)."""
 
 import re
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """One `.safetensors` file: a checked header, tensors as views of the mapped file, and a writer that streams.
 
-The format (huggingface.co/docs/safetensors): 8 bytes of header
-length, a JSON header, then the tensors' bytes one after another.
+The format (huggingface.co/docs/safetensors): 8 bytes of header length, a JSON header, then the tensors' bytes one after
+another.
 """
 
 import json
