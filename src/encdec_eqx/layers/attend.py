@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from .._typing import Array, PRNGKey
+from .activations import soft_cap
 from .dropout import Dropout
 from .masks import AttentionMask
 
@@ -124,7 +125,7 @@ def _reference(
     scores = folded.reshape(*q.shape[:3], k.shape[2])
     scores = (scores if relative is None else scores + relative) * scale
     scores = scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
-    scores = scores if cap is None else cap * jnp.tanh(scores / cap)
+    scores = scores if cap is None else soft_cap(scores, cap)
     weights = dropout(_masked_softmax(scores, mask), key=key)
     context = jnp.einsum("nqk,nke->nqe", _fold_queries(weights, k).astype(v.dtype), _fold(v))
     side_by_side = jnp.moveaxis(context.reshape(*q.shape[:3], v.shape[3]), 1, 2)
