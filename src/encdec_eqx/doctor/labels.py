@@ -56,8 +56,8 @@ def start_is_a_word(ids: Ids, model: Any) -> Iterator[Finding]:
     it.
     """
     tokens: SpecialTokens = model.special_tokens
-    start, special = tokens.decoder_start_token_id, {tokens.bos_token_id, tokens.pad_token_id, *_ends(model)}
-    if start is None or start in special:
+    start = tokens.decoder_start_token_id
+    if start is None or start in _specials(model):
         return
     inside = sum(int((row[1:-1] == start).sum()) for row in ids.targets)
     if inside:
@@ -84,14 +84,8 @@ def start_differs(ids: Ids, model: Any) -> Iterator[Finding]:
     first = {int(inputs[row, begins[row]]) for row in ids.rows}
     if len(first) == 1 and first != {start}:
         (other,) = first
-        tokens: SpecialTokens = model.special_tokens
-        special = {tokens.bos_token_id, tokens.pad_token_id, *_ends(model)}
-        yield found(
-            "start_token_differs",
-            "error" if other in special else "warning",
-            first=other,
-            decoder_start_token_id=start,
-        )
+        severity = "error" if other in _specials(model) else "warning"
+        yield found("start_token_differs", severity, first=other, decoder_start_token_id=start)
 
 
 def none_counts(ids: Ids) -> Iterator[Finding]:
@@ -220,6 +214,11 @@ def _is_finished(row: np.ndarray, form: TargetForm) -> bool:
     if len(content) > 1 and int(content[-2]) in ends and (form.code_behind_end or int(content[-1]) == form.start):
         return True
     return len(content) > 0 and int(content[-1]) in ends
+
+
+def _specials(model: Any) -> set[int | None]:
+    tokens: SpecialTokens = model.special_tokens
+    return {tokens.bos_token_id, tokens.pad_token_id, *_ends(model)}
 
 
 def _ends(model: Any) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Encoded examples, and `encode_pairs`, which makes them of records: tokenized, cut to length, counted.
 
-They are stored as two long rows of ids with offsets: a million of them take the room of their ids.
+They are stored as two long rows of ids with offsets: a million of them take the memory of their ids.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int32
 
 from ..._quoting import quoted
 from ...text import Encoded, TokenizerPair, report_cut
@@ -20,14 +20,15 @@ from .records import (
     BadRecord,
     OnBad,
     Pairs,
+    Ragged,
     Record,
     alongside,
     cut,
     cut_ids,
+    ragged_fields,
     settle,
     source_length,
     target_length,
-    with_defaults,
 )
 
 
@@ -69,44 +70,6 @@ class Example:
     def source_fields(self) -> dict[str, np.ndarray]:
         """Those that go with the source: what `generate` takes beside it."""
         return {name: value for name, value in self.fields.items() if name in SOURCE_FIELDS}
-
-
-@dataclass(frozen=True, eq=False)
-class Ragged:
-    """Rows of unequal length in one array.
-
-    Attributes:
-        ids: all rows, one after the other.
-        offsets: where each begins, and the end of the last.
-    """
-
-    ids: Int32[np.ndarray, " total"]
-    offsets: Int[np.ndarray, " bounds"]
-
-    @classmethod
-    def of(cls, rows: Sequence[np.ndarray]) -> "Ragged":
-        """The rows, copied into one array."""
-        lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        ids = np.concatenate(rows) if rows else np.zeros(0)
-        return cls(ids.astype(np.int32), offsets)
-
-    @property
-    def lengths(self) -> Int[np.ndarray, " rows"]:
-        """Of every row."""
-        return np.diff(self.offsets)
-
-    def __getitem__(self, index: int) -> Int32[np.ndarray, " row"]:
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
-
-    def padded(
-        self, rows: Int[np.ndarray, " batch"], width: int, fill: int
-    ) -> tuple[Int32[np.ndarray, "batch width"], np.ndarray]:
-        """Some rows as one array, padded on the right, and which of it is real."""
-        starts, columns = self.offsets[rows], np.arange(width)
-        real = columns < (self.offsets[rows + 1] - starts)[:, None]
-        places = np.where(real, starts[:, None] + columns, 0)
-        return np.where(real, self.ids[places], np.int32(fill)), real
 
 
 class Examples(Sequence[Example]):
@@ -191,28 +154,6 @@ class Examples(Sequence[Example]):
         return [list(record.targets) for record in self._records]
 
 
-def ragged_fields(
-    rows: Sequence[Mapping[str, np.ndarray]], sources: Sequence[int], targets: Sequence[int]
-) -> dict[str, Ragged]:
-    """Every field that a row has, of all rows and as long as their ids or labels.
-
-    Args:
-        rows: the fields of each.
-        sources: how many of its entries each row keeps on the source's side.
-        targets: the same on the target's.
-
-    Raises:
-        ValueError: a field is given for some rows only, and what it would be for the others depends on the model.
-    """
-    made: dict[str, Ragged] = {}
-    for name in FIELDS:
-        lengths = sources if name in SOURCE_FIELDS else targets
-        whole = with_defaults(name, [row.get(name) for row in rows], lengths)
-        if whole is not None:
-            made[name] = Ragged.of([row[:length] for row, length in zip(whole, lengths, strict=True)])
-    return made
-
-
 def _check(index: int, example: Example) -> None:
     if not len(example.input_ids) or not len(example.labels):
         raise ValueError(f"example {index} is empty; expected at least one input id and one label.")
@@ -292,12 +233,13 @@ def encode_pairs(
     kept = [at for at in range(len(records)) if at not in reasons]
     bad = [BadRecord(records[at].file, records[at].line, reasons[at]) for at in sorted(reasons)]
     settle(len(kept), bad, on_bad)
+    inputs, labels = sources.ragged(kept), targets.ragged(kept)
     fields = [{**sources.fields[at], **targets.fields[at]} for at in kept]
     return Examples(
-        sources.ragged(kept),
-        targets.ragged(kept),
+        inputs,
+        labels,
         tuple(records[at] for at in kept),
-        fields=ragged_fields(fields, sources.lengths(kept), targets.lengths(kept)),
+        fields=ragged_fields(fields, inputs.lengths.tolist(), labels.lengths.tolist()),
         bad=(*pairs.bad, *bad),
         truncated_sources=len(sources.cut - set(reasons)),
         truncated_targets=len(targets.cut - set(reasons)),
@@ -373,10 +315,8 @@ class _Side:
         self.fields[at] = {name: cut(name, field, length) for name, field in self.fields[at].items()}
         self.cut.add(at)
 
-    def lengths(self, kept: list[int]) -> list[int]:
-        return [len(self.rows[at]) for at in kept]
-
     def ragged(self, kept: list[int]) -> Ragged:
+        """The rows that are kept."""
         return Ragged.of([self.rows[at] for at in kept])
 
 

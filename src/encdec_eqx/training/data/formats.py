@@ -130,7 +130,7 @@ def _is_array(lines: list[tuple[int, str | bytes]]) -> bool:
         return False
     if not rest or _strip(first) == "[":
         return True
-    return not _is_json(first) and not _is_entry(rest[0])
+    return _value(first) is None and not _is_entry(rest[0])  # it begins with a bracket, so it is not `null`
 
 
 def _each_line(path: Path, first: tuple[int, str | bytes], rest: Iterator[tuple[int, str | bytes]]) -> Iterator[Entry]:
@@ -212,20 +212,17 @@ def _strip(line: str | bytes) -> str:
     return _as_str(line).removeprefix(_MARK).strip()
 
 
-def _is_json(line: str | bytes) -> bool:
+def _value(line: str | bytes) -> Any:
+    """What a line holds as JSON; None if it is none."""
     try:
-        Decoder().decode(_strip(line))
+        return Decoder().decode(_strip(line))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _is_entry(line: str | bytes) -> bool:
     """Whether a line is a record by itself: a whole object, or a pair that begins with a text."""
-    try:
-        value = Decoder().decode(_strip(line))
-    except ValueError:
-        return False
+    value = _value(line)
     return isinstance(value, dict) or (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str))
 
 

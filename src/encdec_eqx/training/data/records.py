@@ -1,4 +1,4 @@
-"""Records: what was read, with the ids and per-token fields they may bring, and those that cannot be used."""
+"""Records: what was read, with the ids and per-token fields they may bring, rows of these, and records that are bad."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from ..._inputs import IGNORED as IGNORED
 from ..._quoting import printable, quoted
@@ -230,3 +230,63 @@ def with_defaults(name: str, rows: Sequence[Row | None], lengths: Sequence[int])
         np.full(length, _WHEN_ABSENT[name], np.int32) if row is None else row
         for row, length in zip(rows, lengths, strict=True)
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of unequal length in one array.
+
+    Attributes:
+        ids: all rows, one after the other.
+        offsets: where each begins, and the end of the last.
+    """
+
+    ids: Int32[np.ndarray, " total"]
+    offsets: Int[np.ndarray, " bounds"]
+
+    @classmethod
+    def of(cls, rows: Sequence[np.ndarray]) -> "Ragged":
+        """The rows, copied into one array."""
+        lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids = np.concatenate(rows) if rows else np.zeros(0)
+        return cls(ids.astype(np.int32), offsets)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " rows"]:
+        """Of every row."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, index: int) -> Int32[np.ndarray, " row"]:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def padded(
+        self, rows: Int[np.ndarray, " batch"], width: int, fill: int
+    ) -> tuple[Int32[np.ndarray, "batch width"], np.ndarray]:
+        """Some rows as one array, padded on the right, and which of it is real."""
+        starts, columns = self.offsets[rows], np.arange(width)
+        real = columns < (self.offsets[rows + 1] - starts)[:, None]
+        places = np.where(real, starts[:, None] + columns, 0)
+        return np.where(real, self.ids[places], np.int32(fill)), real
+
+
+def ragged_fields(
+    rows: Sequence[Mapping[str, np.ndarray]], sources: Sequence[int], targets: Sequence[int]
+) -> dict[str, Ragged]:
+    """Every field that a row has, of all rows and as long as their ids or labels.
+
+    Args:
+        rows: the fields of each.
+        sources: how many of its entries each row keeps on the source's side.
+        targets: the same on the target's.
+
+    Raises:
+        ValueError: a field is given for some rows only, and what it would be for the others depends on the model.
+    """
+    made: dict[str, Ragged] = {}
+    for name in FIELDS:
+        lengths = sources if name in SOURCE_FIELDS else targets
+        whole = with_defaults(name, [row.get(name) for row in rows], lengths)
+        if whole is not None:
+            made[name] = Ragged.of([row[:length] for row, length in zip(whole, lengths, strict=True)])
+    return made
