@@ -20,7 +20,7 @@ _ASSETS = resources.files("encdec_eqx.demo").joinpath("assets")
 
 
 def load_pieces(*, seed: int = 0) -> tuple[Encoder, Decoder]:
-    """The character BERT and the phoneme GPT-2; the decoder's cross-attention is new, drawn from `seed`."""
+    """The character BERT and the phoneme GPT-2; the decoder's cross-attention is newly initialised from `seed`."""
     with resources.as_file(_ASSETS.joinpath("letters")) as letters:
         encoder = Encoder.from_pretrained(letters)
     with resources.as_file(_ASSETS.joinpath("phonemes")) as phonemes:
@@ -45,7 +45,7 @@ def random_pieces(*, seed: int = 0) -> tuple[Encoder, Decoder]:
 
 
 def join(encoder: Encoder, decoder: Decoder, *, seed: int = 0) -> EncoderDecoder:
-    """The pair; the projection between the two widths is drawn from `seed`."""
+    """The pair; the projection between the two widths is newly initialised from `seed`."""
     return EncoderDecoder.from_pieces(encoder, decoder, key=jax.random.fold_in(jax.random.key(seed), 1))
 
 
@@ -54,7 +54,7 @@ def encode_words(words: Sequence[str], *, width: int, rows: int | None = None) -
 
     Args:
         words: what to encode.
-        width: ids a row, the end mark included.
+        width: ids per row, EOS included.
         rows: rows of the result; the last word is repeated to fill them. Default: one row a word.
 
     Raises:
@@ -109,7 +109,7 @@ def muon(
         steps: length of the schedule.
         adam_learning_rate: peak for embeddings, biases and norms.
         momentum: Muon's momentum (Nesterov's).
-        warmup: share of `steps` in which the rate rises.
+        warmup: fraction of `steps` in which the rate rises.
     """
     rise = max(1, round(warmup * steps))
     shape = optax.schedules.join_schedules(

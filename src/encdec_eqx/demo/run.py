@@ -65,7 +65,7 @@ class Recipe:
 
     steps: int = 280
     learning_rate: float = 8e-3
-    tokens_per_batch: int = 2900
+    tokens_per_batch: int = 3300
     seed: int = 0
     evaluate_every: int = 85
     dev_words: int = 256
@@ -77,7 +77,7 @@ class Recipe:
             output_dir=output_dir,
             max_steps=self.steps,
             tokens_per_batch=self.tokens_per_batch,
-            max_shapes=3,
+            max_shapes=4,
             optim="muon",
             learning_rate=self.learning_rate,
             learning_rates={"embeddings | bias | norm": 3e-3},

@@ -27,7 +27,7 @@ _RENAMED = (
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A whole array, or one layer's share of an array that is stacked over layers.
+    """A whole array, or one layer's part of an array that is stacked over layers.
 
     Attributes:
         names: such as `decoder.layers.3.cross_attention.q.weight`; several if several layers share it.

@@ -28,8 +28,8 @@ Model = TypeVar("Model", bound=eqx.Module)
 def trainable(model: eqx.Module, selectors: Selectors | None = None) -> PyTree[bool]:
     """A tree like `model` with True for every floating-point array that it reads and the selectors pick.
 
-    False are the constants (sinusoids, BART's bias of the logits) and the arrays that are only carried from one
-    checkpoint to the next: poolers, and a table of positions that is not added (relative positions). They get no
+    False are the constants (sinusoids, BART's bias of the logits) and the arrays that are only kept for the
+    round trip: poolers, and position embeddings that are not added (relative positions). They get no
     gradient, no optimiser state and no weight decay.
 
     A selector is made of parts joined by `|`. A part is a name of the model's parts, or any run of its components:
@@ -195,7 +195,7 @@ class TrainableSummary:
     Attributes:
         parts: in the order in which the model reads them.
         trained: parameters that are trained.
-        total: all parameters, those included that are carried without being read.
+        total: all parameters, those included that are kept without being read.
         parameter_bytes: of all parameters.
         gradient_bytes: of the gradients: one for each trained parameter.
         optimizer_bytes: of the optimiser's state; None if no optimiser was given.

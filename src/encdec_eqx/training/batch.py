@@ -47,7 +47,7 @@ def checked_batch(batch: Mapping[str, ArrayLike | None], model: Any) -> dict[str
 
 
 def fitting(given: Mapping[str, ArrayLike], model: Any) -> dict[str, Array]:
-    """Those of the entries that index a table of the model, as int32.
+    """Those of the entries that index an embedding matrix of the model, as int32.
 
     Here and not while tracing, where the values cannot be seen and jax would clamp them. What goes into an encoder that
     is not the library's is left out.
@@ -89,7 +89,7 @@ def checked_entries(batch: Mapping[str, ArrayLike | None]) -> dict[str, ArrayLik
 def completed_batch(batch: dict[str, Array], model: Any) -> dict[str, Array]:
     """The batch with its decoder inputs, which are the labels moved right unless they were given.
 
-    A row of mBART's labels may end with its language code, behind the EOS token: that is the row's first input then.
+    A row of mBART's labels may end with its language code, after EOS: that is the row's first input then.
 
     No decoder mask is added for the padding behind a row's last label: the decoder is causal, so no labelled position
     can see it.

@@ -64,7 +64,7 @@ def generate_ids(
     num_beams: int = 1,
     fields: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> list[list[int]]:
-    """The ids that the model generates for each source, without start token, EOS token and padding.
+    """The ids that the model generates for each source, without start token, EOS and padding.
 
     Sources of similar length share a batch, and results come in the callers' order. `fields` are what goes with each
     source's ids, in the words of `generate`: a mask, segments, positions.
@@ -86,7 +86,7 @@ def _generate_batch(
     result = model.generate(**batch, max_new_tokens=max_new_tokens, num_beams=num_beams)
     truncated, lengths = np.asarray(result.truncated), np.asarray(result.lengths)
     rows = np.asarray(result.sequences)[:, 1:]
-    # the EOS token is the last of the counted ones, unless the row was cut before it
+    # EOS is the last of the counted ones, unless the row was cut before it
     return [
         row[: length if cut else length - 1].tolist() for row, length, cut in zip(rows, lengths, truncated, strict=True)
     ]

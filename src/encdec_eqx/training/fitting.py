@@ -47,7 +47,7 @@ def fit(
 
     While training the model is in the scanned layout, and unrolled whenever it generates; `model` itself is untouched.
     Where the model's generation settings say no length to stop at, the result's say one that its targets fit in.
-    `config.output_dir` gets `log.jsonl` (a line every `logging_steps`), `loss.png`, `config.json`, `checkpoints/`, and
+    `config.output_dir` gets `log.jsonl` (one line per `logging_steps`), `loss.png`, `config.json`, `checkpoints/`, and
     at the end `model/`, which `EncoderDecoder.from_pretrained` reads (with the tokenizers, if there are any).
 
     A run that was killed at any moment goes on with `resume=True` from its newest whole checkpoint, and ends with the

@@ -1,7 +1,4 @@
-"""The teacher-forcing inputs and the loss of a sequence-to-sequence model.
-
-Knows arrays only: no model, no optimiser, no tokenizer.
-"""
+"""The teacher-forcing inputs and the loss of a sequence-to-sequence model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -64,7 +61,7 @@ def seq2seq_loss(
     sum of the sums over the sum of the numbers, never a mean of means. Logits are not shifted here.
 
     With `label_smoothing` e the target is (1 - e) on the label and e spread evenly over the whole vocabulary, as in
-    PyTorch's `CrossEntropyLoss`. `z_loss` adds `z_loss * logsumexp(logits)**2` for each label, which keeps the
+    PyTorch's `CrossEntropyLoss`. `z_loss` adds `z_loss * logsumexp(logits)**2` per label, which keeps the
     softmax's normaliser near 1 (PaLM, Chowdhery et al. 2022, used 1e-4).
 
     Args:

@@ -36,7 +36,7 @@ class TrainConfig(OptimizerConfig):
         resume: Go on from the newest checkpoint in `output_dir` (from the start, if there is none yet).
         num_train_epochs: Passes over the data; may be a fraction. Default 3, unless `max_steps` is given.
         max_steps: Optimiser steps, instead of `num_train_epochs`.
-        per_device_train_batch_size: Examples a step, before they are split by `gradient_accumulation_steps`. Default
+        per_device_train_batch_size: Examples per step, before they are split by `gradient_accumulation_steps`. Default
             8, unless `tokens_per_batch` is given.
         tokens_per_batch: Budget of a step in tokens, source and target with their padding, instead of a fixed number
             of examples: batches of short examples then hold more of them.
@@ -44,7 +44,7 @@ class TrainConfig(OptimizerConfig):
             gradient is that of the whole batch.
         max_shapes: Most shapes of training batches; each is compiled once. More shapes pad less.
         max_source_length: Longest source, in tokens; longer ones are cut, and counted. Default: the encoder's limit.
-        max_target_length: Longest target, the EOS token included. Default: the decoder's limit.
+        max_target_length: Longest target, EOS included. Default: the decoder's limit.
         label_smoothing_factor: As `label_smoothing` of `seq2seq_loss`.
         z_loss: As in `seq2seq_loss`.
         bf16: Compute in bfloat16 over float32 weights. For accelerators: slow on CPUs.
@@ -57,7 +57,7 @@ class TrainConfig(OptimizerConfig):
         lora_alpha: Their scale is `lora_alpha / lora_rank`; default: the rank.
         remat: What the backward pass recomputes, as in `with_layout("scanned", remat=...)`.
         eval_steps: Steps between two evaluations; default: one at the end of each epoch.
-        per_device_eval_batch_size: Examples a batch of an evaluation.
+        per_device_eval_batch_size: Examples per batch of an evaluation.
         max_eval_samples: Evaluate on the first so many examples; default all.
         predict_with_generate: Whether an evaluation generates, which the metrics of text need; its loss is always
             taken. Default: if `metrics` are given.

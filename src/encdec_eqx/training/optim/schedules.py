@@ -1,7 +1,4 @@
-"""Learning rates by step, under the names and with the numbers of Hugging Face's `get_scheduler`.
-
-Knows numbers only: no optimiser and no model.
-"""
+"""Learning rates by step, under the names and with the numbers of Hugging Face's `get_scheduler`."""
 
 import dataclasses
 import difflib
@@ -36,13 +33,15 @@ class Schedule:
 
     def __call__(self, step: Any) -> Float32[Array, ""]:
         """The rate of a step; the number may be traced."""
-        return self.learning_rate * self.share(step)
+        return self.learning_rate * self.fraction(step)
 
-    def share(self, step: Any) -> Float32[Array, ""]:
-        """The rate of a step as a share of the highest."""
+    def fraction(self, step: Any) -> Float32[Array, ""]:
+        """The rate of a step as a fraction of the highest."""
         step = jnp.asarray(step, jnp.int32)
         shape = SHAPES[self.lr_scheduler_type]
-        after = shape.share(step - self.warmup_steps, self.num_training_steps - self.warmup_steps, dict(self.options))
+        after = shape.fraction(
+            step - self.warmup_steps, self.num_training_steps - self.warmup_steps, dict(self.options)
+        )
         rising = shape.warmup(_as_float(step) / max(1, self.warmup_steps), dict(self.options))
         return jnp.where(step < self.warmup_steps, rising, after)
 
@@ -64,7 +63,7 @@ def make_schedule(
             "constant_with_warmup", "inverse_sqrt" or "warmup_stable_decay".
         num_training_steps: length of the run.
         warmup_steps: steps in which the rate rises from 0.
-        warmup_ratio: their share of the run, rounded up, instead.
+        warmup_ratio: their fraction of the run, rounded up, instead.
         lr_scheduler_kwargs: what else the shape takes, such as `{"num_cycles": 3}`, `{"lr_end": 1e-6, "power": 2.0}`,
             `{"min_lr_rate": 0.1}`, `{"timescale": 1000}`, `{"num_decay_steps": 500}`.
 
@@ -118,13 +117,13 @@ class _Shape:
     """One shape.
 
     Attributes:
-        share: from the step after the warm-up, the number of steps after it and the options to a share of the rate.
+        fraction: from the step after the warm-up, the number of steps after it and the options to one of the rate.
         defaults: what options there are.
         prepared: the options with what follows from the other settings; raises where they make no sense.
-        warmup: from the share of the warm-up that has passed to a share of the rate.
+        warmup: from the fraction of the warm-up that has passed to a fraction of the rate.
     """
 
-    share: Callable[[Array, int, dict[str, Any]], Any]
+    fraction: Callable[[Array, int, dict[str, Any]], Any]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prepared: Callable[..., dict[str, Any]] = lambda options, *_: options
     warmup: Callable[[Array, dict[str, Any]], Array] = lambda passed, _: passed
@@ -158,14 +157,14 @@ def _cosine_with_floor(step: Array, steps: int, options: dict[str, Any]) -> Arra
 
 
 def _polynomial(step: Array, steps: int, options: dict[str, Any]) -> Array:
-    end = options["end_share"]
+    end = options["end_fraction"]
     left = jnp.maximum(0.0, 1.0 - _progress(step, steps))
     return (1.0 - end) * left ** options["power"] + end
 
 
 def _inverse_sqrt(step: Array, steps: int, options: dict[str, Any]) -> Array:
     del steps
-    # below 0 is the warm-up, whose shares are not these
+    # below 0 is the warm-up, whose fractions are not these
     return jnp.sqrt(options["timescale"] / (_as_float(jnp.maximum(step, 0)) + options["timescale"]))
 
 
@@ -181,8 +180,8 @@ def _stable_decay(step: Array, steps: int, options: dict[str, Any]) -> Array:
     floor, decaying = options["min_lr_ratio"], options["num_decay_steps"]
     into = jnp.clip(step - options["num_stable_steps"], 0, decaying)
     curve = _CURVES[options["decay_type"]](1.0 - _progress(into, decaying), options["num_cycles"])
-    share = jnp.maximum(0.0, curve * (1.0 - floor) + floor)
-    return jnp.where(into >= decaying, floor, jnp.where(step < options["num_stable_steps"], 1.0, share))
+    fraction = jnp.maximum(0.0, curve * (1.0 - floor) + floor)
+    return jnp.where(into >= decaying, floor, jnp.where(step < options["num_stable_steps"], 1.0, fraction))
 
 
 def _stable_warmup(passed: Array, options: dict[str, Any]) -> Array:
@@ -211,7 +210,7 @@ def _prepared_polynomial(options: dict[str, Any], learning_rate: float, steps: i
         raise ValueError(f"lr_end must be below the learning_rate, got {end} and {learning_rate}.")
     if warmup >= steps:
         raise ValueError(f"'polynomial' needs steps after the warm-up: it has {warmup} of {steps} steps.")
-    return {**options, "end_share": end / learning_rate}
+    return {**options, "end_fraction": end / learning_rate}
 
 
 def _prepared_inverse_sqrt(options: dict[str, Any], learning_rate: float, steps: int, warmup: int) -> dict[str, Any]:
@@ -238,20 +237,20 @@ def _prepared_stable(options: dict[str, Any], learning_rate: float, steps: int, 
 
 
 SHAPES: dict[str, _Shape] = {
-    "linear": _Shape(share=_linear),
-    "cosine": _Shape(share=_cosine, defaults={"num_cycles": 0.5}),
-    "cosine_with_restarts": _Shape(share=_restarts, defaults={"num_cycles": 1}, prepared=_prepared_restarts),
+    "linear": _Shape(fraction=_linear),
+    "cosine": _Shape(fraction=_cosine, defaults={"num_cycles": 0.5}),
+    "cosine_with_restarts": _Shape(fraction=_restarts, defaults={"num_cycles": 1}, prepared=_prepared_restarts),
     "cosine_with_min_lr": _Shape(
-        share=_cosine_with_floor,
+        fraction=_cosine_with_floor,
         defaults={"num_cycles": 0.5, "min_lr": None, "min_lr_rate": None},
         prepared=_prepared_floor,
     ),
-    "polynomial": _Shape(share=_polynomial, defaults={"lr_end": 1e-7, "power": 1.0}, prepared=_prepared_polynomial),
-    "constant": _Shape(share=lambda step, steps, _: jnp.ones(())),
-    "constant_with_warmup": _Shape(share=lambda step, steps, _: jnp.ones(())),
-    "inverse_sqrt": _Shape(share=_inverse_sqrt, defaults={"timescale": None}, prepared=_prepared_inverse_sqrt),
+    "polynomial": _Shape(fraction=_polynomial, defaults={"lr_end": 1e-7, "power": 1.0}, prepared=_prepared_polynomial),
+    "constant": _Shape(fraction=lambda step, steps, _: jnp.ones(())),
+    "constant_with_warmup": _Shape(fraction=lambda step, steps, _: jnp.ones(())),
+    "inverse_sqrt": _Shape(fraction=_inverse_sqrt, defaults={"timescale": None}, prepared=_prepared_inverse_sqrt),
     "warmup_stable_decay": _Shape(
-        share=_stable_decay,
+        fraction=_stable_decay,
         defaults={
             "num_decay_steps": None,
             "num_stable_steps": None,

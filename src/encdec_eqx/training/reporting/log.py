@@ -1,4 +1,4 @@
-"""The log of a run: JSON Lines, one event a line, each step once however often the run was interrupted."""
+"""The log of a run: JSON Lines, one event per line, each step once however often the run was interrupted."""
 
 import errno
 import json

@@ -80,7 +80,7 @@ class Output:
 
     @property
     def log(self) -> Path:
-        """The log, a JSON object a line."""
+        """The log, one JSON object per line."""
         return self.folder / _LOG
 
     @property
