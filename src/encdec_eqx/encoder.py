@@ -48,6 +48,7 @@ class EncoderProtocol(Protocol):
 
     The inputs may be anything with a leading batch axis: ids, image patches, audio features. `attention_mask`,
     `position_ids` and `key` are always passed (as `None` where the caller gave none), other arguments only if given.
+    One that takes token ids may say so by a property `token_config`, a `StackConfig`: ids are then checked and padded.
     """
 
     @property
@@ -58,6 +59,14 @@ class EncoderProtocol(Protocol):
     def __call__(self, inputs: Any, /, *, attention_mask: Any, position_ids: Any, key: Any) -> EncoderOutput:
         """Encode a batch of inputs."""
         ...
+
+
+def token_config(encoder: Any) -> StackConfig | None:
+    """The config of an encoder that takes token ids; `None` for one that takes, or may take, anything else.
+
+    An encoder says that it takes token ids by a property of this name, whoever wrote it.
+    """
+    return getattr(encoder, "token_config", None)
 
 
 class Encoder(TaughtAttributes):
@@ -76,6 +85,11 @@ class Encoder(TaughtAttributes):
     pooler: Linear | None
     config: StackConfig = eqx.field(static=True)
     load_report: LoadReport = eqx.field(static=True, default=LoadReport())
+
+    @property
+    def token_config(self) -> StackConfig | None:
+        """What numbers and ids it takes, as its input side is a token table."""
+        return self.config if isinstance(self.embeddings, Embeddings) else None
 
     @property
     def hidden_size(self) -> int:

@@ -20,7 +20,7 @@ from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMas
 from .cache import DecoderCache
 from .config import StackConfig
 from .decoder import Decoder
-from .encoder import Encoder, EncoderOutput, EncoderProtocol
+from .encoder import Encoder, EncoderOutput, EncoderProtocol, token_config
 from .generation.generation_config import FORCED_TOKENS, MARK, GenerationConfig, check_forced, file_settings
 from .generation.interface import Generates
 from .generation.special_tokens import BY_USER, SpecialTokens
@@ -245,7 +245,7 @@ class EncoderDecoder(Generates, Reshapes):
             TypeError: the encoder is not one of the library's.
             ValueError: the format cannot express the model, or the folder is a file.
         """
-        if not isinstance(self.encoder, Encoder):
+        if token_config(self.encoder) is None:
             raise TypeError(
                 f"the encoder is a {type(self.encoder).__name__}, which has no Hugging Face format; save the decoder "
                 "with `model.decoder.save_pretrained` and the encoder with `equinox.tree_serialise_leaves`."

@@ -156,7 +156,8 @@ def pieces_swapped(model: Any) -> Iterator[Finding]:
     if encoder is None:
         return
     families = encoder.model_type, model.decoder.config.model_type
-    loaded = model.encoder.load_report.loaded and model.decoder.load_report.loaded
+    report = getattr(model.encoder, "load_report", model.decoder.load_report)
+    loaded = report.loaded and model.decoder.load_report.loaded
     if loaded and families[0] in _CAUSAL and families[1] in _MASKED:
         yield found("roles_swapped/pieces", encoder=families[0], decoder=families[1])
 

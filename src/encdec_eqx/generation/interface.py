@@ -9,7 +9,7 @@ import numpy as np
 
 from .._old_words import TaughtAttributes, taught
 from ..decoder import Decoder
-from ..encoder import Encoder, EncoderOutput
+from ..encoder import EncoderOutput, token_config
 from ..layers.linear import AbstractLinear
 from ..surgery.ties import Ties, untie
 from .compilations import Warmup, warm_all
@@ -165,7 +165,7 @@ class Generates(TaughtAttributes):
             TypeError: the encoder is not the library's own: call `generate` once with inputs of the right shape.
             ValueError: as `generate`.
         """
-        if not isinstance(self.encoder, Encoder):
+        if token_config(self.encoder) is None:
             raise TypeError(
                 f"warmup makes up token ids, and a {type(self.encoder).__name__} may take something else: call "
                 "generate once with inputs of each shape instead."
@@ -291,6 +291,6 @@ class Generates(TaughtAttributes):
         if input_ids is None:
             raise ValueError("generate needs a source: input_ids, or encoder_outputs from model.encode(...).")
         encoder = untie(self.encoder, self.decoder, self.ties) if self.ties else self.encoder
-        if isinstance(encoder, Encoder):
-            return from_ids(encoder, encoder.config, input_ids, **inputs)
+        if (config := token_config(encoder)) is not None:
+            return from_ids(encoder, config, input_ids, **inputs)
         return from_any(encoder, input_ids, **inputs)

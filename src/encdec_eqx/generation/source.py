@@ -142,7 +142,8 @@ class Source:
 
 @eqx.filter_jit
 def _encode(encoder: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> EncoderOutput:
-    return encoder(*inputs, key=None, **options)
+    with jax.named_scope("encode"):
+        return encoder(*inputs, key=None, **options)
 
 
 def from_ids(

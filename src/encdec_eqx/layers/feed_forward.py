@@ -63,6 +63,7 @@ class MLP(eqx.Module):
     dropout: Dropout
     activation: str = eqx.field(static=True)
 
+    @jax.named_scope("feed_forward")
     def __call__(
         self, x: Float[Array, "batch queries hidden"], *, key: PRNGKey | None
     ) -> Float[Array, "batch queries hidden"]:
@@ -88,6 +89,7 @@ class GatedMLP(eqx.Module):
     dropout: Dropout
     activation: str = eqx.field(static=True)
 
+    @jax.named_scope("feed_forward")
     def __call__(
         self, x: Float[Array, "batch queries hidden"], *, key: PRNGKey | None
     ) -> Float[Array, "batch queries hidden"]:

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from .._quoting import quoted
 from ..config import StackConfig
-from ..encoder import Encoder
+from ..encoder import token_config
 from ..inputs.tokens import longest
 
 _logger = logging.getLogger("encdec_eqx")
@@ -133,12 +133,12 @@ def pad_sources(
 
 
 def source_config(model: Any) -> StackConfig | None:
-    """The encoder's config, if the encoder is one of this library, which reads token ids."""
-    return model.encoder.config if isinstance(model.encoder, Encoder) else None
+    """The encoder's config, if the encoder says that it takes token ids."""
+    return token_config(model.encoder)
 
 
 def source_limit(model: Any) -> int | None:
-    """Most ids of a source that the encoder has positions for, if it is one of this library."""
+    """Most ids of a source that the encoder has positions for, if it takes token ids."""
     config = source_config(model)
     return None if config is None else longest(config, None)
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._inputs import as_ids, as_mask, float_mask_advice
 from .._quoting import quoted
 from .._typing import Array, ArrayLike
-from ..encoder import Encoder
+from ..encoder import token_config
 from ..inputs.tokens import as_token_types
 from ..targets import TargetForm
 from .loss import check_label_range, shift_tokens_right
@@ -60,11 +60,11 @@ def fitting(given: Mapping[str, ArrayLike], model: Any) -> dict[str, Array]:
         "decoder_input_ids": (decoder.vocab_size, "the decoder's vocab_size"),
         "decoder_position_ids": (decoder.positions.limit, "the decoder's table of positions"),
     }
-    if isinstance(encoder, Encoder):
-        limits["input_ids"] = (encoder.config.vocab_size, "the encoder's vocab_size")
-        limits["position_ids"] = (encoder.config.positions.limit, "the encoder's table of positions")
+    if (source := token_config(encoder)) is not None:
+        limits["input_ids"] = (source.vocab_size, "the encoder's vocab_size")
+        limits["position_ids"] = (source.positions.limit, "the encoder's table of positions")
         if "token_type_ids" in given:
-            ready["token_type_ids"] = as_token_types(encoder.config, given["token_type_ids"])
+            ready["token_type_ids"] = as_token_types(source, given["token_type_ids"])
     for name, (limit, what) in limits.items():
         if name in given:
             ready[name] = as_ids(name, given[name], limit, what)

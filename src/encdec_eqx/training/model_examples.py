@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..decoder import Decoder
-from ..encoder import Encoder
+from ..encoder import token_config
 from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import longest
 from ..text import TokenizerPair
@@ -65,12 +65,13 @@ def _are_paths(data: Any) -> bool:
 
 def _limit(piece: Any) -> int | None:
     """The longest sequence that a piece of the library has positions for."""
-    return longest(piece.config, None) if isinstance(piece, Encoder | Decoder) else None
+    config = piece.config if isinstance(piece, Decoder) else token_config(piece)
+    return None if config is None else longest(config, None)
 
 
 def _vocab_sizes(model: EncoderDecoder) -> tuple[int, int]:
-    encoder = model.encoder
-    source = encoder.config.vocab_size if isinstance(encoder, Encoder) else np.iinfo(np.int32).max
+    config = token_config(model.encoder)
+    source = np.iinfo(np.int32).max if config is None else config.vocab_size
     return source, model.decoder.config.vocab_size
 
 

@@ -198,7 +198,7 @@ def _update(kept: tuple, carried: tuple) -> tuple[tuple, Metrics]:
     if options.loss is not None:
         metrics["weight"] = weight
     # Optimisers mix dtypes (integer counts, Python scalars); our own code does not.
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.named_scope("optimizer"):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
     return (params, opt_state, step + 1), metrics
@@ -221,7 +221,8 @@ class _Loss:
             model = astype(model, self.options.compute_dtype)
         inputs = dict(batch)
         labels = inputs.pop("labels")
-        output = model(inputs.pop("input_ids"), inputs.pop("decoder_input_ids"), **inputs, key=key)
+        with jax.named_scope("forward"):
+            output = model(inputs.pop("input_ids"), inputs.pop("decoder_input_ids"), **inputs, key=key)
         if self.options.loss is not None:
             loss, _ = self.options.loss(output.logits, labels)
         else:

@@ -9,6 +9,7 @@ sizes, decide which program runs.
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int32
 
@@ -28,6 +29,7 @@ class Processor(Protocol):
         ...
 
 
+@jax.named_scope("processors")
 def apply(processors: Sequence[Processor], logits: Logits, prefix: Prefix, length: Length) -> Logits:
     """All processors, one after another.
 
