@@ -19,7 +19,7 @@ from .layers.norm import QKNormConfig as QKNormConfig
 from .layers.norm import RMSNormConfig as RMSNormConfig
 from .layers.relative_bias import RelativeBiasConfig as RelativeBiasConfig
 from .layers.rotary import RotaryConfig as RotaryConfig
-from .layers.validation import LARGEST_REAL, one_of, positive, rate
+from .layers.validation import LARGEST_REAL, one_of, positive, positive_real, rate
 from .layers.validation import MAX_SIZE as MAX_SIZE
 
 SINUSOIDS = ("sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2tensor")
@@ -185,6 +185,8 @@ class HeadConfig:
         activation: activation of the transform, one of `ACTIVATIONS`.
         size: width that the transform leads to, if it is not that of the layers.
         fixed_bias: whether the bias is a constant of the checkpoint, never trained (BART's `final_logits_bias`).
+        scale: factor on the states that the output matrix takes (a tied T5 has 1 / sqrt(hidden_size)).
+        logit_cap: logits are squashed to stay below it, by cap · tanh(logit / cap) (Gemma 2).
     """
 
     tied: bool = True
@@ -193,9 +195,12 @@ class HeadConfig:
     activation: str = "gelu"
     size: int | None = None
     fixed_bias: bool = False
+    scale: float = 1.0
+    logit_cap: float | None = None
 
     def __post_init__(self):
         one_of(self, "activation", ACTIVATIONS)
+        positive_real(self, *(("scale",) if self.logit_cap is None else ("scale", "logit_cap")))
         if self.size is not None:
             positive(self, "size")
             if not self.transform:
@@ -212,7 +217,7 @@ class StackConfig:
         model_type: the Hugging Face family whose format `save_pretrained` writes.
         vocab_size: rows of the token table.
         hidden_size: width of the residual stream.
-        layers: one `LayerSpec` a layer, first to last.
+        layers: one `LayerSpec` per layer, first to last.
         attention: the attention heads.
         feed_forward: the perceptrons.
         norm: the norms.
@@ -226,7 +231,7 @@ class StackConfig:
         pooler: whether BERT's pooler is carried through checkpoints; nothing here uses it.
         bos_token_id: first token of a sequence, if the model has one.
         eos_token_id: the token, or tokens, that end a sequence.
-        pad_token_id: the token that fills up a row.
+        pad_token_id: the token of padding.
         decoder_start_token_id: the token that starts decoding.
 
     Raises:

@@ -163,7 +163,7 @@ class Decoder(TaughtAttributes):
         Args:
             encoder_states: states to attend to, already projected; `None` to skip cross-attention.
             encoder_mask: which of them may be attended; default all.
-            rows: sequences to decode, a multiple of `batch`, side by side by sentence.
+            rows: sequences to decode, a multiple of `batch`, those of one source sequence side by side.
             slots: capacity in tokens.
         """
         if encoder_states is not None and encoder_mask is None:
@@ -398,7 +398,7 @@ class Decoder(TaughtAttributes):
         return Decoder(self.embeddings, stack, self.head, config, self.load_report, self.pooler)
 
     def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "Decoder":
-        """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""
+        """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""
         return eqx.tree_at(lambda d: d.stack, self, to_layout(self.stack, layout, remat=remat))
 
     def attention_backends(self) -> dict[str, str]:

@@ -235,7 +235,7 @@ class Encoder(TaughtAttributes):
         save_piece(folder, self.with_layout("unrolled"), "encoder")
 
     def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "Encoder":
-        """The same weights in the "scanned" or "unrolled" layout; see `scanned.to_layout`."""
+        """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""
         return eqx.tree_at(lambda e: e.stack, self, to_layout(self.stack, layout, remat=remat))
 
     def attention_backends(self) -> dict[str, str]:

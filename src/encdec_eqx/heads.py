@@ -23,6 +23,8 @@ class LMHead(eqx.Module):
         bias: added to the logits.
         activation: of the transform.
         fixed_bias: whether the bias is a constant, which gets no gradient.
+        scale: factor on the states that the output matrix takes.
+        logit_cap: what logits are squashed to stay below.
     """
 
     dense: AbstractLinear | None
@@ -31,17 +33,20 @@ class LMHead(eqx.Module):
     bias: Float[Array, " vocab"] | None
     activation: str = eqx.field(static=True)
     fixed_bias: bool = eqx.field(static=True, default=False)
+    scale: float = eqx.field(static=True, default=1.0)
+    logit_cap: float | None = eqx.field(static=True, default=None)
 
     @jax.named_scope("head")
     def __call__(self, hidden: Float[Array, "*batch hidden"], embeddings: Embeddings) -> Float[Array, "*batch vocab"]:
         """Logits in float32."""
         if self.dense is not None and self.norm is not None:
             hidden = self.norm(ACTIVATION_FUNCTIONS[self.activation](self.dense(hidden)))
+        hidden = hidden if self.scale == 1.0 else hidden * self.scale
         logits = embeddings.attend(hidden) if self.projection is None else self.projection(hidden).astype(jnp.float32)
         if self.bias is not None:
             bias = jax.lax.stop_gradient(self.bias) if self.fixed_bias else self.bias
             logits = logits + jnp.broadcast_to(bias.astype(jnp.float32), logits.shape)
-        return logits
+        return logits if self.logit_cap is None else self.logit_cap * jnp.tanh(logits / self.logit_cap)
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "LMHead":
@@ -63,4 +68,6 @@ class LMHead(eqx.Module):
             bias=jnp.zeros((config.vocab_size,)) if head.bias else None,
             activation=head.activation,
             fixed_bias=head.fixed_bias,
+            scale=head.scale,
+            logit_cap=head.logit_cap,
         )

@@ -1,5 +1,6 @@
 """Stacks in the manner of modern families, made of the parts alone: what holds for every stack holds for them."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from encdec_eqx import AttentionConfig, Decoder, EmbeddingsConfig, Encoder, Laye
 from encdec_eqx.config import (
     AlibiConfig,
     GatedMLPConfig,
+    HeadConfig,
     LayerNormConfig,
     MLPConfig,
     QKNormConfig,
@@ -53,6 +55,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "Gemma 2": _stack(
         _heads(num_kv_heads=2, logit_cap=2.0, rotary=(RotaryConfig(),)),
         norm=BOTH,
+        head=HeadConfig(logit_cap=0.5),
         layers=tuple(LayerSpec(score_scale=0.3, window=spec.window) for spec in SLIDING * 2),
     ),
     "Gemma 3": _stack(
@@ -68,6 +71,7 @@ DECODERS: dict[str, dict[str, Any]] = {
         _heads(relative_bias=RelativeBiasConfig(buckets=8, entries=8, max_distance=20, bidirectional=False)),
         layers=(LayerSpec(score_scale=1.0),) * 2,
         feed_forward=MLPConfig(size=24, activation="relu", bias=False),
+        head=HeadConfig(scale=0.25),
     ),
     "umT5": _stack(
         _heads(
@@ -262,3 +266,11 @@ def test_cross_attention_can_be_added(name: str) -> None:
     _close(decoder.with_layout("scanned")(ids, encoder_hidden_states=states).logits, out.logits)
     cache = decoder.init_cache(states, None, rows=2, slots=8)
     _close(decoder.logits(decoder.advance(jnp.asarray(ids), cache)[0]), out.logits)
+
+
+def test_a_head_scales_its_input_and_caps_its_logits() -> None:
+    decoder, ids = _decoder("Llama"), random_ids(0, 2, 6)
+    plain = np.asarray(decoder(ids).logits, np.float64)
+    head = dataclasses.replace(decoder.head, scale=0.25, logit_cap=0.5)
+    scaled = dataclasses.replace(decoder, head=head)
+    _close(scaled(ids).logits, 0.5 * np.tanh(0.25 * plain / 0.5))

@@ -57,7 +57,7 @@ class AbstractBlock(eqx.Module):
             return self.cross_attention.keys_values(states)
 
     def empty_self_kv(self, rows: int, slots: int, layers: tuple[int, ...] = ()) -> AbstractKV:
-        """Zeros of the shape and dtype that self-attention writes, behind leading `layers` axes."""
+        """Zeros of the shape and dtype that self-attention writes, after leading `layers` axes."""
         hidden = jax.ShapeDtypeStruct((rows, 1, self.width), jnp.float32)
         _, like = jax.eval_shape(lambda x: self.self_attention.project(x, None), hidden)
         return empty_kv(like, slots, layers=layers, folded=platform() == "cpu")

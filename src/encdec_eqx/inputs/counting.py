@@ -67,7 +67,7 @@ class PositionRule:
     def of_prompt(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
         """Positions (rows, length) of a prompt whose masked tokens (`real` False) are not counted.
 
-        A row alone and the same row behind left padding get the same numbers for its real tokens.
+        A row alone and the same row with left padding get the same numbers for its real tokens.
         """
         counted = real if self.padding_idx is None else real & (ids != self.padding_idx)
         positions = np.cumsum(counted, axis=1) - 1 + self.first

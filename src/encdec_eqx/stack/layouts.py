@@ -194,7 +194,7 @@ def _kind(block: AbstractBlock) -> Any:
 def _starts(kinds: list[Any], cuts: Sequence[int]) -> list[int]:
     """Where segments begin: at the cuts, and between them wherever the kind changes, if that leaves less to compile.
 
-    A group, and each layer behind the last whole group, is compiled once; so is each run of layers of one kind.
+    A group, and each layer after the last whole group, is compiled once; so is each run of layers of one kind.
     """
     starts = []
     for start, end in itertools.pairwise([*sorted({0, *cuts}), len(kinds)]):

@@ -1,7 +1,7 @@
 """The only place that runs layers one after another: the interface of stacks, and the unrolled layout.
 
 A stack has two layouts behind one interface: *unrolled*, a tuple of blocks, is the fastest to decode with; *scanned*
-(`scanned/`), blocks stacked and run by `lax.scan`, is the fastest and smallest to train and to compile. Both store
+(`layouts`), blocks stacked and run by `lax.scan`, is the fastest and smallest to train and to compile. Both store
 each distinct block once; `layers` say which weights run when.
 """
 
@@ -178,7 +178,7 @@ class AbstractStack(eqx.Module):
     def _run(
         self, x: Array, context: AttentionContext, self_kv: Any, cross_kv: Any, keys: PRNGKeys | None, keep_hidden: bool
     ) -> tuple[Array, list[LayerResult], Any]:
-        """Run the layers: the last hidden state before the final norm, what is wanted of each, the new caches."""
+        """Run the layers: the last hidden state before the final norm, what is kept of each, the new caches."""
 
     @abstractmethod
     def cross_kv(self, states: Float[Array, "batch source cross"]) -> Any:
