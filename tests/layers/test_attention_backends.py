@@ -57,6 +57,7 @@ def test_a_cap_squashes_scores_before_the_mask() -> None:
     q, k, v = _tensors(8, 8, 4)
     mask = MASKS["causal"]
     _, weights = attend(10 * q, k, v, mask=mask, scale=1.0, cap=2.0, dropout=Dropout(0.0), key=None)
+    assert weights is not None
     scores = 2 * np.tanh(np.einsum("bhqe,bhke->bhqk", 10 * np.asarray(q, np.float64), k) / 2)
     powers = np.exp(scores) * np.tril(np.ones((8, 8)))
     np.testing.assert_allclose(weights, powers / powers.sum(-1, keepdims=True), atol=ORACLE)

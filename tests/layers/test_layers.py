@@ -62,6 +62,7 @@ def test_attention_equals_its_formula() -> None:
     context, weights = attend(queries, keys, values, mask=jnp.asarray(mask), scale=0.3, dropout=Dropout(0.0), key=None)
     scores = np.where(mask, np.einsum("bhqe,bhke->bhqk", q.astype(np.float64), k) * 0.3, -np.inf)
     theirs = _softmax(scores)
+    assert weights is not None
     np.testing.assert_allclose(weights, theirs, atol=ORACLE)
     np.testing.assert_allclose(context, np.einsum("bhqk,bhke->bqhe", theirs, v).reshape(2, 4, 15), atol=ORACLE)
 

@@ -159,7 +159,7 @@ def _close(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", DECODERS)
-def test_cached_equals_whole(name: str, layout: str) -> None:
+def test_cached_equals_whole(name: str, layout: Any) -> None:
     decoder, ids = _decoder(name).with_layout(layout), random_ids(0, 2, 9)
     whole = decoder(ids).logits
     cache, logits = decoder.init_cache(None, None, rows=2, slots=12), []

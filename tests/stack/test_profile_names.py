@@ -55,7 +55,7 @@ def test_a_scanned_layer_says_its_run_and_part(model: Any) -> None:
 
 def test_generation_says_its_phases(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: set[str] = set()
-    run = engine.advance_until
+    run: Any = engine.advance_until
 
     def watched(fixed: Any, state: Any) -> Any:
         texts.update(_names(run.lower(fixed, state).lowered))

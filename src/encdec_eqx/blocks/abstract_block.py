@@ -77,7 +77,7 @@ class AbstractBlock(eqx.Module):
         context: AttentionContext,
         layer: LayerContext,
         *,
-        keys: tuple[PRNGKey | None, PRNGKey | None],
+        keys: tuple[PRNGKey | None, ...],
     ) -> tuple[Stream, Float[Array, "rows heads queries source"] | None]:
         """The sub-layer that attends to encoder states, if there are any, and its attention weights."""
         kv = layer.cross_kv

@@ -40,7 +40,7 @@ class PositionRule:
         ids: Int32[Array, "rows new"] | None,
         mask: Bool[Array, "rows new"] | None,
         *,
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         start: Integer[Array, ""] | int,
         counted: Int32[Array, " rows"],
     ) -> tuple[Int32[Array, "rows new"], Int32[Array, " rows"]]:
@@ -62,7 +62,8 @@ class PositionRule:
             real = jnp.ones(shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
             running = jnp.cumsum(real, axis=1, dtype=jnp.int32) + counted[:, None]
             return running * real - 1, counted + jnp.sum(real, axis=1, dtype=jnp.int32)
-        return arange_positions(*shape, start + self.first if self.first else start), counted
+        rows, new = shape
+        return arange_positions(rows, new, start + self.first if self.first else start), counted
 
     def of_prompt(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
         """Positions (rows, length) of a prompt whose masked tokens (`real` False) are not counted.

@@ -175,7 +175,7 @@ def _is_causal_alone(mask: AttentionMask, queries: int) -> bool:
 
 def platform() -> str:
     """Where arrays live by default: "cpu", "gpu" or "tpu"."""
-    device = jax.config.jax_default_device
+    device = getattr(jax.config, "jax_default_device", None)
     return jax.default_backend() if device is None else getattr(device, "platform", str(device))
 
 

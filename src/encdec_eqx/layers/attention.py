@@ -96,7 +96,8 @@ class AttentionConfig:
     @property
     def biases(self) -> tuple[bool, bool, bool]:
         """Whether the projections to queries, to keys and to values have biases."""
-        return (self.qkv_bias,) * 3 if isinstance(self.qkv_bias, bool) else self.qkv_bias
+        every = self.qkv_bias
+        return (every, every, every) if isinstance(every, bool) else every
 
     def init_self(
         self,

@@ -41,7 +41,7 @@ class StackOutput(eqx.Module):
 
     last_hidden_state: Float[Array, "rows queries hidden"]
     hidden_states: tuple[Float[Array, "rows queries hidden"], ...] | None
-    self_attentions: tuple[Float[Array, "rows heads queries keys"] | None, ...] | None
+    self_attentions: tuple[Float[Array, "rows heads queries keys"], ...] | None
     cross_attentions: tuple[Float[Array, "rows heads queries source"] | None, ...] | None
     self_kv: Any
 
@@ -132,7 +132,7 @@ class AbstractStack(eqx.Module):
         return StackOutput(
             last_hidden_state=normed,
             hidden_states=hidden,
-            self_attentions=tuple(result.self_attention for result in results) if output_attentions else None,
+            self_attentions=tuple(_kept(result.self_attention) for result in results) if output_attentions else None,
             cross_attentions=tuple(result.cross_attention for result in results) if output_attentions else None,
             self_kv=self_kv,
         )
