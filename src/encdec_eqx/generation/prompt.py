@@ -60,7 +60,7 @@ def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: 
         mask: (batch, width), or None: all real.
         batch: number of source sequences.
         vocab_size: of the decoder.
-        start: the start token, or one a row.
+        start: the start token, or one per row.
 
     Raises:
         TypeError: for a wrong shape or dtype.

@@ -31,7 +31,7 @@ _FALLBACKS = {"pad_token_id": "eos_token_id", "decoder_start_token_id": "bos_tok
 
 
 _A_START_PER_ROW = (
-    " It is one for all rows here; one id a row is an argument of the call: "
+    " It is one for all rows here; one id per row is an argument of the call: "
     "model.generate(..., decoder_start_token_id=[...])."
 )
 

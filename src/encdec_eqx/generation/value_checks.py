@@ -201,8 +201,9 @@ def forced_first(name: str, value: Any) -> int:
     if getattr(value, "ndim", 0) or (isinstance(value, Sequence) and not isinstance(value, str)):
         raise TypeError(
             f"{name} must be one id, which holds for all rows of the call, got {quoted(value)}. Where rows begin with "
-            "different tokens (languages), pass decoder_start_token_id=[...] with one id a row if the token takes the "
-            "place of the start token, or decoder_input_ids=[[start, token], ...] with one row each if it follows it."
+            "different tokens (languages), pass decoder_start_token_id=[...] with one id per row if the token takes "
+            "the place of the start token, or decoder_input_ids=[[start, token], ...] with one row each if it follows "
+            "it."
         )
     return whole(name, value, least=0, most=MOST_ID)
 

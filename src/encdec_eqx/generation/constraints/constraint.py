@@ -87,7 +87,7 @@ class AbstractConstraint(eqx.Module):
     output is valid when its tokens, the EOS token included, lead from the start to `END`. All of it runs inside
     `jit`, and constraints whose arrays have the same padded sizes share programs.
 
-    A loop holds `states`, one a row, and at each token
+    A loop holds `states`, one per row, and at each token
 
     1. forbids what `allowed(states, remaining)` does not allow. `remaining` counts the tokens that may still be
        generated, this one included; tokens behind which the end would be out of reach are not allowed, so a row that

@@ -196,7 +196,7 @@ _LEAST_CLASSES = 16
 class TokenDFA(AbstractConstraint):
     """A deterministic automaton whose tokens fall into few classes, as those of regular expressions do.
 
-    Tokens of one class lead to the same states everywhere, so the table has a column a class, not a token. How a loop
+    Tokens of one class lead to the same states everywhere, so the table has a column per class, not a token. How a loop
     uses it, with beams in particular (`advance(states[parents], tokens)`), is said at `AbstractConstraint`.
 
     Attributes:

@@ -28,7 +28,7 @@ class TokenTrie(AbstractConstraint):
 
     The edges of a state stand side by side, in the order of their tokens. A step reads `window` of them a row, so that
     the few states with very many edges (the first one, as a rule) would make every step dear: these are *wide*, and
-    have a row of the whole vocabulary besides. How many tokens a step touches then depends on no state's size.
+    have a row of the whole vocabulary besides. How many tokens one step touches then depends on no state's size.
 
     Attributes:
         first_edge: where the edges of each state begin, and at its successor end. Padded states have none.
@@ -81,7 +81,7 @@ class TokenTrie(AbstractConstraint):
             searching = low < high
             return jnp.where(searching & below, middle + 1, low), jnp.where(searching & ~below, middle, high)
 
-        # a state has at most one edge a token
+        # a state has at most one edge per token
         halvings = self.vocab_size.bit_length()
         edge = jax.lax.fori_loop(0, halvings, halve, (first, last))[0]
         found = (edge < last) & (edge_tokens[jnp.minimum(edge, final)] == tokens)
