@@ -14,7 +14,7 @@ from test_families import SMALL
 from encdec_eqx import StackConfig
 from encdec_eqx.hf import transforms
 from encdec_eqx.hf.attributes import Attribute, choice, plus, variant
-from encdec_eqx.hf.families import FAMILIES
+from encdec_eqx.hf.families import FAMILIES, Role
 from encdec_eqx.hf.files.safetensors_file import Entry
 from encdec_eqx.hf.names import NameTable, unwrapped
 from encdec_eqx.hf.transforms import Fused
@@ -178,7 +178,8 @@ def test_a_row_counts_in_its_role_and_for_the_arrays_a_model_has():
         (up, "layer.2.wi.weight", "transposed", "decoder"),
     )
     family = dataclasses.replace(bert, rows=rows)
-    for role, number in (("encoder", 1), ("decoder", 2)):
+    roles: tuple[tuple[Role, int], ...] = (("encoder", 1), ("decoder", 2))
+    for role, number in roles:
         config = StackConfig.from_hf({"model_type": "bert", **SMALL["bert"], "is_decoder": role == "decoder"})
         names = [theirs for _, (ours, theirs, _) in family.table(config, role).rows() if ours.endswith(up)]
         assert [name.removeprefix("bert.") for name in names] == [

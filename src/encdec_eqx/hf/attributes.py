@@ -98,6 +98,11 @@ def written(write: Callable[[StackConfig], Any]) -> Convert:
     return Convert(lambda value, hf: ABSENT, lambda value, config: write(config))
 
 
+def written_as(write: Callable[[StackConfig], Any]) -> Convert:
+    """Read as it is, unless there is no such part written by a function of the whole config."""
+    return Convert(lambda value, hf: value, lambda value, config: value if value is ABSENT else write(config))
+
+
 NEGATED = read_only(lambda value, hf: not value)
 
 

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,9 +50,9 @@ class NameTable:
     """
 
     groups: Mapping[str, tuple[Row, ...]]
-    scopes: tuple[tuple[str, str], ...]
-    duplicates: Mapping[str, str]
-    unused: tuple[tuple[str, str, str], ...]
+    scopes: tuple[tuple[str, str], ...] = ()
+    duplicates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unused: tuple[tuple[str, str, str], ...] = ()
     computed: Mapping[str, tuple[Callable[[], np.ndarray], bool]] = dataclasses.field(default_factory=dict)
     equal_copies: tuple[str, ...] = ()
     buffers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
@@ -139,15 +140,14 @@ def norm(ours: str, theirs: str) -> tuple[Row, ...]:
 
 def merged(*tables: NameTable) -> NameTable:
     """One table of several that have no name in common."""
-    return NameTable(
-        groups={group: rows for table in tables for group, rows in table.groups.items()},
-        scopes=tuple(scope for table in tables for scope in table.scopes),
-        duplicates={copy: name for table in tables for copy, name in table.duplicates.items()},
-        settings={copy: name for table in tables for copy, name in table.settings.items()},
-        unused=tuple(item for table in tables for item in table.unused),
-        computed={ours: how for table in tables for ours, how in table.computed.items()},
-        buffers={name: shape for table in tables for name, shape in table.buffers.items()},
-    )
+    joined: dict[str, Any] = {}
+    for field in dataclasses.fields(NameTable):
+        values = [getattr(table, field.name) for table in tables]
+        several = isinstance(values[0], tuple)
+        joined[field.name] = (
+            sum(values, ()) if several else {name: one for value in values for name, one in value.items()}
+        )
+    return NameTable(**joined)
 
 
 def tied(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, str]]:

@@ -15,24 +15,14 @@ from .families import FAMILIES, WHOLES
 from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
 from .load import POSITIONS, check_size, load
 from .model_types import PAIRS, family_of, stack_config, with_model_type
-from .names import NameTable, merged, tied
+from .names import NameTable, linear, merged, tied
 from .pair_config import MODEL_TYPE as PAIR
 from .pair_config import PairConfig, WholeFormat, read_pair, write_pair
-from .piece import HubOptions, hf_config, log, recorded_dtype
+from .piece import HubOptions, hf_config, log
 from .report import LoadReport, choices, refuse_unknown
-from .save import save
+from .save import recorded_dtype, save
 
-_PROJECTION = NameTable(
-    groups={
-        "projection": (
-            ("enc_to_dec_proj.weight", "enc_to_dec_proj.weight", "transposed"),
-            ("enc_to_dec_proj.bias", "enc_to_dec_proj.bias", "same"),
-        )
-    },
-    scopes=(),
-    duplicates={},
-    unused=(),
-)
+_PROJECTION = NameTable(groups={"projection": linear("enc_to_dec_proj", "enc_to_dec_proj")})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

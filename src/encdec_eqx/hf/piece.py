@@ -22,7 +22,7 @@ from .files.hub import local_folder
 from .load import POSITIONS, check_size, initial, load
 from .model_types import family_of, stack_config, with_model_type
 from .report import UNUSED_POOLER, Loaded, LoadReport, choices, refuse_unknown
-from .save import dtype_name, save
+from .save import recorded_dtype, save
 
 _logger = logging.getLogger("encdec_eqx")
 _held_back: contextvars.ContextVar[bool] = contextvars.ContextVar("reports_held_back", default=False)
@@ -145,12 +145,6 @@ def hf_config(module: Any, role: Role) -> dict[str, Any]:
         **family.to_hf(module.config, role),
         "architectures": [family.architectures[role]],
     }
-
-
-def recorded_dtype(module: Any) -> dict[str, str]:
-    """The dtype as a config records it; nothing if the arrays differ."""
-    name = dtype_name(module)
-    return {} if name is None else {"dtype": name}
 
 
 def log(report: LoadReport) -> None:

@@ -66,10 +66,10 @@ def save(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def dtype_name(model: Any) -> str | None:
-    """The dtype of all arrays, as a config records it, or None if they differ."""
+def recorded_dtype(model: Any) -> dict[str, str]:
+    """The dtype of all arrays as a config records it; nothing if they differ."""
     names = {leaf.dtype.name for leaf in jax.tree_util.tree_leaves(eqx.filter(model, eqx.is_array))}
-    return names.pop() if len(names) == 1 else None
+    return {"dtype": names.pop()} if len(names) == 1 else {}
 
 
 def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], np.dtype, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..._quoting import quoted
 from ...config import MAX_LAYERS, LayerSpec, StackConfig
-from ..attributes import Attribute, Convert, variant, written
+from ..attributes import Attribute, variant, written, written_as
 from ..names import linear
 from . import bert
 from .bert import BERT
@@ -96,14 +96,9 @@ ALBERT = dataclasses.replace(
             "num_hidden_layers",
             "num_hidden_layers",
             12,
-            Convert(lambda depth, hf: depth, lambda depth, config: depth // _inner(config)),
+            written_as(lambda config: len(config.layers) // _inner(config)),
         ),
-        Attribute(
-            "embedding_size",
-            "embeddings.size",
-            128,
-            Convert(lambda size, hf: size, lambda size, config: config.embedding_size),
-        ),
+        Attribute("embedding_size", "embeddings.size", 128, written_as(lambda config: config.embedding_size)),
         Attribute("num_hidden_groups", (), 1, written(_groups)),
         Attribute("inner_group_num", (), 1, written(_inner)),
         without=["position_embedding_type", "num_hidden_layers"],
