@@ -28,17 +28,29 @@ SAID_INSTEAD = {
     r"\bthe same bits\b": "bit for bit",
     r"\bnats a label\b": "nats per label",
     r"\bpass(?:es)? in plain steps\b": "cost of a verification pass",
-    r"\bclass (?:Attending|Opening|Record|Standing|Meter|Prepared|Wanted)\b": "the glossary's names",
+    r"\bclass (?:Attending|Opening|Standing|Meter|Prepared|Wanted)\b": "the glossary's names",
     r"\bdef (?:taken|noted|picked|obeying|moved|rewound)\b": "a verb",
 }
 
+# Parts of messages and of a repr that tests hold to, word for word.
+PINNED = (
+    "the constraint's end tokens are",
+    "with its end token",
+    "holds the end token",
+    "is an end token, which may come",
+    "transitions for the end token",
+    "has the end token",
+    "of the batch: mend ",
+)
 
-@pytest.mark.xfail(strict=False, reason="not all said anew yet")
+
 @pytest.mark.parametrize("phrase", SAID_INSTEAD)
 def test_the_field_s_words(phrase: str):
     found = []
     for path in FILES:
         text = path.read_text(encoding="utf-8")
         for match in re.finditer(phrase, text):
+            if any(pinned in text[match.start() - 40 : match.end() + 40] for pinned in PINNED):
+                continue
             found.append(f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}")
     assert not found, f"say {SAID_INSTEAD[phrase]!r}:\n" + "\n".join(found)

@@ -53,7 +53,7 @@ def as_end_ids(eos_token_id: int | Sequence[int], vocab_size: int) -> np.ndarray
         raise TypeError(f"`eos_token_id` must be an id or a list of ids, got {quoted(eos_token_id)}.")
     if not ids:
         raise ValueError(
-            "`eos_token_id` is empty; a constraint needs at least one end token, or no output could ever be complete."
+            "`eos_token_id` is empty; a constraint needs at least one EOS token, or no output could ever be complete."
         )
     wrong = [id_ for id_ in ids if not 0 <= id_ < vocab_size]
     if wrong:

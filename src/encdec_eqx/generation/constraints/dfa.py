@@ -247,7 +247,7 @@ class TokenDFA(AbstractConstraint):
         if with_edges.size:
             raise ValueError(
                 f"`next_state` has transitions for the end token {with_edges[0]}; its column must be all -1. "
-                "Name the states in which an end token may come in `accepting`."
+                "Name the states in which an EOS token may come in `accepting`."
             )
         accepts = np.zeros(states, np.bool_)
         accepts[np.asarray(accepting, np.int32)] = True

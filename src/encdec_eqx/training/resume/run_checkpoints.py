@@ -139,7 +139,7 @@ class RunCheckpoints:
             "passing": passing,
         }
         self.wait()
-        self._writing = self._writer.submit(self._write, record, state_arrays.taken(state), state.frozen)
+        self._writing = self._writer.submit(self._write, record, state_arrays.copy_to_host(state), state.frozen)
 
     def restore_latest(self, like: TrainState) -> Restored | None:
         """The newest whole checkpoint, bit for bit; None if there is none yet.

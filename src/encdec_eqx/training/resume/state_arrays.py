@@ -17,7 +17,7 @@ ARRAYS = "arrays.safetensors"
 """The file that holds all arrays of a state."""
 
 
-def taken(state: TrainState) -> dict[str, np.ndarray]:
+def copy_to_host(state: TrainState) -> dict[str, np.ndarray]:
     """Copies of all that changes from step to step, by name: the state may be donated as soon as this returns."""
     leaves = dict(_leaves(state))
     for leaf in leaves.values():
@@ -26,7 +26,7 @@ def taken(state: TrainState) -> dict[str, np.ndarray]:
 
 
 def table(state: TrainState) -> Table:
-    """Dtype and shape of every array of `taken(state)`."""
+    """Dtype and shape of every array of `copy_to_host(state)`."""
     return {name: described(leaf) for name, leaf in _leaves(state)}
 
 
