@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encdec_eqx._trees import path_name
@@ -61,12 +61,13 @@ def test_without_buckets_distances_are_cut_off() -> None:
     assert _rows(config, 0, 1, 2, 3, 50, -1, -3, -50) == [3, 4, 5, 5, 5, 2, 0, 0]
 
 
+@settings(max_examples=10)  # each number of buckets is a program of its own
 @given(span=st.integers(4, 40), extra=st.integers(1, 200))
 def test_rows_grow_with_the_relative_position_and_are_symmetric(span: int, extra: int) -> None:
     config = DisentangledConfig(span=span, max_distance=span // 2 + 1 + extra)
-    rows = _rows(config, *range(-config.max_distance, config.max_distance + 1))
+    rows = _rows(config, *range(-250, 251))
     assert rows == sorted(rows)
-    assert rows[config.max_distance] == span
+    assert rows[250] == span
     inner = [row - span for row in rows if 0 < row < 2 * span - 1]
     assert set(inner) - {span - 1, 1 - span} == {-row for row in inner} - {span - 1, 1 - span}
 

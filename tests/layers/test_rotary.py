@@ -135,5 +135,7 @@ def test_what_configs_refuse() -> None:
         RotaryConfig(pairs="odd")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="expected the first to be the smaller"):
         Llama3Scaling(factor=8.0, low_freq_factor=4.0, high_freq_factor=4.0, original_max_positions=64)
+    with pytest.raises(ValueError, match="has 4 factors, and 3 pairs rotate"):
+        Rotation.of_positions(RotaryConfig(dim=6, scaling=SCALINGS["longrope"]), 8, jnp.asarray([[0]]))
     with pytest.raises(ValueError, match="one of each per rotating pair"):
         LongRopeScaling(short_factors=(1.0,), long_factors=(1.0, 2.0), original_max_positions=4, factor=2.0)

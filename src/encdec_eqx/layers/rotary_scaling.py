@@ -216,6 +216,10 @@ class LongRopeScaling:
 
     def frequencies(self, theta: float, dim: int, longest: Integer[Array, ""]) -> Frequencies:
         """Angles per position where the longest sequence of the call has `longest` tokens."""
+        if len(self.short_factors) != dim // 2:
+            raise ValueError(
+                f"LongRopeScaling has {len(self.short_factors)} factors, and {dim // 2} pairs rotate; expected as many."
+            )
         powers = _powers(theta, dim)
         short, long = (np.asarray(each, np.float32) * powers for each in (self.short_factors, self.long_factors))
         return 1.0 / jnp.where(longest > self.original_max_positions, jnp.asarray(long), jnp.asarray(short))
