@@ -26,7 +26,7 @@ from .generation.interface import Generates
 from .generation.special_tokens import BY_USER, SpecialTokens
 from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import HubOptions, log, reports_held_back
-from .hf.report import LoadReport, joined
+from .hf.report import LoadReport, join_reports
 from .joining import check_pieces, decoder_settings, projection, special_token_ids
 from .layers.dropout import split_key
 from .layers.linear import AbstractLinear
@@ -117,7 +117,7 @@ class EncoderDecoder(Generates, Reshapes):
             enc_to_dec_proj=linear,
             special_tokens=SpecialTokens.resolve(("the decoder's config", special_token_ids(decoder))),
             generation_config=options,
-            load_report=joined(*reports, new=new, notes=notes),
+            load_report=join_reports(*reports, new=new, notes=notes),
         )
 
     @classmethod

@@ -16,7 +16,7 @@ from encdec_eqx.hf import transforms
 from encdec_eqx.hf.attributes import Attribute, choice, plus, variant
 from encdec_eqx.hf.families import FAMILIES, Role
 from encdec_eqx.hf.files.safetensors_file import Entry
-from encdec_eqx.hf.names import NameTable, unwrapped
+from encdec_eqx.hf.names import NameTable, strip_wrappers
 from encdec_eqx.hf.transforms import Fused
 
 # Values of attributes that leave a config valid whatever the others are.
@@ -214,7 +214,7 @@ def test_wrappers_are_taken_off_names(names: list[str], around: list[str], base:
     )
     prefix = "".join(f"{part}." for part in [*around, *(["base"] if base else [])])
     entry = Entry((1,), np.dtype(np.float32), Path("x"), 0)
-    tensors, note = unwrapped(Named({prefix + name: entry for name in names}), table)
+    tensors, note = strip_wrappers(Named({prefix + name: entry for name in names}), table)
     assert {table.canonical(name) for name in tensors.entries} == set(names)
     assert (note is None) == (not around)
     for name in tensors.entries:

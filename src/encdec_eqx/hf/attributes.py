@@ -93,12 +93,12 @@ def read_only(read: Callable[[Any, Mapping[str, Any]], Any]) -> Convert:
     return Convert(read, lambda value, config: ABSENT)
 
 
-def written(write: Callable[[StackConfig], Any]) -> Convert:
+def write_only(write: Callable[[StackConfig], Any]) -> Convert:
     """Only written: a function of the family reads it."""
     return Convert(lambda value, hf: ABSENT, lambda value, config: write(config))
 
 
-def written_as(write: Callable[[StackConfig], Any]) -> Convert:
+def write_as(write: Callable[[StackConfig], Any]) -> Convert:
     """Read as it is, unless there is no such part written by a function of the whole config."""
     return Convert(lambda value, hf: value, lambda value, config: value if value is ABSENT else write(config))
 
@@ -321,7 +321,7 @@ def head_dim(hidden_size: int, num_heads: int) -> int:
     return hidden_size // num_heads
 
 
-def differing(config: StackConfig, again: StackConfig) -> list[str]:
+def differing_fields(config: StackConfig, again: StackConfig) -> list[str]:
     """Names of the fields in which two configs differ."""
     return [
         field.name for field in dataclasses.fields(config) if getattr(config, field.name) != getattr(again, field.name)

@@ -28,7 +28,7 @@ from .attributes import (
     at_fixed,
     check_kind,
     defaults,
-    differing,
+    differing_fields,
     read_rows,
     write_rows,
 )
@@ -161,7 +161,7 @@ class Family:
         if again != config:
             lost = [
                 f"{name} = {getattr(config, name)!r} (it would read back as {getattr(again, name)!r})"
-                for name in differing(config, again)
+                for name in differing_fields(config, again)
             ]
             raise ValueError(
                 f"a {self.model_type} config.json cannot express {'; '.join(lost)}. Change that, or keep the "

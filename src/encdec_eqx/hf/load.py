@@ -23,7 +23,7 @@ from .._quoting import printable, quoted
 from .._trees import path_name
 from . import transforms
 from .files.folder import Tensors
-from .names import NameTable, unwrapped
+from .names import NameTable, strip_wrappers
 from .report import Loaded
 from .transforms import How
 
@@ -84,7 +84,7 @@ def load(
     _check_dtype(dtype)
     leaves, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
-    tensors, wrapping = unwrapped(tensors, table)
+    tensors, wrapping = strip_wrappers(tensors, table)
     plan = _plan(shapes, table, tensors, may_be_new)
     dtypes = _dtypes(plan, tensors, dtype)
     if plan.problems:
@@ -117,7 +117,7 @@ def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapp
         ValueError: a deep model has layers that the checkpoint has nothing of, or a long table of positions another
             length there.
     """
-    tensors, wrapping = unwrapped(tensors, table)
+    tensors, wrapping = strip_wrappers(tensors, table)
     present = {table.canonical(name): name for name in tensors.entries}
     for _, (ours, theirs, _) in table.rows():
         name = present.get(table.canonical(theirs)) if positions.get(ours, 0) > QUICK_POSITIONS else None

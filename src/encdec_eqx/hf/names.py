@@ -138,7 +138,7 @@ def norm(ours: str, theirs: str) -> tuple[Row, ...]:
     return tuple((f"{ours}.{leaf}", f"{theirs}.{leaf}", "same") for leaf in ("weight", "bias"))
 
 
-def merged(*tables: NameTable) -> NameTable:
+def merge(*tables: NameTable) -> NameTable:
     """One table of several that have no name in common."""
     joined: dict[str, Any] = {}
     for field in dataclasses.fields(NameTable):
@@ -150,7 +150,7 @@ def merged(*tables: NameTable) -> NameTable:
     return NameTable(**joined)
 
 
-def tied(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, str]]:
+def split_tied(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, str]]:
     """Leave out of an encoder's table every tensor that has a namesake in the decoder's base model.
 
     This is `tie_encoder_decoder`: such a tensor is stored once, as the decoder's.
@@ -201,7 +201,7 @@ class Unwrapped:
         return self._tensors.read(self._names[name])
 
 
-def unwrapped(tensors: Tensors, table: NameTable) -> tuple[Tensors, str | None]:
+def strip_wrappers(tensors: Tensors, table: NameTable) -> tuple[Tensors, str | None]:
     """The checkpoint without what wrappers put into its names, and a note on it; as it is if that finds no more.
 
     Args:

@@ -15,7 +15,7 @@ from .families import FAMILIES, WHOLES
 from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
 from .load import POSITIONS, check_size, load
 from .model_types import PAIRS, family_of, stack_config, with_model_type
-from .names import NameTable, linear, merged, tied
+from .names import NameTable, linear, merge, split_tied
 from .pair_config import MODEL_TYPE as PAIR
 from .pair_config import PairConfig, WholeFormat, read_pair, write_pair
 from .piece import HubOptions, hf_config, log
@@ -232,7 +232,7 @@ def pair_table(encoder: NameTable, decoder: NameTable, *, tied: bool, projection
     copies: dict[str, str] = {}
     if tied:
         encoder, copies = _without_namesakes(encoder, decoder)
-    whole = merged(encoder.under("encoder"), decoder.under("decoder"), *([_PROJECTION] if projection else []))
+    whole = merge(encoder.under("encoder"), decoder.under("decoder"), *([_PROJECTION] if projection else []))
     settings = {**whole.settings, **dict.fromkeys(copies, "tie_encoder_decoder")}
     return dataclasses.replace(whole, duplicates={**whole.duplicates, **copies}, settings=settings)
 
@@ -245,7 +245,7 @@ def shared_paths(
     Raises:
         ValueError: shared arrays would have two shapes.
     """
-    _, pairs = tied(encoder_table, decoder_table)
+    _, pairs = split_tied(encoder_table, decoder_table)
     ours, theirs = _sizes(encoder), _sizes(decoder)
     differing = [f"{name} ({ours[name]} and {theirs[name]})" for name in ours if ours[name] != theirs[name]]
     if pairs and differing:
@@ -269,7 +269,7 @@ def _sizes(config: StackConfig) -> dict[str, int]:
 
 def _without_namesakes(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, str]]:
     """The encoder's table without tied rows, and the copies of them that a file may hold all the same."""
-    reduced, pairs = tied(encoder, decoder)
+    reduced, pairs = split_tied(encoder, decoder)
     copies = {
         f"encoder.{encoder.canonical(theirs)}": f"decoder.{encoder.canonical(theirs)}"
         for _, (ours, theirs, _) in encoder.rows()

@@ -6,7 +6,7 @@ from typing import Any
 
 from .._quoting import quoted
 from ..config import StackConfig
-from .attributes import FIXED, TOKENS, at_fixed, check_kind, differing
+from .attributes import FIXED, TOKENS, at_fixed, check_kind, differing_fields
 from .family import Family
 from .ignored import IGNORED, OF_THE_FILE
 from .names import NameTable, Row
@@ -250,5 +250,5 @@ def _decoder_rows(rows: tuple[Row, ...], shared: bool) -> tuple[Row, ...]:
 
 def _differing(config: StackConfig, again: StackConfig) -> str:
     # the special tokens of a whole checkpoint are the model's, not a piece's
-    names = differing(config, again)
+    names = differing_fields(config, again)
     return ", ".join(name for name in names if not name.endswith("_token_id") or name == "pad_token_id")

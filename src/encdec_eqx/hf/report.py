@@ -117,7 +117,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def joined(
+def join_reports(
     encoder: LoadReport,
     decoder: LoadReport,
     *,

@@ -15,7 +15,7 @@ from .._installing import install
 from .._json import loads
 from .._quoting import printable, quoted
 from .._writing import aside_of
-from ..hf.files.hub import hub_file, shipped
+from ..hf.files.hub import hub_file, shipped_folder
 
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
 
@@ -63,7 +63,7 @@ def read_pretrained(path: str | os.PathLike) -> Any:
         FileNotFoundError: it cannot be found.
         ValueError: its file is damaged.
     """
-    there = shipped(path) or Path(path).expanduser()
+    there = shipped_folder(path) or Path(path).expanduser()
     if there.is_file():
         return read(there)
     if there.is_dir():

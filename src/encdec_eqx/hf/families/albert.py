@@ -10,7 +10,7 @@ from typing import Any
 
 from ..._quoting import quoted
 from ...config import MAX_LAYERS, LayerSpec, StackConfig
-from ..attributes import Attribute, variant, written, written_as
+from ..attributes import Attribute, variant, write_as, write_only
 from ..names import linear
 from . import bert
 from .bert import BERT
@@ -36,7 +36,7 @@ _MODULES = {
     "cls.predictions.decoder": "predictions.decoder",
     "cls.predictions": "predictions",
 }
-_RENAMED = bert.renamed(bert.ROWS, _MODULES)
+_RENAMED = bert.rename_modules(bert.ROWS, _MODULES)
 
 ROWS = {
     **_RENAMED,
@@ -96,11 +96,11 @@ ALBERT = dataclasses.replace(
             "num_hidden_layers",
             "num_hidden_layers",
             12,
-            written_as(lambda config: len(config.layers) // _inner(config)),
+            write_as(lambda config: len(config.layers) // _inner(config)),
         ),
-        Attribute("embedding_size", "embeddings.size", 128, written_as(lambda config: config.embedding_size)),
-        Attribute("num_hidden_groups", (), 1, written(_groups)),
-        Attribute("inner_group_num", (), 1, written(_inner)),
+        Attribute("embedding_size", "embeddings.size", 128, write_as(lambda config: config.embedding_size)),
+        Attribute("num_hidden_groups", (), 1, write_only(_groups)),
+        Attribute("inner_group_num", (), 1, write_only(_inner)),
         without=["position_embedding_type", "num_hidden_layers"],
         vocab_size=30000,
         hidden_size=4096,

@@ -134,7 +134,7 @@ def no_layerdrop(*names: str) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
     return remarks
 
 
-def numbered_from_zero(rows: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
+def number_from_zero(rows: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
     """The rows of a variant whose table of positions has no rows in front of that of position 0."""
     return tuple(row._replace(how=plus(0)) if row.theirs == "max_position_embeddings" else row for row in rows)
 
@@ -193,7 +193,7 @@ PEGASUS = _variant(
     "Pegasus",
     model_type="pegasus",
     config_rows=variant(
-        numbered_from_zero(ATTRIBUTES), pad_token_id=0, bos_token_id=None, eos_token_id=1, decoder_start_token_id=0
+        number_from_zero(ATTRIBUTES), pad_token_id=0, bos_token_id=None, eos_token_id=1, decoder_start_token_id=0
     ),
     constants={
         **PRE_NORM,
@@ -212,7 +212,7 @@ BLENDERBOT = _variant(
     "Blenderbot",
     model_type="blenderbot",
     config_rows=variant(
-        numbered_from_zero(ATTRIBUTES),
+        number_from_zero(ATTRIBUTES),
         vocab_size=8008,
         max_position_embeddings=128,
         encoder_layers=2,
@@ -252,7 +252,7 @@ MARIAN = _variant(
     "Marian",
     model_type="marian",
     config_rows=variant(
-        numbered_from_zero(ATTRIBUTES),
+        number_from_zero(ATTRIBUTES),
         Attribute("decoder_vocab_size", "vocab_size", None, Convert(_own_vocabulary, lambda size, config: size)),
         Attribute("share_encoder_decoder_embeddings", (), True),
         vocab_size=58101,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config import PositionsConfig, StackConfig
-from ..attributes import Attribute, Convert, variant, written
+from ..attributes import Attribute, Convert, variant, write_only
 from . import bart
 from .bart import BART
 
@@ -88,7 +88,7 @@ TROCR = dataclasses.replace(
             Convert(lambda longest, hf: longest + 2, lambda rows, config: config.positions.longest),
         ),
         Attribute(
-            "use_learned_position_embeddings", (), True, written(lambda config: config.positions.kind == "learned")
+            "use_learned_position_embeddings", (), True, write_only(lambda config: config.positions.kind == "learned")
         ),
         Attribute("layernorm_embedding", "embeddings.norm", True),
         without=["is_decoder", "cross_attention_hidden_size", "max_position_embeddings"],

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config import StackConfig
-from ..attributes import ABSENT, NEGATED, Attribute, Convert, choice, read_only, variant, written
+from ..attributes import ABSENT, NEGATED, Attribute, Convert, choice, read_only, variant, write_only
 from ..family import Family
 from ..names import Row, linear, norm, projections
 
@@ -97,7 +97,7 @@ ABSOLUTE = {"position_embedding_type": ("absolute", "the family has no other pos
 """What variants accept whose config does not have the attribute, though some files of theirs do."""
 
 
-def renamed(rows: Mapping[str, tuple[Row, ...]], names: Mapping[str, str]) -> dict[str, tuple[Row, ...]]:
+def rename_modules(rows: Mapping[str, tuple[Row, ...]], names: Mapping[str, str]) -> dict[str, tuple[Row, ...]]:
     """The rows of a variant in which some modules have other names.
 
     Args:
@@ -142,7 +142,7 @@ ERNIE = dataclasses.replace(
             3,
             Convert(lambda size, hf: size if hf["use_task_id"] else 0, lambda size, config: size or ABSENT),
         ),
-        Attribute("use_task_id", (), False, written(lambda config: config.embeddings.task_type_size > 0)),
+        Attribute("use_task_id", (), False, write_only(lambda config: config.embeddings.task_type_size > 0)),
     ),
     rows={**ROWS, "base": (*ROWS["base"], ("embeddings.task_types.weight", _TASKS, "same"))},
     unused=(*BERT.unused, (_TASKS.replace(".", r"\."), "use_task_id is false")),
@@ -165,7 +165,7 @@ def _no_relative_cross(config: StackConfig, hf: Mapping[str, Any]) -> StackConfi
 def with_norms(rows: Mapping[str, tuple[Row, ...]], first: str, second: str, final: str) -> dict[str, tuple[Row, ...]]:
     """The rows of a variant whose norms stand before its sub-layers, under other names, and after the last layer."""
     names = {f"{block}.output.LayerNorm": f"{block}.{first}" for block in ("attention", "crossattention")}
-    named = renamed(rows, {**names, "output.LayerNorm": second})
+    named = rename_modules(rows, {**names, "output.LayerNorm": second})
     last = tuple((f"stack.shared.final_norm.{leaf}", f"{final}.{leaf}", "same") for leaf in ("weight", "bias"))
     return {**named, "base": (*named["base"], *last)}
 

@@ -57,7 +57,7 @@ BIG_BIRD = dataclasses.replace(
     ignored={**bert.IGNORED, **dict.fromkeys(_SPARSE, "attention is always full here")},
     when_new={"attention_type": "original_full"},
     fixed=bert.ABSOLUTE,
-    rows=bert.renamed(bert.ROWS, {"pooler.dense": "pooler"}),
+    rows=bert.rename_modules(bert.ROWS, {"pooler.dense": "pooler"}),
     unused=(*BERT.unused, (r"qa_classifier\..*", "the head of another task")),
     remarks=remarks,
 )

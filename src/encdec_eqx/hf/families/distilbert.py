@@ -58,7 +58,7 @@ DISTILBERT = dataclasses.replace(
     },
     spellings={name: _ITS_NAMES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")},
     layer="transformer.layer.{i}",
-    rows={**bert.renamed(bert.ROWS, _MODULES), "cross": (), "pooler": ()},
+    rows={**bert.rename_modules(bert.ROWS, _MODULES), "cross": (), "pooler": ()},
     optional={"embeddings.positions.weight": True},
     unused=(*bert.UNUSED, (r"pre_classifier\..*", "the head of another task")),
     duplicates={},

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config import StackConfig
-from ..attributes import Attribute, Convert, variant, written
+from ..attributes import Attribute, Convert, variant, write_only
 from ..family import Family
 from ..names import linear, norm
 
@@ -40,8 +40,8 @@ _ROWS = (
     Attribute("attn_pdrop", "attention.dropout", 0.1),
     Attribute("layer_norm_epsilon", "norm.eps", 1e-5),
     Attribute("initializer_range", "initializer_range", 0.02),
-    Attribute("scale_attn_weights", (), True, written(_has_scale)),
-    Attribute("scale_attn_by_inverse_layer_idx", (), False, written(_by_layer)),
+    Attribute("scale_attn_weights", (), True, write_only(_has_scale)),
+    Attribute("scale_attn_by_inverse_layer_idx", (), False, write_only(_by_layer)),
 )
 ATTRIBUTES = variant(_ROWS, bos_token_id=50256, eos_token_id=50256)
 

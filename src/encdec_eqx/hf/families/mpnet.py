@@ -17,7 +17,7 @@ _MODULES = {
     "attention.output.dense": "attention.attn.o",
     "attention.output.LayerNorm": "attention.LayerNorm",
 }
-_RENAMED = bert.renamed(roberta.ROWS, _MODULES)
+_RENAMED = bert.rename_modules(roberta.ROWS, _MODULES)
 _BIAS = ("stack.shared.relative_bias.weight", "encoder.relative_attention_bias.weight", "same")
 
 MPNET = dataclasses.replace(

@@ -5,7 +5,7 @@ Chung et al. 2021, arXiv:2010.12821.
 
 import dataclasses
 
-from ..attributes import Attribute, variant, written_as
+from ..attributes import Attribute, variant, write_as
 from ..names import linear, norm
 from . import bert
 from .bert import BERT
@@ -17,9 +17,9 @@ REMBERT = dataclasses.replace(
     prefixes={"encoder": ("rembert",), "decoder": ("rembert",)},
     config_rows=variant(
         bert.ATTRIBUTES,
-        Attribute("input_embedding_size", "embeddings.size", 256, written_as(lambda config: config.embedding_size)),
+        Attribute("input_embedding_size", "embeddings.size", 256, write_as(lambda config: config.embedding_size)),
         Attribute(
-            "output_embedding_size", "head.size", 1664, written_as(lambda config: config.head_width), role="decoder"
+            "output_embedding_size", "head.size", 1664, write_as(lambda config: config.head_width), role="decoder"
         ),
         without=["position_embedding_type"],
         vocab_size=250300,

@@ -61,7 +61,7 @@ def named_folder(path: str | os.PathLike) -> Path | None:
         MissingFileError: it is neither.
         ImportError: it is a Hub id, and the `hub` extra is not installed.
     """
-    folder = shipped(path) or Path(path).expanduser()
+    folder = shipped_folder(path) or Path(path).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -147,7 +147,7 @@ def hub_file(repo: str, name: str) -> Path:
         ) from None
 
 
-def shipped(path: str | os.PathLike) -> Path | None:
+def shipped_folder(path: str | os.PathLike) -> Path | None:
     """The folder of a piece that ships with the package, if that is what a string names.
 
     What lies in the current folder under the same name wins, and that is logged. A repository of the Hub is not meant
