@@ -171,11 +171,7 @@ def resolve_settings(
 
 @functools.lru_cache(maxsize=256)
 def _plan_of(
-    given: _Given,
-    passed: GenerationConfig | None,
-    file: GenerationConfig | None,
-    call: Call,
-    notes: tuple[str, ...],
+    given: _Given, passed: GenerationConfig | None, file: GenerationConfig | None, call: Call, notes: tuple[str, ...]
 ) -> Plan:
     sources = OptionSources({name: value for name, _, value in given}, passed, file)
     sources.refuse_not_built()

@@ -235,12 +235,7 @@ def start_tokens_of_rows(value: Any, *, batch: int, vocab_size: int) -> np.ndarr
 
 
 def resolve_tokens(
-    model: SpecialTokens,
-    passed: Any,
-    arguments: Mapping[str, Any],
-    vocab_size: int,
-    *,
-    needs_start: bool = True,
+    model: SpecialTokens, passed: Any, arguments: Mapping[str, Any], vocab_size: int, *, needs_start: bool = True
 ) -> tuple[SpecialTokens, tuple[str, ...]]:
     """The special tokens of one run: the call's arguments, then a passed `GenerationConfig`, then the model's.
 

@@ -100,10 +100,7 @@ class BeamSearch(AbstractTokenSearch):
         return cls(
             **cls.common(plan, inputs, rows=plan.num_beams // groups, keep=ends + 1),
             lengths=Lengths.of(
-                plan.length_penalty,
-                plan.early_stopping,
-                longest=plan.max_new_tokens,
-                columns=inputs.target.slots + 1,
+                plan.length_penalty, plan.early_stopping, longest=plan.max_new_tokens, columns=inputs.target.slots + 1
             ),
             diversity=np.asarray(plan.diversity_penalty, np.float32) if groups > 1 else None,
             returned=np.asarray(plan.num_return_sequences, np.int32),

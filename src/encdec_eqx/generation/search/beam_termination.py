@@ -154,13 +154,7 @@ def _padded(
 
 
 def best_hypotheses(
-    pools: Sequence[Pool],
-    *,
-    batch: int,
-    returned: int,
-    prompt_width: int,
-    eos_ids: np.ndarray,
-    last_first: bool,
+    pools: Sequence[Pool], *, batch: int, returned: int, prompt_width: int, eos_ids: np.ndarray, last_first: bool
 ) -> SearchOutput:
     """The best hypotheses of each source sequence over the pools of all its groups, side by side.
 
