@@ -8,7 +8,7 @@ from jaxtyping import Float
 from ._typing import Array, PRNGKey
 from .config import StackConfig
 from .inputs.tokens import Embeddings
-from .layers.activations import ACTIVATION_FUNCTIONS
+from .layers.activations import ACTIVATION_FUNCTIONS, soft_cap
 from .layers.linear import AbstractLinear, Linear
 from .layers.norm import AbstractNorm, init_norm
 
@@ -46,7 +46,7 @@ class LMHead(eqx.Module):
         if self.bias is not None:
             bias = jax.lax.stop_gradient(self.bias) if self.fixed_bias else self.bias
             logits = logits + jnp.broadcast_to(bias.astype(jnp.float32), logits.shape)
-        return logits if self.logit_cap is None else self.logit_cap * jnp.tanh(logits / self.logit_cap)
+        return logits if self.logit_cap is None else soft_cap(logits, self.logit_cap)
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "LMHead":
