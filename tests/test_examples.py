@@ -14,8 +14,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
-from encdec_eqx.demo.lexicon import Lexicon
-from encdec_eqx.demo.vocabulary import PHONEME_TOKENS
+from encdec_eqx.demo.lexicon import PHONEME_TOKENS, Lexicon
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -91,6 +91,8 @@ PUBLIC_NAMES = {
     "shift_tokens_right",
 }
 
+MOST_FILES = 195
+
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALL_FILES = sorted(
     path for folder in ("src", "tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")
@@ -184,6 +186,16 @@ def test_third_party_packages_stay_in_their_place(module: str):
             assert module.split(".")[0] in ONLY_IN[top], (
                 f"{module} imports {name}: allowed in {ONLY_IN[top] or 'no module'}"
             )
+
+
+def test_no_file_name_stands_twice():
+    names = [path.name for path in SOURCES if path.name != "__init__.py"]
+    assert not {name for name in names if names.count(name) > 1}
+
+
+def test_files_do_not_multiply():
+    """What is only ever read together stands together: before adding a file, look which one it belongs to."""
+    assert len(SOURCES) <= MOST_FILES
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -28,8 +28,7 @@ from encdec_eqx import (
     shift_tokens_right,
 )
 from encdec_eqx.doctor import Diagnosis, diagnose
-from encdec_eqx.generation.result import GenerationResult
-from encdec_eqx.generation.streaming import StreamChunk
+from encdec_eqx.generation.result import GenerationResult, StreamChunk
 from encdec_eqx.text import TextToText, TokenizerPair
 from encdec_eqx.training import FitResult, TrainConfig, TrainState, TrainStep, add_lora, fit, merge_lora, trainable
 from models import decoder_config, encoder_config, random_ids, tiny_pair
@@ -111,7 +110,7 @@ def test_calls_that_take_long_are_annotated():
     if TYPE_CHECKING:
         pair = tiny_pair()
         result = assert_type(fit(pair, "train.jsonl", TrainConfig(output_dir=Path("run"))), FitResult)
-        assert_type(result.ending, Literal["finished", "early stopping", "interrupted"])
+        assert_type(result.ending, Literal["finished", "early stopping", "stopped", "interrupted"])
         assert_type(diagnose(pair, {"input_ids": IDS, "labels": IDS}), Diagnosis)
         text = assert_type(TextToText.from_pretrained("folder"), TextToText)
         assert_type(TextToText(pair, TokenizerPair.load("folder")), TextToText)

@@ -30,7 +30,7 @@ from .hf.report import LoadReport, join_reports
 from .joining import check_pieces, decoder_settings, projection, special_token_ids
 from .layers.dropout import split_key
 from .layers.linear import AbstractLinear
-from .surgery.reshapes import Reshapes
+from .surgery.resize import Reshapes
 from .surgery.ties import Ties, tie, untie
 
 

@@ -24,9 +24,8 @@ from encdec_eqx import (
     HeadConfig,
     NormConfig,
 )
-from encdec_eqx.demo.batches import IGNORED_LABEL, encode_words, padded
-from encdec_eqx.demo.pieces import join, load_pieces
-from encdec_eqx.demo.vocabulary import encode_pronunciation
+from encdec_eqx.demo.lexicon import encode_pronunciation
+from encdec_eqx.demo.pieces import IGNORED_LABEL, encode_words, join, load_pieces, padded
 from encdec_eqx.doctor.command import run_doctor
 from encdec_eqx.doctor.losses import (
     Reading,

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from encdec_eqx import EncoderDecoder, GenerationConfig
-from encdec_eqx.demo.batches import IGNORED_LABEL, encode_words, padded
-from encdec_eqx.demo.pieces import join, load_pieces
-from encdec_eqx.demo.vocabulary import encode_pronunciation
+from encdec_eqx.demo.lexicon import encode_pronunciation
+from encdec_eqx.demo.pieces import IGNORED_LABEL, encode_words, join, load_pieces, padded
 from encdec_eqx.doctor.losses import another_start_is_better, order_does_not_matter
 from encdec_eqx.training import Finding, check_before_training, diagnose
 from encdec_eqx.training.data.batches import from_all_over

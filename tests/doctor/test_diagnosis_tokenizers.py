@@ -11,8 +11,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from encdec_eqx import EncoderDecoder
-from encdec_eqx.demo.batches import IGNORED_LABEL, padded
-from encdec_eqx.demo.vocabulary import LETTER_TOKENS, PHONEME_TOKENS
+from encdec_eqx.demo.lexicon import LETTER_TOKENS, PHONEME_TOKENS
+from encdec_eqx.demo.pieces import IGNORED_LABEL, padded
 from encdec_eqx.text import TokenizerPair
 from encdec_eqx.training import Finding, check_before_training, diagnose
 from models import decoder_config, encoder_config, tiny_pair
