@@ -350,6 +350,7 @@ def test_every_array_has_its_rows_and_every_row_goes_there_and_back(family: str,
         transforms.write(transform, filled[ours], theirs[name])
     assert not any(np.isnan(array).any() for array in filled.values())
     for _, (ours, name, transform) in table.rows():
+        assert isinstance(transform, str)
         assert transforms.read(transform, filled[ours]).tobytes() == theirs[name].tobytes()
     assert len(theirs) == len(list(table.rows()))
 

@@ -110,7 +110,7 @@ def write(how: How, ours: np.ndarray, theirs: np.ndarray) -> None:
     part[...] = source.reshape(part.shape)
 
 
-def read(how: How, ours: np.ndarray) -> np.ndarray:
+def read(how: str, ours: np.ndarray) -> np.ndarray:
     """The checkpoint's tensor from our whole array: the inverse of `write`."""
     transform = _transform(how)
     part = transform.part(ours)
