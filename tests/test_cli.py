@@ -166,7 +166,7 @@ def test_the_demo_ends_with_commands_that_can_be_typed(calls, tmp_path, capsys, 
 @pytest.mark.parametrize("busy", ["time.sleep(60)", "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"])
 def test_ctrl_c_ends_a_command_at_once_whatever_it_does(busy):
     """The second one is a call without a bytecode in it, as compiling is: no handler of Python's runs."""
-    code = "import hashlib, time\nfrom encdec_eqx._ctrl_c import leaving_at_ctrl_c\nprint('in', end='')\n"
+    code = "import hashlib, time\nfrom encdec_eqx._signals import leaving_at_ctrl_c\nprint('in', end='')\n"
     code += f"with leaving_at_ctrl_c('left'):\n  import sys; print('go', file=sys.stderr, flush=True); {busy}"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
@@ -178,7 +178,7 @@ def test_ctrl_c_ends_a_command_at_once_whatever_it_does(busy):
 
 
 def test_a_first_ctrl_c_is_left_to_what_saves_and_a_second_one_ends_the_process():
-    code = "import time\nfrom encdec_eqx._ctrl_c import leaving_at_ctrl_c\n"
+    code = "import time\nfrom encdec_eqx._signals import leaving_at_ctrl_c\n"
     code += "from encdec_eqx.training.interrupts import graceful_stop\n"
     code += "with leaving_at_ctrl_c('left'), graceful_stop() as flag:\n"
     code += "  print('go', flush=True)\n"

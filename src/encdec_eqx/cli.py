@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _patient(run: Callable[[Any], int], argument: Any) -> int:
-    from ._ctrl_c import leaving_at_ctrl_c
+    from ._signals import leaving_at_ctrl_c
 
     with leaving_at_ctrl_c(_AT_CTRL_C):
         return run(argument)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ._quoting import quoted
-from .layers.activations import ACTIVATIONS as ACTIVATIONS
 from .layers.alibi import AlibiConfig as AlibiConfig
 from .layers.attention import AttentionConfig as AttentionConfig
+from .layers.feed_forward import ACTIVATIONS as ACTIVATIONS
 from .layers.feed_forward import GatedMLPConfig as GatedMLPConfig
 from .layers.feed_forward import MLPConfig as MLPConfig
 from .layers.norm import LayerNormConfig as LayerNormConfig

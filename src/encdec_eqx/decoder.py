@@ -22,10 +22,9 @@ from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.counting import PositionRule
 from .inputs.tokens import Embeddings, as_token_types, longest
-from .layers.context import AttentionContext
+from .layers.context import AttentionContext, AttentionMask
 from .layers.dropout import split_key
 from .layers.linear import Linear
-from .layers.masks import AttentionMask
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, StackOutput, UnrolledStack
 from .surgery.cross_attention import add_cross_attention

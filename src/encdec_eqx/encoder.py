@@ -16,10 +16,9 @@ from .config import StackConfig
 from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.tokens import Embeddings
-from .layers.context import AttentionContext
+from .layers.context import AttentionContext, AttentionMask
 from .layers.dropout import split_key
 from .layers.linear import Linear
-from .layers.masks import AttentionMask
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, UnrolledStack
 from .surgery.resize import resize_embedding

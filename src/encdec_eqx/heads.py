@@ -8,7 +8,8 @@ from jaxtyping import Float
 from ._typing import Array, PRNGKey
 from .config import StackConfig
 from .inputs.tokens import Embeddings
-from .layers.activations import ACTIVATION_FUNCTIONS, soft_cap
+from .layers.attend import soft_cap
+from .layers.feed_forward import ACTIVATION_FUNCTIONS
 from .layers.linear import AbstractLinear, Linear
 from .layers.norm import AbstractNorm, init_norm
 

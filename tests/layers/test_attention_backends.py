@@ -11,8 +11,8 @@ from encdec_eqx import Decoder, LayerSpec
 from encdec_eqx.cache import Branches, FoldedKV, SelfKV, empty_kv
 from encdec_eqx.layers import attend as attending
 from encdec_eqx.layers.attend import attend, fused, why_reference
+from encdec_eqx.layers.context import AttentionMask
 from encdec_eqx.layers.dropout import Dropout
-from encdec_eqx.layers.masks import AttentionMask
 from models import decoder_config, random_ids, randomised, right_mask, tiny_pair
 from tolerances import ORACLE, SAME_MODEL
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from encdec_eqx.layers.activations import soft_cap
+from encdec_eqx.layers.attend import soft_cap
 from encdec_eqx.layers.feed_forward import MLP, GatedMLP, GatedMLPConfig, MLPConfig, init_feed_forward
 from tolerances import ORACLE
 

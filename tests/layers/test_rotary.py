@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encdec_eqx.layers.rotary import RotaryConfig, Rotation
-from encdec_eqx.layers.rotary_scaling import (
+from encdec_eqx.layers.positions import sinusoids
+from encdec_eqx.layers.rotary import (
     DynamicNTKScaling,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    RotaryConfig,
+    Rotation,
     YarnScaling,
     scaled_frequencies,
 )
-from encdec_eqx.layers.sinusoids import sinusoids
 from tolerances import ORACLE, ROTARY_FAR
 
 SCALINGS = {

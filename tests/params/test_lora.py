@@ -14,8 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from encdec_eqx import EncoderDecoder, HeadConfig, LayerSpec
 from encdec_eqx.hf.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
-from encdec_eqx.layers.linear import Linear
-from encdec_eqx.layers.low_rank import LowRank, WithLoRA
+from encdec_eqx.layers.linear import Linear, LowRank, WithLoRA
 from encdec_eqx.training import (
     add_lora,
     drop_lora,

@@ -35,13 +35,14 @@ from encdec_eqx.layers.feed_forward import MLP, GatedMLP
 from encdec_eqx.layers.linear import Linear
 from encdec_eqx.layers.norm import LayerNorm, RMSNorm
 from encdec_eqx.layers.relative_bias import RelativeBiasConfig, bucket
-from encdec_eqx.layers.rotary import RotaryConfig, Rotation
-from encdec_eqx.layers.rotary_scaling import (
+from encdec_eqx.layers.rotary import (
     DynamicNTKScaling,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    RotaryConfig,
     RotaryScaling,
+    Rotation,
     YarnScaling,
 )
 from tolerances import EXACT, PARITY_ATTENTION, PARITY_HIDDEN, PARITY_ROTATED

@@ -10,8 +10,7 @@ import torch
 from torch_layers import BATCH, CASES, HIDDEN, LENGTH, REAL, SOURCE, SOURCE_REAL, Arrays, Case, random_states
 
 from encdec_eqx._trees import path_name
-from encdec_eqx.layers.context import AttentionContext
-from encdec_eqx.layers.masks import AttentionMask
+from encdec_eqx.layers.context import AttentionContext, AttentionMask
 from encdec_eqx.stack import to_layout
 from encdec_eqx.stack.unrolled import UnrolledStack
 from tolerances import PARITY_ATTENTION, PARITY_LAYERS

@@ -11,8 +11,7 @@ from ..layers.context import AttentionContext, LayerContext
 from ..layers.dropout import Dropout, split_key
 from ..layers.feed_forward import MLP, GatedMLP, init_feed_forward
 from ..layers.norm import AbstractNorm, Placement, init_norm
-from .abstract_block import AbstractBlock, BlockOutput
-from .residual import Residual, Stream
+from .abstract_block import AbstractBlock, BlockOutput, Residual, Stream
 
 
 class Block(AbstractBlock):

@@ -9,9 +9,8 @@ from ..layers.context import AttentionContext, LayerContext
 from ..layers.dropout import Dropout, split_key
 from ..layers.feed_forward import MLP, GatedMLP, init_feed_forward
 from ..layers.norm import AbstractNorm, init_norm
-from .abstract_block import AbstractBlock, BlockOutput
+from .abstract_block import AbstractBlock, BlockOutput, Residual, Stream
 from .block import init_cross_attention, init_self_attention
-from .residual import Residual, Stream
 
 
 class ParallelBlock(AbstractBlock):

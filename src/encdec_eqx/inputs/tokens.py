@@ -12,10 +12,10 @@ from ..config import StackConfig
 from ..layers.dropout import Dropout
 from ..layers.linear import AbstractLinear, Embedding, Linear
 from ..layers.norm import AbstractNorm, init_norm
+from ..layers.positions import sinusoids
 from ..layers.rotary import Rotation
-from ..layers.sinusoids import sinusoids
+from .__init__ import AbstractInputs, Embedded
 from .counting import PositionRule
-from .input_side import AbstractInputs, Embedded
 
 
 class Embeddings(AbstractInputs):

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from .._typing import Array, PRNGKey
-from .activations import soft_cap
+from .context import AttentionMask
 from .dropout import Dropout
-from .masks import AttentionMask
 
 Queries = Float[Array, "batch heads queries head_dim"]
 Keys = Float[Array, "batch kv_heads keys head_dim"]
@@ -203,3 +202,8 @@ def _masked_softmax(scores: Scores, mask: Bool[Array, "#batch 1 #queries #keys"]
     total = jnp.sum(powers, axis=-1, keepdims=True)
     # only a row that sees nothing has a total of 0; a floor at 1 would halve the gradient of rows that see one key
     return powers / jnp.where(total == 0.0, 1.0, total)
+
+
+def soft_cap(x: Float[Array, "*shape"], cap: float) -> Float[Array, "*shape"]:
+    """The input where it is small, never beyond `cap` in size (Gemma 2)."""
+    return cap * jnp.tanh(x / cap)

@@ -13,8 +13,7 @@ import numpy as np
 from .._quoting import printable, quoted
 from .._typing import PRNGKey, check_key
 from ..hf.adapter import read_adapter, write_adapter
-from ..layers.linear import AbstractLinear, Linear
-from ..layers.low_rank import LowRank, WithLoRA, add_low_rank
+from ..layers.linear import AbstractLinear, Linear, LowRank, WithLoRA, add_low_rank
 from ..stack import ScannedStack, map_stacks, rescan, to_layout, unroll
 from ..surgery.ties import share_layers
 from .param_names import named

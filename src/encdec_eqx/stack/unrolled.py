@@ -19,8 +19,7 @@ from ..blocks import AbstractBlock, BlockOutput, init_block
 from ..cache import AbstractKV, CrossKV
 from ..config import AttentionConfig, LayerSpec, StackConfig
 from ..layers.alibi import alibi_bias
-from ..layers.context import AttentionContext, LayerContext
-from ..layers.masks import AttentionMask
+from ..layers.context import AttentionContext, AttentionMask, LayerContext
 from ..layers.norm import AbstractNorm, init_norm
 from ..layers.relative_bias import RelativeBias
 from ..layers.rotary import Rotation

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from .._quoting import quoted
+from .._signals import StopFlag, graceful_stop
 from ..doctor.finding import stop_on_errors
 from ..text import TokenizerPair
 from .callbacks import Callback, Callbacks, CheckpointEvent, Ending, EvaluationEvent, FitResult, StartEvent, StepEvent
 from .evaluation import Generated
-from .interrupts import StopFlag, graceful_stop
 from .loss import Loss
 from .optim.optimizer import OwnOptimizer
 from .reporting.log import RunLog, read_log

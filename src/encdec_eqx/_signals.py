@@ -1,4 +1,4 @@
-"""Ctrl-C in a command: one line and exit status 130, at whatever moment it comes.
+"""Ctrl-C and SIGTERM: a command leaves with one line and status 130, a run first finishes its step and saves.
 
 A `KeyboardInterrupt` is no way out of a program that compiles: one that comes inside jax's callbacks is swallowed, and
 one that comes inside its caches may crash the process at its end. So a thread waits for the signal, and leaves without
@@ -6,12 +6,14 @@ unwinding.
 """
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 STATUS = 128 + signal.SIGINT
 _SHOW_CURSOR = "\x1b[?25h"
@@ -80,3 +82,49 @@ def _flush() -> None:
         if sys.stderr.isatty():
             sys.stderr.write(_SHOW_CURSOR)
         sys.stderr.flush()
+
+
+_WATCHED = (signal.SIGTERM, signal.SIGINT)
+_NOTICE = b"\nStopping after this step, and saving. Ctrl-C again stops at once, and saves nothing.\n"
+
+
+@dataclasses.dataclass
+class StopFlag:
+    """Whether somebody asked for the run to stop.
+
+    Attributes:
+        requested: Whether a signal has come.
+        signal: Its name: "SIGTERM" or "SIGINT".
+    """
+
+    requested: bool = False
+    signal: str | None = None
+
+
+@contextlib.contextmanager
+def graceful_stop() -> Iterator[StopFlag]:
+    """Within it SIGTERM and a first SIGINT (Ctrl-C) only set the flag that it yields; afterwards all is as before.
+
+    A SIGINT after the flag is set raises `KeyboardInterrupt` at once; a SIGTERM then changes nothing. Python lets only
+    the main thread handle signals: in another thread the flag stays unset, and signals do what they did before.
+    """
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if flag.requested:
+                raise KeyboardInterrupt
+            # not `print`: a signal may come in the middle of one, which cannot be entered twice
+            os.write(2, _NOTICE)
+        flag.requested, flag.signal = True, flag.signal or signal.Signals(number).name
+
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, handle) for number in _WATCHED}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            # None: it was not set from Python, so it cannot be put back
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
