@@ -39,6 +39,12 @@ _SETTLED = {
 }
 """Options in whose place a plan has fields of its own."""
 
+_OF_SEARCHES = {
+    *("do_sample", "num_beams", "num_beam_groups", "diversity_penalty", "num_return_sequences", "length_penalty"),
+    *("early_stopping", "penalty_alpha", "force_words_ids", "constraint", "output_cross_attentions"),
+}
+"""Options that a search follows itself; all others change logits."""
+
 _Options = make_dataclass(
     "_Options",
     [(name, Any, option.neutral) for name, option in OPTIONS.items() if name not in _SETTLED],
@@ -73,6 +79,13 @@ class Plan(_Options):
     ahead: int = 0
     lookup_longest: int = 0
     notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def changes_logits(self) -> bool:
+        """Whether the run needs processors; most do not."""
+        options = ((name, option) for name, option in OPTIONS.items() if name not in _SETTLED | _OF_SEARCHES)
+        asked = any(getattr(self, name) != option.neutral for name, option in options)
+        return asked or bool(self.forced_eos_token_ids or self.logits_processors)
 
 
 Settings = Plan

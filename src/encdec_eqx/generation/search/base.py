@@ -219,16 +219,18 @@ class AbstractTokenSearch(AbstractSearch):
             rows: of the logits per source sequence.
             keep: the least number of tokens that filters of sampling leave.
         """
-        chain = processors.build(
-            plan,
-            # A column of left padding that no row needs is not fed, but max_length and min_length count it.
-            min_length=max(plan.min_length - inputs.unseen, 0),
-            eos_ids=inputs.eos_ids,
-            prompt_width=inputs.width,
-            rows_per_sentence=rows,
-            source=inputs.source,
-            min_tokens_to_keep=keep,
-        )
+        chain: tuple[processors.Processor, ...] = ()
+        if plan.changes_logits:
+            chain = processors.build(
+                plan,
+                # A column of left padding that no row needs is not fed, but max_length and min_length count it.
+                min_length=max(plan.min_length - inputs.unseen, 0),
+                eos_ids=inputs.eos_ids,
+                prompt_width=inputs.width,
+                rows_per_sentence=rows,
+                source=inputs.source,
+                min_tokens_to_keep=keep,
+            )
         return {
             "processors": chain,
             "eos_ids": np.asarray(inputs.eos_ids, np.int32),
