@@ -13,13 +13,21 @@ from ._moved import install as _find_moved_modules
 if TYPE_CHECKING:
     from ._trees import astype as astype
     from .cache import DecoderCache as DecoderCache
+    from .config import AlibiConfig as AlibiConfig
     from .config import AttentionConfig as AttentionConfig
     from .config import EmbeddingsConfig as EmbeddingsConfig
     from .config import FeedForwardConfig as FeedForwardConfig
+    from .config import GatedMLPConfig as GatedMLPConfig
     from .config import HeadConfig as HeadConfig
+    from .config import LayerNormConfig as LayerNormConfig
     from .config import LayerSpec as LayerSpec
+    from .config import MLPConfig as MLPConfig
     from .config import NormConfig as NormConfig
     from .config import PositionsConfig as PositionsConfig
+    from .config import QKNormConfig as QKNormConfig
+    from .config import RelativeBiasConfig as RelativeBiasConfig
+    from .config import RMSNormConfig as RMSNormConfig
+    from .config import RotaryConfig as RotaryConfig
     from .config import StackConfig as StackConfig
     from .decoder import Decoder as Decoder
     from .decoder import DecoderOutput as DecoderOutput
@@ -40,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlibiConfig",
     "AttentionConfig",
     "Decoder",
     "DecoderCache",
@@ -50,12 +59,19 @@ __all__ = [
     "EncoderOutput",
     "EncoderProtocol",
     "FeedForwardConfig",
+    "GatedMLPConfig",
     "GenerationConfig",
     "HeadConfig",
+    "LayerNormConfig",
     "LayerSpec",
     "LoadReport",
+    "MLPConfig",
     "NormConfig",
     "PositionsConfig",
+    "QKNormConfig",
+    "RMSNormConfig",
+    "RelativeBiasConfig",
+    "RotaryConfig",
     "Seq2SeqOutput",
     "SpecialTokens",
     "StackConfig",
@@ -71,6 +87,14 @@ _PLACES = {
     "astype": "._trees",
     "DecoderCache": ".cache",
     "LoadReport": ".hf.report",
+    "AlibiConfig": ".config",
+    "GatedMLPConfig": ".config",
+    "LayerNormConfig": ".config",
+    "MLPConfig": ".config",
+    "QKNormConfig": ".config",
+    "RMSNormConfig": ".config",
+    "RelativeBiasConfig": ".config",
+    "RotaryConfig": ".config",
     "AttentionConfig": ".config",
     "EmbeddingsConfig": ".config",
     "FeedForwardConfig": ".config",
