@@ -1,7 +1,9 @@
 """Families: Hugging Face configs read and written, and name tables that agree with the models' arrays."""
 
 import dataclasses
+import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,16 @@ from encdec_eqx.config import (
     AttentionConfig,
     EmbeddingsConfig,
     FeedForwardConfig,
+    GatedMLPConfig,
     LayerSpec,
     NormConfig,
     PositionsConfig,
 )
 from encdec_eqx.hf import transforms
+from encdec_eqx.hf.attributes import Attribute
 from encdec_eqx.hf.families import FAMILIES, read_pair, write_pair
+from encdec_eqx.hf.family import arrays
+from models import decoder_config
 
 # BERT's words for the sizes, as most of its relatives use them.
 _SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -426,3 +432,36 @@ def test_a_fresh_big_bird_says_that_its_attention_is_full(tmp_path: Path):
     path.write_text(json.dumps({**written, "attention_type": "block_sparse"}))
     Encoder.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["attention_type"] == "block_sparse"
+
+
+_FORMS, _LEAVES = ("qkv", "kv", "q", "k", "v"), ("weight", "bias")
+
+
+@functools.cache
+def _known_arrays() -> frozenset[str]:
+    """What arrays are called below a layer, in models of all families, and in those with a gate."""
+    names: set[str] = set()
+    for family, changes in VARIANTS:
+        role = "decoder" if changes.get("is_decoder") or family == "gpt2" else "encoder"
+        names |= arrays(StackConfig.from_hf(_hf(family, **changes)), role)
+    names |= arrays(decoder_config(feed_forward=GatedMLPConfig(size=20, bias=True)), "decoder")
+    # `projections` names every form that attention has
+    forms = (f"{kind}_attention.{form}.{leaf}" for kind in ("self", "cross") for form in _FORMS for leaf in _LEAVES)
+    names.update(forms)
+    return frozenset(re.sub(r"^stack\.blocks\.\d+\.", "", name) for name in names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_row_of_tensors_is_of_an_array_that_there_is(family: str):
+    """Rows without their array leave themselves out, and so would one with a slip of the pen."""
+    rows = {row[0] for group in FAMILIES[family].rows.values() for row in group}
+    assert rows - _known_arrays() == set()
+
+
+def test_a_slip_in_a_row_is_named():
+    bert = FAMILIES["bert"]
+    slip = dataclasses.replace(bert, config_rows=(*bert.config_rows, Attribute("use_bias", "feedforward.bias", True)))
+    with pytest.raises(ValueError, match=r"feedforward\.bias; StackConfig has no such part"):
+        slip.from_hf(_hf("bert"))
+    with pytest.raises(ValueError, match="unknown transform 'transpose' in a row of tensors; expected one of 'same'"):
+        transforms.their_shape("transpose", (2, 3))

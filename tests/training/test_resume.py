@@ -251,7 +251,8 @@ def test_sigterm_saves_and_a_damaged_newest_gives_way_to_the_one_before(runs: _R
     assert steps[-1] == run.logged >= 7
     assert f"interrupted; step {steps[-1]} is saved, and --resume goes on" in runs.messages()
     assert not (output / "model").exists()
-    largest = max(files.place(output / "checkpoints", steps[-1]).rglob("d/*"), key=lambda path: path.stat().st_size)
+    saved = files.place(output / "checkpoints", steps[-1])
+    largest = max((path for path in saved.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)

@@ -250,6 +250,10 @@ def _build(prefix: str, kind: Callable[..., Any], values: Mapping[str, Any], par
         # what every stack has may be all defaults
         if path in ("norm", "positions", "embeddings") or any(other.startswith(f"{name}.") for other in own):
             fields[name] = _build(f"{path}.", part, values, parts)
+    if lost := [name for name in own if "." in name and name.split(".")[0] not in fields]:
+        raise ValueError(
+            f"a row leads to {prefix}{lost[0]}; StackConfig has no such part, or `Family.parts` no class for it"
+        )
     return kind(**fields)
 
 

@@ -160,12 +160,13 @@ def _transform(name: str) -> _Transform:
     if name in _TRANSFORMS:
         return _TRANSFORMS[name]
     kind, _, number = name.partition(" part ")
+    if kind not in ("bias", "transposed") or not number.isdigit():
+        known = ", ".join(map(repr, (*_TRANSFORMS, "bias part 1", "transposed part 1")))
+        raise ValueError(f"unknown transform {name!r} in a row of tensors; expected one of {known}.")
     part = int(number)
     if kind == "bias":
         return _Transform(lambda array: array[part], _flat)
-    if kind == "transposed":
-        return _Transform(lambda array: array[:, part], _columns, transposed=True)
-    raise ValueError(f"unknown transform {name!r}.")
+    return _Transform(lambda array: array[:, part], _columns, transposed=True)
 
 
 def _empty(shape: Shape) -> np.ndarray:
