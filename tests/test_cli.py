@@ -179,7 +179,7 @@ def test_ctrl_c_ends_a_command_at_once_whatever_it_does(busy):
 
 def test_a_first_ctrl_c_is_left_to_what_saves_and_a_second_one_ends_the_process():
     code = "import time\nfrom encdec_eqx._signals import leaving_at_ctrl_c\n"
-    code += "from encdec_eqx.training.interrupts import graceful_stop\n"
+    code += "from encdec_eqx.training import graceful_stop\n"
     code += "with leaving_at_ctrl_c('left'), graceful_stop() as flag:\n"
     code += "  print('go', flush=True)\n"
     code += "  while not flag.requested: time.sleep(0.01)\n"

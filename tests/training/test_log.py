@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from encdec_eqx.training.interrupts import graceful_stop
+from encdec_eqx.training import graceful_stop
 from encdec_eqx.training.reporting import progress as progress_module
 from encdec_eqx.training.reporting.log import RunLog, read_log
 from encdec_eqx.training.reporting.progress import progress

@@ -12,6 +12,7 @@ from .loss import seq2seq_loss as seq2seq_loss
 from .loss import shift_tokens_right as shift_tokens_right
 
 if TYPE_CHECKING:
+    from .._signals import graceful_stop as graceful_stop
     from ..doctor import Diagnosis as Diagnosis
     from ..doctor import Finding as Finding
     from ..doctor import check_before_training as check_before_training
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .train_config import TrainConfig as TrainConfig
 
 _LATER = {
+    "graceful_stop": ".._signals",
     "TrainConfig": ".train_config",
     "Callback": ".callbacks",
     "CheckpointEvent": ".callbacks",
