@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 PATHS = {
+    "blocks.abstract_block": "blocks.block",
     "checkpoint.errors": "hf.files",
     "checkpoint.flax_file": "hf.files.flax_file",
     "checkpoint.folder": "hf.files.folder",
@@ -35,6 +36,7 @@ PATHS = {
     "generation.derived": "generation.options",
     "generation.resolve": "generation.plan",
     "generation.settings": "generation.generation_config",
+    "layers.dropout": "layers.linear",
     "layers.low_rank": "layers.linear",
     "layers.masks": "layers.context",
     "training.checkpoints": "training.resume",

@@ -23,8 +23,7 @@ from .hf.report import LoadReport
 from .inputs.counting import PositionRule
 from .inputs.tokens import Embeddings, as_token_types, longest
 from .layers.context import AttentionContext, AttentionMask
-from .layers.dropout import split_key
-from .layers.linear import Linear
+from .layers.linear import Linear, split_key
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, StackOutput, UnrolledStack
 from .surgery.cross_attention import add_cross_attention

@@ -17,8 +17,7 @@ from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.tokens import Embeddings
 from .layers.context import AttentionContext, AttentionMask
-from .layers.dropout import split_key
-from .layers.linear import Linear
+from .layers.linear import Linear, split_key
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, UnrolledStack
 from .surgery.resize import resize_embedding

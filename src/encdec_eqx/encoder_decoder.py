@@ -28,8 +28,7 @@ from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import HubOptions, log, reports_held_back
 from .hf.report import LoadReport, join_reports
 from .joining import check_pieces, decoder_settings, projection, special_token_ids
-from .layers.dropout import split_key
-from .layers.linear import AbstractLinear
+from .layers.linear import AbstractLinear, split_key
 from .surgery.resize import Reshapes
 from .surgery.ties import Ties, tie, untie
 

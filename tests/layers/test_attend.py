@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from encdec_eqx.layers.attend import attend
-from encdec_eqx.layers.dropout import Dropout
+from encdec_eqx.layers.linear import Dropout
 from tolerances import ORACLE
 
 BATCH, HEADS, QUERIES, KEYS, DIM = 2, 4, 3, 5, 4

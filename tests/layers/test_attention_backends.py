@@ -12,7 +12,7 @@ from encdec_eqx.cache import Branches, FoldedKV, SelfKV, empty_kv
 from encdec_eqx.layers import attend as attending
 from encdec_eqx.layers.attend import attend, fused, why_reference
 from encdec_eqx.layers.context import AttentionMask
-from encdec_eqx.layers.dropout import Dropout
+from encdec_eqx.layers.linear import Dropout
 from models import decoder_config, random_ids, randomised, right_mask, tiny_pair
 from tolerances import ORACLE, SAME_MODEL
 
@@ -150,7 +150,7 @@ def test_a_cache_with_its_axes_apart_says_the_same(monkeypatch: pytest.MonkeyPat
     whole = decoder(ids).logits
     for layout in ("unrolled", "scanned"):
         for platform in ("cpu", "tpu"):
-            monkeypatch.setattr("encdec_eqx.blocks.abstract_block.platform", lambda platform=platform: platform)
+            monkeypatch.setattr("encdec_eqx.blocks.block.platform", lambda platform=platform: platform)
             laid: Any = decoder.with_layout(layout)
             cache = laid.init_cache(None, None, rows=2, slots=8)
             kinds = jax.tree.leaves(cache.self_kv, is_leaf=lambda node: isinstance(node, FoldedKV | SelfKV))

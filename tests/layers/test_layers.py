@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from encdec_eqx.config import ACTIVATIONS
+from encdec_eqx.inputs.counting import non_padding_positions
 from encdec_eqx.layers.attend import attend
-from encdec_eqx.layers.context import causal_mask
-from encdec_eqx.layers.dropout import Dropout
+from encdec_eqx.layers.context import causal_mask, relative_positions
 from encdec_eqx.layers.feed_forward import ACTIVATION_FUNCTIONS
-from encdec_eqx.layers.linear import Embedding, Linear
+from encdec_eqx.layers.linear import Dropout, Embedding, Linear
 from encdec_eqx.layers.norm import LayerNorm
-from encdec_eqx.layers.positions import non_padding_positions, relative_positions, relative_scores
+from encdec_eqx.layers.positions import relative_scores
 from tolerances import ORACLE
 
 

@@ -19,7 +19,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.hf.families import FAMILIES
-from encdec_eqx.layers.positions import relative_positions
+from encdec_eqx.layers.context import relative_positions
 from encdec_eqx.layers.relative_bias import RelativeBias, RelativeBiasConfig
 from hf import as_torch, random_batch, random_pair, randomise, saved
 from tolerances import EXACT, PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS

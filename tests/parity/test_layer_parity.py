@@ -30,9 +30,8 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5DenseGatedActDense
 
 from encdec_eqx.layers.alibi import AlibiConfig, alibi_bias, alibi_positions
 from encdec_eqx.layers.disentangled import DisentangledConfig, disentangled_scores, position_rows
-from encdec_eqx.layers.dropout import Dropout
 from encdec_eqx.layers.feed_forward import MLP, GatedMLP
-from encdec_eqx.layers.linear import Linear
+from encdec_eqx.layers.linear import Dropout, Linear
 from encdec_eqx.layers.norm import LayerNorm, RMSNorm
 from encdec_eqx.layers.relative_bias import RelativeBiasConfig, bucket
 from encdec_eqx.layers.rotary import (

@@ -2,9 +2,9 @@
 
 from .._typing import PRNGKey
 from ..config import LayerSpec, StackConfig
-from .abstract_block import AbstractBlock as AbstractBlock
-from .abstract_block import BlockOutput as BlockOutput
+from .block import AbstractBlock as AbstractBlock
 from .block import Block as Block
+from .block import BlockOutput as BlockOutput
 from .parallel import ParallelBlock as ParallelBlock
 
 KINDS: dict[str, type[Block] | type[ParallelBlock]] = {

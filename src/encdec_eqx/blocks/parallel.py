@@ -6,11 +6,10 @@ from .._typing import PRNGKey
 from ..config import LayerSpec, StackConfig
 from ..layers.attention import AbstractCrossAttention, AbstractSelfAttention
 from ..layers.context import AttentionContext, LayerContext
-from ..layers.dropout import Dropout, split_key
 from ..layers.feed_forward import MLP, GatedMLP, init_feed_forward
+from ..layers.linear import Dropout, split_key
 from ..layers.norm import AbstractNorm, init_norm
-from .abstract_block import AbstractBlock, BlockOutput, Residual, Stream
-from .block import init_cross_attention, init_self_attention
+from .block import AbstractBlock, BlockOutput, Residual, Stream, init_cross_attention, init_self_attention
 
 
 class ParallelBlock(AbstractBlock):

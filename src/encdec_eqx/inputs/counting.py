@@ -9,7 +9,6 @@ from jaxtyping import Bool, Int32, Integer
 
 from .._typing import Array
 from ..config import StackConfig
-from ..layers.positions import arange_positions, non_padding_positions
 
 
 @dataclass(frozen=True)
@@ -89,3 +88,26 @@ class PositionRule:
         if self.padding_idx is None:
             return counted
         return jnp.where(tokens == self.padding_idx, self.padding_idx, counted)
+
+
+def arange_positions(batch: int, length: int, start: Integer[Array, ""] | int) -> Integer[Array, "batch length"]:
+    """Positions start, start + 1, … in every row, whatever the mask."""
+    return jnp.broadcast_to(start + jnp.arange(length, dtype=jnp.int32)[None, :], (batch, length))
+
+
+def non_padding_positions(
+    ids: Integer[Array, "batch length"], counted: Integer[Array, " batch"], padding_idx: int
+) -> tuple[Integer[Array, "batch length"], Integer[Array, " batch"]]:
+    """RoBERTa's rule: tokens other than padding are counted from `padding_idx + 1`; padding sits at `padding_idx`.
+
+    Args:
+        ids: the token ids.
+        counted: real tokens of each row before these.
+        padding_idx: the id of padding.
+
+    Returns:
+        The positions, and the number of real tokens of each row so far.
+    """
+    real = (ids != padding_idx).astype(jnp.int32)
+    running = jnp.cumsum(real, axis=1, dtype=jnp.int32) + counted[:, None]
+    return running * real + padding_idx, counted + jnp.sum(real, axis=1, dtype=jnp.int32)

@@ -9,8 +9,7 @@ from jaxtyping import Float, Int32
 from .._inputs import as_ids, as_mask, check_length
 from .._typing import Array, ArrayLike, PRNGKey
 from ..config import StackConfig
-from ..layers.dropout import Dropout
-from ..layers.linear import AbstractLinear, Embedding, Linear
+from ..layers.linear import AbstractLinear, Dropout, Embedding, Linear
 from ..layers.norm import AbstractNorm, init_norm
 from ..layers.positions import sinusoids
 from ..layers.rotary import Rotation

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from .._typing import Array, PRNGKey
 from .context import AttentionMask
-from .dropout import Dropout
+from .linear import Dropout
 
 Queries = Float[Array, "batch heads queries head_dim"]
 Keys = Float[Array, "batch kv_heads keys head_dim"]

@@ -17,8 +17,7 @@ from ..cache import AbstractKV, CrossKV, SelfKV
 from .alibi import AlibiConfig
 from .attend import attend, why_reference
 from .context import AttentionContext, LayerContext
-from .dropout import Dropout
-from .linear import AbstractLinear, Embedding, Linear
+from .linear import AbstractLinear, Dropout, Embedding, Linear
 from .norm import AbstractNorm, QKNormConfig, init_qk_norm
 from .positions import relative_scores
 from .relative_bias import RelativeBias, RelativeBiasConfig

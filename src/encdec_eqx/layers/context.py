@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Integer
 from .._typing import Array, PRNGKey
 from ..cache import AbstractKV, Branches, CrossKV
 from .alibi import alibi_positions
-from .positions import relative_positions
 from .rotary import Rotation
 
 
@@ -93,6 +92,11 @@ def causal_mask(queries: int, slots: int, start: Integer[Array, ""] | int) -> Bo
     """Query i, which sits in slot `start + i`, may attend to the slots up to its own."""
     query_slots = start + jnp.arange(queries)[:, None]
     return (jnp.arange(slots)[None, :] <= query_slots)[None, None]
+
+
+def relative_positions(queries: int, keys: int, start: Integer[Array, ""] | int) -> Integer[Array, "queries keys"]:
+    """How many slots each key lies behind each query; queries sit in slots from `start` on, keys in those from 0 on."""
+    return start + jnp.arange(queries, dtype=jnp.int32)[:, None] - jnp.arange(keys, dtype=jnp.int32)[None, :]
 
 
 class AttentionContext(eqx.Module):

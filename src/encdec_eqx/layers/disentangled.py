@@ -16,8 +16,7 @@ from jaxtyping import Float, Integer
 from .._typing import Array, PRNGKey
 from .attention import AbstractSelfAttention, AttentionConfig, Heads
 from .context import AttentionContext
-from .dropout import Dropout
-from .linear import AbstractLinear, Embedding, Linear
+from .linear import AbstractLinear, Dropout, Embedding, Linear
 from .norm import AbstractNorm, LayerNormConfig, RMSNormConfig, init_norm
 from .relative_bias import RelativeBias
 from .validation import part_config, positive, rate

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from .._typing import Array, PRNGKey
-from .dropout import Dropout
-from .linear import AbstractLinear, Linear
+from .linear import AbstractLinear, Dropout, Linear
 from .validation import one_of, part_config, positive, rate
 
 _tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)

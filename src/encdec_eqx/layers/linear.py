@@ -1,4 +1,4 @@
-"""Affine maps, LoRA beside them (Hu et al. 2021), and embeddings looked up by id."""
+"""The smallest layers: affine maps, LoRA beside them (Hu et al. 2021), embeddings looked up by id, and dropout."""
 
 import math
 from abc import abstractmethod
@@ -129,3 +129,24 @@ def add_low_rank(linear: Linear, lora: LowRank, times: float) -> Linear:
     product = lora.product()
     weight = linear.weight.astype(product.dtype) + times * product
     return eqx.tree_at(lambda it: it.weight, linear, weight.astype(linear.weight.dtype))
+
+
+class Dropout(eqx.Module):
+    """Zeroes each entry with probability `rate` and scales the others by 1 / (1 - rate) (Srivastava et al. 2014).
+
+    The rate is static, so that every leaf of a model is an array. There is no train or inference flag: with
+    `key=None` the input passes unchanged.
+    """
+
+    rate: float = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "*shape"], *, key: PRNGKey | None) -> Float[Array, "*shape"]:
+        if key is None or self.rate == 0.0:
+            return x
+        keep = jax.random.bernoulli(key, 1.0 - self.rate, x.shape)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+def split_key(key: PRNGKey | None, number: int) -> tuple[PRNGKey | None, ...]:
+    """`number` independent keys, or as many `None` where there is no key."""
+    return (None,) * number if key is None else tuple(jax.random.split(key, number))

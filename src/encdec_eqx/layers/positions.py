@@ -1,4 +1,4 @@
-"""Where tokens stand: default position ids, tables of sinusoids, distances between slots and scores by them."""
+"""What positions add: tables of sinusoids to embeddings, and embeddings of distances to scores."""
 
 import math
 
@@ -43,34 +43,6 @@ def _tensor2tensor(entries: int, size: int) -> np.ndarray:
     angles = np.arange(entries, dtype=np.float32)[:, None] * frequencies[None, :]
     columns = (np.sin(angles), np.cos(angles), np.zeros((entries, size % 2), np.float32))
     return np.concatenate(columns, axis=1)
-
-
-def arange_positions(batch: int, length: int, start: Integer[Array, ""] | int) -> Integer[Array, "batch length"]:
-    """Positions start, start + 1, … in every row, whatever the mask."""
-    return jnp.broadcast_to(start + jnp.arange(length, dtype=jnp.int32)[None, :], (batch, length))
-
-
-def non_padding_positions(
-    ids: Integer[Array, "batch length"], counted: Integer[Array, " batch"], padding_idx: int
-) -> tuple[Integer[Array, "batch length"], Integer[Array, " batch"]]:
-    """RoBERTa's rule: tokens other than padding are counted from `padding_idx + 1`; padding sits at `padding_idx`.
-
-    Args:
-        ids: the token ids.
-        counted: real tokens of each row before these.
-        padding_idx: the id of padding.
-
-    Returns:
-        The positions, and the number of real tokens of each row so far.
-    """
-    real = (ids != padding_idx).astype(jnp.int32)
-    running = jnp.cumsum(real, axis=1, dtype=jnp.int32) + counted[:, None]
-    return running * real + padding_idx, counted + jnp.sum(real, axis=1, dtype=jnp.int32)
-
-
-def relative_positions(queries: int, keys: int, start: Integer[Array, ""] | int) -> Integer[Array, "queries keys"]:
-    """How many slots each key lies behind each query; queries sit in slots from `start` on, keys in those from 0 on."""
-    return start + jnp.arange(queries, dtype=jnp.int32)[:, None] - jnp.arange(keys, dtype=jnp.int32)[None, :]
 
 
 def relative_scores(

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32, PyTree
 
 from .._trees import astype
 from .._typing import Array, ArrayLike, PRNGKey
-from ..layers.dropout import Dropout
+from ..layers.linear import Dropout
 from ..params.selectors import Selectors
 from ..params.trainable import cut_and_trained
 from .batch import checked_batch, completed_batch
