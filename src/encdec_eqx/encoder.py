@@ -47,6 +47,7 @@ class EncoderProtocol(Protocol):
     The inputs may be anything with a leading batch axis: ids, image patches, audio features. `attention_mask`,
     `position_ids` and `key` are always passed (as `None` where the caller gave none), other arguments only if given.
     One that takes token ids may say so by a property `token_config`, a `StackConfig`: ids are then checked and padded.
+    One that has `save_pretrained(folder)` is saved with its pair: see `EncoderDecoder.save_pretrained`.
     """
 
     @property

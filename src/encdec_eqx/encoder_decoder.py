@@ -20,7 +20,7 @@ from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMas
 from .cache import DecoderCache
 from .config import StackConfig
 from .decoder import Decoder
-from .encoder import Encoder, EncoderOutput, EncoderProtocol, token_config
+from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .generation.generation_config import FORCED_TOKENS, MARK, GenerationConfig, check_forced, file_settings
 from .generation.interface import Generates
 from .generation.special_tokens import BY_USER, SpecialTokens
@@ -125,6 +125,7 @@ class EncoderDecoder(Generates, Reshapes):
         cls,
         path: str | os.PathLike,
         *,
+        encoder: EncoderProtocol | None = None,
         dtype: DTypeLike | None = jnp.float32,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
@@ -141,6 +142,8 @@ class EncoderDecoder(Generates, Reshapes):
 
         Args:
             path: a folder with `config.json` and the weights, or a Hub id (with the `hub` extra).
+            encoder: for a pair whose encoder was the caller's own when it was saved: that encoder, made again of the
+                files that its `save_pretrained` wrote into the folder `encoder`. It is taken as it is.
             dtype: dtype of all arrays; `None` keeps each tensor's own.
             revision: branch, tag or commit of a Hub repository.
             cache_dir: where Hub downloads are kept.
@@ -159,11 +162,14 @@ class EncoderDecoder(Generates, Reshapes):
         Raises:
             MissingFileError: the checkpoint or one of its files is not there (a FileNotFoundError and a ValueError).
             NotImplementedError: its weights are in a format that is not read, such as `pytorch_model.bin`.
+            TypeError: an encoder is given, and the checkpoint has its own.
             ValueError: a file is damaged, or does not fit the config: all problems in one message. No array may be new.
+                Or an encoder is missing, or has another width than the saved one.
         """
         loaded = load_pair(
             path,
             cls._skeleton,
+            own=encoder,
             dtype=dtype,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token),
             strict_config=strict_config,
@@ -182,14 +188,7 @@ class EncoderDecoder(Generates, Reshapes):
             class_options=loaded.class_options,
             decoder_ids=special_token_ids(model.decoder),
         )
-        return dataclasses.replace(
-            model,
-            encoder=dataclasses.replace(model.encoder, load_report=loaded.encoder_report),
-            decoder=dataclasses.replace(model.decoder, load_report=loaded.decoder_report),
-            special_tokens=tokens,
-            generation_config=options,
-            load_report=loaded.report,
-        )
+        return dataclasses.replace(model, special_tokens=tokens, generation_config=options)
 
     @classmethod
     @taught
@@ -235,19 +234,23 @@ class EncoderDecoder(Generates, Reshapes):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Save `config.json`, `generation_config.json` and `model.safetensors` as torch's class would.
 
-        That is `EncoderDecoderModel`, or, for a whole checkpoint that was loaded, the family's own.
+        That is `EncoderDecoderModel`, or, for a whole checkpoint that was loaded, the family's own. An encoder that is
+        none of the library's writes its own files: its `save_pretrained(folder)` is called with an empty folder, which
+        becomes `encoder` beside the others. `from_pretrained(folder, encoder=...)` loads such a pair; torch does not.
 
         Args:
             folder: made if it does not exist. A save that fails changes nothing in it.
 
         Raises:
-            TypeError: the encoder is not one of the library's.
+            TypeError: the encoder is not one of the library's, and has no `save_pretrained`.
             ValueError: the format cannot express the model, or the folder is a file.
         """
-        if token_config(self.encoder) is None:
+        own = None if isinstance(self.encoder, Encoder) else self.encoder
+        if own is not None and not hasattr(own, "save_pretrained"):
             raise TypeError(
-                f"the encoder is a {type(self.encoder).__name__}, which has no Hugging Face format; save the decoder "
-                "with `model.decoder.save_pretrained` and the encoder with `equinox.tree_serialise_leaves`."
+                f"the encoder is a {type(own).__name__}, which has no Hugging Face format and does not say how it is "
+                "saved: give it a method `save_pretrained(self, folder)` that writes its files into the folder "
+                "(equinox.tree_serialise_leaves(folder / 'encoder.eqx', self), say)."
             )
         tokens = self.special_tokens.to_hf()
         options = {} if self.generation_config is None else self.generation_config.to_hf()
@@ -255,15 +258,19 @@ class EncoderDecoder(Generates, Reshapes):
         save_pair(
             folder,
             self.with_layout("unrolled"),
+            own=own,
             tokens=tokens,
             generation_config={**options, **tokens},
         )
 
     @classmethod
-    def _skeleton(cls, encoder: StackConfig, decoder: StackConfig, ties: Ties, model_type: str) -> "EncoderDecoder":
-        """A model of these shapes, to be traced and filled."""
+    def _skeleton(
+        cls, encoder: StackConfig | EncoderProtocol, decoder: StackConfig, ties: Ties, model_type: str
+    ) -> "EncoderDecoder":
+        """A model of these shapes, to be traced and filled; an encoder of the caller's own is there already."""
         key = jax.random.key(0)
-        model = cls.from_pieces(Encoder.init(encoder, key=key), Decoder.init(decoder, key=key))
+        piece = Encoder.init(encoder, key=key) if isinstance(encoder, StackConfig) else encoder
+        model = cls.from_pieces(piece, Decoder.init(decoder, key=key))
         return dataclasses.replace(model, encoder=tie(model.encoder, ties), ties=ties, model_type=model_type)
 
     def pieces(self) -> tuple[Any, Decoder]:

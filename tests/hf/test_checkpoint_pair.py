@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -325,9 +325,105 @@ class _Own(eqx.Module):
 def test_a_users_own_encoder_has_no_format_to_save_in(tmp_path: Path):
     decoder = Decoder.from_pretrained(write(tmp_path / "d", GPT2_CONFIG, gpt2_tensors()))
     model = EncoderDecoder.from_pieces(_Own(jnp.ones((1, 2, HIDDEN))), decoder)
-    with pytest.raises(TypeError, match="the encoder is a _Own, which has no Hugging Face format"):
+    with pytest.raises(TypeError, match="the encoder is a _Own, which has no Hugging Face format") as caught:
         model.save_pretrained(tmp_path / "out")
+    assert "give it a method `save_pretrained(self, folder)`" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+class _Letters(eqx.Module):
+    """An encoder of the user's own that says how it is saved: a table, and which rows of it are shown."""
+
+    table: jax.Array
+    shown: int = eqx.field(static=True, default=3)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.table.shape[1]
+
+    def __call__(self, inputs: Any, /, *, attention_mask: Any, position_ids: Any, key: Any) -> EncoderOutput:
+        return EncoderOutput(self.table[jnp.asarray(inputs)][:, : self.shown])
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "shown.json").write_text(json.dumps(self.shown))
+        np.save(folder / "table.npy", self.table)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "_Letters":
+        return cls(jnp.asarray(np.load(folder / "table.npy")), json.loads((folder / "shown.json").read_text()))
+
+
+def _listener(tmp_path: Path, width: int, seed: int = 0) -> EncoderDecoder:
+    decoder = Decoder.from_pretrained(write(tmp_path / "d", GPT2_CONFIG, gpt2_tensors()), key=jax.random.key(1))
+    encoder = _Letters(jax.random.normal(jax.random.key(seed), (20, width)))
+    model = EncoderDecoder.from_pieces(encoder, decoder, key=jax.random.key(2))
+    return model.with_special_tokens(decoder_start_token_id=5, eos_token_id=2, pad_token_id=0)
+
+
+@pytest.mark.parametrize("layout", ["unrolled", "scanned"])
+@pytest.mark.parametrize("width", [HIDDEN, HIDDEN + 3], ids=["as wide", "projected"])
+def test_a_users_own_encoder_saves_itself(tmp_path: Path, width: int, layout: Any):
+    model = _listener(tmp_path, width).with_layout(layout)
+    assert (model.enc_to_dec_proj is None) == (width == HIDDEN)
+    for folder in (tmp_path / "pair", tmp_path / "d", tmp_path / "pair"):  # new, of another model, and its own
+        model.save_pretrained(folder)
+        encoder = _Letters.from_pretrained(folder / "encoder")
+        again = EncoderDecoder.from_pretrained(folder, encoder=encoder)
+        assert again.encoder is encoder
+        assert np.array_equal(_logits(model.with_layout("unrolled")), _logits(again))
+        options: dict[str, Any] = {"max_new_tokens": 5, "num_beams": 2}
+        expected = model.with_layout("unrolled").generate(SOURCE, **options)
+        assert np.array_equal(expected.sequences, again.generate(SOURCE, **options).sequences)
+        assert again.special_tokens.to_hf() == model.special_tokens.to_hf()
+        assert again.load_report.what == "a _Letters to gpt2 pair"
+    assert {path.name for path in (tmp_path / "pair").rglob("*")} == {
+        *("config.json", "generation_config.json", "model.safetensors", "encoder", "shown.json", "table.npy")
+    }
+    assert all(name.startswith(("decoder.", "enc_to_dec_proj.")) for name in read_back(tmp_path / "pair"))
+
+
+def test_a_users_own_encoder_replaces_what_an_older_one_saved(tmp_path: Path):
+    _listener(tmp_path, HIDDEN).save_pretrained(tmp_path / "pair")
+    (tmp_path / "pair" / "encoder" / "stale").touch()
+    model = _listener(tmp_path, HIDDEN, seed=3)
+    model.save_pretrained(tmp_path / "pair")
+    assert not (tmp_path / "pair" / "encoder" / "stale").exists()
+    encoder = _Letters.from_pretrained(tmp_path / "pair" / "encoder")
+    assert np.array_equal(encoder.table, model.encoder.table)
+
+
+def test_an_own_encoder_that_fails_to_save_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _listener(tmp_path, HIDDEN).save_pretrained(tmp_path / "pair")
+    before = _snapshot(tmp_path)
+
+    def fail(self: Any, folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(_Letters, "save_pretrained", fail)
+    with pytest.raises(OSError, match="no space left"):
+        _listener(tmp_path, HIDDEN, seed=3).save_pretrained(tmp_path / "pair")
+    assert _snapshot(tmp_path) == before
+
+
+def test_an_own_encoder_is_given_where_one_was_saved_and_only_there(tmp_path: Path):
+    _listener(tmp_path, HIDDEN + 3).save_pretrained(tmp_path / "pair")
+    encoder = _Letters.from_pretrained(tmp_path / "pair" / "encoder")
+    wanted = rf"a _Letters of hidden_size {HIDDEN + 3}; got"
+    with pytest.raises(ValueError, match=rf"{wanted} no encoder\. Load it from .*pair/encoder.*encoder=encoder"):
+        EncoderDecoder.from_pretrained(tmp_path / "pair")
+    with pytest.raises(ValueError, match=rf"{wanted} a _Letters of hidden_size {HIDDEN}\."):
+        EncoderDecoder.from_pretrained(tmp_path / "pair", encoder=_Letters(encoder.table[:, :HIDDEN]))
+    folder = write(tmp_path / "other", pair_config(), pair_tensors())
+    with pytest.raises(TypeError, match=r"encoder=_Letters\(\.\.\.\), but .* has a 'bert' encoder.*from_pieces"):
+        EncoderDecoder.from_pretrained(folder, encoder=encoder)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_folder_of_an_own_encoder_is_not_the_encoder(tmp_path: Path):
+    _listener(tmp_path, HIDDEN).save_pretrained(tmp_path / "pair")
+    with pytest.raises(ValueError, match=r"got a str, which has no hidden_size\. Load it from"):
+        EncoderDecoder.from_pretrained(tmp_path / "pair", encoder=cast(Any, "pair/encoder"))
 
 
 @pytest.fixture

@@ -1,17 +1,22 @@
-"""Loading and saving encoder and decoder together: a pair of any two pieces, or a whole checkpoint of one family."""
+"""Loading and saving encoder and decoder together: a pair of any two pieces, or a whole checkpoint of one family.
+
+An encoder of the user's own is no part of the tables: it writes its own files, into `encoder/`, and is given back to be
+joined.
+"""
 
 import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 
 from .._quoting import printable, quoted
 from ..config import StackConfig
 from .families import FAMILIES, WHOLES
+from .family import Family, Role
 from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
 from .load import POSITIONS, check_size, load
 from .model_types import PAIRS, family_of, stack_config, with_model_type
@@ -22,6 +27,12 @@ from .piece import HubOptions, hf_config, log
 from .report import LoadReport, choices, refuse_unknown
 from .save import recorded_dtype, save
 
+OWN = "own"
+"""What the config of a pair calls an encoder of the user's own, as its `model_type`."""
+
+OWN_FOLDER = "encoder"
+"""Where such an encoder's files are, beside the pair's."""
+
 _PROJECTION = NameTable(groups={"projection": linear("enc_to_dec_proj", "enc_to_dec_proj")})
 
 
@@ -30,10 +41,7 @@ class LoadedPair:
     """A pair as it came from a checkpoint.
 
     Attributes:
-        model: the filled model.
-        report: the pair's report; the pieces' have only what saving them needs.
-        encoder_report: of the encoder.
-        decoder_report: of the decoder.
+        model: the filled model, with its report; the pieces' reports have only what saving them needs.
         config: content of `config.json`, with its class's defaults for generating.
         decoder_options: what a pair's decoder says about generating, its class's defaults included.
         class_options: the defaults of the decoder's class for generating.
@@ -41,19 +49,26 @@ class LoadedPair:
     """
 
     model: Any
-    report: LoadReport
-    encoder_report: LoadReport
-    decoder_report: LoadReport
     config: Mapping[str, Any]
     decoder_options: Mapping[str, Any]
     class_options: Mapping[str, Any]
     generation_config: Mapping[str, Any] | None
 
 
+class _Piece(NamedTuple):
+    """One piece of a pair as the config has it, and where that is, for messages."""
+
+    hf: Mapping[str, Any]
+    family: Family
+    config: StackConfig
+    place: str
+
+
 def load_pair(
     path: str | os.PathLike,
-    build: Callable[[StackConfig, StackConfig, tuple[str, ...], str], Any],
+    build: Callable[[Any, StackConfig, tuple[str, ...], str], Any],
     *,
+    own: Any,
     dtype: Any,
     hub: HubOptions,
     strict_config: bool,
@@ -63,8 +78,9 @@ def load_pair(
 
     Args:
         path: a folder or a Hub id.
-        build: makes a new model from the encoder's config, the decoder's, the paths that they share, and the name of
-            the format; only traced.
+        build: makes a new model from the encoder's config (or `own`), the decoder's, the paths that they share, and the
+            name of the format; only traced.
+        own: the encoder, where it is the user's own.
         dtype: dtype of all arrays; None keeps each tensor's own.
         hub: where to look for a Hub id.
         strict_config: whether attributes that nothing is known of are an error.
@@ -78,46 +94,36 @@ def load_pair(
         pair = read_pair(hf) if whole is None else whole.read(hf)
     except ValueError as error:
         raise ValueError(f"{place}: {error}.") from None
-    nested = ("", "") if whole is not None else (", 'encoder'", ", 'decoder'")
-    encoder_family = family_of(pair.encoder, f"{place}{nested[0]}", "encoder")
-    decoder_family = family_of(pair.decoder, f"{place}{nested[1]}", "decoder")
-    encoder = stack_config(encoder_family, pair.encoder, f"{place}{nested[0]}")
-    decoder = stack_config(decoder_family, pair.decoder, f"{place}{nested[1]}")
+    _check_own(own, pair.encoder, folder)
+    pieces: dict[Role, _Piece] = {"encoder": _piece("encoder", pair.encoder, place, whole)} if own is None else {}
+    pieces["decoder"] = decoder = _piece("decoder", pair.decoder, place, whole)
     try:
-        options = decoder_family.generation_options(pair.decoder)
+        options = decoder.family.generation_options(decoder.hf)
     except ValueError as error:
-        raise ValueError(f"{place}{nested[1]}: {error}.") from None
+        raise ValueError(f"{decoder.place}: {error}.") from None
     unknown = dict(pair.unknown)
-    if whole is None:
-        unknown |= {f"encoder.{name}": value for name, value in encoder_family.unknown(pair.encoder).items()}
-        unknown |= {f"decoder.{name}": value for name, value in decoder_family.unknown(pair.decoder).items()}
+    for role, piece in pieces.items() if whole is None else ():
+        unknown |= {f"{role}.{name}": value for name, value in piece.family.unknown(piece.hf).items()}
     if strict_config:
         refuse_unknown(place, unknown)
-    what = f"a {encoder.model_type} to {decoder.model_type} pair" if whole is None else f"a {encoder.model_type} model"
-    tensors = open_tensors(folder)
-    positions = {
-        f"{piece}.{POSITIONS}": config.positions.max_positions
-        for piece, config in (("encoder", encoder), ("decoder", decoder))
-    }
+    configs: dict[Role, StackConfig] = {role: piece.config for role, piece in pieces.items()}
+    first = type(own).__name__ if own is not None else configs["encoder"].model_type
     if whole is None:
-        tables = _tables(encoder, decoder)
-        ties = shared_paths(*tables, encoder, decoder) if pair.tied else ()
-        check_size(pair_table(*tables, tied=pair.tied, projection=False), tensors, what=what, positions=positions)
-        skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, PAIR))
-        table = pair_table(*tables, tied=pair.tied, projection=skeleton.enc_to_dec_proj is not None)
+        what, model_type = f"a {first} to {decoder.config.model_type} pair", PAIR
+        table, ties = _pair_table(configs, tied=pair.tied and own is None)
     else:
-        ties = whole.ties(pair.tied)
-        table = whole.table(encoder, decoder, shared=pair.tied)
-        check_size(table, tensors, what=what, positions=positions)
-        skeleton = eqx.filter_eval_shape(lambda: build(encoder, decoder, ties, encoder.model_type))
-    model, loaded = load(
-        skeleton,
-        table,
-        tensors,
-        what=what,
-        dtype=dtype,
-    )
-    remarks = (*encoder_family.remarks(pair.encoder), *decoder_family.remarks(pair.decoder))
+        what, model_type = f"a {first} model", first
+        table, ties = whole.table(**configs, shared=pair.tied), whole.ties(pair.tied)
+    tensors = open_tensors(folder)
+    positions = {f"{role}.{POSITIONS}": config.positions.max_positions for role, config in configs.items()}
+    check_size(table, tensors, what=what, positions=positions)
+    skeleton = eqx.filter_eval_shape(lambda: build(configs.get("encoder", own), decoder.config, ties, model_type))
+    if own is not None:
+        skeleton = dataclasses.replace(skeleton, encoder=None)
+    if skeleton.enc_to_dec_proj is not None:
+        table = merge(table, _PROJECTION)
+    model, loaded = load(skeleton, table, tensors, what=what, dtype=dtype)
+    remarks = [remark for piece in pieces.values() for remark in piece.family.remarks(piece.hf)]
     report = LoadReport(
         source=str(path),
         what=what,
@@ -131,14 +137,16 @@ def load_pair(
         attributes=json.dumps(dict(pair.others)),
     )
     log(report)
+    reported = {"encoder": own}
+    for role, piece in pieces.items():
+        attributes = json.dumps(piece.family.unused_attributes(piece.hf))
+        of_piece = LoadReport(source=str(path), what=f"the {role} of {what}", attributes=attributes)
+        reported[role] = dataclasses.replace(getattr(model, role), load_report=of_piece)
     return LoadedPair(
-        model=model,
-        report=report,
-        encoder_report=_piece_report(path, what, "encoder", encoder_family.unused_attributes(pair.encoder)),
-        decoder_report=_piece_report(path, what, "decoder", decoder_family.unused_attributes(pair.decoder)),
+        model=dataclasses.replace(model, **reported, load_report=report),
         config=hf if whole is None else {**hf, **options},
         decoder_options=options if whole is None else {},
-        class_options=decoder_family.generation_options({}),
+        class_options=decoder.family.generation_options({}),
         generation_config=read_generation_config(folder),
     )
 
@@ -147,6 +155,7 @@ def save_pair(
     folder: str | os.PathLike,
     model: Any,
     *,
+    own: Any,
     tokens: Mapping[str, Any],
     generation_config: Mapping[str, Any],
 ) -> None:
@@ -154,25 +163,68 @@ def save_pair(
 
     Args:
         folder: see `save.save`.
-        model: an unrolled pair of library pieces; shared arrays are in the decoder only.
+        model: an unrolled pair; shared arrays are in the decoder only.
+        own: the encoder, where it is the user's own and saves itself.
         tokens: the model's special tokens.
         generation_config: content of `generation_config.json`.
     """
-    encoder, decoder, tied = model.encoder.config, model.decoder.config, bool(model.ties)
+    decoder, tied = model.decoder.config, bool(model.ties)
     others = json.loads(model.load_report.attributes)
     if model.model_type == PAIR:
-        pieces = {
-            "encoder": hf_config(model.encoder, "encoder"),
-            "decoder": hf_config(model.decoder, "decoder"),
-        }
-        config = write_pair(PairConfig(**pieces, tied=tied, tokens=tokens, others=others))
-        projection = model.enc_to_dec_proj is not None
-        table = pair_table(*_tables(encoder, decoder), tied=tied, projection=projection)
+        configs: dict[Role, StackConfig] = {} if own is not None else {"encoder": model.encoder.config}
+        configs["decoder"] = decoder
+        said: dict[str, Any] = {role: hf_config(getattr(model, role), role) for role in configs}
+        if own is not None:
+            said["encoder"] = {"model_type": OWN, "class": type(own).__name__, "hidden_size": own.hidden_size}
+        config = write_pair(PairConfig(**said, tied=tied, tokens=tokens, others=others))
+        table, _ = _pair_table(configs, tied=tied)
+        table = table if model.enc_to_dec_proj is None else merge(table, _PROJECTION)
     else:
-        whole = WHOLES[model.model_type]
+        whole, encoder = WHOLES[model.model_type], model.encoder.config
         config = whole.write(encoder, decoder, shared=tied, tokens=tokens, others=others)
         table = whole.table(encoder, decoder, shared=tied)
-    save(folder, model, table, config={**config, **recorded_dtype(model)}, generation_config=generation_config)
+    if own is not None:
+        model = dataclasses.replace(model, encoder=None)
+    save(
+        folder,
+        model,
+        table,
+        config={**config, **recorded_dtype(model)},
+        generation_config=generation_config,
+        folders={} if own is None else {OWN_FOLDER: own.save_pretrained},
+    )
+
+
+def _check_own(own: Any, config: Mapping[str, Any], folder: Path) -> None:
+    """That an encoder is given where the pair was saved with one of the user's own, and only there.
+
+    Raises:
+        TypeError: one is given, but the checkpoint has its own.
+        ValueError: none is given, or one of another width.
+    """
+    said, width, kind = config.get("model_type"), config.get("hidden_size"), type(own).__name__
+    if said != OWN and own is not None:
+        raise TypeError(
+            f"from_pretrained got encoder={kind}(...), but {printable(folder / CONFIG)} has a {quoted(said)} encoder, "
+            "which is loaded: leave the argument out. EncoderDecoder.from_pieces(encoder, model.pieces()[1]) joins "
+            "another encoder to its decoder."
+        )
+    given = getattr(own, "hidden_size", None)
+    if said == OWN and (own is None or given != width):
+        got = f"a {kind}{', which has no hidden_size' if given is None else f' of hidden_size {quoted(given)}'}"
+        raise ValueError(
+            f"{printable(folder / CONFIG)}: the encoder is one of your own, a {printable(str(config.get('class')))} of "
+            f"hidden_size {quoted(width)}; got {'no encoder' if own is None else got}. Load it from "
+            f"{printable(folder / OWN_FOLDER)}, where its save_pretrained wrote, and pass it on: "
+            "EncoderDecoder.from_pretrained(..., encoder=encoder)."
+        )
+
+
+def _piece(role: Role, hf: Mapping[str, Any], file: Path, whole: WholeFormat | None) -> _Piece:
+    """One piece of a checkpoint's config."""
+    place = str(file) if whole is not None else f"{file}, {role!r}"
+    family = family_of(hf, place, role)
+    return _Piece(hf, family, stack_config(family, hf, place), place)
 
 
 def _with_model_types(
@@ -220,40 +272,32 @@ def _whole(hf: Mapping[str, Any], place: Any) -> WholeFormat | None:
     )
 
 
-def _tables(encoder: StackConfig, decoder: StackConfig) -> tuple[NameTable, NameTable]:
-    return (
-        FAMILIES[encoder.model_type].table(encoder, "encoder"),
-        FAMILIES[decoder.model_type].table(decoder, "decoder"),
-    )
-
-
-def pair_table(encoder: NameTable, decoder: NameTable, *, tied: bool, projection: bool) -> NameTable:
-    """The name table of a whole pair, from those of its pieces."""
-    copies: dict[str, str] = {}
-    if tied:
-        encoder, copies = _without_namesakes(encoder, decoder)
-    whole = merge(encoder.under("encoder"), decoder.under("decoder"), *([_PROJECTION] if projection else []))
-    settings = {**whole.settings, **dict.fromkeys(copies, "tie_encoder_decoder")}
-    return dataclasses.replace(whole, duplicates={**whole.duplicates, **copies}, settings=settings)
-
-
-def shared_paths(
-    encoder_table: NameTable, decoder_table: NameTable, encoder: StackConfig, decoder: StackConfig
-) -> tuple[str, ...]:
-    """Paths of the arrays that a tied encoder takes from its decoder.
+def _pair_table(configs: Mapping[Role, StackConfig], *, tied: bool) -> tuple[NameTable, tuple[str, ...]]:
+    """The name table of a pair without a projection, and the paths of what a tied encoder takes from its decoder.
 
     Raises:
         ValueError: shared arrays would have two shapes.
     """
-    _, pairs = split_tied(encoder_table, decoder_table)
-    ours, theirs = _sizes(encoder), _sizes(decoder)
-    differing = [f"{name} ({ours[name]} and {theirs[name]})" for name in ours if ours[name] != theirs[name]]
-    if pairs and differing:
-        raise ValueError(
-            f"tie_encoder_decoder is true, but the pieces differ in {', '.join(differing)}; expected the same "
-            "architecture in both. If the file holds the tensors of both pieces, set it to false in config.json."
-        )
-    return tuple(sorted(pairs))
+    tables = {role: FAMILIES[config.model_type].table(config, role) for role, config in configs.items()}
+    copies: dict[str, str] = {}
+    pairs: dict[str, str] = {}
+    if tied:
+        whole = tables["encoder"]
+        tables["encoder"], pairs = split_tied(whole, tables["decoder"])
+        ours, theirs = _sizes(configs["encoder"]), _sizes(configs["decoder"])
+        differing = [f"{name} ({ours[name]} and {theirs[name]})" for name in ours if ours[name] != theirs[name]]
+        if pairs and differing:
+            raise ValueError(
+                f"tie_encoder_decoder is true, but the pieces differ in {', '.join(differing)}; expected the same "
+                "architecture in both. If the file holds the tensors of both pieces, set it to false in config.json."
+            )
+        # a file may hold the encoder's all the same
+        tied_names = [whole.canonical(theirs) for _, (ours, theirs, _) in whole.rows() if ours in pairs]
+        copies = {f"encoder.{name}": f"decoder.{name}" for name in tied_names}
+    table = merge(*(table.under(role) for role, table in tables.items()))
+    settings = {**table.settings, **dict.fromkeys(copies, "tie_encoder_decoder")}
+    table = dataclasses.replace(table, duplicates={**table.duplicates, **copies}, settings=settings)
+    return table, tuple(sorted(pairs))
 
 
 def _sizes(config: StackConfig) -> dict[str, int]:
@@ -265,18 +309,3 @@ def _sizes(config: StackConfig) -> dict[str, int]:
         "positions": config.positions.max_positions,
         "token types": config.embeddings.token_type_size,
     }
-
-
-def _without_namesakes(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, str]]:
-    """The encoder's table without tied rows, and the copies of them that a file may hold all the same."""
-    reduced, pairs = split_tied(encoder, decoder)
-    copies = {
-        f"encoder.{encoder.canonical(theirs)}": f"decoder.{encoder.canonical(theirs)}"
-        for _, (ours, theirs, _) in encoder.rows()
-        if ours in pairs
-    }
-    return reduced, copies
-
-
-def _piece_report(path: str | os.PathLike, what: str, role: str, attributes: Mapping[str, Any]) -> LoadReport:
-    return LoadReport(source=str(path), what=f"the {role} of {what}", attributes=json.dumps(dict(attributes)))

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
@@ -19,7 +20,7 @@ import numpy as np
 
 from .._quoting import printable
 from .._trees import path_name
-from .._writing import aside_of, check_writable
+from .._writing import aside_of, check_writable, remove
 from . import transforms
 from .files.folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
 from .files.safetensors_file import write_file
@@ -34,8 +35,9 @@ def save(
     *,
     config: Mapping[str, Any],
     generation_config: Mapping[str, Any] | None = None,
+    folders: Mapping[str, Callable[[Path], None]] = MappingProxyType({}),
 ) -> None:
-    """Write `config.json`, `model.safetensors` and, if given, `generation_config.json`.
+    """Write `config.json`, `model.safetensors` and, if given, `generation_config.json` and folders beside them.
 
     Args:
         folder: made if it does not exist; files in it that are not replaced stay, but for shards of an older save.
@@ -43,6 +45,7 @@ def save(
         table: rows for every array.
         config: content of `config.json`.
         generation_config: content of `generation_config.json`.
+        folders: names of folders, each with what writes into it; those of an older save are replaced.
 
     Raises:
         ValueError: the folder cannot be written to; or the model has an array that the format cannot hold, or lacks one
@@ -61,6 +64,9 @@ def save(
         _write_json(aside / CONFIG, config)
         if generation_config is not None:
             _write_json(aside / GENERATION_CONFIG, generation_config)
+        for name, write in folders.items():
+            (aside / name).mkdir()
+            write(aside / name)
         _move_into_place(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -127,6 +133,8 @@ def _move_into_place(aside: Path, target: Path) -> None:
         aside.rename(target)
         return
     for path in sorted(aside.iterdir()):
+        if path.is_dir():
+            remove(target / path.name)
         path.replace(target / path.name)
     # Shards of an older save would be another model's weights beside this one's.
     for stale in [target / INDEX, *target.glob("model-*-of-*.safetensors")]:
