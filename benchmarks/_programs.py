@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from encdec_eqx import EncoderDecoder
-from encdec_eqx.generation import engine, source
+from encdec_eqx.generation import engine, source_and_prompt
 
 PROGRAMS: dict[str, tuple[ModuleType, str]] = {
-    "encoder": (source, "_encode"),
+    "encoder": (source_and_prompt, "_encode"),
     "cache": (engine, "_open_cache"),
     "loop": (engine, "advance_until"),
 }

@@ -14,7 +14,7 @@ import numpy as np
 from encdec_eqx import EncoderOutput, GenerationConfig, SpecialTokens
 from encdec_eqx.generation.engine import Run, request
 from encdec_eqx.generation.result import GenerationResult
-from encdec_eqx.generation.source import from_outputs
+from encdec_eqx.generation.source_and_prompt import from_outputs
 from models import VOCAB, decoder_config
 
 SIZE = 6

@@ -1,13 +1,19 @@
-"""What every public entrance does with ids, masks and positions before the model sees them.
+"""What every public entrance does with ids, masks, positions and whole numbers before the model sees them.
 
-Ids and masks may be jax or NumPy; values are checked when they are concrete, that is outside `jit`.
+Ids and masks may be jax or NumPy; values are checked when they are concrete, that is outside `jit`. What begins with
+`host_` returns NumPy arrays. Numbers may be Python's, NumPy's or jax's own, an array without axes included.
 """
 
+import operator
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Int32, Integer
 
+from ._quoting import quoted
 from ._typing import Array, ArrayLike
 
 IGNORED = -100
@@ -100,3 +106,107 @@ def check_length(name: str, length: int, longest: int) -> None:
             f"`{name}` is {length} tokens long; this model's table of positions allows at most {longest}. "
             "Truncate the input, or use a checkpoint with more positions."
         )
+
+
+def _on_host(name: str, value: Any) -> np.ndarray:
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise TypeError(f"{name} must be a jax or NumPy array, got {type(value).__name__}: pass np.asarray(...).")
+    if value.ndim != 2:
+        raise TypeError(f"{name} must have 2 axes (batch first), got shape {tuple(value.shape)}.")
+    if 0 in value.shape:
+        raise ValueError(f"{name} is empty: its shape is {tuple(value.shape)}; at least one row and token are needed.")
+    return np.asarray(value)
+
+
+def host_ids(name: str, value: Any, *, below: int, table: str) -> np.ndarray:
+    """Ids as int32, each in [0, below).
+
+    Raises:
+        TypeError: if they are not integers of shape (batch, length).
+        ValueError: if one is out of range.
+    """
+    array = _on_host(name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, got {array.dtype}.")
+    wrong = (array < 0) | (array >= below)
+    if wrong.any():
+        row, column = (int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"{name}[{row}, {column}] is {array[row, column]}; expected 0 to {below - 1} ({table} has {below} rows). "
+            "Check that the ids come from this model's own tokenizer."
+        )
+    return array.astype(np.int32)
+
+
+def host_mask(name: str, value: Any, *, shape: tuple[int, ...], of: str) -> np.ndarray:
+    """A mask of 0 and 1 (or bools) as bools, all of them real where there is none; every row has a real token.
+
+    Raises:
+        TypeError: if it holds floats or has another shape than what it masks.
+        ValueError: if it holds other numbers, or a row without a real token.
+    """
+    if value is None:
+        return np.ones(shape, bool)
+    array = _on_host(name, value)
+    if array.dtype.kind not in "biu":
+        raise TypeError(
+            f"{name} must hold bools or integers 0 and 1 (1: may be attended), got {array.dtype}. "
+            f"{float_mask_advice(name, array)}"
+        )
+    if array.shape != shape:
+        raise TypeError(f"{name} must have the shape of {of}, {shape}, got {array.shape}.")
+    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        wrong = array[~np.isin(array, (0, 1))][0]
+        raise ValueError(f"{name} holds {wrong}; expected 1 (real token) or 0 (padding).")
+    empty = ~array.astype(bool).any(axis=1)
+    if empty.any():
+        raise ValueError(f"row {int(np.argmax(empty))} of {name} has no real token: all of it is 0. Leave the row out.")
+    return array.astype(bool)
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy's or jax's, also as an array without axes, as Python's own; anything else as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if (
+        isinstance(value, np.ndarray | jax.Array)
+        and value.ndim == 0
+        and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    ):
+        return np.asarray(value).item()
+    return value
+
+
+def one(name: str, value: Any) -> Any:
+    """The same, where one number is meant.
+
+    Raises:
+        TypeError: if it is an array with axes.
+    """
+    if getattr(value, "ndim", 0):
+        raise TypeError(
+            f"{name} must be one number, which holds for all rows of the call, got {quoted(value)}. Take one of its "
+            f"elements, or call once for each."
+        )
+    return plain(value)
+
+
+def whole(name: str, value: Any, *, least: int, most: int, why: str = "") -> int:
+    """An integer from `least` to `most`; `why` no more is for messages.
+
+    Raises:
+        TypeError: if it is no integer.
+        ValueError: if it is out of range.
+    """
+    value = one(name, value)
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {quoted(value)}.")
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {quoted(value)} ({type(value).__name__}).") from None
+    if result < least:
+        raise ValueError(f"{name} must be at least {least}, got {quoted(result)}.")
+    if result > most:
+        raise ValueError(f"{name} must be at most {most:,}{why and f' ({why})'}, got {quoted(result)}.")
+    return result

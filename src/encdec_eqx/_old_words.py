@@ -4,11 +4,12 @@ A decorated method keeps its signature; `TaughtAttributes` is for classes that
 had attributes which are gone. `docs/migrating_from_flax.md` has the whole story.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import equinox as eqx
+
+from ._typing import refusing
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _PAGE = "docs/migrating_from_flax.md has all that differs."
@@ -128,29 +129,25 @@ _ATTRIBUTES = {
 
 
 def taught(method: _Function) -> _Function:
-    """A method that meets an old word with what is said now.
+    """A method that meets an old word with what is said now, before anything else happens.
 
     Args:
         method: one of a name in this file's table; a `classmethod` is decorated inside.
-
-    Raises:
-        TypeError: when the result is called with an old word, before anything else happens.
     """
+    return refusing(method, _METHODS[method.__name__], refuse_old_words)
+
+
+def refuse_old_words(method: Callable, args: Sequence[Any], names: Iterable[str]) -> None:
+    """Raise a `TypeError` if one of the names of arguments is an old word, or `args` are of the old form."""
     words = _METHODS[method.__name__]
-
-    @functools.wraps(method)
-    def wrapper(*args: Any, **given: Any) -> Any:
-        for name in given:
-            if name in words:
-                raise TypeError(f"{method.__qualname__} takes no {name}=: {words[name]} {_PAGE}")
-        if method.__name__ == "init_cache" and len(args) > 1 and isinstance(args[1], int):
-            raise TypeError(
-                f"{method.__qualname__} takes what model.encode(...) returned first, got {args[1]}: "
-                f"model.init_cache(encoder_outputs, max_length). {_PAGE}"
-            )
-        return method(*args, **given)
-
-    return wrapper  # pyright: ignore[reportReturnType]
+    for name in names:
+        if name in words:
+            raise TypeError(f"{method.__qualname__} takes no {name}=: {words[name]} {_PAGE}")
+    if method.__name__ == "init_cache":
+        raise TypeError(
+            f"{method.__qualname__} takes what model.encode(...) returned first, got {args[1]}: "
+            f"model.init_cache(encoder_outputs, max_length). {_PAGE}"
+        )
 
 
 class TaughtAttributes(eqx.Module):

@@ -22,7 +22,7 @@ The axis words used in every annotation of the package, each with its letter in 
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import jax
@@ -67,6 +67,18 @@ def checked(function: _Function) -> _Function:
             return typed(*args, **kwargs)
         except TypeCheckError as error:
             raise TypeError(_shortened(str(error), function.__qualname__)) from None
+
+    return wrapper  # pyright: ignore[reportReturnType]
+
+
+def refusing(method: _Function, names: Collection[str], refuse: Callable) -> _Function:
+    """A method that first has `refuse` look at calls with one of these names, or with an int in place of an array."""
+
+    @functools.wraps(method)
+    def wrapper(*args, **kwargs):
+        if any(name in kwargs for name in names) or (len(args) > 1 and isinstance(args[1], int)):
+            refuse(method, args, kwargs)
+        return method(*args, **kwargs)
 
     return wrapper  # pyright: ignore[reportReturnType]
 

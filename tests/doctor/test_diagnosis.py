@@ -25,7 +25,7 @@ from encdec_eqx import (
 )
 from encdec_eqx.doctor import diagnose, forward
 from encdec_eqx.doctor.forward import run
-from encdec_eqx.generation.compilations import counted
+from encdec_eqx.generation.result import counted
 from encdec_eqx.training import make_optimizer, seq2seq_loss, trainable
 from models import decoder_config, encoder_config
 

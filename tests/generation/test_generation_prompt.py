@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from encdec_eqx.generation.buckets import TargetBucket, bucket
-from encdec_eqx.generation.prompt import PositionRule, from_user, start_only
+from encdec_eqx.generation.source_and_prompt import PositionRule, TargetBucket, bucket, from_user, start_only
 
 START = 1
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from encdec_eqx import EncoderDecoder
-from encdec_eqx.generation.buckets import LEAST_SLOTS, LEAST_SOURCE, bucket
 from encdec_eqx.generation.constraints import from_sequences, from_token_regex
+from encdec_eqx.generation.source_and_prompt import LEAST_SLOTS, LEAST_SOURCE, bucket
 from models import VOCAB, decoder_config, encoder_config, randomised, tiny_pair
 from tolerances import SAME_MODEL, SEQUENCE_SCORES
 

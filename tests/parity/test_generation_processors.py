@@ -17,8 +17,8 @@ from transformers.generation import logits_process as theirs
 
 from encdec_eqx import EncoderDecoder, GenerationConfig
 from encdec_eqx.generation import processors
-from encdec_eqx.generation.buckets import bucket
 from encdec_eqx.generation.plan import resolve_settings
+from encdec_eqx.generation.source_and_prompt import bucket
 from hf import VOCAB, as_torch, random_batch, random_pair, saved, tiny_bert, tiny_gpt2, tiny_roberta
 from tolerances import PROCESSED_LOG_PROBS, PROCESSED_LOGITS
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from encdec_eqx import LayerSpec
-from encdec_eqx.generation.compilations import counted
+from encdec_eqx.generation.result import counted
 from encdec_eqx.training import init_train_state, make_optimizer, make_schedule, make_train_step, trainable
 from models import decoder_config, encoder_config, random_ids, tiny_pair
 from tolerances import OPTIMIZER_UPDATE, SAME_UPDATE

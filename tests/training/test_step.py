@@ -25,7 +25,7 @@ from encdec_eqx import (
     seq2seq_loss,
     shift_tokens_right,
 )
-from encdec_eqx.generation.compilations import counted
+from encdec_eqx.generation.result import counted
 from encdec_eqx.training import init_train_state, make_train_step, trainable
 from encdec_eqx.training.batch import KEYS
 from models import VOCAB, decoder_config, encoder_config, random_ids, right_mask, tiny_pair

@@ -1,6 +1,6 @@
 """Runs a search on the host: sizes, the prompt fed in one pass, the compiled loop piece by piece, and the result.
 
-The compiled programs are `source._encode`, `_open_cache` and `advance_until`; between them all is NumPy.
+The compiled programs are `source_and_prompt._encode`, `_open_cache` and `advance_until`; between them all is NumPy.
 """
 
 import dataclasses
@@ -15,20 +15,31 @@ from jaxtyping import Bool, Int32
 
 from .._typing import Array, ArrayLike
 from ..config import StackConfig
-from .buckets import TargetBucket, bucket, check_run
-from .compilations import Count, counted
 from .generation_config import GenerationConfig
 from .plan import Plan, resolve_settings, split_options, tokens_of_call
-from .prompt import PositionRule, Prompt, from_user, start_only
 from .rescore import Sequences, sequence_cross_attentions
-from .result import GenerationResult, StreamChunk, Watch, assemble
+from .result import Count, GenerationResult, StreamChunk, Watch, assemble, counted
 from .search.base import AbstractSearch, DecoderStep, PrefillOutput, SearchInputs
 from .search.beam import BeamSearch
 from .search.greedy_and_sampling import Sampling
 from .search.legacy_constrained_beam import ConstrainedBeamSearch
 from .search.legacy_contrastive import ContrastiveSearch
 from .search.speculative import Speculative
-from .source import Encoded, Source, check_positions, host_level, longest_sequence, padded_ids
+from .source_and_prompt import (
+    Encoded,
+    PositionRule,
+    Prompt,
+    Source,
+    TargetBucket,
+    bucket,
+    check_positions,
+    check_run,
+    from_user,
+    host_level,
+    longest_sequence,
+    padded_source,
+    start_only,
+)
 from .special_tokens import START, SpecialTokens, is_per_row, start_tokens_of_rows
 
 TOKENS_A_CALL = 64
@@ -136,7 +147,7 @@ class Run:
             target=self.bucket,
             rule=self.rule,
             vocab_size=config.vocab_size,
-            source=None if ids is None else (padded_ids(ids), ids.shape[1]),
+            source=None if ids is None else (padded_source(ids), ids.shape[1]),
             key=key,
         )
         self.search = kind.of(plan, inputs)

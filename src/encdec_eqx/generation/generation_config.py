@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .._quoting import printable, quoted
-from .options import BOOKKEEPING, DEFAULTS, IN_FILES, NOT_BUILT, OPTIONS, does_nothing
+from .options import BOOKKEEPING, DEFAULTS, IN_FILES, LENGTHS, NOT_BUILT, OPTIONS, both_lengths, does_nothing
 from .options import option_names as option_names
 from .special_tokens import TOKEN_NAMES, SpecialTokens
-from .value_checks import refuse_both
 
 _logger = logging.getLogger("encdec_eqx")
 
@@ -134,8 +133,9 @@ class GenerationConfig:
         tokens = SpecialTokens(**{name: getattr(self, name) for name in TOKEN_NAMES})
         for name in TOKEN_NAMES:
             object.__setattr__(self, name, getattr(tokens, name))
-        refuse_both(self.__dict__, "max_length", "max_new_tokens")
-        refuse_both(self.__dict__, "min_length", "min_new_tokens")
+        for pair in LENGTHS:
+            if None not in (getattr(self, name) for name in pair):
+                raise both_lengths(self.__dict__, *pair)
 
     @classmethod
     def from_hf(
@@ -162,7 +162,7 @@ class GenerationConfig:
             place = "config.json"
             found = {k: v for said in (decoder, config) for k, v in (said or {}).items() if _says_something(k, v)}
         found = {k: v for k, v in found.items() if v is not None and k not in TOKEN_NAMES}
-        for weaker, stronger in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        for weaker, stronger in LENGTHS:
             if weaker in found and stronger in found:
                 _logger.warning("%s sets %s and %s; %s is dropped.", place, weaker, stronger, weaker)
                 del found[weaker]

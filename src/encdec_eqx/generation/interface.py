@@ -7,21 +7,20 @@ from typing import Any, Unpack
 import equinox as eqx
 import numpy as np
 
-from .._old_words import TaughtAttributes, taught
+from .._inputs import plain, whole
+from .._old_words import TaughtAttributes, refuse_old_words
 from ..decoder import Decoder
 from ..encoder import EncoderOutput, token_config
 from ..layers.linear import AbstractLinear
 from ..surgery.ties import Ties, untie
-from .compilations import Warmup, warm_all
 from .engine import Run, request
 from .generation_config import GenerationConfig
-from .options import GenerationOptions, WarmupOptions
+from .options import KNOWN, GenerationOptions, WarmupOptions
 from .plan_checks import Assistant
 from .rescore import Rescored, rescore
-from .result import GenerationResult, StreamChunk
-from .source import Source, from_any, from_ids, from_outputs, host_level
+from .result import GenerationResult, StreamChunk, Warmup, warm_all
+from .source_and_prompt import Source, from_any, from_ids, from_outputs, host_level
 from .special_tokens import SpecialTokens, is_per_row
-from .value_checks import plain, whole
 
 
 class Generates(TaughtAttributes):
@@ -34,7 +33,6 @@ class Generates(TaughtAttributes):
     generation_config: eqx.AbstractVar[GenerationConfig | None]
     ties: eqx.AbstractVar[Ties]
 
-    @taught
     def generate(
         self,
         input_ids: Any = None,
@@ -84,9 +82,10 @@ class Generates(TaughtAttributes):
         """
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         prompt = (decoder_input_ids, decoder_attention_mask)
+        if not options.keys() <= KNOWN:
+            refuse_old_words(Generates.generate, (), options)
         return self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options).generate()
 
-    @taught
     def stream(
         self,
         input_ids: Any = None,
@@ -126,11 +125,17 @@ class Generates(TaughtAttributes):
         Raises:
             ValueError: `tokens_at_a_time` is below 1; otherwise as `generate`.
         """
-        tokens_at_a_time = whole("tokens_at_a_time", tokens_at_a_time, least=1, most=2**31 - 1)
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         prompt = (decoder_input_ids, decoder_attention_mask)
-        ready = self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options)
-        yield from ready.stream(tokens_at_a_time)
+        if not options.keys() <= KNOWN:
+            refuse_old_words(Generates.stream, (), options)
+
+        def chunks() -> Iterator[StreamChunk]:
+            most = whole("tokens_at_a_time", tokens_at_a_time, least=1, most=2**31 - 1)
+            run = self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options)
+            yield from run.stream(most)
+
+        return chunks()
 
     def warmup(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypedDict
 
+from .._inputs import plain, whole
 from .._quoting import quoted
 from .._typing import ArrayLike
 from .constraints.constraint import AbstractConstraint
@@ -27,11 +28,9 @@ from .value_checks import (
     forced_phrases,
     fraction,
     not_negative,
-    plain,
     positive,
     token_sequences,
     tokens,
-    whole,
 )
 
 
@@ -197,6 +196,18 @@ def does_nothing(name: str, value: Any) -> bool:
     value = plain(value)
     return value is None or (
         isinstance(value, bool | int | float) and any(value == neutral for neutral in NOT_BUILT[name][0])
+    )
+
+
+LENGTHS = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
+"""Pairs of options of which one counts the prompt and the other does not."""
+
+
+def both_lengths(values: Mapping[str, Any], first: str, second: str) -> ValueError:
+    """The error for both of a pair."""
+    return ValueError(
+        f"both {first}={values[first]} and {second}={values[second]} are given; {first} counts the prompt or start "
+        f"token, {second} does not. Pass one of them."
     )
 
 

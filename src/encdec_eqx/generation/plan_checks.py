@@ -11,9 +11,8 @@ from .._quoting import quoted
 from ..config import StackConfig
 from .constraints.constraint import AbstractConstraint
 from .generation_config import GenerationConfig
-from .options import IN_FILES, NOT_BUILT, OPTIONS, does_nothing, not_built
+from .options import IN_FILES, LENGTHS, NOT_BUILT, OPTIONS, both_lengths, does_nothing, not_built
 from .special_tokens import ARGUMENT, FILE, PASSED
-from .value_checks import refuse_both
 
 PROPOSED, LOOKED_FOR = 5, 2
 """Tokens that an assistant proposes at a time, and the longest n-gram that is looked for in the source, by default."""
@@ -71,8 +70,9 @@ class OptionSources:
         self.arguments = {
             name: OPTIONS[name].check(name, value) if name in OPTIONS else value for name, value in arguments.items()
         }
-        for pair in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-            refuse_both(self.arguments, *pair)
+        for pair in LENGTHS:
+            if self.arguments.keys() >= set(pair):
+                raise both_lengths(self.arguments, *pair)
         found = {name: getattr(base, name, None) for name in IN_FILES}
         self.base = {name: value for name, value in found.items() if value is not None}
         self.notes: list[str] = []

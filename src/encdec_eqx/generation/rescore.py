@@ -10,12 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
+from .._inputs import host_ids, host_mask
 from .._typing import Array, ArrayLike
 from ..config import StackConfig
-from .buckets import LEAST_SLOTS, bucket
-from .prompt import PositionRule
 from .search.base import DecoderStep, log_probability
-from .source import Encoded, Source, check_positions, host_ids, host_mask, longest_sequence
+from .source_and_prompt import (
+    LEAST_SLOTS,
+    Encoded,
+    PositionRule,
+    Source,
+    bucket,
+    check_positions,
+    longest_sequence,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +151,7 @@ def rescore(
         )
     most = longest_sequence(config)
     check_positions("sequences (but for the last token)", width - 1, longest=most, how="Leave longer ones out.")
-    real = np.ones((rows, prompt_length), bool)
-    if prompt_mask is not None:
-        real = host_mask("decoder_attention_mask", prompt_mask, shape=(rows, prompt_length), of="the prompts")
+    real = host_mask("decoder_attention_mask", prompt_mask, shape=(rows, prompt_length), of="the prompts")
     given = Sequences(ids, real, prompt_length, rows // source.batch, bucket(source.batch))
     encoded = source.encode()
     inputs = given.inputs(PositionRule.of(config))

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from .._inputs import plain
 from .._quoting import quoted
-from .value_checks import plain, token
+from .value_checks import token
 
 _logger = logging.getLogger("encdec_eqx")
 

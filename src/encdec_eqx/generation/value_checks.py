@@ -1,7 +1,6 @@
 """What one option's value may be: numbers, truth values, ids and lists of them, as a caller or a file gives them.
 
-Numbers may be Python's, NumPy's or jax's own, an array without axes included. Ranges are checked as float32 and int32
-see them, for that is what they become; lists become tuples.
+Ranges are checked as float32 and int32 see them, for that is what they become; lists become tuples.
 """
 
 import itertools
@@ -11,10 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from .._inputs import one, plain, whole
 from .._quoting import quoted
 
 MOST_TOKENS = 2**20
@@ -31,61 +29,9 @@ _LEAST_NORMAL = float(np.finfo(np.float32).tiny)
 """Numbers closer to 0 than this are 0 to most machines."""
 
 
-def plain(value: Any) -> Any:
-    """A number of NumPy's or jax's, also as an array without axes, as Python's own; anything else as it is."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if (
-        isinstance(value, np.ndarray | jax.Array)
-        and value.ndim == 0
-        and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
-    ):
-        return np.asarray(value).item()
-    return value
-
-
-def refuse_several(name: str, value: Any) -> None:
-    """Refuse an array with axes where one number is meant.
-
-    Raises:
-        TypeError: if it is one.
-    """
-    if getattr(value, "ndim", 0):
-        raise TypeError(
-            f"{name} must be one number, which holds for all rows of the call, got {quoted(value)}. Take one of its "
-            f"elements, or call once for each."
-        )
-
-
-def whole(name: str, value: Any, *, least: int, most: int, why: str = "") -> int:
-    """An integer from `least` to `most`.
-
-    Args:
-        name: of the option, for messages.
-        value: what was given.
-        least: the smallest that is allowed.
-        most: the largest that is allowed.
-        why: why no more, for messages.
-    """
-    refuse_several(name, value)
-    value = plain(value)
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {quoted(value)}.")
-    try:
-        result = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {quoted(value)} ({type(value).__name__}).") from None
-    if result < least:
-        raise ValueError(f"{name} must be at least {least}, got {quoted(result)}.")
-    if result > most:
-        raise ValueError(f"{name} must be at most {most:,}{why and f' ({why})'}, got {quoted(result)}.")
-    return result
-
-
 def number(name: str, value: Any) -> float:
     """Anything that is a number, infinities included; not NaN."""
-    refuse_several(name, value)
-    value = plain(value)
+    value = one(name, value)
     if isinstance(value, bool | str):
         raise TypeError(f"{name} must be a number, got {quoted(value)}.")
     try:
@@ -153,8 +99,7 @@ def _refuse_vanishing(name: str, value: float) -> None:
 
 def flag(name: str, value: Any) -> bool:
     """True or False, and nothing that only counts as such."""
-    refuse_several(name, value)
-    value = plain(value)
+    value = one(name, value)
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {quoted(value)}.")
     return value
@@ -180,8 +125,7 @@ _DECAY = "two numbers, [start, factor], such as [20, 1.05]"
 
 def early_stopping(name: str, value: Any) -> bool | str:
     """True, False or "never"."""
-    refuse_several(name, value)
-    value = plain(value)
+    value = one(name, value)
     if isinstance(value, bool) or (isinstance(value, str) and value == "never"):
         return value
     raise ValueError(f'{name} must be True, False or "never", got {quoted(value)}.')
@@ -297,12 +241,3 @@ def _from_text(name: str, key: Any) -> Any:
     if not re.fullmatch(r"\(\d+(, \d+)*,?\)", key):
         raise TypeError(f"{name} must be {_BIASES}; the key {quoted(key)} is none.")
     return tuple(int(part) for part in re.findall(r"\d+", key))
-
-
-def refuse_both(values: Mapping[str, Any], first: str, second: str) -> None:
-    """Raise a `ValueError` if both are set: each says the same thing in its own way."""
-    if values.get(first) is not None and values.get(second) is not None:
-        raise ValueError(
-            f"both {first}={values[first]} and {second}={values[second]} are given; {first} counts the prompt or start "
-            f"token, {second} does not. Pass one of them."
-        )

@@ -13,9 +13,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Int32, Integer
 
+from ..._inputs import plain
 from ..._quoting import quoted
 from ..._typing import Array, ArrayLike
-from ..value_checks import plain
 
 _MOST_TOKENS = 2**21
 """Ids of a vocabulary: twice as many as the largest that tokenizers are trained with."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int32
 
 from ..._quoting import quoted
 from ..._typing import Array, ArrayLike
-from ..buckets import bucket
+from ..source_and_prompt import bucket
 from .constraint import DEAD, END, NEVER, START, AbstractConstraint, Ids, Remaining, States, as_end_ids, as_vocab_size
 from .dfa import least_to_end, ranges
 

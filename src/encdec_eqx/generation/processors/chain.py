@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..buckets import LEAST_SLOTS, bucket
+from ..source_and_prompt import LEAST_SLOTS, bucket
 from ..value_checks import MOST
 from .form import Processor
 from .sampling_filters import Epsilon, Eta, MinP, Temperature, TopK, TopP, Typical

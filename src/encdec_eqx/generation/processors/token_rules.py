@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from ..._typing import Array, ArrayLike
-from ..buckets import bucket
+from ..source_and_prompt import bucket
 from .form import Length, Logits, Prefix
 
 

@@ -13,10 +13,9 @@ from jaxtyping import Bool, Float, Int32, Shaped, UInt32
 
 from ..._typing import Array, ArrayLike
 from .. import processors
-from ..buckets import TargetBucket
 from ..constraints.constraint import AbstractConstraint
 from ..plan import Plan
-from ..prompt import PositionRule, key_data
+from ..source_and_prompt import PositionRule, TargetBucket, key_data
 
 
 @runtime_checkable

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int32
 from ..._typing import Array, ArrayLike
 from ...cache import Branches
 from .. import processors
-from ..buckets import bucket
 from ..constraints.constraint import apply_constraint, mask_forbidden
 from ..plan import Plan
+from ..source_and_prompt import bucket
 from .base import (
     AbstractTokenSearch,
     CacheLayout,

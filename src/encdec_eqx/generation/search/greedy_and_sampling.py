@@ -15,7 +15,7 @@ from ..._typing import Array, ArrayLike
 from .. import processors
 from ..constraints.constraint import apply_constraint, mask_forbidden
 from ..plan import Plan
-from ..prompt import PositionRule
+from ..source_and_prompt import PositionRule
 from .base import (
     AbstractTokenSearch,
     CacheLayout,

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from ..._typing import Array, ArrayLike
-from ..buckets import check_comparisons
 from ..plan import Plan
+from ..source_and_prompt import MOST_PAIRS
 from .base import AbstractSearch, CacheLayout, DecoderStep, PrefillOutput, SearchInputs, SearchOutput, is_eos
 from .beam import BeamSearch, BeamState
 from .beam_hypotheses import Candidates, Hypotheses, Pool, normalize_scores
@@ -64,7 +64,13 @@ class ConstrainedBeamSearch(AbstractSearch):
     @classmethod
     def of(cls, plan: Plan, inputs: SearchInputs) -> "ConstrainedBeamSearch":
         plain, phrases = BeamSearch.of(plan, inputs), ForcedPhrases.of(plan.force_words_ids)
-        check_comparisons(sequences=inputs.padded_batch, continuations=plan.num_beams * phrases.offers)
+        continuations = plan.num_beams * phrases.offers
+        if inputs.padded_batch * continuations**2 > MOST_PAIRS:
+            raise ValueError(
+                f"this run is too large: force_words_ids offers {continuations:,} continuations for each of "
+                f"{inputs.padded_batch:,} sequences, and all of them are compared with each other. Force fewer words, "
+                "or lower num_beams."
+            )
         return cls(plain=plain, phrases=phrases, pad_id=plain.pad_id)
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from ..._typing import Array, ArrayLike
-from ..buckets import bucket
+from ..source_and_prompt import bucket
 
 _NOT_WAITING = np.int32(2**30)
 _LEAST_TOKENS, _LEAST_CONSTRAINTS, _LEAST_OFFERS, _LEAST_CHOICES = 16, 4, 8, 4

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int32
 from ..._typing import Array, ArrayLike
 from .. import processors
 from ..plan import Plan
-from ..prompt import PositionRule
+from ..source_and_prompt import PositionRule
 from .base import (
     AbstractSearch,
     CacheLayout,
