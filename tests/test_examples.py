@@ -59,6 +59,7 @@ SMALL = {
 
 @pytest.mark.parametrize(("script", "piece"), list(zip(SMALL, (Encoder, Decoder), strict=True)))
 def test_pretraining_writes_a_piece_that_loads(script, piece, dictionary, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES / "pronounce")  # as where the script is called
     module = _load(script)
     monkeypatch.setattr(module, "load_lexicon", lambda: dictionary)
     monkeypatch.setattr(module, "CONFIG", module.CONFIG | SMALL[script])
@@ -115,7 +116,7 @@ def dictionary() -> Lexicon:
 @pytest.fixture
 def pronounce(monkeypatch, dictionary) -> Iterator[ModuleType]:
     """The scripts of `examples/pronounce`, which import each other by bare names, with a small dictionary."""
-    names = ("data", "score", "train", "warm_start", "pretrain_letters", "pretrain_phonemes")
+    names = ("data", "pretraining", "score", "train", "warm_start", "pretrain_letters", "pretrain_phonemes")
     monkeypatch.syspath_prepend(EXAMPLES / "pronounce")
     scripts = ModuleType("pronounce")
     for name in names:

@@ -65,7 +65,7 @@ ONLY_IN = {
     "safetensors": set(),
     "huggingface_hub": {"hf"},
     "msgpack": {"hf"},
-    "optax": {"training", "doctor", "demo"},  # the demo is written as a user's script
+    "optax": {"training", "doctor"},
     "orbax": set(),
     "tokenizers": {"text"},
     "sacrebleu": {"training"},

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from pretraining import muon, shuffled
 
 from encdec_eqx import Encoder, StackConfig
 from encdec_eqx.demo.lexicon import (
@@ -30,7 +31,7 @@ from encdec_eqx.demo.lexicon import (
     encode_word,
     load_lexicon,
 )
-from encdec_eqx.demo.pieces import muon, padded, shuffled
+from encdec_eqx.demo.pieces import padded
 
 CONFIG = {
     "model_type": "bert",

@@ -22,7 +22,6 @@ PATHS = {
     "doctor.reading": "doctor.losses",
     "demo.batches": "demo.pieces",
     "demo.metrics": "demo.run",
-    "demo.muon": "demo.pieces",
     "demo.recipe": "demo.run",
     "demo.vocabulary": "demo.lexicon",
     "families": "hf.families",

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from examples.pronounce.pretraining import muon, orthogonalised, shuffled
 from rich.console import Console
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
 from encdec_eqx.demo import lexicon, pieces, run
-from encdec_eqx.demo.pieces import muon, orthogonalised
 from encdec_eqx.text import TextToText
 
 ASSETS = resources.files("encdec_eqx.demo").joinpath("assets")
@@ -181,7 +181,7 @@ def test_order_of_batches_depends_on_the_seed_alone():
     rows = ({"input_ids": np.arange(40).reshape(20, 2)}, 4)
 
     def first(seed: int) -> list[list[int]]:
-        batches = pieces.shuffled([rows], seed=seed)
+        batches = shuffled([rows], seed=seed)
         return [batch["input_ids"].tolist() for batch in itertools.islice(batches, 5)]
 
     assert first(0) == first(0)
@@ -190,7 +190,7 @@ def test_order_of_batches_depends_on_the_seed_alone():
 
 def test_too_little_data_for_a_batch_is_an_error():
     with pytest.raises(ValueError, match="fills one batch"):
-        next(pieces.shuffled([({"input_ids": np.zeros((1, 3))}, 2)], seed=0))
+        next(shuffled([({"input_ids": np.zeros((1, 3))}, 2)], seed=0))
 
 
 # --- the optimiser

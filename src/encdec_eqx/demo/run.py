@@ -21,7 +21,7 @@ from rich.table import Table
 
 from encdec_eqx import EncoderDecoder
 from encdec_eqx.training import Callback, EvaluationEvent, Example, StartEvent, StepEvent, TrainConfig, fit
-from encdec_eqx.training.metrics import edit_distance
+from encdec_eqx.training.metrics import score
 
 from .lexicon import (
     Lexicon,
@@ -262,20 +262,9 @@ def error_rates(predictions: Sequence[Sequence[str]], references: Sequence[Seque
     Raises:
         ValueError: No words, as many references as predictions are not given, or a word without a reference.
     """
-    if len(predictions) != len(references):
-        raise ValueError(
-            f"{len(predictions)} predictions and {len(references)} references; each prediction needs its own list"
-        )
-    if not predictions:
-        raise ValueError("there is nothing to score: no predictions were given")
-    edits = phonemes = wrong = 0
-    for index, (prediction, accepted) in enumerate(zip(predictions, references, strict=True)):
-        if not accepted:
-            raise ValueError(f"word {index} has no reference pronunciation")
-        distances = [(edit_distance(prediction, reference), len(reference)) for reference in accepted]
-        distance, length = min(distances, key=lambda pair: pair[0])
-        edits, phonemes, wrong = edits + distance, phonemes + length, wrong + (distance > 0)
-    return ErrorRates(phoneme=edits / phonemes, word=wrong / len(predictions), words=len(predictions))
+    texts = [" ".join(prediction) for prediction in predictions]
+    found = score(("per", "ser"), texts, [[" ".join(one) for one in accepted] for accepted in references])
+    return ErrorRates(phoneme=found["per"] / 100, word=found["ser"] / 100, words=len(texts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

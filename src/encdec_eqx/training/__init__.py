@@ -52,53 +52,30 @@ if TYPE_CHECKING:
     from .train_config import TrainConfig as TrainConfig
 
 _LATER = {
-    "graceful_stop": ".._signals",
-    "TrainConfig": ".train_config",
-    "Callback": ".callbacks",
-    "CheckpointEvent": ".callbacks",
-    "EvaluationEvent": ".callbacks",
-    "StartEvent": ".callbacks",
-    "StepEvent": ".callbacks",
-    "Batches": ".data",
-    "Example": ".data",
-    "Examples": ".data",
-    "encode_pairs": ".data",
-    "pairs_from": ".data",
-    "read_pairs": ".data",
-    "Diagnosis": "..doctor",
-    "Finding": "..doctor",
-    "check_before_training": "..doctor",
-    "diagnose": "..doctor",
-    "FitResult": ".callbacks",
-    "fit": ".fitting",
-    "add_lora": "..params.lora",
-    "drop_lora": "..params.lora",
-    "load_lora": "..params.lora",
-    "merge_lora": "..params.lora",
-    "save_lora": "..params.lora",
-    "unmerge_lora": "..params.lora",
-    "TrainingDivergedError": ".reporting.tracking",
-    "Optimizer": ".optim.optimizer",
-    "make_optimizer": ".optim.optimizer",
-    "OptimizerConfig": ".optim.optimizer_config",
-    "Schedule": ".optim.schedules",
-    "make_schedule": ".optim.schedules",
-    "TrainState": ".step",
-    "TrainStep": ".step",
-    "init_train_state": ".step",
-    "make_train_step": ".step",
-    "PartSummary": "..params.trainable",
-    "TrainableSummary": "..params.trainable",
-    "summarize_trainable": "..params.trainable",
+    ".._signals": ("graceful_stop",),
+    "..doctor": ("Diagnosis", "Finding", "check_before_training", "diagnose"),
+    "..params.lora": ("add_lora", "drop_lora", "load_lora", "merge_lora", "save_lora", "unmerge_lora"),
+    "..params.trainable": ("PartSummary", "TrainableSummary", "summarize_trainable"),
+    ".callbacks": ("Callback", "CheckpointEvent", "EvaluationEvent", "FitResult", "StartEvent", "StepEvent"),
+    ".data": ("Batches", "Example", "Examples", "encode_pairs", "pairs_from", "read_pairs"),
+    ".fitting": ("fit",),
+    ".optim.optimizer": ("Optimizer", "make_optimizer"),
+    ".optim.optimizer_config": ("OptimizerConfig",),
+    ".optim.schedules": ("Schedule", "make_schedule"),
+    ".reporting.tracking": ("TrainingDivergedError",),
+    ".step": ("TrainState", "TrainStep", "init_train_state", "make_train_step"),
+    ".train_config": ("TrainConfig",),
 }
-"""Names to the modules that define them. No module may have the name of what it defines: it would hide it."""
+"""Modules and the names they define. No module may have the name of what it defines: it would hide it."""
+
+_HOME = {name: module for module, names in _LATER.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(importlib.import_module(_LATER[name], __name__), name)
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_HOME})
