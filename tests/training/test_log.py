@@ -319,7 +319,7 @@ def test_what_was_compiled_is_said_and_takes_no_part_in_the_estimate(terminal: b
                 clock.now += 60
             clock.now += 1
             bar.update(step, done=step < 9 or step % 10 == 0)
-            left.append(bar._told.left())
+            left.append(bar._left())
             if step % 10 == 0:
                 bar.evaluating()
                 clock.now += 100 if step == 10 else 5

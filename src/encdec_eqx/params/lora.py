@@ -1,8 +1,7 @@
 """LoRA (Hu et al. 2021): low-rank adapters put beside linear layers, merged, taken out again, saved apart and read."""
 
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -72,14 +71,11 @@ def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | No
     new = {number for number, pick in zip(able, picked, strict=True) if pick}
     _check_not_shared(found, [found[number] for number in sorted(new)])
 
-    def adapted(number: int, linear: Any) -> Any:
-        if number not in new:
-            return linear
-        into, *out = linear.weight.shape
-        key_of_layer = jax.random.fold_in(key, number)
-        return WithLoRA(linear, LowRank.init(into, *out, rank=rank, scale=scale, key=key_of_layer))
+    def adapted(number: int, linear: Any) -> WithLoRA:
+        made = LowRank.init(*linear.weight.shape, rank=rank, scale=scale, key=jax.random.fold_in(key, number))
+        return WithLoRA(linear, made)
 
-    return _rescanned(_replaced(unrolled, adapted), model)
+    return _rescanned(_replaced(unrolled, new, adapted), model)
 
 
 def merge_lora(model: Model) -> Model:
@@ -120,14 +116,13 @@ def unmerge_lora(merged: Model, adapted: Model) -> Model:
     if [it.names for it in ours] != [it.names for it in theirs]:
         raise ValueError("the two models have different linear layers: were the adapters made for another model?")
 
-    def split(number: int, linear: Any) -> Any:
-        its = theirs[number].linear
-        if not isinstance(its, WithLoRA):
-            return linear
-        _check_fit({theirs[number].names[0]: (linear, its.lora)})
-        return WithLoRA(add_low_rank(linear, its.lora, -1.0), its.lora)
+    loras = {number: it.linear.lora for number, it in enumerate(theirs) if isinstance(it.linear, WithLoRA)}
 
-    return _rescanned(_replaced(unrolled, split), merged)
+    def split(number: int, linear: Any) -> WithLoRA:
+        _check_fit({theirs[number].names[0]: (linear, loras[number])})
+        return WithLoRA(add_low_rank(linear, loras[number], -1.0), loras[number])
+
+    return _rescanned(_replaced(unrolled, loras, split), merged)
 
 
 def save_lora(model: eqx.Module, folder: str | os.PathLike) -> None:
@@ -173,13 +168,8 @@ def load_lora(model: Model, folder: str | os.PathLike) -> Model:
     where = f"the adapters in {printable(folder)}"
     _check_fit({name: (found[name].linear, lora) for name, lora in adapters.items()}, where)
     _check_not_shared(list(found.values()), [found[name] for name in adapters])
-    names = list(found)
-
-    def adapted(number: int, linear: Any) -> Any:
-        lora = adapters.get(names[number])
-        return linear if lora is None else WithLoRA(linear, lora)
-
-    return _rescanned(_replaced(unrolled, adapted), model)
+    loras = {number: adapters[name] for number, name in enumerate(found) if name in adapters}
+    return _rescanned(_replaced(unrolled, loras, lambda number, linear: WithLoRA(linear, loras[number])), model)
 
 
 def _is_linear(node: Any) -> bool:
@@ -190,11 +180,13 @@ def _linears(unrolled: Any) -> list[_Found]:
     return [_Found(names, node) for names, node in named(unrolled, _is_linear) if _is_linear(node)]
 
 
-def _replaced(tree: Any, new: Callable[[int, Any], Any]) -> Any:
-    """The tree with its linear layers, numbered in order, replaced."""
+def _replaced(tree: Any, chosen: Container[int], new: Callable[[int, Any], Any]) -> Any:
+    """The tree with some of its linear layers, which are numbered in order, replaced."""
     nodes, structure = jax.tree.flatten(tree, is_leaf=_is_linear)
-    numbers = iter(range(len(nodes)))
-    return jax.tree.unflatten(structure, [new(next(numbers), node) if _is_linear(node) else node for node in nodes])
+    for number, at in enumerate(at for at, node in enumerate(nodes) if _is_linear(node)):
+        if number in chosen:
+            nodes[at] = new(number, nodes[at])
+    return jax.tree.unflatten(structure, nodes)
 
 
 def _why_not(found: _Found) -> str | None:
@@ -244,7 +236,7 @@ def _with_lora(model: eqx.Module) -> list[_Found]:
 
 def _plain(model: Any, made: Callable[[WithLoRA], Linear]) -> Any:
     _with_lora(model)
-    plain = _replaced(model, lambda _, linear: made(linear) if isinstance(linear, WithLoRA) else linear)
+    plain = jax.tree.map(lambda it: made(it) if isinstance(it, WithLoRA) else it, model, is_leaf=_is_linear)
     if share_layers(getattr(model, "ties", ())):
         return _rescanned(plain, model)
     # adapters on some layers only had cut the stacks
@@ -300,12 +292,8 @@ def _factors(name: str, scale: Any, tensors: Mapping[str, np.ndarray], where: st
         raise ValueError(f"{damaged}: A is {a.shape}, B is {b.shape}; expected (in, rank) and (rank, *out).")
     if not (jnp.issubdtype(a.dtype, jnp.floating) and a.dtype == b.dtype):
         raise ValueError(f"{damaged}: A holds {a.dtype}, B {b.dtype}; expected one floating-point dtype.")
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not _in_range(scale):
+    # float32 has the number; a whole one may be beyond what a float holds at all
+    most = float(np.finfo(np.float32).max)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not -most <= scale <= most:
         raise ValueError(f"{damaged}: its factor is {quoted(scale)}; expected a finite number.")
     return LowRank(jnp.asarray(a), jnp.asarray(b), float(scale))
-
-
-def _in_range(scale: int | float) -> bool:
-    """Whether float32 has the number; a whole one may be beyond what a float holds at all."""
-    most = float(np.finfo(np.float32).max)
-    return -most <= scale <= most and not math.isnan(scale)

@@ -91,7 +91,8 @@ def _cuts(stack: Any, its_slots: Any, entries: list[list[bool]]) -> set[int]:
         start + repeat * len(segment.groups)
         for segment, start in zip(its_slots.segments, stack.starts, strict=True)
         for slot in jax.tree.leaves(segment.groups)
-        for repeat in _changes(entries[slot.leaf])
+        for repeat, (one, other) in enumerate(itertools.pairwise(entries[slot.leaf]), start=1)
+        if one != other
     }
 
 
@@ -147,10 +148,6 @@ def _unpickable(model: Any, read: list[bool]) -> dict[str, str]:
     return names
 
 
-def _changes(entries: list[bool]) -> list[int]:
-    return [at for at in range(1, len(entries)) if entries[at] != entries[at - 1]]
-
-
 def _read(model: eqx.Module) -> list[bool]:
     """For each leaf, whether it is a floating-point array that the model reads and may change."""
     its_slots = slots(model)
@@ -159,12 +156,13 @@ def _read(model: eqx.Module) -> list[bool]:
     unread += [node for node in _nodes(its_slots, Embedding) if node.fixed]
     unread += [node.bias for node in _nodes(its_slots, LMHead) if node.fixed_bias]
     leaves = {slot.leaf for slot in jax.tree.leaves(unread)}
-    return [_is_float(leaf) and number not in leaves for number, leaf in enumerate(jax.tree.leaves(model))]
-
-
-def _is_float(leaf: Any) -> bool:
-    """Whether a leaf is a floating-point array, or the shape of one."""
-    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return [
+        # an array, or the shape of one
+        isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        and number not in leaves
+        for number, leaf in enumerate(jax.tree.leaves(model))
+    ]
 
 
 def _nodes(model: Any, kind: type) -> list[Any]:

@@ -216,24 +216,17 @@ def summary_lines(result: FitResult) -> Iterator[str]:
     if result.best_step is not None:
         scores = "  ".join(f"{name} {value:.4g}" for name, value in (result.best_values or {}).items())
         yield f"best by {result.best_by}: step {result.best_step} of {result.step}  {scores}"
-        yield _which(result)
+        which = f"the model is that of step {result.model_step}"
+        if result.model_step == result.best_step:
+            yield f"{which}, the best"
+        else:
+            yield (
+                f"{which}, the last; load_best_model_at_end = true keeps the best (with --resume, it is taken from its "
+                "checkpoint)"
+            )
     if result.predictions:
         yield "what it makes of the first validation examples:"
     for one in result.predictions:
-        yield f"  source      {_shown(one.source)}"
-        yield f"  prediction  {_shown(one.text)}"
-        yield f"  reference   {' | '.join(map(_shown, one.references))}"
-
-
-def _which(result: FitResult) -> str:
-    """Which step's parameters the model has, and how to get the best ones if it has others."""
-    if result.model_step == result.best_step:
-        return f"the model is that of step {result.model_step}, the best"
-    return (
-        f"the model is that of step {result.model_step}, the last; load_best_model_at_end = true keeps the best "
-        "(with --resume, it is taken from its checkpoint)"
-    )
-
-
-def _shown(text: str) -> str:
-    return printable(text, _LONGEST)
+        yield f"  source      {printable(one.source, _LONGEST)}"
+        yield f"  prediction  {printable(one.text, _LONGEST)}"
+        yield f"  reference   {' | '.join(printable(text, _LONGEST) for text in one.references)}"

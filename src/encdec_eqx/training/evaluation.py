@@ -74,22 +74,12 @@ def generate_ids(
         places = pad_rows(chosen, min(batch_size, len(sources)))
         beside = None if fields is None else [fields[at] for at in places]
         batch = pad_sources([sources[at] for at in places], source_pad(model), beside)
-        rows = _generate_batch(model, batch, max_new_tokens, num_beams)
-        for at, row in zip(chosen, rows, strict=False):
-            results[at] = row
+        made = model.generate(**batch, max_new_tokens=max_new_tokens, num_beams=num_beams)
+        truncated, lengths, rows = map(np.asarray, (made.truncated, made.lengths, made.sequences))
+        for at, row, length, cut in zip(chosen, rows, lengths, truncated, strict=False):
+            # EOS is the last of the counted ones, unless the row was cut before it
+            results[at] = row[1:][: length if cut else length - 1].tolist()
     return results
-
-
-def _generate_batch(
-    model: Any, batch: Mapping[str, np.ndarray], max_new_tokens: int, num_beams: int
-) -> list[list[int]]:
-    result = model.generate(**batch, max_new_tokens=max_new_tokens, num_beams=num_beams)
-    truncated, lengths = np.asarray(result.truncated), np.asarray(result.lengths)
-    rows = np.asarray(result.sequences)[:, 1:]
-    # EOS is the last of the counted ones, unless the row was cut before it
-    return [
-        row[: length if cut else length - 1].tolist() for row, length, cut in zip(rows, lengths, truncated, strict=True)
-    ]
 
 
 @eqx.filter_jit

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import jax
+
 from .._quoting import quoted
 from .._signals import StopFlag, graceful_stop
 from ..doctor.finding import stop_on_errors
@@ -220,7 +222,8 @@ class _Run:
 
     def to_the_end(self, bar: Progress) -> Ending:
         """Takes steps until there are no more, patience has run out, or a signal came."""
-        total, key = self.ready.total_steps, self.ready.key
+        total = self.ready.total_steps
+        key = jax.random.key(self.config.seed)  # drives dropout: a step folds its number in
         self.callbacks.tell("on_start", StartEvent(step=self.step, total_steps=total, output_dir=self.output.folder))
         self.step_metrics.go_on()
         for batch in self._batches(self.step, total):
@@ -233,7 +236,9 @@ class _Run:
             if done:
                 self.step_metrics.settle()
             if self.callbacks:
-                self.callbacks.tell("on_step", self._step_event(metrics, batch))
+                rate = None if self.ready.schedule is None else self.ready.learning_rate
+                told = {"metrics": metrics, "batch": batch, "learning_rate_of": rate}
+                self.callbacks.tell("on_step", StepEvent(step=self.step, total_steps=total, **told))
             self._afterwards(bar, done)
             if self.stop.requested:
                 self._save_unless_saved()  # else it would lose its metrics
@@ -243,11 +248,6 @@ class _Run:
         if self.step == total:
             return "finished"
         return "early stopping" if self.best_tracker.exhausted else "stopped"
-
-    def _step_event(self, metrics: Mapping[str, Any], batch: Mapping[str, Any]) -> StepEvent:
-        rate = None if self.ready.schedule is None else self.ready.learning_rate
-        total = self.ready.total_steps
-        return StepEvent(step=self.step, total_steps=total, metrics=metrics, batch=batch, learning_rate_of=rate)
 
     def _save_unless_saved(self) -> None:
         if self.saved_at != self.step:

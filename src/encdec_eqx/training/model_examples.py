@@ -41,38 +41,33 @@ def _examples(
 ) -> Examples:
     if isinstance(data, Examples):
         return data
-    if isinstance(data, Sequence) and data and all(isinstance(one, Example) for one in data):
+    if _all_are(Example, data):
         return Examples.of(data)
     if isinstance(data, Pairs):
         pairs = data
-    elif isinstance(data, str | os.PathLike) or _are_paths(data):
+    elif isinstance(data, str | os.PathLike) or _all_are(str | os.PathLike, data):
         pairs = read_pairs(data, on_bad=on_bad)
     else:
         pairs = pairs_from(data, on_bad=on_bad)
+    source = token_config(model.encoder)
     return encode_pairs(
         pairs,
         tokenizers,
         max_source_length=config.max_source_length or _limit(model.encoder),
         max_target_length=config.max_target_length or _limit(model.decoder),
-        vocab_sizes=_vocab_sizes(model),
+        vocab_sizes=(np.iinfo(np.int32).max if source is None else source.vocab_size, model.decoder.config.vocab_size),
         on_bad=on_bad,
     )
 
 
-def _are_paths(data: Any) -> bool:
-    return isinstance(data, Sequence) and bool(data) and all(isinstance(one, str | os.PathLike) for one in data)
+def _all_are(kind: Any, data: Any) -> bool:
+    return isinstance(data, Sequence) and bool(data) and all(isinstance(one, kind) for one in data)
 
 
 def _limit(piece: Any) -> int | None:
     """The longest sequence that a piece of the library has positions for."""
     config = piece.config if isinstance(piece, Decoder) else token_config(piece)
     return None if config is None else longest(config, None)
-
-
-def _vocab_sizes(model: EncoderDecoder) -> tuple[int, int]:
-    config = token_config(model.encoder)
-    source = np.iinfo(np.int32).max if config is None else config.vocab_size
-    return source, model.decoder.config.vocab_size
 
 
 def digest(examples: Examples, *, references: bool = False) -> str:

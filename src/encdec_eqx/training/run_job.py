@@ -1,8 +1,9 @@
 """A described job: checked before anything is loaded, then carried out: model and data loaded, `fit` called."""
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def check_sources(model: ModelSource, data: DataSource) -> None:
         ImportError: It must be fetched from the Hub, and the client is not installed.
         ValueError: It is a folder where a file is wanted, or the other way round.
     """
-    for name, file in _named(data, ("train_file", "validation_file")):
+    for name, file in _files(data):
         if not file.exists():
             raise FileNotFoundError(f"[data] {name}: there is no file {os.fspath(file)!r} (looked from {Path.cwd()}).")
         if file.is_dir():
@@ -135,32 +136,27 @@ def check_sources(model: ModelSource, data: DataSource) -> None:
             kind = format_of(file)
         with _naming("[data] encoding"):
             check_format(kind, data.encoding)
-    for name in ("model_name_or_path", "encoder_name_or_path", "decoder_name_or_path"):
-        if (path := getattr(model, name)) is not None:
-            with _naming(f"[model] {name}"):
-                named_folder(path)
-    for name in ("source_tokenizer", "target_tokenizer"):
+    pieces = ("model_name_or_path", "encoder_name_or_path", "decoder_name_or_path")
+    for name in (*pieces, "source_tokenizer", "target_tokenizer"):
         path = getattr(model, name)
-        if path is not None and not Path(path).is_file():
+        if path is not None and (name in pieces or not Path(path).is_file()):
             with _naming(f"[model] {name}"):
                 named_folder(path)
 
 
-def _named(data: DataSource, names: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    for name in names:
-        value: Any = getattr(data, name)
-        for one in () if value is None else (value,) if isinstance(value, str | os.PathLike) else value:
+def _files(data: DataSource) -> Iterator[tuple[str, Path]]:
+    for name in ("train_file", "validation_file"):
+        value = getattr(data, name)
+        for one in (value,) if isinstance(value, str | os.PathLike) else value or ():
             yield name, Path(one)
 
 
-class _naming:  # noqa: N801 (a context manager, read like a function)
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
     """Puts the name of a setting in front of an error."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError | OSError | ImportError) and error.args:
-            error.args = (f"{self.name}: {error.args[0]}",)
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        if error.args:
+            error.args = (f"{name}: {error.args[0]}",)
+        raise

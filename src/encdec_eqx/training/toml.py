@@ -5,10 +5,10 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .._json import too_many_digits
 from .._quoting import printable, quoted
@@ -107,12 +107,13 @@ def read_value(value: Any, kind: Any, name: str, where: str) -> Any:
     Raises:
         TypeError: it is of another kind; says what TOML writes.
     """
-    options = _options(kind)
-    for option in options:
-        if _is_of(value, option):
-            return _converted(value, option)
-    wanted = " or ".join(dict.fromkeys(_described(option) for option in options if option is not types.NoneType))
-    example = _EXAMPLES.get(name) or _example(options[0])
+    options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    kinds = [_kind(option) for option in options if option is not types.NoneType]
+    for one in kinds:
+        if one.fits(value):
+            return one.converted(value)
+    wanted = " or ".join(dict.fromkeys(one.described for one in kinds))
+    example = _EXAMPLES.get(name) or kinds[0].example
     raise TypeError(f"{where} {name} must be {wanted}, got {in_toml(value)}: write {name} = {example}.")
 
 
@@ -125,61 +126,48 @@ def in_toml(value: Any) -> str:
     return quoted(value)
 
 
-def _options(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+class _Kind(NamedTuple):
+    """What a setting may be: in words, as a file writes it, whether a value is that, and what becomes of it."""
+
+    described: str
+    example: str
+    fits: Callable[[Any], bool]
+    converted: Callable[[Any], Any] = lambda value: value
 
 
-def _is_of(value: Any, option: Any) -> bool:
-    origin = typing.get_origin(option) or option
-    if origin is Literal:
-        return any(type(value) is type(one) and value == one for one in typing.get_args(option))
-    if option is Path:
-        return isinstance(value, str)
-    if origin in (Sequence, tuple):
-        inner = typing.get_args(option)[:1]
-        return isinstance(value, list) and all(_is_of(one, kind) for one in value for kind in inner)
-    if origin is Mapping:
-        return isinstance(value, Mapping)
-    if option is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return option in (str, int, bool) and type(value) is option
-
-
-def _converted(value: Any, option: Any) -> Any:
-    origin = typing.get_origin(option) or option
-    if origin in (Sequence, tuple):
-        [inner] = typing.get_args(option)[:1]
-        return tuple(_converted(one, inner) for one in value)
-    if origin is Mapping:
-        return dict(value)
-    if option is float:
+_KINDS = {
+    str: _Kind("a text in quotes", '"..."', lambda value: type(value) is str),
+    int: _Kind("a whole number", "8", lambda value: type(value) is int),
+    float: _Kind(
+        "a number",
+        "1e-4",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool),
         # beyond a real's range: kept, so that the setting's own check names it
-        return float(value) if abs(value) < 2**1023 else value
-    return Path(value) if option is Path else value
+        lambda value: float(value) if abs(value) < 2**1023 else value,
+    ),
+    bool: _Kind("true or false", "true", lambda value: type(value) is bool),
+    Path: _Kind("a path in quotes", '"folder"', lambda value: isinstance(value, str), Path),
+    Mapping: _Kind("a table", "{a = 1}", lambda value: isinstance(value, Mapping), dict),
+}
 
 
-def _described(option: Any) -> str:
-    origin = typing.get_origin(option) or option
+def _kind(option: Any) -> _Kind:
+    origin, inside = typing.get_origin(option) or option, typing.get_args(option)
     if origin is Literal:
-        return f"one of {', '.join(repr(one) for one in typing.get_args(option))}"
+        return _Kind(
+            f"one of {', '.join(map(repr, inside))}",
+            f'"{inside[0]}"',
+            lambda value: any(type(value) is type(one) and value == one for one in inside),
+        )
     if origin in (Sequence, tuple):
-        return f"a list, each {_described(typing.get_args(option)[0])}"
-    if origin is Mapping:
-        return "a table"
-    names = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
-    return {**names, Path: "a path in quotes"}.get(option, str(option))
-
-
-def _example(option: Any) -> str:
-    origin = typing.get_origin(option) or option
-    if origin is Literal:
-        return f'"{typing.get_args(option)[0]}"'
-    if origin in (Sequence, tuple):
-        return f"[{_example(typing.get_args(option)[0])}]"
-    return _KIND_EXAMPLES.get(origin, "...")
-
-
-_KIND_EXAMPLES = {str: '"..."', int: "8", float: "1e-4", bool: "true", Path: '"folder"', Mapping: "{a = 1}"}
+        each = _kind(inside[0])
+        return _Kind(
+            f"a list, each {each.described}",
+            f"[{each.example}]",
+            lambda value: isinstance(value, list) and all(map(each.fits, value)),
+            lambda value: tuple(map(each.converted, value)),
+        )
+    return _KINDS[origin]
 
 
 MOST_BYTES = 2**20

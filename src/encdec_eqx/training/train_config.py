@@ -139,6 +139,10 @@ class TrainConfig(OptimizerConfig):
             return None
         return DEFAULT_EPOCHS if self.num_train_epochs is None else self.num_train_epochs
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of a run: as many as asked for, or what the epochs amount to, at least one."""
+        return self.max_steps or max(1, math.ceil((self.epochs or 0.0) * steps_per_epoch - 1e-9))
+
     @property
     def batch_size(self) -> int | None:
         """Examples a batch, if no budget of tokens is given."""
@@ -223,39 +227,24 @@ _MOST_ROWS, _MOST_TOKENS = 2**20, 2**26
 
 _LIMITS = (_HUGE, _MOST, _MOST_ROWS, _MOST_TOKENS)
 
+_COUNTS = (
+    "max_steps", "gradient_accumulation_steps", "max_shapes", "max_source_length", "max_target_length", "lora_rank",
+    "eval_steps", "max_eval_samples", "generation_num_beams", "generation_max_new_tokens", "early_stopping_patience",
+    "logging_steps", "save_steps", "save_total_limit",
+)  # fmt: skip
+
 _RANGES: dict[str, tuple[type, float, float]] = {
-    "num_train_epochs": (float, _ABOVE_ZERO, _HUGE),
-    "max_steps": (int, 1, _MOST),
-    "per_device_train_batch_size": (int, 1, _MOST_ROWS),
+    **dict.fromkeys(_COUNTS, (int, 1, _MOST)),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (int, 1, _MOST_ROWS)),
     "tokens_per_batch": (int, 1, _MOST_TOKENS),
-    "gradient_accumulation_steps": (int, 1, _MOST),
-    "max_shapes": (int, 1, _MOST),
-    "max_source_length": (int, 1, _MOST),
-    "max_target_length": (int, 1, _MOST),
-    "learning_rate": (float, _ABOVE_ZERO, _HUGE),
+    "warmup_steps": (int, 0, _MOST),
+    "seed": (int, 0, 2**32 - 1),
+    **dict.fromkeys(("num_train_epochs", "learning_rate", "adam_epsilon", "lora_alpha"), (float, _ABOVE_ZERO, _HUGE)),
+    **dict.fromkeys(("weight_decay", "z_loss", "early_stopping_threshold"), (float, 0.0, _HUGE)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), (float, 0.0, _BELOW_ONE)),
     "layer_wise_lr_decay": (float, _ABOVE_ZERO, 1.0),
     "warmup_ratio": (float, 0.0, 1.0),
-    "warmup_steps": (int, 0, _MOST),
-    "weight_decay": (float, 0.0, _HUGE),
-    "adam_beta1": (float, 0.0, _BELOW_ONE),
-    "adam_beta2": (float, 0.0, _BELOW_ONE),
-    "adam_epsilon": (float, _ABOVE_ZERO, _HUGE),
     "max_grad_norm": (float, _ABOVE_ZERO, math.inf),
-    "label_smoothing_factor": (float, 0.0, _BELOW_ONE),
-    "z_loss": (float, 0.0, _HUGE),
-    "lora_rank": (int, 1, _MOST),
-    "lora_alpha": (float, _ABOVE_ZERO, _HUGE),
-    "eval_steps": (int, 1, _MOST),
-    "per_device_eval_batch_size": (int, 1, _MOST_ROWS),
-    "max_eval_samples": (int, 1, _MOST),
-    "generation_num_beams": (int, 1, _MOST),
-    "generation_max_new_tokens": (int, 1, _MOST),
-    "early_stopping_patience": (int, 1, _MOST),
-    "early_stopping_threshold": (float, 0.0, _HUGE),
-    "logging_steps": (int, 1, _MOST),
-    "save_steps": (int, 1, _MOST),
-    "save_total_limit": (int, 1, _MOST),
-    "seed": (int, 0, 2**32 - 1),
 }
 """The kind of each number and its closed range; None is let through where it is a field's default."""
 

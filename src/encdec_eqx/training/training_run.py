@@ -1,7 +1,6 @@
 """A run before its first step: model, data and settings brought together, and checked against each other."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -54,8 +53,8 @@ class TrainingRun:
         loss: The user's own loss, if there is one.
         train_step: The step.
         batches: The training examples in batches.
-        eval_examples: The examples of the evaluations, if there are any.
-        eval_batches: The same in batches.
+        total_steps: Steps of the whole run.
+        eval_batches: The examples of the evaluations in batches, if there are any.
         tokenizers: Turn ids into text for the metrics.
         own: What the user gave in place of the config's optimizer and loss, in words that a resumed run must share.
     """
@@ -67,7 +66,7 @@ class TrainingRun:
     loss: Loss | None
     train_step: TrainStep
     batches: Batches
-    eval_examples: Examples | None
+    total_steps: int
     eval_batches: Batches | None
     tokenizers: TokenizerPair | None
     own: Mapping[str, str]
@@ -77,24 +76,19 @@ class TrainingRun:
         return init_train_state(self.model, self.optimizer, trainable=self.config.trained)
 
     @property
-    def key(self) -> jax.Array:
-        """Drives dropout; a step folds its number in."""
-        return jax.random.key(self.config.seed)
-
-    @property
     def steps_per_epoch(self) -> int:
         """Batches in a pass over the data."""
         return len(self.batches)
 
     @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return total_steps(self.config, self.steps_per_epoch)
+    def eval_examples(self) -> Examples | None:
+        """The examples of the evaluations, if there are any."""
+        return None if self.eval_batches is None else self.eval_batches.examples
 
     @property
     def evaluates(self) -> bool:
         """Whether there is something to evaluate on."""
-        return self.eval_examples is not None
+        return self.eval_batches is not None
 
     @property
     def best_tracker(self) -> BestTracker:
@@ -158,12 +152,9 @@ class TrainingRun:
     def evaluate(self, model: Any) -> dict[str, float]:
         """The loss on the examples of the evaluation, and the metrics of what the model generates."""
         assert self.eval_batches is not None
-        assert self.eval_examples is not None
-        values = {
-            "loss": mean_loss(
-                model, self.eval_batches.epoch(0), compute_dtype=self.compute_dtype, loss=self.loss or seq2seq_loss
-            )
-        }
+        dtype = _compute_dtype(self.config)
+        loss = mean_loss(model, self.eval_batches.epoch(0), compute_dtype=dtype, loss=self.loss or seq2seq_loss)
+        values = {"loss": loss}
         if self.config.generates:
             said = self.generated(model)
             values |= score(self.config.metrics, [one.text for one in said], [one.references for one in said])
@@ -187,11 +178,6 @@ class TrainingRun:
             for example, text, references in zip(examples, self._texts(ids), self._references(examples), strict=True)
         ]
 
-    @property
-    def compute_dtype(self) -> Any:
-        """What the model computes in; None: its own dtype."""
-        return jnp.bfloat16 if self.config.bf16 else None
-
     def finished(self, model: Any) -> Any:
         """A trained model in the form that is saved and returned."""
         return with_length(model.with_layout("unrolled"), self._target_lengths(), self.config.generation_max_new_tokens)
@@ -203,8 +189,8 @@ class TrainingRun:
         return () if note is None else (note,)
 
     def _target_lengths(self) -> list[int]:
-        seen = [self.batches.examples] if self.eval_examples is None else [self.batches.examples, self.eval_examples]
-        return [int(max(examples.labels.lengths)) for examples in seen]
+        seen = [self.batches] if self.eval_batches is None else [self.batches, self.eval_batches]
+        return [int(max(batches.examples.labels.lengths)) for batches in seen]
 
     def _texts(self, rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
         """Rows of ids as text; without tokenizers, as their numbers."""
@@ -247,7 +233,8 @@ def prepare(
         ValueError: They do not fit together.
         TypeError: Something is not of the kind it should be.
     """
-    _check_model(model)
+    if not isinstance(model, EncoderDecoder):
+        raise TypeError(f"model must be an EncoderDecoder, got {type(model).__name__}; from_pieces makes one.")
     check_settings(config, evaluates=eval_data is not None)
     _check_loss(config, loss)
     if optimizer is not None:
@@ -270,7 +257,7 @@ def prepare(
     eval_batches = None
     if held_out is not None:
         eval_batches = _batches(model, held_out, config, batch_size=config.per_device_eval_batch_size, shuffle=False)
-    steps = total_steps(config, len(batches))
+    steps = config.total_steps(len(batches))
     transformation, schedule = _optimizer(optimizer, config, steps)
     return TrainingRun(
         config=config,
@@ -278,26 +265,20 @@ def prepare(
         optimizer=transformation,
         schedule=schedule,
         loss=loss,
-        train_step=_train_step(transformation, loss, config),
+        train_step=make_train_step(
+            transformation,
+            loss=loss,
+            label_smoothing=config.label_smoothing_factor,
+            z_loss=config.z_loss,
+            accumulate_steps=config.gradient_accumulation_steps,
+            compute_dtype=_compute_dtype(config),
+        ),
         batches=batches,
-        eval_examples=held_out,
+        total_steps=steps,
         eval_batches=eval_batches,
         tokenizers=tokenizers,
         own=_own(optimizer, loss, config),
     )
-
-
-def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
-    """Steps of a run: as many as asked for, or what the epochs amount to, at least one."""
-    if config.epochs is None:
-        assert config.max_steps is not None
-        return config.max_steps
-    return max(1, math.ceil(config.epochs * steps_per_epoch - 1e-9))
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, EncoderDecoder):
-        raise TypeError(f"model must be an EncoderDecoder, got {type(model).__name__}; from_pieces makes one.")
 
 
 def check_settings(config: TrainConfig, *, evaluates: bool) -> None:
@@ -381,12 +362,6 @@ def _batches(model: EncoderDecoder, examples: Examples, config: TrainConfig, **h
     )
 
 
-def _train_step(optimizer: optax.GradientTransformation, loss: Loss | None, config: TrainConfig) -> TrainStep:
-    return make_train_step(
-        optimizer,
-        loss=loss,
-        label_smoothing=config.label_smoothing_factor,
-        z_loss=config.z_loss,
-        accumulate_steps=config.gradient_accumulation_steps,
-        compute_dtype=jnp.bfloat16 if config.bf16 else None,
-    )
+def _compute_dtype(config: TrainConfig) -> Any:
+    """What the model computes in; None: its own dtype."""
+    return jnp.bfloat16 if config.bf16 else None

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +95,8 @@ class _Reading:
                 parts.append(part)
             if close < 0:
                 if not self._next_line():
-                    self._fail(_never_closed(opened, self._number))
+                    last = f"never closed, up to the end in line {self._number}"
+                    self._fail(f"not a row: the quote that opens in line {opened} is {last}")
                     return False
                 continue
             after = self._text[close + 1 : close + 2]
@@ -135,10 +136,6 @@ class _Reading:
         return more
 
 
-def _never_closed(opened: int, last: int) -> str:
-    return f"not a row: the quote that opens in line {opened} is never closed, up to the end in line {last}"
-
-
 MANY_LINES = 1000
 """A field of so many lines is named, for a quote that was never meant to open one may have swallowed rows."""
 
@@ -158,11 +155,7 @@ def tsv_entries(path: Path, text: Iterable[str], wanted: tuple[str, ...]) -> Ite
 
 
 def check_columns(path: Path, names: list[str], wanted: tuple[str, ...]) -> None:
-    """Raise where a table lacks a column, or has it twice.
-
-    Raises:
-        ValueError: it does.
-    """
+    """Raise where a table lacks a column, or has it twice."""
     for name in wanted:
         places = [at for at, one in enumerate(names, start=1) if one == name]
         if not places:
@@ -276,17 +269,15 @@ def parquet_entries(
 def _columns_to_read(path: Path, names: list[str], wanted: tuple[str, ...]) -> list[str]:
     """The columns that are read: of texts, of ids with what goes with them, or of both."""
     encoded = ("input_ids", "labels", *FIELDS) if {"input_ids", "labels"} <= set(names) else ()
-    columns = tuple(_top_name(name, names) or name for name in wanted)
+    columns = tuple(
+        # what holds the texts of this name
+        next((one for one in (name, name.partition(".")[0], NESTED) if one in names), name)
+        for name in wanted
+    )
     if not encoded or set(columns) <= set(names):
         check_columns(path, names, tuple(dict.fromkeys(columns)))
     check_columns(path, names, tuple(name for name in encoded if name in names))
     return [name for name in dict.fromkeys((*columns, *encoded)) if name in names]
-
-
-def _top_name(name: str, there: Sequence[str]) -> str | None:
-    """The column that holds the texts of this name; None if there is none."""
-    outer = name.partition(".")[0]
-    return next((one for one in (name, outer, NESTED) if one in there), None)
 
 
 def _rows(batch: Any, grown: Grown, size: int) -> list[Any]:

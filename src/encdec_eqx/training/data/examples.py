@@ -215,12 +215,8 @@ def encode_pairs(
             "encode_pairs(pairs, tokenizers.for_model(model), ...)."
         )
     cuts = too_long == "truncate"
-    sources = _Side(
-        "source", SOURCE_FIELDS, [record.input_ids for record in records], [record.fields for record in records]
-    )
-    targets = _Side(
-        "target", TARGET_FIELDS, [record.labels for record in records], [record.fields for record in records]
-    )
+    sources = _Side("source", SOURCE_FIELDS, [(record.input_ids, record.fields) for record in records])
+    targets = _Side("target", TARGET_FIELDS, [(record.labels, record.fields) for record in records])
     if tokenizers is not None:
         most_source, most_target = (max_source_length, max_target_length) if cuts else (None, None)
         sources.fill(lambda at: tokenizers.encode_source([records[i].source or "" for i in at], most_source))
@@ -233,7 +229,7 @@ def encode_pairs(
     kept = [at for at in range(len(records)) if at not in reasons]
     bad = [BadRecord(records[at].file, records[at].line, reasons[at]) for at in sorted(reasons)]
     settle(len(kept), bad, on_bad)
-    inputs, labels = sources.ragged(kept), targets.ragged(kept)
+    inputs, labels = (Ragged.of([side.rows[at] for at in kept]) for side in (sources, targets))
     fields = [{**sources.fields[at], **targets.fields[at]} for at in kept]
     return Examples(
         inputs,
@@ -256,10 +252,10 @@ class _Side:
         bad: which rows cannot be used, and why.
     """
 
-    def __init__(self, name: str, fields: tuple[str, ...], rows: list[Any], beside: list[Mapping[str, np.ndarray]]):
+    def __init__(self, name: str, fields: tuple[str, ...], rows: list[tuple[Any, Mapping[str, np.ndarray]]]):
         self._name = name
-        self.rows = rows
-        self.fields = [{one: row[one] for one in fields if one in row} for row in beside]
+        self.rows: list[Any] = [row for row, _ in rows]
+        self.fields = [{one: beside[one] for one in fields if one in beside} for _, beside in rows]
         self.cut: set[int] = set()
         self.bad: dict[int, str] = {}
 
@@ -287,19 +283,14 @@ class _Side:
             row = self._trim(at)
             if vocab_size is not None and row.max() >= vocab_size:
                 self.bad[at] = f"the {name} holds the id {row.max()}; its vocabulary has {vocab_size}"
-            elif vocab_size is not None and (read := self._decoder_inputs(at)) >= vocab_size:
-                self.bad[at] = f"'decoder_input_ids' holds the id {read}; its vocabulary has {vocab_size}"
+            elif vocab_size is not None and (read := self.fields[at].get("decoder_input_ids", row)).max() >= vocab_size:
+                self.bad[at] = f"'decoder_input_ids' holds the id {read.max()}; its vocabulary has {vocab_size}"
             elif max_length is not None and len(row) > max_length:
                 if cuts:
                     self._cut(at, max_length)
                 else:
                     self.bad[at] = f"the {name} has {len(row)} tokens, more than {max_length}"
         report_cut(name, len(self.cut) - before, len(self.rows), max_length)
-
-    def _decoder_inputs(self, at: int) -> int:
-        """The largest id that the decoder is given to read."""
-        given = self.fields[at].get("decoder_input_ids")
-        return -1 if given is None else int(given.max())
 
     def _trim(self, at: int) -> np.ndarray:
         """The row without what changes no number at its end."""
@@ -314,10 +305,6 @@ class _Side:
         self.rows[at] = cut_ids(self.rows[at], length)
         self.fields[at] = {name: cut(name, field, length) for name, field in self.fields[at].items()}
         self.cut.add(at)
-
-    def ragged(self, kept: list[int]) -> Ragged:
-        """The rows that are kept."""
-        return Ragged.of([self.rows[at] for at in kept])
 
 
 def _one_target_each(records: Sequence[Record]) -> list[Record]:

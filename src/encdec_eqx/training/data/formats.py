@@ -34,11 +34,7 @@ def format_of(path: Path) -> str:
 
 
 def check_format(format: str, encoding: str | None) -> None:
-    """Raise where a format or an encoding is unknown, or they do not go together.
-
-    Raises:
-        ValueError: they do not.
-    """
+    """Raise where a format or an encoding is unknown, or they do not go together."""
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(map(repr, FORMATS))}, got {quoted(format)}.")
     if encoding is None:

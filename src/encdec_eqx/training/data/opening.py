@@ -125,11 +125,7 @@ _MARKS = (
 
 
 def check_encoding(encoding: str) -> None:
-    """Raise where Python knows no such encoding of text.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Raise where Python knows no such encoding of text."""
     try:
         "".encode(encoding)
         b"".decode(encoding)
@@ -168,9 +164,5 @@ def encoding_of(path: Path, head: bytes, choice: str | None) -> str:
 def as_text(file: io.BufferedReader, encoding: str, newline: str) -> io.TextIOWrapper:
     """The file as text; `newline` as for `open`: "" ends lines at any of the three ways and keeps it."""
     passes = encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32"))
-    return io.TextIOWrapper(
-        file,
-        encoding,
-        errors="surrogatepass" if passes else "surrogateescape",
-        newline=newline,
-    )
+    errors = "surrogatepass" if passes else "surrogateescape"
+    return io.TextIOWrapper(file, encoding, errors=errors, newline=newline)

@@ -74,13 +74,7 @@ def read_pairs(
 
 
 def check_is_file(path: Path) -> None:
-    """Raise where nothing can be read from a path.
-
-    Raises:
-        FileNotFoundError: nothing is there.
-        IsADirectoryError: it is a folder.
-        ValueError: it is a pipe or a device, which may never end.
-    """
+    """Raise where nothing can be read from a path; a pipe or a device may never end."""
     if path.is_dir():
         raise IsADirectoryError(f"{printable(path)} is a folder; expected a file, or a list of files.")
     if not path.exists():
@@ -167,21 +161,23 @@ class RecordValidator:
         raise _BadEntryError(f"expected a mapping or a pair of source and target, got {_describe(raw)}")
 
     def _read_texts(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        found = {name: _lookup(raw, name) for name in (self.source, self.target)}
-        for name, value in found.items():
+        source, target = (_lookup(raw, name) for name in (self.source, self.target))
+        for name, value in ((self.source, source), (self.target, target)):
             if value is _ABSENT:
                 raise _BadEntryError(f"no {name!r}; it has {_few(raw)}{_advice(raw)}")
-        return {
-            "source": _text(self.source, found[self.source]),
-            "targets": _targets(self.target, found[self.target]),
-        }
+        return {"source": _text(self.source, source), "targets": _targets(self.target, target)}
 
     def _read_ids(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Ids and what goes with them; texts beside them are kept for the metrics, which have no use for halves."""
         ids, labels = _ids("input_ids", raw["input_ids"], 0), _ids("labels", raw["labels"], IGNORED)
         lengths = {"input_ids": len(ids), "labels": len(labels)}
         given = {name: raw[name] for name in FIELDS if raw.get(name) is not None}
-        beside = {name: _field(name, value, alongside(name), lengths) for name, value in given.items()}
+        beside = {name: _mask(name, row) if name in MASKS else _ids(name, row, 0) for name, row in given.items()}
+        for name, row in beside.items():
+            if len(row) != lengths[alongside(name)]:
+                raise _BadEntryError(
+                    f"{name!r} has {len(row)} entries, {alongside(name)!r} has {lengths[alongside(name)]}"
+                )
         fields: dict[str, Any] = {"input_ids": ids, "labels": labels, "fields": beside}
         if all(_lookup(raw, name) is not _ABSENT for name in (self.source, self.target)):
             fields |= self._read_texts(raw)
@@ -247,9 +243,8 @@ def _advice(raw: Mapping[str, Any]) -> str:
         return f" (ids need both 'input_ids' and 'labels': {missing!r} is missing)"
     nested = raw.get(NESTED)
     if isinstance(nested, Mapping) and len(nested) > 1:
-        first, second = list(nested)[:2]
-        example = f"source={quoted(first)}, target={quoted(second)}"
-        return f", which holds {_few(nested)}: name two of them, such as {example}"
+        first, second = map(quoted, list(nested)[:2])
+        return f", which holds {_few(nested)}: name two of them, such as source={first}, target={second}"
     return ""
 
 
@@ -281,11 +276,10 @@ def _array(name: str, value: Any, kinds: str, expected: str) -> np.ndarray:
         row = np.zeros((0, 0))
     if row.ndim == 1 and row.size == 0:
         raise _BadEntryError(f"{name!r} is empty")
-    if row.ndim != 1 or row.dtype.kind not in kinds:
-        # larger than int64, but whole numbers all the same
-        huge = row.ndim == 1 and row.dtype == object and all(type(one) is int for one in row)
-        if not huge:
-            raise _BadEntryError(f"{name!r} is not a list of {expected}: {_describe(value)}")
+    # larger than int64, but whole numbers all the same
+    huge = row.ndim == 1 and row.dtype == object and all(type(one) is int for one in row)
+    if not huge and (row.ndim != 1 or row.dtype.kind not in kinds):
+        raise _BadEntryError(f"{name!r} is not a list of {expected}: {_describe(value)}")
     return row
 
 
@@ -298,14 +292,6 @@ def _ids(name: str, value: Any, least: int) -> np.ndarray:
     if least < 0 and (ids == least).all():
         raise _BadEntryError(f"{name!r} holds no label but {least}")
     return ids.astype(np.int32)
-
-
-def _field(name: str, value: Any, beside: str, lengths: Mapping[str, int]) -> np.ndarray:
-    """What goes with ids, one number each."""
-    row = _mask(name, value) if name in MASKS else _ids(name, value, 0)
-    if len(row) != lengths[beside]:
-        raise _BadEntryError(f"{name!r} has {len(row)} entries, {beside!r} has {lengths[beside]}")
-    return row
 
 
 def _mask(name: str, value: Any) -> np.ndarray:

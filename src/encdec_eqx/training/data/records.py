@@ -97,10 +97,6 @@ class Record:
     labels: Int32[np.ndarray, " target"] | None = None
     fields: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def bad(self, reason: str) -> BadRecord:
-        """This record, put aside."""
-        return BadRecord(self.file, self.line, reason)
-
 
 @dataclass(frozen=True)
 class Pairs:
@@ -212,26 +208,6 @@ def cut_ids(ids: Row, length: int) -> Row:
     return np.append(ids[: length - 1], ids[-1:])
 
 
-def with_defaults(name: str, rows: Sequence[Row | None], lengths: Sequence[int]) -> list[Row] | None:
-    """A field of all rows, with its default where it is absent; None if no row has it.
-
-    Raises:
-        ValueError: only some rows have it, and what it would be in the others depends on the model.
-    """
-    absent = sum(row is None for row in rows)
-    if absent == len(rows):
-        return None
-    if absent and name not in _WHEN_ABSENT:
-        raise ValueError(
-            f"{len(rows) - absent} of {len(rows)} examples have {name!r} and the others do not: give it for all or "
-            "for none."
-        )
-    return [
-        np.full(length, _WHEN_ABSENT[name], np.int32) if row is None else row
-        for row, length in zip(rows, lengths, strict=True)
-    ]
-
-
 @dataclass(frozen=True, eq=False)
 class Ragged:
     """Rows of unequal length in one array.
@@ -273,7 +249,7 @@ class Ragged:
 def ragged_fields(
     rows: Sequence[Mapping[str, np.ndarray]], sources: Sequence[int], targets: Sequence[int]
 ) -> dict[str, Ragged]:
-    """Every field that a row has, of all rows and as long as their ids or labels.
+    """Every field that a row has, of all rows (by default where it is absent) and as long as their ids or labels.
 
     Args:
         rows: the fields of each.
@@ -285,8 +261,17 @@ def ragged_fields(
     """
     made: dict[str, Ragged] = {}
     for name in FIELDS:
-        lengths = sources if name in SOURCE_FIELDS else targets
-        whole = with_defaults(name, [row.get(name) for row in rows], lengths)
-        if whole is not None:
-            made[name] = Ragged.of([row[:length] for row, length in zip(whole, lengths, strict=True)])
+        number = sum(name in row for row in rows)
+        if 0 < number < len(rows) and name not in _WHEN_ABSENT:
+            raise ValueError(
+                f"{number} of {len(rows)} examples have {name!r} and the others do not: give it for all or for none."
+            )
+        if number:
+            lengths, default = sources if name in SOURCE_FIELDS else targets, _WHEN_ABSENT.get(name, 0)
+            made[name] = Ragged.of(
+                [
+                    row[name][:length] if name in row else np.full(length, default, np.int32)
+                    for row, length in zip(rows, lengths, strict=True)
+                ]
+            )
     return made

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..._writing import write_whole
@@ -85,9 +84,7 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.close()
 
 
@@ -98,16 +95,15 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         ValueError: A line is not a JSON object; says which.
     """
     *whole, _ = Path(path).read_bytes().split(b"\n")
-    return [_event(line, f"{path}:{number}") for number, line in enumerate(whole, start=1)]
-
-
-def _event(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        return _parsed(line)
-    except ValueError as error:
-        raise ValueError(
-            f"{where} {error}: the log is damaged. Remove the line; a run that is resumed does so itself."
-        ) from error
+    records = []
+    for number, line in enumerate(whole, start=1):
+        try:
+            records.append(_parsed(line))
+        except ValueError as error:
+            raise ValueError(
+                f"{path}:{number} {error}: the log is damaged. Remove the line; a run that is resumed does so itself."
+            ) from error
+    return records
 
 
 def _readable(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], str | None]:
@@ -125,11 +121,7 @@ def _readable(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], str |
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """What a line says.
-
-    Raises:
-        ValueError: It is no event; the message goes on from the line's name.
-    """
+    """What a line says. The message of a ValueError goes on from the line's name."""
     if b"\0" in line:
         raise ValueError("is not JSON (it holds NUL bytes)")
     try:

@@ -1,40 +1,90 @@
 """How far a run has come and how long the rest takes: a bar on a terminal, elsewhere a plain line now and then."""
 
+import abc
 import contextlib
 import importlib.util
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 _QUIET_SECONDS = 10.0
 _WIDE = 120  # columns in which the newest evaluation has room in the bar too
 _NARROW = 60
 
 
-@runtime_checkable
-class Progress(Protocol):
-    """What a run tells about itself."""
+class Progress(abc.ABC):
+    """What a run tells about itself: keeps the newest of each number and the time that is left, and shows them."""
+
+    def __init__(self, total: int, start: int):
+        """Nothing is known yet of a run of `total` steps, of which `start` are taken."""
+        self._total, self._step = total, start
+        self._numbers: dict[str, float] = {}
+        self._evaluated = ""
+        self._pace = Pace(total)
+        self._compiles, self._has_evaluated = False, False
+
+    @abc.abstractmethod
+    def note(self, text: str) -> None:
+        """A line for the user to read."""
+
+    @abc.abstractmethod
+    def _show(self, doing: str, numbers: Mapping[str, float] | None = None) -> None:
+        """Shows where the run stands and what it is at; `numbers` are those that have just come."""
 
     def update(self, step: int, *, done: bool = True, **numbers: float) -> None:
         """A step is dispatched, and `done` if so; `numbers` replace those shown, if given."""
-        ...
+        self._step = step
+        self._numbers.update(numbers)
+        if self._compiles:
+            self._pace.compiled(step, time.monotonic())
+        elif done:
+            self._pace.done(step, time.monotonic())
+        self._compiles = False
+        self._show("train", numbers)
 
     def compiling(self) -> None:
         """The next step is compiled first; all before are done."""
-        ...
+        self._pace.done(self._step, time.monotonic())
+        self._compiles = True
+        self._show("compiling")
 
     def evaluating(self) -> None:
         """An evaluation begins; all steps before are done."""
-        ...
+        self._pace.done(self._step, time.monotonic())
+        self._show("eval" if self._has_evaluated else "compiling eval")
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
         """An evaluation is done."""
-        ...
+        if not self._has_evaluated:
+            self._pace.compiled(self._step, time.monotonic())
+        self._has_evaluated = True
+        self._evaluated = "  ".join(f"{name} {_figure(value)}" for name, value in values.items())
+        self.note(f"step {self._step}/{self._total}  eval {self._evaluated}")
+        self._show("train")
 
-    def note(self, text: str) -> None:
-        """A line for the user to read."""
-        ...
+    def _shown_numbers(self, room: int = sys.maxsize, with_evaluation: bool = False) -> str:
+        """The numbers that have room, the most important first."""
+        parts = []
+        if "loss" in self._numbers:
+            parts.append(f"loss {self._numbers['loss']:.4f}")
+        if "learning_rate" in self._numbers:
+            parts.append(f"lr {self._numbers['learning_rate']:.1e}")
+        if "tokens_per_second" in self._numbers:
+            parts.append(f"{self._numbers['tokens_per_second']:,.0f} tok/s")
+        if with_evaluation and self._evaluated:
+            parts.append(f"eval {self._evaluated}")
+        while parts and len("  ".join(parts)) > room:
+            parts.pop()
+        return "  ".join(parts)
+
+    def _left(self) -> str:
+        """Time to the end at the pace so far."""
+        left = self._pace.left(time.monotonic())
+        if left is None:
+            return "ETA -:--:--"
+        seconds = round(left)
+        return f"ETA {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 @contextlib.contextmanager
@@ -72,132 +122,41 @@ def progress(total_steps: int, *, start: int = 0, console: Any = None) -> Iterat
         yield _Bar(bar, bar_width, total_steps, start)
 
 
-class _Told:
-    """The numbers to show, the newest of each, and the time that is left."""
-
-    def __init__(self, total: int, start: int):
-        self.total, self.step = total, start
-        self._numbers: dict[str, float] = {}
-        self._evaluated = ""
-        self._pace = Pace(total)
-        self._compiles, self._has_evaluated = False, False
-
-    def step_to(self, step: int, done: bool, numbers: Mapping[str, float]) -> None:
-        self.step = step
-        self._numbers.update(numbers)
-        if self._compiles:
-            self._pace.compiled(step, time.monotonic())
-        elif done:
-            self._pace.done(step, time.monotonic())
-        self._compiles = False
-
-    def compiling(self) -> None:
-        self._pace.done(self.step, time.monotonic())
-        self._compiles = True
-
-    def evaluating(self) -> bool:
-        """Whether it is the first time, when it is compiled."""
-        self._pace.done(self.step, time.monotonic())
-        return not self._has_evaluated
-
-    def keep(self, values: Mapping[str, float]) -> str:
-        """The line of an evaluation."""
-        if not self._has_evaluated:
-            self._pace.compiled(self.step, time.monotonic())
-        self._has_evaluated = True
-        self._evaluated = "  ".join(f"{name} {_figure(value)}" for name, value in values.items())
-        return f"step {self.step}/{self.total}  eval {self._evaluated}"
-
-    def numbers(self, room: int = sys.maxsize, with_evaluation: bool = False) -> str:
-        """The numbers that have room, the most important first."""
-        parts = []
-        if "loss" in self._numbers:
-            parts.append(f"loss {self._numbers['loss']:.4f}")
-        if "learning_rate" in self._numbers:
-            parts.append(f"lr {self._numbers['learning_rate']:.1e}")
-        if "tokens_per_second" in self._numbers:
-            parts.append(f"{self._numbers['tokens_per_second']:,.0f} tok/s")
-        if with_evaluation and self._evaluated:
-            parts.append(f"eval {self._evaluated}")
-        while parts and len("  ".join(parts)) > room:
-            parts.pop()
-        return "  ".join(parts)
-
-    def left(self) -> str:
-        """Time to the end at the pace so far."""
-        left = self._pace.left(time.monotonic())
-        if left is None:
-            return "ETA -:--:--"
-        seconds = round(left)
-        return f"ETA {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-
-class _Bar:
+class _Bar(Progress):
     """On a terminal: a bar that fits, and a line above it for each evaluation."""
 
     def __init__(self, bar: Any, bar_width: int, total: int, start: int):
-        self._bar, self._bar_width, self._told = bar, bar_width, _Told(total, start)
+        super().__init__(total, start)
+        self._bar, self._bar_width = bar, bar_width
         self._task = bar.add_task("train", total=total, completed=start, numbers="", left="")
 
-    def update(self, step: int, *, done: bool = True, **numbers: float) -> None:
-        self._told.step_to(step, done, numbers)
-        self._show("train")
-
-    def compiling(self) -> None:
-        self._told.compiling()
-        self._show("compiling", at_once=True)
-
-    def evaluating(self) -> None:
-        self._show("compiling eval" if self._told.evaluating() else "eval", at_once=True)
-
-    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
-        self.note(self._told.keep(values))
-        self._show("train")
-
     def note(self, text: str) -> None:
+        """A line above the bar."""
         self._bar.console.print(text, markup=False, highlight=False)
 
-    def _show(self, doing: str, *, at_once: bool = False) -> None:
-        told, width = self._told, self._bar.console.width
-        left = told.left()
-        others = len(doing) + self._bar_width + len(f"{told.step}/{told.total}") + len(left) + 4  # a blank between two
+    def _show(self, doing: str, numbers: Mapping[str, float] | None = None) -> None:
+        left = self._left()
+        others = len(doing) + self._bar_width + len(f"{self._step}/{self._total}") + len(left) + 4  # a blank between
         self._bar.update(
             self._task,
-            completed=told.step,
+            completed=self._step,
             description=doing,
-            numbers=told.numbers(width - others, with_evaluation=True),
+            numbers=self._shown_numbers(self._bar.console.width - others, with_evaluation=True),
             left=left,
-            refresh=at_once,
+            refresh=doing != "train",
         )
 
 
-class _Lines:
+class _Lines(Progress):
     """In a file, a pipe or a scheduler's log: no colours, nothing that moves."""
 
     def __init__(self, total: int, start: int, console: Any):
-        self._told, self._console = _Told(total, start), console
+        super().__init__(total, start)
+        self._console = console
         self._last_line, self._said, self._has_compiled = -_QUIET_SECONDS, start, False
 
-    def update(self, step: int, *, done: bool = True, **numbers: float) -> None:
-        self._told.step_to(step, done, numbers)
-        if numbers and time.monotonic() - self._last_line >= _QUIET_SECONDS:
-            self._say()
-
-    def compiling(self) -> None:
-        """Says so once: there is nothing else to be seen for a while."""
-        self._told.compiling()
-        if not self._has_compiled:
-            self.note("compiling the first step")
-        self._has_compiled = True
-
-    def evaluating(self) -> None:
-        """Says nothing: the result will be a line."""
-        self._told.evaluating()
-
-    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
-        self.note(self._told.keep(values))
-
     def note(self, text: str) -> None:
+        """A line, at once."""
         if self._console is None:
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
@@ -205,13 +164,22 @@ class _Lines:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
-        if self._told.step != self._said:
+        """The last step's line, if it has none."""
+        if self._step != self._said:
+            self._say()
+
+    def _show(self, doing: str, numbers: Mapping[str, float] | None = None) -> None:
+        """Says once that something compiles: there is nothing else to be seen for a while."""
+        if doing == "compiling" and not self._has_compiled:
+            self.note("compiling the first step")
+            self._has_compiled = True
+        elif numbers and time.monotonic() - self._last_line >= _QUIET_SECONDS:
             self._say()
 
     def _say(self) -> None:
-        self._last_line, self._said = time.monotonic(), self._told.step
-        parts = [f"step {self._told.step}/{self._told.total}", self._told.numbers()]
-        self.note("  ".join(part for part in [*parts, self._told.left()] if part))
+        self._last_line, self._said = time.monotonic(), self._step
+        parts = [f"step {self._step}/{self._total}", self._shown_numbers()]
+        self.note("  ".join(part for part in [*parts, self._left()] if part))
 
 
 def _figure(value: float) -> str:

@@ -65,7 +65,13 @@ class Output:
                 f"output_dir {folder} holds a run already: go on with it by resume=True (--resume), or give another "
                 "folder."
             )
-        _check_kinds(folder)
+        # refused at once, as it would otherwise fail at the end of the run
+        for name in _FOLDERS:
+            if os.path.lexists(folder / name) and not (folder / name).is_dir():
+                raise ValueError(f"{folder / name} is not a folder, which the run needs there: move it away.")
+        for name in _FILES:
+            if (folder / name).is_dir():
+                raise ValueError(f"{folder / name} is a folder, and the run needs a file of that name: move it away.")
         return held
 
     def write_settings(self, config: TrainConfig) -> None:
@@ -106,13 +112,3 @@ class Output:
     def draw(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Draws the curve of the log's lines."""
         loss_curve(list(records), self.folder / _CURVE)
-
-
-def _check_kinds(folder: Path) -> None:
-    """Refuses at once what would otherwise fail at the end of the run."""
-    for name in _FOLDERS:
-        if os.path.lexists(folder / name) and not (folder / name).is_dir():
-            raise ValueError(f"{folder / name} is not a folder, which the run needs there: move it away.")
-    for name in _FILES:
-        if (folder / name).is_dir():
-            raise ValueError(f"{folder / name} is a folder, and the run needs a file of that name: move it away.")

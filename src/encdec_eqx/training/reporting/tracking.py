@@ -79,12 +79,8 @@ class StepMetrics:
                 "learning_rate (a tenth, to begin with), set warmup_ratio=0.1 or max_grad_norm=1.0; "
                 "encdec_eqx.training.diagnose(model, batch) looks for other reasons. Earlier checkpoints are intact."
             )
-        reading = Stretch(
-            loss=loss,
-            grad_norm=self._grad_norm,
-            steps=self._number,
-            tokens_per_second=self._tokens / max(self._seconds, 1e-9),
-        )
+        speed = self._tokens / max(self._seconds, 1e-9)
+        reading = Stretch(loss=loss, grad_norm=self._grad_norm, steps=self._number, tokens_per_second=speed)
         self._loss_sum, self._labels, self._number, self._tokens, self._seconds = 0.0, 0.0, 0, 0, 0.0
         self.go_on()
         return reading
@@ -148,12 +144,7 @@ class BestTracker:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        return {
-            "best": self.best,
-            "best_step": self.best_step,
-            "best_values": None if self.best_values is None else dict(self.best_values),
-            "waited": self.waited,
-        }
+        return {name: getattr(self, name) for name in ("best", "best_step", "best_values", "waited")}
 
     def restored(self, saved: Mapping[str, Any]) -> "BestTracker":
         """This tracker with an earlier one's `state`."""

@@ -50,7 +50,7 @@ def strays(folder: Path) -> list[str]:
         is_checkpoint = _NAME.fullmatch(path.name) is not None
         if path.name.startswith(".") or path.name.endswith(_DAMAGED) or (is_checkpoint and _is_folder(path)):
             continue
-        if path.is_symlink() and not _is_there(path):
+        if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110
             found.append(f"{quoted(path.name)} (a link to nothing)")
         elif is_checkpoint:
             found.append(f"{quoted(path.name)} (not a folder)")
@@ -130,17 +130,7 @@ def _hidden(folder: Path, step: int) -> Path:
 
 def _is_folder(path: Path) -> bool:
     """Whether it is a folder, or a link to one, that can be looked at."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
+    return os.path.isdir(path)  # noqa: PTH112 (Path.is_dir raises where a folder above cannot be entered)
 
 
 def _free(folder: Path, name: str) -> Path:
@@ -215,30 +205,23 @@ class DamagedCheckpointError(RuntimeError):
 
 def not_written(folder: Path, step: int, kept: Sequence[int], error: BaseException) -> CheckpointNotWrittenError:
     """The one message about a failed save: why, what is safe, how to go on."""
-    code = _no_room(error)
-    reason = f"{type(error).__name__}: {_first_line(error)}" if code is None else f"no room ({os.strerror(code)})"
+    code = getattr(error, "errno", None)
+    if code in _FULL:
+        reason, fix = f"no room ({os.strerror(code)})", "Free some space"
+    else:
+        line = (str(error).splitlines() or ["no details"])[0]
+        shown = line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"
+        reason, fix = f"{type(error).__name__}: {shown}", "Fix that"
     if kept:
         safe = f"Checkpoints that are safe: {', '.join(f'step {step}' for step in kept)}. "
         where = f"goes on from step {kept[-1]}"
     else:
         safe, where = "There is no earlier checkpoint. ", "starts from the beginning"
-    fix = "Fix that" if code is None else "Free some space"
     return CheckpointNotWrittenError(
         f"the checkpoint of step {step} could not be written to {folder}: {reason}. "
         f"{safe}What was half written has been removed. {fix}, then run again with resume=True (--resume), "
         f"which {where}."
     )
-
-
-def _no_room(error: BaseException) -> int | None:
-    """The system's code if there was no room."""
-    code = getattr(error, "errno", None)
-    return code if code in _FULL else None
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).splitlines() or ["no details"])[0]
-    return line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"
 
 
 class FolderLock:

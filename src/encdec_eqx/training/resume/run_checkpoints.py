@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import equinox as eqx
@@ -195,9 +194,7 @@ class RunCheckpoints:
     def __enter__(self) -> "RunCheckpoints":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             self.close()
         except (RuntimeError, OSError) as failure:
@@ -255,12 +252,13 @@ class RunCheckpoints:
 
     def _passed_over(self, damaged: Mapping[int, str], used: int) -> tuple[str, ...]:
         """Sets the damaged ones aside, and says so."""
-        notes = []
-        for step, what in damaged.items():
-            where = files.set_aside(self._folder, step)
-            notes.append(f"{what}: it is now called {where.name}, and step {used} is used instead.")
-            _LOG.warning("%s", notes[-1])
-        return tuple(notes)
+        notes = tuple(
+            f"{what}: it is now called {files.set_aside(self._folder, step).name}, and step {used} is used instead."
+            for step, what in damaged.items()
+        )
+        for note in notes:
+            _LOG.warning("%s", note)
+        return notes
 
     def _read(self, path: Path, like: TrainState) -> Restored:
         record = json.loads((path / _RECORD).read_text(encoding="utf-8"))

@@ -113,11 +113,7 @@ def in_words(value: Any, depth: int = 8) -> str:
     return f"{name}({', '.join(f'{key}={in_words(one, depth - 1)}' for key, one in inside.items())})"
 
 
-RUN_SCHEDULE = (
-    "num_train_epochs",
-    "max_steps",
-    *(name for name in SCHEDULE if name != "learning_rate"),
-)
+RUN_SCHEDULE = ("num_train_epochs", "max_steps", *(name for name in SCHEDULE if name != "learning_rate"))
 """Settings that a resumed run may change as far as the steps taken are not concerned."""
 
 RunSchedule = Mapping[str, Any]
