@@ -7,6 +7,7 @@ thousands of digits, and the names of files are usually shown bare, where an esc
 import os
 import re
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 LONGEST = 100
@@ -73,6 +74,12 @@ def printable(name: str | os.PathLike, longest: int | None = None) -> str:
     text = os.fspath(name)
     text = text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if longest is None else _cut(text, longest)
+
+
+def listed(texts: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first few of several texts, and how many more there are."""
+    more = f"{between.rstrip(', ')} and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
 
 
 def _cut(text: str, longest: int) -> str:

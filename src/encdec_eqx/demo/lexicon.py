@@ -7,6 +7,7 @@ two vocabularies are written out, so that ids never depend on data.
 """
 
 import hashlib
+import itertools
 import lzma
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -158,20 +159,13 @@ def encode_pronunciation(phonemes: Iterable[str]) -> list[int]:
     Raises:
         ValueError: a phoneme that is not one of the 39.
     """
-    ids = []
-    for phoneme in phonemes:
-        if phoneme not in _PHONEME_ID:
-            raise ValueError(f"unknown phoneme {phoneme!r}; expected one of {_PHONEMES} (without stress digits)")
-        ids.append(_PHONEME_ID[phoneme])
-    return [*ids, PHONEME_END]
+    try:
+        return [*(_PHONEME_ID[phoneme] for phoneme in phonemes), PHONEME_END]
+    except KeyError as error:
+        raise ValueError(f"unknown phoneme {error}; expected one of {_PHONEMES} (without stress digits)") from None
 
 
 def decode_pronunciation(ids: Sequence[int]) -> tuple[str, ...]:
     """Phoneme names up to the first end mark; start marks and padding are left out."""
-    names = []
-    for index in map(int, ids):
-        if index == PHONEME_END:
-            break
-        if index not in (PHONEME_PAD, PHONEME_START):
-            names.append(PHONEME_TOKENS[index])
-    return tuple(names)
+    spoken = itertools.takewhile(lambda index: index != PHONEME_END, map(int, ids))
+    return tuple(PHONEME_TOKENS[index] for index in spoken if index not in (PHONEME_PAD, PHONEME_START))

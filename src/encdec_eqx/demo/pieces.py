@@ -46,12 +46,9 @@ def join(encoder: Encoder, decoder: Decoder, *, seed: int = 0) -> EncoderDecoder
 
 
 def encode_words(words: Sequence[str], *, width: int, rows: int | None = None) -> dict[str, Any]:
-    """`input_ids` and `attention_mask` of a batch of words, padded on the right to `width`.
+    """`input_ids` and `attention_mask` of a batch of words, padded on the right to `width`, EOS included.
 
-    Args:
-        words: what to encode.
-        width: ids per row, EOS included.
-        rows: rows of the result; the last word is repeated to fill them. Default: one row a word.
+    The last word is repeated to fill `rows`, of which there are by default as many as words.
 
     Raises:
         WordError: a word that cannot be read, or does not fit into `width`.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._quoting import printable, quoted
+from .._quoting import listed, printable, quoted
 from .._typing import PRNGKey, check_key
 from ..hf.adapter import read_adapter, write_adapter
 from ..layers.linear import AbstractLinear, Linear, LowRank, WithLoRA, add_low_rank
@@ -164,7 +164,7 @@ def load_lora(model: Model, folder: str | os.PathLike) -> Model:
     problems = [f"the model has no linear layer {quoted(name)}" for name in unknown]
     problems += [f"{name!r} {why}" for name in adapters if name in found and (why := _why_not(found[name]))]
     if problems:
-        raise ValueError(f"the adapters in {printable(folder)} do not fit the model: {_listed(problems)}.")
+        raise ValueError(f"the adapters in {printable(folder)} do not fit the model: {listed(problems, _SHOWN, '; ')}.")
     where = f"the adapters in {printable(folder)}"
     _check_fit({name: (found[name].linear, lora) for name, lora in adapters.items()}, where)
     _check_not_shared(list(found.values()), [found[name] for name in adapters])
@@ -253,12 +253,7 @@ def _check_fit(pairs: dict[str, tuple[Linear, LowRank]], adapters: str = "adapte
         if tuple(linear.weight.shape) != (lora.a.shape[0], *lora.b.shape[1:])
     ]
     if wrong:
-        raise ValueError(f"{adapters} do not fit the model's weights (in, *out): {_listed(wrong)}.")
-
-
-def _listed(problems: list[str]) -> str:
-    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return "; ".join(problems[:_SHOWN]) + more
+        raise ValueError(f"{adapters} do not fit the model's weights (in, *out): {listed(wrong, _SHOWN, '; ')}.")
 
 
 FORMAT = "encdec_eqx-lora"

@@ -97,11 +97,9 @@ def _of_structure(structure: Any) -> ParamNames:
 
 
 def named(unrolled: Any, is_leaf: Callable[[Any], bool] = lambda _: False) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The names of every leaf of an unrolled model, and the leaf, in the order of its leaves.
+    """The names of every leaf of an unrolled model, or of a tree like it, and the leaf, in the order of its leaves.
 
-    Args:
-        unrolled: the model, or a tree like it.
-        is_leaf: what is a leaf besides, such as whole layers.
+    `is_leaf` says what is a leaf besides, such as whole layers.
     """
 
     def leaves(node: Any, stop: Callable[[Any], bool]) -> Any:

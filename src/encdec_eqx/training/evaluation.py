@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,8 +16,6 @@ from ..inputs.tokens import longest
 from ..text.texts import by_length, pad_rows, pad_sources, source_pad
 from .batch import checked_batch, completed_batch
 from .loss import Loss, seq2seq_loss
-
-Decode = Callable[[Sequence[int]], str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

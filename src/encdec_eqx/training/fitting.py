@@ -21,7 +21,7 @@ from .reporting.run_folder import Output
 from .reporting.tracking import StepMetrics
 from .resume import RunCheckpoints
 from .resume.same_run import check_schedule
-from .step import TrainState
+from .step import init_train_state
 from .train_config import TrainConfig
 from .training_run import TrainingRun, prepare
 
@@ -169,7 +169,7 @@ class _Run:
         self.ready, self.output, self.checkpoints, self.stop = ready, output, checkpoints, stop
         self.callbacks = callbacks
         self.config = ready.config
-        self.state: TrainState = ready.initial_state()
+        self.state = init_train_state(ready.model, ready.optimizer, trainable=self.config.trained)
         self.step, self.best_tracker, self.step_metrics = 0, ready.best_tracker, StepMetrics()
         self.model_step = 0
         self.saved_at, self.resumed = 0, False

@@ -4,13 +4,12 @@ import dataclasses
 import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from .._quoting import quoted
 from .toml import in_toml, read_toml, read_value, speaking_toml
 from .train_config import ALTERNATIVES, TrainConfig
 
-Section = TypeVar("Section")
 _PIECES = ("encoder_name_or_path", "decoder_name_or_path")
 _GIVE_WAY: dict[str, dict[str, tuple[str, ...]]] = {
     "model": {"model_name_or_path": _PIECES, **dict.fromkeys(_PIECES, ("model_name_or_path",))},
@@ -154,12 +153,7 @@ def read_job(path: str | Path) -> TrainJob:
     sections = {field.name: field.type for field in dataclasses.fields(TrainJob)}
     _check_names(content, sections, f"{path}", "tables")
     with speaking_toml():
-        made = {
-            name: _section(kind, content[name], f"{path}: [{name}]")
-            for name, kind in sections.items()
-            if name in content
-        }
-        return TrainJob(**made)
+        return TrainJob(**{name: _section(sections[name], content[name], f"{path}: [{name}]") for name in content})
 
 
 def _section(kind: Any, values: Any, where: str) -> Any:

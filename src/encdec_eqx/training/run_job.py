@@ -18,7 +18,7 @@ from .data import OnBad, Pairs, read_pairs
 from .data.formats import check_format, format_of
 from .fitting import fit
 from .job import DataSource, ModelSource, TrainJob
-from .metrics.scores import NEEDS
+from .metrics import NEEDS
 from .reporting.run_folder import Output
 from .toml import speaking_toml
 from .training_run import check_settings

@@ -63,11 +63,7 @@ _TABLE = tuple((re.compile(pattern), words) for pattern, words in _WORDS)
 
 @contextlib.contextmanager
 def speaking_toml(*, speaking: bool = True) -> Iterator[None]:
-    """Within it errors and findings give advice in TOML.
-
-    Args:
-        speaking: False leaves everything as it is.
-    """
+    """Within it errors and findings give advice in TOML, unless `speaking` is False."""
     token = _SPEAKING.set(speaking)
     try:
         yield
@@ -96,16 +92,10 @@ _EXAMPLES = {"metrics": '["bleu"]', "learning_rates": "{cross_attention = 1e-4}"
 
 
 def read_value(value: Any, kind: Any, name: str, where: str) -> Any:
-    """The value as its setting takes it: lists become tuples, texts paths, whole numbers reals.
-
-    Args:
-        value: from the file.
-        kind: the setting's annotation.
-        name: the setting's name.
-        where: what to put in front of it in an error.
+    """The value as a setting of this annotation takes it: lists become tuples, texts paths, whole numbers reals.
 
     Raises:
-        TypeError: it is of another kind; says what TOML writes.
+        TypeError: it is of another kind; says what TOML writes, `where` in front of the setting's name.
     """
     options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     kinds = [_kind(option) for option in options if option is not types.NoneType]

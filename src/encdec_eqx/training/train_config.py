@@ -123,7 +123,9 @@ class TrainConfig(OptimizerConfig):
     def __post_init__(self):
         """Makes paths, tuples and mappings of what was given, and checks every value."""
         set_field = object.__setattr__
-        set_field(self, "output_dir", _path(self.output_dir))
+        if not isinstance(self.output_dir, str | Path):
+            raise TypeError(f"output_dir must be a path, got {self.output_dir!r}.")
+        set_field(self, "output_dir", Path(self.output_dir))
         set_field(self, "metrics", _names(self.metrics))
         super().__post_init__()
         self._check_numbers()
@@ -254,12 +256,7 @@ _MAY_BE_NONE = {
 
 
 def check_learning_rate(value: Any) -> None:
-    """Raises unless the value is one that `learning_rate` may have.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is out of range.
-    """
+    """Raises unless the value is one that `learning_rate` may have."""
     _check_number("learning_rate", value, *_RANGES["learning_rate"])
 
 
@@ -284,12 +281,6 @@ def _described(value: float, least: float, most: float) -> str:
     if most in (*_LIMITS, math.inf):
         return low
     return f"{low} and {'less than 1' if most == _BELOW_ONE else f'at most {most:g}'}"
-
-
-def _path(value: Any) -> Path:
-    if not isinstance(value, str | Path):
-        raise TypeError(f"output_dir must be a path, got {value!r}.")
-    return Path(value)
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from .optim.optimizer import OwnOptimizer, check_own_optimizer, make_optimizer, 
 from .optim.schedules import Schedule
 from .reporting.tracking import BestTracker
 from .resume.same_run import RUN_SCHEDULE, in_words, schedule_of
-from .step import TrainState, TrainStep, init_train_state, make_train_step
+from .step import TrainStep, make_train_step
 from .train_config import DEFAULT_RANK, TrainConfig
 
 # Settings that a resumed run may change: they do not decide what is computed, or are compared by their effect.
@@ -70,10 +70,6 @@ class TrainingRun:
     eval_batches: Batches | None
     tokenizers: TokenizerPair | None
     own: Mapping[str, str]
-
-    def initial_state(self) -> TrainState:
-        """The state before the first step."""
-        return init_train_state(self.model, self.optimizer, trainable=self.config.trained)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -174,7 +170,12 @@ class TrainingRun:
             fields=[example.source_fields for example in examples],
         )
         return [
-            Generated(source=_source(example), text=text, references=references)
+            Generated(
+                # a source without a text is shown as its ids
+                source=" ".join(map(str, example.input_ids.tolist())) if example.source is None else example.source,
+                text=text,
+                references=references,
+            )
             for example, text, references in zip(examples, self._texts(ids), self._references(examples), strict=True)
         ]
 
@@ -209,11 +210,6 @@ class TrainingRun:
             tuple(next(written) for _ in example.targets) or (text,)
             for example, text in zip(examples, of_labels, strict=True)
         ]
-
-
-def _source(example: Example) -> str:
-    """What an example's source is shown as: its text, or its ids."""
-    return " ".join(map(str, example.input_ids.tolist())) if example.source is None else example.source
 
 
 def prepare(
@@ -259,9 +255,13 @@ def prepare(
         eval_batches = _batches(model, held_out, config, batch_size=config.per_device_eval_batch_size, shuffle=False)
     steps = config.total_steps(len(batches))
     transformation, schedule = _optimizer(optimizer, config, steps)
+    if config.lora is not None:
+        key = jax.random.fold_in(jax.random.key(config.seed), _ADAPTERS)
+        rank = config.lora_rank or DEFAULT_RANK
+        model = add_lora(model, config.lora, rank=rank, alpha=config.lora_alpha, key=key)
     return TrainingRun(
         config=config,
-        model=_adapted(model, config).with_layout("scanned", remat=config.remat),
+        model=model.with_layout("scanned", remat=config.remat),
         optimizer=transformation,
         schedule=schedule,
         loss=loss,
@@ -290,16 +290,11 @@ def check_settings(config: TrainConfig, *, evaluates: bool) -> None:
     make_optimizer(config, num_training_steps=config.max_steps or _MANY_STEPS)
     if evaluates:
         return
-    asked = {
-        "eval_steps": config.eval_steps is not None,
-        "metrics": bool(config.metrics),
-        "predict_with_generate": bool(config.predict_with_generate),
-        "max_eval_samples": config.max_eval_samples is not None,
-        "metric_for_best_model": config.metric_for_best_model is not None,
-        "load_best_model_at_end": config.load_best_model_at_end,
-        "early_stopping_patience": config.early_stopping_patience is not None,
-    }
-    useless = [name for name, is_asked in asked.items() if is_asked]
+    of_evaluations = (
+        "eval_steps", "metrics", "predict_with_generate", "max_eval_samples", "metric_for_best_model",
+        "load_best_model_at_end", "early_stopping_patience",
+    )  # fmt: skip
+    useless = [name for name in of_evaluations if getattr(config, name) not in (None, False, ())]
     if useless:
         raise ValueError(
             f"{', '.join(useless)} would do nothing, because there is nothing to evaluate on: pass eval_data= "
@@ -342,14 +337,6 @@ def _check_generation(model: EncoderDecoder, config: TrainConfig) -> None:
             f"generation_max_new_tokens={asked}, but the decoder has {most} positions: give {most} or fewer."
         )
     GenerationConfig(num_beams=config.generation_num_beams)
-
-
-def _adapted(model: EncoderDecoder, config: TrainConfig) -> EncoderDecoder:
-    """The model with the adapters that the settings ask for, if they do."""
-    if config.lora is None:
-        return model
-    key = jax.random.fold_in(jax.random.key(config.seed), _ADAPTERS)
-    return add_lora(model, config.lora, rank=config.lora_rank or DEFAULT_RANK, alpha=config.lora_alpha, key=key)
 
 
 def _batches(model: EncoderDecoder, examples: Examples, config: TrainConfig, **how: Any) -> Batches:

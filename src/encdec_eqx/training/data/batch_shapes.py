@@ -83,8 +83,10 @@ def choose_shapes(sources: Lengths, targets: Lengths, rows: Rows, max_shapes: in
     shapes. A chain is preferred to a shorter one if each further shape saves `LEAST_GAIN`.
     """
     source_edges, target_edges = _edges(sources, _EDGES[0]), _edges(targets, _EDGES[1])
-    source, target = (grid.ravel() for grid in np.meshgrid(source_edges, target_edges, indexing="ij"))
-    held = _counts_held(sources, targets, source_edges, target_edges)
+    source, target = (ends.ravel() for ends in np.meshgrid(source_edges, target_edges, indexing="ij"))
+    grid = np.zeros((len(source_edges), len(target_edges)), np.int64)
+    np.add.at(grid, (np.searchsorted(source_edges, sources), np.searchsorted(target_edges, targets)), 1)
+    held = grid.cumsum(axis=0).cumsum(axis=1).ravel()  # how many examples each shape holds
     columns = source + target
     each = rows.of(columns)
     follows = (source[:, None] <= source) & (target[:, None] <= target)
@@ -116,13 +118,6 @@ def _edges(lengths: Lengths, most: int) -> Int[np.ndarray, " edges"]:
     close = np.quantile(lengths, np.linspace(0, 1, most // 2 + 1), method="inverted_cdf")
     apart = all_of_them[np.searchsorted(all_of_them, np.linspace(lengths.min(), lengths.max(), most // 2 + 1))]
     return np.union1d(close, apart).astype(np.int64)
-
-
-def _counts_held(sources: Lengths, targets: Lengths, source_edges: np.ndarray, target_edges: np.ndarray) -> np.ndarray:
-    """How many examples each point of the grid holds."""
-    grid = np.zeros((len(source_edges), len(target_edges)), np.int64)
-    np.add.at(grid, (np.searchsorted(source_edges, sources), np.searchsorted(target_edges, targets)), 1)
-    return grid.cumsum(axis=0).cumsum(axis=1).ravel()
 
 
 def shapes_of_edges(

@@ -215,13 +215,7 @@ def from_all_over(number: int, most: int) -> list[int]:
 
 
 def sample(examples: Sequence[Example], most: int, pad_token_id: int) -> tuple[list[Example], Batch]:
-    """Some of the examples, and these as one batch.
-
-    Args:
-        examples: what to choose from.
-        most: how many.
-        pad_token_id: pads shorter sources.
-    """
+    """Some of the examples, `most` of them, and these as one batch."""
     few = [examples[at] for at in from_all_over(len(examples), most)]
     batches = Batches(Examples.of(few), batch_size=len(few), max_shapes=1, pad_token_id=pad_token_id, shuffle=False)
     return few, batches.epoch(0)[0]

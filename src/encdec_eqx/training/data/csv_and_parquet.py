@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..._installing import install
-from ..._quoting import printable, quoted
+from ..._quoting import listed, printable, quoted
 from .opening import Grown, GrowthError
 from .records import FIELDS, NESTED, BadRecord, Entry, Found
 
@@ -41,12 +41,7 @@ class Row(NamedTuple):
 
 
 def rows(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
-    """The rows of a file; empty lines hold none.
-
-    Args:
-        lines: with their ends.
-        delimiter: what separates fields.
-    """
+    """The rows of a file, from lines with their ends; empty lines hold none."""
     counted = enumerate(lines, start=1)
     for number, line in counted:
         if QUOTE in line:
@@ -159,8 +154,9 @@ def check_columns(path: Path, names: list[str], wanted: tuple[str, ...]) -> None
     for name in wanted:
         places = [at for at, one in enumerate(names, start=1) if one == name]
         if not places:
+            there = listed([quoted(one) for one in names], 12)
             raise ValueError(
-                f"{printable(path)} has no column {name!r}; it has {_few(names)}. Say which to read with source=... "
+                f"{printable(path)} has no column {name!r}; it has {there}. Say which to read with source=... "
                 "and target=... (source_column and target_column in a job)"
             )
         if len(places) > 1:
@@ -207,11 +203,6 @@ def _warn_of_swallowed_rows(path: Path, row: Row, delimiter: str, columns: int) 
         )  # fmt: skip
 
 
-def _few(names: list[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(quoted(name) for name in names[:most]) + more
-
-
 _PORTION = 256
 """Rows at once: few, because a value that the file holds once may be in all of them."""
 
@@ -219,13 +210,7 @@ _PORTION = 256
 def parquet_entries(
     path: Path, file: io.BufferedReader, wanted: tuple[str, ...], unread: dict[str, int]
 ) -> Iterator[Entry]:
-    """The entries of a Parquet file, without the columns that nothing reads.
-
-    Args:
-        path: the file.
-        file: the same, opened.
-        wanted: names of source and target.
-        unread: gets the names of the columns that are left out, and their numbers of entries.
+    """The entries of a Parquet file, without the columns that nothing reads: these are counted in `unread`.
 
     Raises:
         ImportError: pyarrow is not installed.

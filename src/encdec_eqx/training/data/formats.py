@@ -1,5 +1,6 @@
 """The entries of a file by its format, one after another, with their lines; JSON Lines and JSON arrays among them."""
 
+import contextlib
 import io
 import json
 import re
@@ -62,8 +63,16 @@ def entries(
     """
     line = 0
     try:
-        with open_file(path) as file:
-            for entry in _entries(path, file, format, wanted, encoding, unread):
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open_file(path))
+            if format == "parquet":
+                found = parquet_entries(path, file, wanted, unread)
+            elif format in ("json", "jsonl"):
+                found = json_entries(path, file, encoding_of(path, file.peek(4)[:4], encoding))
+            else:
+                text = stack.enter_context(as_text(file, encoding_of(path, file.peek(4)[:4], encoding), ""))
+                found = (csv_entries if format == "csv" else tsv_entries)(path, text, wanted)
+            for entry in found:
                 line = entry.line + entry.lines - 1
                 yield entry
     except (DamageError, UnicodeDecodeError) as error:
@@ -73,25 +82,6 @@ def entries(
         ) from None
     except OSError as error:
         raise OSError(f"{printable(path)} cannot be read{f' behind line {line}' if line else ''}: {error}.") from error
-
-
-def _entries(
-    path: Path,
-    file: io.BufferedReader,
-    format: str,
-    wanted: tuple[str, ...],
-    encoding: str | None,
-    unread: dict[str, int],
-) -> Iterator[Entry]:
-    if format == "parquet":
-        yield from parquet_entries(path, file, wanted, unread)
-        return
-    found = encoding_of(path, file.peek(4)[:4], encoding)
-    if format in ("json", "jsonl"):
-        yield from json_entries(path, file, found)
-        return
-    with as_text(file, found, "") as text:
-        yield from (csv_entries if format == "csv" else tsv_entries)(path, text, wanted)
 
 
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -136,12 +136,7 @@ def check_encoding(encoding: str) -> None:
 
 
 def encoding_of(path: Path, head: bytes, choice: str | None) -> str:
-    """The encoding to read with.
-
-    Args:
-        path: the file, for messages.
-        head: its first four bytes.
-        choice: the caller's.
+    """The encoding to read with: the caller's choice, or what the file's first four bytes say.
 
     Raises:
         ValueError: no choice was made, and the file looks like UTF-16 without a mark.

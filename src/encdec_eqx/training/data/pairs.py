@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._quoting import printable, quoted
+from ..._quoting import listed, printable, quoted
 from ...text.texts import half_pair
 from .formats import check_format, entries, format_of
 from .records import FIELDS, IGNORED, MASKS, NESTED, BadRecord, Found, OnBad, Pairs, Record, alongside, settle
@@ -202,8 +202,7 @@ def unread_message(unread: Mapping[str, int], records: int) -> str:
         why = " (which goes with input_ids and labels)" if name in FIELDS else ""
         hint = f" (did you mean {near[0]!r}?)" if near and name not in FIELDS else why
         parts.append(f"{quoted(name)}{hint}" + (f" in {number} of {records}" if number < records else ""))
-    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
-    return f"of the records' fields these are not used: {', '.join(parts[:_SHOWN])}{more}."
+    return f"of the records' fields these are not used: {listed(parts, _SHOWN)}."
 
 
 def _lookup(raw: Mapping[str, Any], name: str) -> Any:

@@ -123,12 +123,7 @@ class Pairs:
 
 
 def settle(good: int, bad: Sequence[BadRecord], on_bad: OnBad) -> None:
-    """Raise, or log, what is bad; nothing happens if nothing is.
-
-    Args:
-        good: how many records can be used.
-        bad: those that cannot.
-        on_bad: "error" or "report".
+    """Raise, or log, what is bad beside so many `good` records; nothing happens if nothing is.
 
     Raises:
         BadRecordsError: something is bad and `on_bad` is "error", or everything is.
@@ -251,10 +246,7 @@ def ragged_fields(
 ) -> dict[str, Ragged]:
     """Every field that a row has, of all rows (by default where it is absent) and as long as their ids or labels.
 
-    Args:
-        rows: the fields of each.
-        sources: how many of its entries each row keeps on the source's side.
-        targets: the same on the target's.
+    Of a row's entries as many are kept as `sources` says on the source's side, and `targets` on the target's.
 
     Raises:
         ValueError: a field is given for some rows only, and what it would be for the others depends on the model.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._quoting import printable
+from ..._quoting import listed, printable
 from ..._typing import PRNGKey
 from ..metrics import METRICS
 from ..reporting.tracking import loss_of
@@ -207,8 +207,7 @@ class RunCheckpoints:
         strays = files.strays(self._folder)
         if not strays:
             return ()
-        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
-        note = f"no checkpoint, and stepped over, in {printable(self._folder)}: {', '.join(strays[:_SHOWN])}{more}."
+        note = f"no checkpoint, and stepped over, in {printable(self._folder)}: {listed(strays, _SHOWN)}."
         _LOG.warning("%s", note)
         return (note,)
 

@@ -122,10 +122,7 @@ RunSchedule = Mapping[str, Any]
 def schedule_of(config: TrainConfig, total_steps: int, *, scheduled: bool = True) -> dict[str, Any]:
     """What decides the length and the rates of a run, in values that JSON can hold.
 
-    Args:
-        config: its settings.
-        total_steps: its length.
-        scheduled: whether the rates are those of the config; else the optimizer's own, of which nothing is known.
+    Unless it is `scheduled`, by the config, the rates are the optimizer's own, of which nothing is known.
     """
     values = config.to_dict()
     rates = config if scheduled else config.at_constant_rate()
@@ -135,13 +132,7 @@ def schedule_of(config: TrainConfig, total_steps: int, *, scheduled: bool = True
 
 
 def check_schedule(then: RunSchedule, now: RunSchedule, *, step: int, output_dir: Path) -> None:
-    """Refuses to go on under another length or schedule that does not fit the steps taken.
-
-    Args:
-        then: the length and schedule of the run so far.
-        now: those it is to go on with.
-        step: how many steps it has taken.
-        output_dir: its folder.
+    """Refuses to go on, after `step` steps under one length and schedule, under another that does not fit these.
 
     Raises:
         ValueError: a rate of these steps would have been another one, or the run is already as long.

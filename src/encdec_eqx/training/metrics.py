@@ -5,6 +5,7 @@ error rates made of them are computed here.
 """
 
 import difflib
+import importlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,8 @@ from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any
 
-from ..._installing import install
-from ..._quoting import quoted
+from .._installing import install
+from .._quoting import quoted
 
 Texts = Sequence[str]
 References = Sequence[Sequence[str]]
@@ -97,12 +98,12 @@ NEEDS = {"bleu": "sacrebleu", "chrf": "sacrebleu", **dict.fromkeys(("rouge1", "r
 
 def bleu(predictions: Texts, references: References) -> float:
     """Corpus BLEU in percent, as sacrebleu computes it by default (tokenizer 13a, exponential smoothing)."""
-    return _sacrebleu().metrics.BLEU().corpus_score(list(predictions), _streams(references)).score
+    return _sacrebleu().BLEU().corpus_score(list(predictions), _streams(references)).score
 
 
 def chrf(predictions: Texts, references: References) -> float:
     """Corpus chrF2 in percent, as sacrebleu computes it by default."""
-    return _sacrebleu().metrics.CHRF().corpus_score(list(predictions), _streams(references)).score
+    return _sacrebleu().CHRF().corpus_score(list(predictions), _streams(references)).score
 
 
 def rouge(name: str, predictions: Texts, references: References) -> float:
@@ -113,7 +114,7 @@ def rouge(name: str, predictions: Texts, references: References) -> float:
         predictions: what was generated.
         references: of each prediction the accepted texts.
     """
-    scorer = _rouge_scorer().RougeScorer([name], use_stemmer=True)
+    scorer = _imported("rouge_score.rouge_scorer", "ROUGE", "rouge-score").RougeScorer([name], use_stemmer=True)
     scores = [
         scorer.score_multi(list(accepted), prediction)[name].fmeasure
         for prediction, accepted in zip(predictions, references, strict=True)
@@ -127,23 +128,14 @@ def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
 
 
 def _sacrebleu() -> Any:
+    return _imported("sacrebleu.metrics", "BLEU and chrF", "sacrebleu")
+
+
+def _imported(module: str, what: str, package: str) -> Any:
     try:
-        import sacrebleu
+        return importlib.import_module(module)
     except ImportError:
-        raise _missing_error("BLEU and chrF", "sacrebleu") from None
-    return sacrebleu
-
-
-def _rouge_scorer() -> Any:
-    try:
-        from rouge_score import rouge_scorer
-    except ImportError:
-        raise _missing_error("ROUGE", "rouge-score") from None
-    return rouge_scorer
-
-
-def _missing_error(what: str, package: str) -> ImportError:
-    return ImportError(f"{what} need {package}, which is not installed: {install('eval')}")
+        raise ImportError(f"{what} need {package}, which is not installed: {install('eval')}") from None
 
 
 @dataclass(frozen=True)
@@ -185,10 +177,7 @@ _GREATER = {
 _LESS = {"wer": wer, "cer": cer, "per": per, "ser": sequence_error_rate}
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        **{name: Metric(name, function, True) for name, function in _GREATER.items()},
-        **{name: Metric(name, function, False) for name, function in _LESS.items()},
-    }
+    {name: Metric(name, compute, name in _GREATER) for name, compute in {**_GREATER, **_LESS}.items()}
 )
 """All metrics by name."""
 
