@@ -114,7 +114,7 @@ def rouge(name: str, predictions: Texts, references: References) -> float:
         predictions: what was generated.
         references: of each prediction the accepted texts.
     """
-    scorer = _imported("rouge_score.rouge_scorer", "ROUGE", "rouge-score").RougeScorer([name], use_stemmer=True)
+    scorer = _imported("rouge_score", "rouge_scorer", "ROUGE").RougeScorer([name], use_stemmer=True)
     scores = [
         scorer.score_multi(list(accepted), prediction)[name].fmeasure
         for prediction, accepted in zip(predictions, references, strict=True)
@@ -128,14 +128,17 @@ def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
 
 
 def _sacrebleu() -> Any:
-    return _imported("sacrebleu.metrics", "BLEU and chrF", "sacrebleu")
+    return _imported("sacrebleu", "metrics", "BLEU and chrF")
 
 
-def _imported(module: str, what: str, package: str) -> Any:
+def _imported(package: str, module: str, what: str) -> Any:
+    """A module of an optional package."""
     try:
-        return importlib.import_module(module)
+        importlib.import_module(package)
+        return importlib.import_module(f"{package}.{module}")
     except ImportError:
-        raise ImportError(f"{what} need {package}, which is not installed: {install('eval')}") from None
+        name = package.replace("_", "-")
+        raise ImportError(f"{what} need {name}, which is not installed: {install('eval')}") from None
 
 
 @dataclass(frozen=True)
