@@ -22,6 +22,7 @@ ROWS = {
     "_moved": 0,
     "_writing": 0,
     "_typing": 0,
+    "_padding": 0,
     "_json": 0,
     "_quoting": 0,
     "_inputs": 1,

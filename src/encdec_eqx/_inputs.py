@@ -13,8 +13,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Int32, Integer
 
+from ._padding import RightPadding, dense_mask, right_padding
 from ._quoting import quoted
-from ._typing import Array, ArrayLike
+from ._typing import Array, ArrayLike, platform
 
 IGNORED = -100
 """The label that carries no loss (Hugging Face's and PyTorch's word for "not here")."""
@@ -56,12 +57,24 @@ def _hint(name: str, bad: int) -> str:
     return "Check that the ids come from this model's own tokenizer; `resize_token_embeddings` gives a model more ids."
 
 
-def as_mask(name: str, mask: ArrayLike | None) -> Bool[Array, "*shape"] | None:
-    """A mask of bools, or of integers 0 and 1, as bools (True may be attended).
+def as_mask(
+    name: str, mask: ArrayLike | RightPadding | None, shape: tuple[int, ...] | None = None
+) -> Bool[Array, "*shape"] | RightPadding | None:
+    """A mask of bools, or of integers 0 and 1, as bools (True may be attended), or as lengths: see `with_lengths`.
+
+    Args:
+        name: the argument's name, for messages.
+        mask: the mask.
+        shape: what it masks, (batch, width); of arrays the entrances' annotations have checked it.
 
     Raises:
+        TypeError: lengths are of another shape.
         ValueError: a concrete integer mask holds something other than 0 and 1.
     """
+    if isinstance(mask, RightPadding):
+        if shape is not None and mask.shape != shape:
+            raise TypeError(f"`{name}` is a RightPadding of shape {mask.shape}; what it masks has shape {shape}.")
+        return mask
     if mask is None:
         return None
     if mask.dtype != np.bool_ and not isinstance(mask, Tracer):
@@ -71,7 +84,17 @@ def as_mask(name: str, mask: ArrayLike | None) -> Bool[Array, "*shape"] | None:
             raise ValueError(
                 f"`{name}` holds {bad}; a mask holds 1 (or True) for real tokens and 0 (or False) for padding."
             )
-    return jnp.asarray(mask).astype(jnp.bool_)
+    known = with_lengths(mask)
+    return known if isinstance(known, RightPadding) else jnp.asarray(mask).astype(jnp.bool_)
+
+
+def with_lengths(mask: ArrayLike) -> ArrayLike | RightPadding:
+    """The mask, as lengths where its values are known here and all padding is on the right.
+
+    On accelerators alone, whose kernels take lengths: a CPU would gain nothing, where one program serves all masks.
+    """
+    lengths = None if platform() == "cpu" else right_padding(mask)
+    return mask if lengths is None else lengths
 
 
 def float_mask_advice(name: str, mask: ArrayLike) -> str:
@@ -147,7 +170,7 @@ def host_mask(name: str, value: Any, *, shape: tuple[int, ...], of: str) -> np.n
     """
     if value is None:
         return np.ones(shape, bool)
-    array = _on_host(name, value)
+    array = _on_host(name, dense_mask(value))
     if array.dtype.kind not in "biu":
         raise TypeError(
             f"{name} must hold bools or integers 0 and 1 (1: may be attended), got {array.dtype}. "

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int32
 
+from ._padding import RightPadding
 from ._typing import Array
 
 
@@ -117,7 +118,7 @@ class DecoderCache(eqx.Module):
         self_kv: an `AbstractKV` for each layer, arranged as the stack's layout wants.
         cross_kv: `CrossKV` of the layers that have cross-attention, arranged likewise; `None` without encoder states.
         self_mask: which slots hold real tokens, as told by the masks of the calls so far.
-        cross_mask: which source positions may be attended.
+        cross_mask: which source positions may be attended; all, if `None`.
         length: slots filled so far, the same for every row.
         counted: tokens of each row so far that are not padding, for families whose positions count them.
     """
@@ -125,7 +126,7 @@ class DecoderCache(eqx.Module):
     self_kv: Any
     cross_kv: Any
     self_mask: Bool[Array, "rows slots"]
-    cross_mask: Bool[Array, "batch source"] | None
+    cross_mask: Bool[Array, "batch source"] | RightPadding | None
     length: Int32[Array, ""]
     counted: Int32[Array, " rows"]
 

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int32, Integer
 from . import _trees
 from ._inputs import as_ids, as_mask, check_length
 from ._old_words import TaughtAttributes, taught
-from ._typing import Array, ArrayLike, PRNGKey, TargetIds, TargetMask, checked
+from ._padding import RightPadding, dense_mask
+from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, checked
 from .cache import Branches, DecoderCache
 from .config import StackConfig
 from .heads import LMHead
@@ -22,6 +23,8 @@ from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.counting import PositionRule
 from .inputs.tokens import Embeddings, as_token_types, longest
+from .layers.attention import with_backends
+from .layers.attention_backend import AttentionBackend
 from .layers.context import AttentionContext, AttentionMask
 from .layers.linear import Linear, split_key
 from .stack import Layout, Remat, to_layout
@@ -79,8 +82,8 @@ class Decoder(TaughtAttributes):
         input_ids: TargetIds,
         *,
         encoder_hidden_states: Float[ArrayLike, "batch source cross"] | None = None,
-        encoder_attention_mask: Bool[ArrayLike, "batch source"] | Integer[ArrayLike, "batch source"] | None = None,
-        attention_mask: TargetMask | None = None,
+        encoder_attention_mask: SourceMask | RightPadding | None = None,
+        attention_mask: TargetMask | RightPadding | None = None,
         position_ids: Integer[ArrayLike, "batch target"] | None = None,
         token_type_ids: Integer[ArrayLike, "batch target"] | None = None,
         cache: DecoderCache | None = None,
@@ -95,7 +98,7 @@ class Decoder(TaughtAttributes):
             encoder_hidden_states: states to attend to, of the width that cross-attention reads; without them (and
                 without a cache that holds them) cross-attention is skipped.
             encoder_attention_mask: which states may be attended; default all.
-            attention_mask: 1 for real tokens, 0 for padding; with a cache, of the new tokens alone.
+            attention_mask: 1 for real tokens, 0 for padding, or `RightPadding`; with a cache, of the new tokens alone.
             position_ids: rows of the position table; default by the family's rule, continued from the cache.
             token_type_ids: segment of each token; default 0.
             cache: made by `init_cache`, or by an earlier call.
@@ -112,11 +115,12 @@ class Decoder(TaughtAttributes):
             raise ValueError("`encoder_attention_mask` without `encoder_hidden_states` would mask nothing: give both.")
         ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the decoder's vocab_size")
         positions = self._explicit(position_ids)
-        mask = as_mask("attention_mask", attention_mask)
+        mask = as_mask("attention_mask", attention_mask, ids.shape)
         types = as_token_types(self.config, token_type_ids)
         if cache is None:
             check_length("input_ids", ids.shape[1], longest(self.config, position_ids))
-            source_mask = as_mask("encoder_attention_mask", encoder_attention_mask)
+            shape = None if states is None else states.shape[:2]
+            source_mask = as_mask("encoder_attention_mask", encoder_attention_mask, shape)
             context = AttentionContext(
                 AttentionMask(mask, causal=True),
                 cross_mask=None if source_mask is None else AttentionMask(source_mask),
@@ -151,7 +155,7 @@ class Decoder(TaughtAttributes):
     def init_cache(
         self,
         encoder_states: Float[Array, "batch source cross"] | None,
-        encoder_mask: Bool[Array, "batch source"] | None,
+        encoder_mask: Bool[Array, "batch source"] | RightPadding | None,
         *,
         rows: int,
         slots: int,
@@ -164,8 +168,6 @@ class Decoder(TaughtAttributes):
             rows: sequences to decode, a multiple of `batch`, those of one source sequence side by side.
             slots: capacity in tokens.
         """
-        if encoder_states is not None and encoder_mask is None:
-            encoder_mask = jnp.ones(encoder_states.shape[:2], jnp.bool_)
         return DecoderCache(
             self_kv=self.stack.empty_self_kv(rows, slots),
             cross_kv=None if encoder_states is None else self.stack.cross_kv(encoder_states),
@@ -253,15 +255,16 @@ class Decoder(TaughtAttributes):
             return self.stack(x, context, key=stack_key, **options)
 
     def _continue(
-        self, ids: Array, cache: DecoderCache, mask: Array | None, positions: Array | None
+        self, ids: Array, cache: DecoderCache, mask: Array | RightPadding | None, positions: Array | None
     ) -> tuple[AttentionContext, Array, DecoderCache]:
         """Masks and positions of the tokens that follow those in the cache, which takes note of both."""
+        real = dense_mask(mask)
         defaults, counted = PositionRule.of(self.config).of_call(
-            ids, mask, shape=ids.shape, start=cache.length, counted=cache.counted
+            ids, real, shape=ids.shape, start=cache.length, counted=cache.counted
         )
         self_mask = cache.self_mask
-        if mask is not None:
-            self_mask = jax.lax.dynamic_update_slice_in_dim(self_mask, mask, cache.length, axis=1)
+        if real is not None:
+            self_mask = jax.lax.dynamic_update_slice_in_dim(self_mask, real, cache.length, axis=1)
         context = AttentionContext(
             AttentionMask(self_mask, cache.length, causal=True),
             cross_mask=None if cache.cross_mask is None else AttentionMask(cache.cross_mask),
@@ -399,9 +402,14 @@ class Decoder(TaughtAttributes):
         """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""
         return eqx.tree_at(lambda d: d.stack, self, to_layout(self.stack, layout, remat=remat))
 
-    def attention_backends(self) -> dict[str, str]:
-        """Which backend attends in each layer, and why not the fused one: see `AbstractStack.attention_backends`."""
-        return {f"decoder/{name}": backend for name, backend in self.stack.attention_backends().items()}
+    def attention_backends(self, *, right_padded: bool = True, dropout: bool = False) -> dict[str, str]:
+        """Which backend attends in each layer, and why no other: see `EncoderDecoder.attention_backends`."""
+        said = self.stack.attention_backends(causal=True, right_padded=right_padded, dropout=dropout)
+        return {f"decoder/{name}": backend for name, backend in said.items()}
+
+    def with_attention_backends(self, *backends: AttentionBackend) -> "Decoder":
+        """The same weights, attention by other backends: see `EncoderDecoder.with_attention_backends`."""
+        return with_backends(self, backends)
 
     def astype(self, dtype: DTypeLike) -> "Decoder":
         """The same decoder with its arrays cast to a floating-point dtype."""

@@ -11,11 +11,14 @@ from jaxtyping import Float, Integer
 
 from . import _trees
 from ._old_words import TaughtAttributes, taught
+from ._padding import RightPadding
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
 from .config import StackConfig
 from .hf.piece import HubOptions, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.tokens import Embeddings
+from .layers.attention import with_backends
+from .layers.attention_backend import AttentionBackend
 from .layers.context import AttentionContext, AttentionMask
 from .layers.linear import Linear, split_key
 from .stack import Layout, Remat, to_layout
@@ -37,7 +40,7 @@ class EncoderOutput(eqx.Module):
     last_hidden_state: Float[ArrayLike, "batch source hidden"]
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None
-    attention_mask: SourceMask | None = None
+    attention_mask: SourceMask | RightPadding | None = None
 
 
 @runtime_checkable
@@ -91,6 +94,11 @@ class Encoder(TaughtAttributes):
         return self.config if isinstance(self.embeddings, Embeddings) else None
 
     @property
+    def takes_right_padding(self) -> bool:
+        """Whether its `attention_mask` may be a `RightPadding`, as its input side is a token table."""
+        return isinstance(self.embeddings, Embeddings)
+
+    @property
     def hidden_size(self) -> int:
         """Width of the states."""
         return self.config.hidden_size
@@ -101,7 +109,7 @@ class Encoder(TaughtAttributes):
         self,
         input_ids: SourceIds | None = None,
         *,
-        attention_mask: SourceMask | None = None,
+        attention_mask: SourceMask | RightPadding | None = None,
         position_ids: Integer[ArrayLike, "batch source"] | None = None,
         token_type_ids: Integer[ArrayLike, "batch source"] | None = None,
         inputs_embeds: Float[ArrayLike, "batch source embedding"] | None = None,
@@ -113,7 +121,8 @@ class Encoder(TaughtAttributes):
 
         Args:
             input_ids: token ids. Give these or `inputs_embeds`.
-            attention_mask: 1 for real tokens, 0 for padding. Without it every position is attended, padding included.
+            attention_mask: 1 for real tokens, 0 for padding, or `RightPadding`. Without it every position is attended,
+                padding included.
             position_ids: rows of the position table; default by the family's rule, whatever the mask.
             token_type_ids: segment of each token; default 0.
             inputs_embeds: token embeddings instead of ids.
@@ -237,9 +246,14 @@ class Encoder(TaughtAttributes):
         """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""
         return eqx.tree_at(lambda e: e.stack, self, to_layout(self.stack, layout, remat=remat))
 
-    def attention_backends(self) -> dict[str, str]:
-        """Which backend attends in each layer, and why not the fused one: see `AbstractStack.attention_backends`."""
-        return {f"encoder/{name}": backend for name, backend in self.stack.attention_backends().items()}
+    def attention_backends(self, *, right_padded: bool = True, dropout: bool = False) -> dict[str, str]:
+        """Which backend attends in each layer, and why no other: see `EncoderDecoder.attention_backends`."""
+        said = self.stack.attention_backends(causal=self.config.causal, right_padded=right_padded, dropout=dropout)
+        return {f"encoder/{name}": backend for name, backend in said.items()}
+
+    def with_attention_backends(self, *backends: AttentionBackend) -> "Encoder":
+        """The same weights, attention by other backends: see `EncoderDecoder.with_attention_backends`."""
+        return with_backends(self, backends)
 
     def astype(self, dtype: DTypeLike) -> "Encoder":
         """The same encoder with its arrays cast to a floating-point dtype."""

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Integer
 
 from ._inputs import as_mask
 from ._old_words import TaughtAttributes, taught
+from ._padding import RightPadding, dense_mask
 from ._quoting import printable
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, check_key, checked
 from .cache import DecoderCache
@@ -28,6 +29,8 @@ from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import HubOptions, log, reports_held_back
 from .hf.report import LoadReport, join_reports
 from .joining import check_pieces, decoder_settings, projection, special_token_ids
+from .layers.attention import with_backends
+from .layers.attention_backend import AttentionBackend
 from .layers.linear import AbstractLinear, split_key
 from .surgery.resize import Reshapes
 from .surgery.ties import Ties, tie, untie
@@ -294,7 +297,7 @@ class EncoderDecoder(Generates, Reshapes):
 
         Args:
             input_ids: what the encoder takes: token ids for an `Encoder`; passed through as it is.
-            attention_mask: 1 for real positions, 0 for padding; default all real.
+            attention_mask: 1 for real positions, 0 for padding, or `RightPadding`; default all real.
             position_ids: explicit positions; default by the encoder's rule.
             token_type_ids: segment of each token.
             inputs_embeds: token embeddings instead of ids.
@@ -318,6 +321,8 @@ class EncoderDecoder(Generates, Reshapes):
         options = {name: value for name, value in given.items() if value is not None}
         inputs = () if input_ids is None else (input_ids,)
         encoder = untie(self.encoder, self.decoder, self.ties)
+        if not getattr(encoder, "takes_right_padding", False):
+            attention_mask = dense_mask(attention_mask)
         out = encoder(*inputs, attention_mask=attention_mask, position_ids=position_ids, key=key, **options)
         if not isinstance(out, EncoderOutput):
             raise TypeError(
@@ -333,7 +338,7 @@ class EncoderDecoder(Generates, Reshapes):
         encoder_outputs: EncoderOutput,
         max_length: int,
         *,
-        encoder_attention_mask: SourceMask | None = None,
+        encoder_attention_mask: SourceMask | RightPadding | None = None,
     ) -> DecoderCache:
         """An empty cache for `decode`, with cross-attention's keys and values computed.
 
@@ -361,8 +366,8 @@ class EncoderDecoder(Generates, Reshapes):
         decoder_input_ids: TargetIds,
         encoder_outputs: EncoderOutput | None = None,
         *,
-        encoder_attention_mask: SourceMask | None = None,
-        decoder_attention_mask: TargetMask | None = None,
+        encoder_attention_mask: SourceMask | RightPadding | None = None,
+        decoder_attention_mask: TargetMask | RightPadding | None = None,
         decoder_position_ids: Integer[ArrayLike, "batch target"] | None = None,
         cache: DecoderCache | None = None,
         output_attentions: bool = False,
@@ -438,7 +443,7 @@ class EncoderDecoder(Generates, Reshapes):
         Args:
             input_ids: what the encoder takes: source ids for an `Encoder`.
             decoder_input_ids: target ids.
-            attention_mask: 1 for real source positions, 0 for padding; default all real.
+            attention_mask: 1 for real source positions, 0 for padding, or `RightPadding`; default all real.
             decoder_attention_mask: the same of the target.
             position_ids: explicit source positions.
             decoder_position_ids: explicit target positions.
@@ -487,8 +492,8 @@ class EncoderDecoder(Generates, Reshapes):
 
     def for_cross_attention(
         self, encoder_outputs: EncoderOutput, mask: Any
-    ) -> tuple[Float[Array, "batch source cross"], Bool[Array, "batch source"]]:
-        """The states as cross-attention reads them, and which of them it may attend to.
+    ) -> tuple[Float[Array, "batch source cross"], Bool[Array, "batch source"] | RightPadding | None]:
+        """The states as cross-attention reads them, and which of them it may attend to; all, if `None`.
 
         Raises:
             TypeError: the states or the mask have a wrong shape, width or dtype.
@@ -503,14 +508,34 @@ class EncoderDecoder(Generates, Reshapes):
             )
         return (states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)), mask
 
-    def attention_backends(self) -> dict[str, str]:
-        """Which backend attends in each layer, and why not the fused one, such as `decoder/layer_3/cross_attention`.
+    def attention_backends(self, *, right_padded: bool = True, dropout: bool = False) -> dict[str, str]:
+        """Which backend attends in each layer, and why no other, such as `decoder/layer_3/cross_attention`.
 
-        It is so for calls with an even number of tokens that ask for no attention weights and have no dropout. An
+        It is so for calls of many tokens that ask for no attention weights: encoding, training, whole targets. An
         encoder from elsewhere is left out if it has no method of this name.
+
+        Args:
+            right_padded: whether all padding is known to be on the right before a program is traced. It is in batches
+                of `fit`, in what `generate` encodes, in any other mask that is not traced, and in a `RightPadding`.
+            dropout: whether dropout of attention weights is on, as in training with a rate above 0.
         """
-        encoder, decoder = self.pieces()
-        return {**getattr(encoder, "attention_backends", dict)(), **decoder.attention_backends()}
+        kind, (encoder, decoder) = {"right_padded": right_padded, "dropout": dropout}, self.pieces()
+        own = encoder.attention_backends(**kind) if hasattr(encoder, "attention_backends") else {}
+        return {**own, **decoder.attention_backends(**kind)}
+
+    def with_attention_backends(self, *backends: AttentionBackend) -> "EncoderDecoder":
+        """The same weights, attention computed by other backends, such as a kernel of your own.
+
+        They are asked in turn, and what all refuse the reference does; with none, that does everything.
+
+        Args:
+            *backends: objects of classes of `layers.attention_backend.AttentionBackend`. Default, before this is
+                called: `FusedAttention()`.
+
+        Raises:
+            TypeError: one is something else.
+        """
+        return with_backends(self, backends)
 
     def with_special_tokens(self, **ids: Any) -> "EncoderDecoder":
         """The same model with other special tokens, or tokens that generation forces: labels and outputs follow them.
@@ -535,9 +560,9 @@ class EncoderDecoder(Generates, Reshapes):
 
 @checked
 def _checked_states(
-    last_hidden_state: Float[ArrayLike, "batch source hidden"], *, encoder_attention_mask: SourceMask | None
-) -> tuple[Float[Array, "batch source hidden"], Bool[Array, "batch source"]]:
-    mask = as_mask("encoder_attention_mask", encoder_attention_mask)
-    if mask is None:
-        mask = jnp.ones(last_hidden_state.shape[:2], jnp.bool_)
+    last_hidden_state: Float[ArrayLike, "batch source hidden"],
+    *,
+    encoder_attention_mask: SourceMask | RightPadding | None,
+) -> tuple[Float[Array, "batch source hidden"], Bool[Array, "batch source"] | RightPadding | None]:
+    mask = as_mask("encoder_attention_mask", encoder_attention_mask, last_hidden_state.shape[:2])
     return jnp.asarray(last_hidden_state), mask

@@ -8,17 +8,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from .._typing import Array, PRNGKey
+from .._typing import Array, PRNGKey, platform
 from ..cache import AbstractKV, CrossKV, SelfKV, empty_kv
 from ..config import LayerSpec, StackConfig
-from ..layers.attend import platform
 from ..layers.attention import AbstractCrossAttention, AbstractSelfAttention
-from ..layers.context import AttentionContext, LayerContext
+from ..layers.context import AttentionContext, AttentionMask, LayerContext
 from ..layers.feed_forward import MLP, GatedMLP, init_feed_forward
 from ..layers.linear import Dropout, split_key
 from ..layers.norm import AbstractNorm, Placement, init_norm
 
 Stream = Float[Array, "rows queries hidden"]
+
+
+MANY_TOKENS = 128
+"""Of the calls that `attention_backends` speaks of."""
 
 
 class Residual(eqx.Module):
@@ -102,13 +105,23 @@ class AbstractBlock(eqx.Module):
         _, like = jax.eval_shape(lambda x: self.self_attention.project(x, None), hidden)
         return empty_kv(like, slots, layers=layers, folded=platform() == "cpu")
 
-    def attention_backends(self, *, bias: bool, scale: Any) -> dict[str, str]:
-        """Which backend attends in each of its parts, and why; see `AbstractStack.attention_backends`."""
-        hidden = jax.ShapeDtypeStruct((1, 2, self.width), jnp.float32)
-        why = {"self_attention": self.self_attention.why_reference(hidden, bias=bias, scale=scale)}
-        if self.cross_attention is not None:
-            why["cross_attention"] = self.cross_attention.why_reference(hidden, scale=scale)
-        return {part: "fused" if reason is None else f"reference: {reason}" for part, reason in why.items()}
+    def attention_backends(
+        self, masks: tuple[AttentionMask, AttentionMask], *, bias: bool, scale: Any, dropout: bool
+    ) -> dict[str, str]:
+        """Which backend attends in each of its parts, and why; see `AbstractStack.attention_backends`.
+
+        Args:
+            masks: of self- and of cross-attention.
+            bias: whether the stack adds a bias.
+            scale: factor on the scores.
+            dropout: whether it is on.
+        """
+        hidden = jax.ShapeDtypeStruct((1, MANY_TOKENS, self.width), jnp.float32)
+        own, cross = self.self_attention, self.cross_attention
+        said = {"self_attention": own.backend(hidden, masks[0], bias=bias, scale=scale, dropout=dropout)}
+        if cross is not None:
+            said["cross_attention"] = cross.backend(hidden, masks[1], scale=scale, dropout=dropout)
+        return said
 
     def _cross(
         self,

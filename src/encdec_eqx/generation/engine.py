@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int32
 
+from .._padding import RightPadding
 from .._typing import Array, ArrayLike
 from ..cache import AbstractKV
 from ..config import StackConfig
@@ -118,7 +119,7 @@ def _open_cache(
     decoder: DecoderStep,
     project: Callable | None,
     states: ArrayLike,
-    mask: Bool[ArrayLike, "batch source"],
+    mask: Bool[ArrayLike, "batch source"] | RightPadding,
     prefix: tuple[Int32[ArrayLike, "rows p"], Bool[ArrayLike, "rows p"], Int32[ArrayLike, "rows p"]] | None,
     memory: Callable[[Array], Any] | None,
     *,

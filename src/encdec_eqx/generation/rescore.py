@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
 from .._inputs import host_ids, host_mask
+from .._padding import RightPadding
 from .._typing import Array, ArrayLike
 from ..config import StackConfig
 from .search.base import DecoderStep, log_probability
@@ -79,7 +80,7 @@ def _log_probs(
     decoder: DecoderStep,
     project: Callable | None,
     states: ArrayLike,
-    mask: ArrayLike,
+    mask: ArrayLike | RightPadding,
     inputs: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
 ) -> Float[Array, "rows width"]:
     ids, real, positions, following = inputs
@@ -94,7 +95,7 @@ def _cross_attentions(
     decoder: Any,
     project: Callable | None,
     states: ArrayLike,
-    mask: ArrayLike,
+    mask: ArrayLike | RightPadding,
     inputs: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
 ) -> tuple[Float[Array, "rows heads width source"] | None, ...]:
     ids, real, positions, _ = inputs

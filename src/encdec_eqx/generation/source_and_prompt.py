@@ -17,7 +17,8 @@ import numpy as np
 from jax import dtypes
 from jax.core import Tracer
 
-from .._inputs import host_ids, host_mask
+from .._inputs import host_ids, host_mask, with_lengths
+from .._padding import RightPadding
 from .._typing import ArrayLike
 from ..config import StackConfig
 from ..encoder import EncoderOutput
@@ -128,7 +129,7 @@ class Encoded(NamedTuple):
     """
 
     states: ArrayLike
-    mask: np.ndarray
+    mask: ArrayLike | RightPadding
     width: int
 
 
@@ -175,7 +176,10 @@ def from_ids(
             raise TypeError(f"{name} must have the shape of input_ids, {ids.shape}, got {array.shape}.")
         return _padded(array, rows, width)
 
-    options: dict[str, Any] = {"attention_mask": _padded(mask, rows, width), "position_ids": None}
+    mask = _padded(mask, rows, width)
+    known = with_lengths(mask)
+    taken = known if getattr(encoder, "takes_right_padding", False) else mask
+    options: dict[str, Any] = {"attention_mask": taken, "position_ids": None}
     if position_ids is not None:
         table = "the encoder's position table"
         options["position_ids"] = like_ids("position_ids", position_ids, config.positions.limit, table)
@@ -190,7 +194,7 @@ def from_ids(
     padded = _padded(ids, rows, width, fill or 0)
 
     def encode() -> Encoded:
-        return Encoded(_encode(encoder, padded, options).last_hidden_state, options["attention_mask"], ids.shape[1])
+        return Encoded(_encode(encoder, padded, options).last_hidden_state, known, ids.shape[1])
 
     return Source(ids.shape[0], encode, ids)
 
@@ -261,7 +265,7 @@ def _padded_states(outputs: EncoderOutput, mask: Any) -> Encoded:
     allowed = host_mask("attention_mask", mask, shape=(batch, length), of="the encoder's states")
     if (batch, length) != (rows, width):
         states = _padded(np.asarray(states), rows, width)
-    return Encoded(states, _padded(allowed, rows, width), length)
+    return Encoded(states, with_lengths(_padded(allowed, rows, width)), length)
 
 
 def _padded(array: np.ndarray, rows: int, width: int, fill: int = 0) -> np.ndarray:

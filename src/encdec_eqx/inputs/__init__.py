@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Bool, Float, Int32
 
+from .._padding import RightPadding
 from .._typing import Array, PRNGKey
 from ..config import StackConfig
 from ..layers.rotary import Rotation
@@ -22,7 +23,7 @@ class Embedded(eqx.Module):
     """
 
     hidden: Float[Array, "batch source hidden"]
-    mask: Bool[Array, "batch source"] | None = None
+    mask: Bool[Array, "batch source"] | RightPadding | None = None
     positions: Int32[Array, "batch source"] | None = None
     rotations: tuple[Rotation, ...] = ()
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int32, Integer
 
+from .._padding import RightPadding, dense_mask
 from .._typing import Array
 from ..config import StackConfig
 
@@ -37,7 +38,7 @@ class PositionRule:
     def of_call(
         self,
         ids: Int32[Array, "rows new"] | None,
-        mask: Bool[Array, "rows new"] | None,
+        mask: Bool[Array, "rows new"] | RightPadding | None,
         *,
         shape: tuple[int, ...],
         start: Integer[Array, ""] | int,
@@ -58,7 +59,7 @@ class PositionRule:
         if self.padding_idx is not None and ids is not None:
             return non_padding_positions(ids, counted, self.padding_idx)
         if self.by_mask:
-            real = jnp.ones(shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
+            real = jnp.ones(shape, jnp.int32) if mask is None else jnp.asarray(dense_mask(mask)).astype(jnp.int32)
             running = jnp.cumsum(real, axis=1, dtype=jnp.int32) + counted[:, None]
             return running * real - 1, counted + jnp.sum(real, axis=1, dtype=jnp.int32)
         rows, new = shape

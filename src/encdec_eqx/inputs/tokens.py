@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from .._inputs import as_ids, as_mask, check_length
+from .._padding import RightPadding
 from .._typing import Array, ArrayLike, PRNGKey
 from ..config import StackConfig
 from ..layers.linear import AbstractLinear, Dropout, Embedding, Linear
@@ -53,7 +54,7 @@ class Embeddings(AbstractInputs):
         config: StackConfig,
         inputs: ArrayLike | None,
         *,
-        attention_mask: ArrayLike | None = None,
+        attention_mask: ArrayLike | RightPadding | None = None,
         position_ids: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
         inputs_embeds: ArrayLike | None = None,
@@ -63,7 +64,7 @@ class Embeddings(AbstractInputs):
         ids, embedded = self._embedded(config, inputs, inputs_embeds)
         batch, length = embedded.shape[:2]
         check_length("input_ids" if ids is not None else "inputs_embeds", length, longest(config, position_ids))
-        mask = as_mask("attention_mask", attention_mask)
+        mask = as_mask("attention_mask", attention_mask, (batch, length))
         if position_ids is not None:
             limit = config.positions.limit
             positions = as_ids("position_ids", position_ids, limit, "the encoder's table of positions")

@@ -1,13 +1,11 @@
-"""The one entrance to attention: weighted sums of values, by one of two backends."""
-
-from collections.abc import Mapping
-from typing import Literal
+"""The one entrance to attention: the choice of a backend, and the reference, which can do every call."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from .._typing import Array, PRNGKey
+from .attention_backend import AttentionBackend, AttentionCall, FusedAttention
 from .context import AttentionMask
 from .linear import Dropout
 
@@ -15,8 +13,8 @@ Queries = Float[Array, "batch heads queries head_dim"]
 Keys = Float[Array, "batch kv_heads keys head_dim"]
 Scores = Float[Array, "batch heads queries keys"]
 
-_LARGEST_HEAD = 128
-"""Width of heads up to which cuDNN's kernels run on every GPU that has them."""
+DEFAULT_BACKENDS: tuple[AttentionBackend, ...] = (FusedAttention(),)
+"""Asked in turn; what all refuse, the reference does."""
 
 
 def attend(
@@ -32,6 +30,7 @@ def attend(
     dropout: Dropout,
     key: PRNGKey | None,
     need_weights: bool = True,
+    backends: tuple[AttentionBackend, ...] | None = None,
 ) -> tuple[Float[Array, "batch queries heads*head_dim"], Scores | None]:
     """Scaled dot-product attention (Vaswani et al. 2017), scores and softmax in float32.
 
@@ -50,132 +49,55 @@ def attend(
         dropout: of the weights.
         key: turns dropout on.
         need_weights: whether to return the weights.
+        backends: asked in turn before the reference does it; default `DEFAULT_BACKENDS`.
 
     Returns:
         The heads side by side, and the attention weights (float32, after dropout, as torch reports them) or `None`.
     """
-    extras = {"relative positions": relative is not None, "a bias": bias is not None, "weights asked for": need_weights}
-    extras["dropout"] = key is not None and dropout.rate > 0
-    problem = why_reference(q, k, mask, scale=scale, cap=cap, extras=extras)
-    if problem is None:
-        assert mask is None or isinstance(mask, AttentionMask)
-        assert isinstance(scale, float)
-        return fused(q, k, v, mask=mask, scale=scale), None
-    dense = mask.dense(q.shape[2]) if isinstance(mask, AttentionMask) else mask
-    out, weights = _reference(
-        q, k, v, mask=dense, scale=scale, relative=relative, bias=bias, cap=cap, dropout=dropout, key=key
-    )
+    call = AttentionCall(q, k, v, mask, scale, relative, bias, dropout, key, cap)
+    backend, _ = choose(call, backends, need_weights=need_weights)
+    if backend is not None:
+        with jax.named_scope(backend.name):
+            return backend(call), None
+    with jax.named_scope("reference"):
+        out, weights = _reference(call)
     return out, weights if need_weights else None
 
 
-def why_reference(
-    q: Queries | jax.ShapeDtypeStruct,
-    k: Keys | jax.ShapeDtypeStruct,
-    mask: AttentionMask | Bool[Array, "#batch 1 #queries #keys"] | None,
-    *,
-    scale: Float[Array, ""] | float,
-    cap: float | None,
-    extras: Mapping[str, bool],
-) -> str | None:
-    """Why the reference backend attends and not the fused one; `None` where that does. All of it is static.
+def choose(
+    call: AttentionCall, backends: tuple[AttentionBackend, ...] | None, *, need_weights: bool
+) -> tuple[AttentionBackend | None, str]:
+    """The backend that does a call, `None` for the reference, and in words which one and why no other. All is static.
 
     Args:
-        q: queries, or their shape.
-        k: keys, likewise.
-        mask: who may attend to whom.
-        scale: factor on the scores.
-        cap: what scores are squashed to stay below.
-        extras: what else the reference alone has, and whether it is needed.
+        call: what `attend` is given, or as much of it as is known: shapes may stand for arrays.
+        backends: as in `attend`.
+        need_weights: whether weights are to be returned, which the reference alone can.
     """
-    if (where := platform()) != "gpu":
-        return f"the platform is {where}; cuDNN's fused attention is for GPUs"
-    if q.dtype not in (jnp.float16, jnp.bfloat16) or k.dtype != q.dtype:
-        return f"queries are {q.dtype}, keys {k.dtype}; cuDNN takes float16 and bfloat16"
-    if q.shape[3] % 8 or q.shape[3] > _LARGEST_HEAD:
-        return f"head_dim is {q.shape[3]}; cuDNN takes multiples of 8 up to {_LARGEST_HEAD}"
-    if not isinstance(scale, float):
-        return "the layers of a scanned group have different score scales"
-    if cap is not None:
-        return "scores are capped"
-    if needed := [name for name, present in extras.items() if present]:
-        return f"it has {', '.join(needed)}"
-    if mask is not None and not isinstance(mask, AttentionMask):
-        return "its mask is dense"
-    if mask is not None and not _is_causal_alone(mask, q.shape[2]) and (q.shape[2] % 2 or k.shape[2] % 2):
-        return "the number of queries or keys is odd, and there is a mask"
-    return None
+    backends = DEFAULT_BACKENDS if backends is None else backends
+    if need_weights:
+        return None, "reference: it has weights asked for"
+    refusals = []
+    for backend in backends:
+        reason = backend.refuses(call)
+        if reason is None:
+            return backend, backend.name
+        refusals.append(reason if len(backends) == 1 else f"{backend.name}: {reason}")
+    return None, ": ".join(["reference", *(["; ".join(refusals)] if refusals else [])])
 
 
-def _reference(
-    q: Queries,
-    k: Keys,
-    v: Keys,
-    *,
-    mask: Bool[Array, "#batch 1 #queries #keys"] | None,
-    scale: Float[Array, ""] | float,
-    relative: Scores | None,
-    bias: Float[Array, "#batch heads #queries keys"] | None,
-    cap: float | None,
-    dropout: Dropout,
-    key: PRNGKey | None,
-) -> tuple[Float[Array, "batch queries heads*head_dim"], Scores]:
+def _reference(call: AttentionCall) -> tuple[Float[Array, "batch queries all_heads"], Scores]:
     """By two matrix products around a softmax, as XLA compiles them anywhere."""
+    q, k, v, relative, bias = call.q, call.k, call.v, call.relative, call.bias
     folded = jnp.einsum("nqe,nke->nqk", _fold_queries(q, k), _fold(k), preferred_element_type=jnp.float32)
     scores = folded.reshape(*q.shape[:3], k.shape[2])
-    scores = (scores if relative is None else scores + relative) * scale
+    scores = (scores if relative is None else scores + relative) * call.scale
     scores = scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
-    scores = scores if cap is None else soft_cap(scores, cap)
-    weights = dropout(_masked_softmax(scores, mask), key=key)
+    scores = scores if call.cap is None else soft_cap(scores, call.cap)
+    weights = call.dropout(_masked_softmax(scores, call.dense_mask()), key=call.key)
     context = jnp.einsum("nqk,nke->nqe", _fold_queries(weights, k).astype(v.dtype), _fold(v))
     side_by_side = jnp.moveaxis(context.reshape(*q.shape[:3], v.shape[3]), 1, 2)
     return side_by_side.reshape(*side_by_side.shape[:2], -1), weights
-
-
-def fused(
-    q: Queries,
-    k: Keys,
-    v: Keys,
-    *,
-    mask: AttentionMask | None,
-    scale: float,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
-) -> Float[Array, "batch queries heads*head_dim"]:
-    """By one kernel that keeps no scores (Dao et al. 2022).
-
-    A mask that is causal, within a window or not, is left to the kernel; any other is given as queries x keys per row.
-    """
-    queries = q.shape[2]
-    causal = mask is not None and _is_causal_alone(mask, queries)
-    window = mask.window - 1 if mask is not None and causal and mask.window is not None else None
-    dense = None if mask is None or causal else mask.dense(queries)
-    if dense is not None:
-        dense = jnp.broadcast_to(dense, (q.shape[0], 1, queries, k.shape[2]))
-    # jax's own code promotes dtypes, which callers may have forbidden
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        out = jax.nn.dot_product_attention(
-            *(jnp.moveaxis(x, 1, 2) for x in (q, k, v)),
-            mask=dense,
-            scale=scale,
-            is_causal=causal,
-            local_window_size=None if window is None else (window, 0),
-            implementation=implementation,
-        )
-    if dense is not None:
-        # the kernel gives a query that sees nothing the mean of all values
-        out = jnp.where(jnp.any(dense[:, 0], axis=-1)[..., None, None], out, jnp.zeros_like(out))
-    return out.reshape(*out.shape[:2], -1)
-
-
-def _is_causal_alone(mask: AttentionMask, queries: int) -> bool:
-    """Whether queries and keys are the same slots, each of which sees those up to its own."""
-    parts = mask.keys is None and mask.branches is None
-    return parts and mask.causal and isinstance(mask.start, int) and mask.start == 0
-
-
-def platform() -> str:
-    """Where arrays live by default: "cpu", "gpu" or "tpu"."""
-    device = getattr(jax.config, "jax_default_device", None)
-    return jax.default_backend() if device is None else getattr(device, "platform", str(device))
 
 
 def _fold(x: Keys) -> Float[Array, "batch*kv_heads keys head_dim"]:

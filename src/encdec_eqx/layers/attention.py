@@ -4,8 +4,9 @@
 `init_…` methods, beside modules of the same calls.
 """
 
+import dataclasses
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,8 +16,9 @@ from jaxtyping import Float
 from .._typing import Array, PRNGKey
 from ..cache import AbstractKV, CrossKV, SelfKV
 from .alibi import AlibiConfig
-from .attend import attend, why_reference
-from .context import AttentionContext, LayerContext
+from .attend import attend, choose
+from .attention_backend import AttentionBackend, AttentionCall
+from .context import AttentionContext, AttentionMask, LayerContext
 from .linear import AbstractLinear, Dropout, Embedding, Linear
 from .norm import AbstractNorm, QKNormConfig, init_qk_norm
 from .positions import relative_scores
@@ -25,6 +27,8 @@ from .rotary import RotaryConfig
 from .validation import one_of, part_config, positive, positive_real, rate
 
 Heads = Float[Array, "batch heads queries head_dim"]
+Backends = tuple[AttentionBackend, ...] | None
+_Tree = TypeVar("_Tree")
 
 
 @part_config
@@ -205,6 +209,7 @@ class AbstractSelfAttention(eqx.Module):
         config: the rest of the architecture.
         window: how many slots a query sees.
         rotary: which of the call's rotations it uses.
+        backends: what may compute it instead of the reference; the default ones, if `None`.
     """
 
     out: eqx.AbstractVar[AbstractLinear]
@@ -216,6 +221,7 @@ class AbstractSelfAttention(eqx.Module):
     config: eqx.AbstractVar[AttentionConfig]
     window: eqx.AbstractVar[int | None]
     rotary: eqx.AbstractVar[int | None]
+    backends: eqx.AbstractVar[Backends]
 
     @abstractmethod
     def _queries_keys_values(self, x: Float[Array, "batch queries hidden"]) -> tuple[Array, Array, Array]:
@@ -257,20 +263,36 @@ class AbstractSelfAttention(eqx.Module):
             dropout=self.dropout,
             key=key,
             need_weights=context.need_weights,
+            backends=self.backends,
         )
         return AttentionOutput(self.out(attended), kv, new, weights)
 
-    def why_reference(self, hidden: jax.ShapeDtypeStruct, *, bias: bool, scale: Any) -> str | None:
-        """Why `attend` takes the reference backend; `None` where it takes the fused one, for an even number of tokens.
+    def backend(
+        self, hidden: jax.ShapeDtypeStruct, mask: AttentionMask, *, bias: bool, scale: Any, dropout: bool
+    ) -> str:
+        """Which backend `attend` takes, and why no other.
 
         Args:
             hidden: shape of the residual stream.
+            mask: one of the kind that a call has.
             bias: whether the stack adds a bias.
             scale: factor on the scores.
+            dropout: whether dropout is on.
         """
         q, kv = jax.eval_shape(lambda x: self.project(x, None), hidden)
-        extras = {"a bias": bias or self.relative_bias is not None, "relative positions": self.distances is not None}
-        return why_reference(q, kv.k, None, scale=scale, cap=self.config.logit_cap, extras=extras)
+        call = AttentionCall(
+            q,
+            kv.k,
+            kv.v,
+            dataclasses.replace(mask, window=self.window),
+            scale,
+            relative=0.0 if self.distances is not None else None,
+            bias=0.0 if bias or self.relative_bias is not None else None,
+            dropout=self.dropout,
+            key=jax.random.key(0) if dropout else None,
+            cap=self.config.logit_cap,
+        )
+        return choose(call, self.backends, need_weights=False)[1]
 
     def _relative(
         self,
@@ -299,6 +321,7 @@ class SelfAttention(AbstractSelfAttention):
     config: AttentionConfig = eqx.field(static=True)
     window: int | None = eqx.field(static=True)
     rotary: int | None = eqx.field(static=True)
+    backends: Backends = eqx.field(static=True, default=None)
 
     def _queries_keys_values(self, x: Float[Array, "batch queries hidden"]) -> tuple[Array, Array, Array]:
         q, k, v = jnp.moveaxis(self.qkv(x), (2, 3), (0, 2))
@@ -320,6 +343,7 @@ class GroupedSelfAttention(AbstractSelfAttention):
     config: AttentionConfig = eqx.field(static=True)
     window: int | None = eqx.field(static=True)
     rotary: int | None = eqx.field(static=True)
+    backends: Backends = eqx.field(static=True, default=None)
 
     def _queries_keys_values(self, x: Float[Array, "batch queries hidden"]) -> tuple[Array, Array, Array]:
         q, k, v = (jnp.moveaxis(project(x), 2, 1) for project in (self.q, self.k, self.v))
@@ -333,6 +357,7 @@ class AbstractCrossAttention(eqx.Module):
     out: eqx.AbstractVar[AbstractLinear]
     dropout: eqx.AbstractVar[Dropout]
     config: eqx.AbstractVar[AttentionConfig]
+    backends: eqx.AbstractVar[Backends]
 
     @abstractmethod
     def keys_values(self, states: Float[Array, "batch source cross"]) -> CrossKV:
@@ -365,14 +390,17 @@ class AbstractCrossAttention(eqx.Module):
             dropout=self.dropout,
             key=key,
             need_weights=context.need_weights,
+            backends=self.backends,
         )
         out = self.out(attended).reshape(rows, queries, hidden)
         return out, None if weights is None else _unfold(weights, rows)
 
-    def why_reference(self, hidden: jax.ShapeDtypeStruct, *, scale: Any) -> str | None:
-        """As `AbstractSelfAttention.why_reference`."""
+    def backend(self, hidden: jax.ShapeDtypeStruct, mask: AttentionMask, *, scale: Any, dropout: bool) -> str:
+        """As `AbstractSelfAttention.backend`."""
         q = jax.eval_shape(lambda x: jnp.moveaxis(self.q(x), 2, 1), hidden)
-        return why_reference(q, q, None, scale=scale, cap=self.config.logit_cap, extras={})
+        key = jax.random.key(0) if dropout else None
+        call = AttentionCall(q, q, q, mask, scale, dropout=self.dropout, key=key, cap=self.config.logit_cap)
+        return choose(call, self.backends, need_weights=False)[1]
 
 
 class CrossAttention(AbstractCrossAttention):
@@ -383,6 +411,7 @@ class CrossAttention(AbstractCrossAttention):
     out: AbstractLinear
     dropout: Dropout
     config: AttentionConfig = eqx.field(static=True)
+    backends: Backends = eqx.field(static=True, default=None)
 
     def keys_values(self, states: Float[Array, "batch source cross"]) -> CrossKV:
         """See `AbstractCrossAttention`."""
@@ -399,10 +428,29 @@ class SeparateCrossAttention(AbstractCrossAttention):
     out: AbstractLinear
     dropout: Dropout
     config: AttentionConfig = eqx.field(static=True)
+    backends: Backends = eqx.field(static=True, default=None)
 
     def keys_values(self, states: Float[Array, "batch source cross"]) -> CrossKV:
         """See `AbstractCrossAttention`."""
         return CrossKV(jnp.moveaxis(self.k(states), 2, 1), jnp.moveaxis(self.v(states), 2, 1))
+
+
+def with_backends(tree: _Tree, backends: Backends) -> _Tree:
+    """The tree with other backends in all its attention; its arrays are the same.
+
+    Raises:
+        TypeError: what is given is no tuple of `AttentionBackend`s.
+    """
+    if backends is not None and not (
+        isinstance(backends, tuple) and all(isinstance(each, AttentionBackend) for each in backends)
+    ):
+        raise TypeError(f"backends must be a tuple of AttentionBackend objects, or None for the default: {backends!r}.")
+    kinds = (AbstractSelfAttention, AbstractCrossAttention)
+
+    def exchanged(node: Any) -> Any:
+        return dataclasses.replace(node, backends=backends) if isinstance(node, kinds) else node
+
+    return jax.tree.map(exchanged, tree, is_leaf=lambda node: isinstance(node, kinds))
 
 
 def _normed(norm: AbstractNorm | None, x: Heads) -> Heads:

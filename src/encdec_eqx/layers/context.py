@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
+from .._padding import RightPadding, dense_mask
 from .._typing import Array, PRNGKey
 from ..cache import AbstractKV, Branches, CrossKV
 from .alibi import alibi_positions
@@ -20,7 +21,8 @@ class AttentionMask(eqx.Module):
     needs, so a backend that knows padding, causality and windows by themselves builds no mask of queries x keys.
 
     Attributes:
-        keys: which keys are real; all, if `None`.
+        keys: which keys are real; all, if `None`. As `RightPadding`, their lengths are known to a kernel that takes
+            lengths.
         start: slot of the first query.
         branches: what each query may attend to where queries do not follow one another; the parts above are then not
             read.
@@ -29,7 +31,7 @@ class AttentionMask(eqx.Module):
         window: how many slots a query sees, its own included: those behind it, and unless `causal` as many ahead.
     """
 
-    keys: Bool[Array, "batch keys"] | None = None
+    keys: Bool[Array, "batch keys"] | RightPadding | None = None
     start: Integer[Array, ""] | int = 0
     branches: Branches | None = None
     ready: Bool[Array, "#batch 1 #queries #keys"] | None = None
@@ -54,7 +56,7 @@ class AttentionMask(eqx.Module):
             return self.branches.slot_depth[None]
         if self.keys is None:
             return jnp.arange(queries, dtype=jnp.int32)[None]
-        return alibi_positions(self.keys)
+        return alibi_positions(self._real_keys())
 
     def dense(self, queries: int) -> Bool[Array, "#batch 1 #queries #keys"] | None:
         """For each query and key; `None` where all may attend to all."""
@@ -73,10 +75,13 @@ class AttentionMask(eqx.Module):
         windowed = dataclasses.replace(self, window=window)
         return dataclasses.replace(windowed, ready=windowed.dense(queries))
 
+    def _real_keys(self) -> Bool[Array, "batch keys"]:
+        return jnp.asarray(dense_mask(self.keys))
+
     def _visible(self, queries: int) -> Bool[Array, "#batch 1 #queries keys"] | None:
         if self.branches is not None:
             return self.branches.visible[:, None]
-        real = None if self.keys is None else padding_mask(self.keys)
+        real = None if self.keys is None else padding_mask(self._real_keys())
         if not self.causal:
             return real
         earlier = causal_mask(queries, self.slots(queries), self.start)

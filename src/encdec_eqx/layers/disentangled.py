@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from .._typing import Array, PRNGKey
-from .attention import AbstractSelfAttention, AttentionConfig, Heads
-from .context import AttentionContext
+from .attention import AbstractSelfAttention, AttentionConfig, Backends, Heads
+from .context import AttentionContext, AttentionMask
 from .linear import AbstractLinear, Dropout, Embedding, Linear
 from .norm import AbstractNorm, LayerNormConfig, RMSNormConfig, init_norm
 from .relative_bias import RelativeBias
@@ -190,6 +190,7 @@ class DisentangledSelfAttention(AbstractSelfAttention):
     q_norm: AbstractNorm | None = None
     k_norm: AbstractNorm | None = None
     rotary: int | None = None
+    backends: Backends = eqx.field(static=True, default=None)
 
     def _queries_keys_values(self, x: Float[Array, "batch queries hidden"]) -> tuple[Array, Array, Array]:
         q, k, v = jnp.moveaxis(self.qkv(x), (2, 3), (0, 2))
@@ -222,6 +223,8 @@ class DisentangledSelfAttention(AbstractSelfAttention):
         q, k = (None if each is None else jnp.moveaxis(each(positions), 1, 0) for each in project)
         return q, k
 
-    def why_reference(self, hidden: jax.ShapeDtypeStruct, *, bias: bool, scale: float) -> str | None:
-        """See `AbstractSelfAttention.why_reference`."""
-        return "relative positions"
+    def backend(
+        self, hidden: jax.ShapeDtypeStruct, mask: AttentionMask, *, bias: bool, scale: float, dropout: bool
+    ) -> str:
+        """See `AbstractSelfAttention.backend`."""
+        return "reference: it has relative positions"

@@ -12,8 +12,11 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
+from .._padding import RightPadding
 from .._typing import Array, PRNGKey, PRNGKeys
 from ..blocks import AbstractBlock, BlockOutput, init_block
 from ..cache import AbstractKV, CrossKV
@@ -136,14 +139,25 @@ class AbstractStack(eqx.Module):
             self_kv=self_kv,
         )
 
-    def attention_backends(self) -> dict[str, str]:
-        """Which backend attends in each part of each layer, and why not the fused one.
+    def attention_backends(self, *, causal: bool, right_padded: bool = True, dropout: bool = False) -> dict[str, str]:
+        """Which backend attends in each part of each layer, and why no other.
 
-        It is so for calls with an even number of tokens that ask for no attention weights and have no dropout. The
-        keys are those of a profile, such as `layer_3/self_attention`.
+        It is so for calls of many tokens that ask for no attention weights; the few queries of a decoding step may be
+        another backend's. The keys are those of a profile, such as `layer_3/self_attention`.
+
+        Args:
+            causal: whether self-attention is; it then has no padding, as in training.
+            right_padded: whether all padding is known to be on the right: `RightPadding` says when it is.
+            dropout: whether dropout is on.
         """
         bias = self.shared.relative_bias is not None or self.shared.attention.alibi is not None
-        said = [block.attention_backends(bias=bias, scale=scale) for block, scale in self._blocks_and_scales()]
+        one = np.ones((1,), np.int32)
+        padded = AttentionMask(RightPadding(one, 1) if right_padded else jnp.ones((1, 1), jnp.bool_))
+        masks = AttentionMask(causal=True) if causal else padded, padded
+        said = [
+            block.attention_backends(masks, bias=bias, scale=scale, dropout=dropout)
+            for block, scale in self._blocks_and_scales()
+        ]
         return {f"layer_{at}/{part}": backend for at, parts in enumerate(said) for part, backend in parts.items()}
 
     @abstractmethod

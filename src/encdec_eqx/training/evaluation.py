@@ -81,7 +81,7 @@ def generate_ids(
 
 
 @eqx.filter_jit
-def _summed_loss(model: Any, batch: dict[str, Array], compute_dtype: Any, loss: Loss) -> tuple[Array, Array]:
+def _summed_loss(model: Any, batch: dict[str, Any], compute_dtype: Any, loss: Loss) -> tuple[Array, Array]:
     if compute_dtype is not None:
         model = astype(model, compute_dtype)
     inputs = completed_batch(batch, model)

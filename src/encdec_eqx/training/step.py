@@ -242,7 +242,7 @@ def _accumulate(loss_of, params, batch, key, parts: int) -> tuple[Array, Any]:
 
     nothing = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     keys = None if key is None else jax.random.split(key, parts)
-    return jax.lax.scan(body, nothing, ({name: _split(x, parts) for name, x in batch.items()}, keys))[0]
+    return jax.lax.scan(body, nothing, (jax.tree.map(lambda x: _split(x, parts), batch), keys))[0]
 
 
 def _split(x: Array, parts: int) -> Array:
