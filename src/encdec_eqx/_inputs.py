@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int32, Integer
 
 from ._padding import RightPadding, dense_mask, right_padding
 from ._quoting import quoted
-from ._typing import Array, ArrayLike, platform
+from ._typing import Array, ArrayLike
 
 IGNORED = -100
 """The label that carries no loss (Hugging Face's and PyTorch's word for "not here")."""
@@ -86,6 +86,12 @@ def as_mask(
             )
     known = with_lengths(mask)
     return known if isinstance(known, RightPadding) else jnp.asarray(mask).astype(jnp.bool_)
+
+
+def platform() -> str:
+    """Where arrays live by default: "cpu", "gpu" or "tpu"."""
+    device = getattr(jax.config, "jax_default_device", None)
+    return jax.default_backend() if device is None else getattr(device, "platform", str(device))
 
 
 def with_lengths(mask: ArrayLike) -> ArrayLike | RightPadding:

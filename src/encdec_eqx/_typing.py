@@ -1,4 +1,4 @@
-"""The glossary of axes, the array aliases, where arrays live, and `checked`, the shape check of public entrances.
+"""The glossary of axes, the array aliases, and `checked`, the shape check of public entrances.
 
 The axis words used in every annotation of the package, each with its letter in einsums:
 
@@ -45,12 +45,6 @@ TargetMask = Bool[ArrayLike, "batch target"] | Integer[ArrayLike, "batch target"
 _Function = TypeVar("_Function", bound=Callable)
 
 _ARRAY_TYPE = re.compile(r"(\w+)\[[\w.]+, '([^']*)'\]")
-
-
-def platform() -> str:
-    """Where arrays live by default: "cpu", "gpu" or "tpu"."""
-    device = getattr(jax.config, "jax_default_device", None)
-    return jax.default_backend() if device is None else getattr(device, "platform", str(device))
 
 
 def checked(function: _Function) -> _Function:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from .._typing import Array, PRNGKey, platform
+from .._inputs import platform
+from .._typing import Array, PRNGKey
 from ..cache import AbstractKV, CrossKV, SelfKV, empty_kv
 from ..config import LayerSpec, StackConfig
 from ..layers.attention import AbstractCrossAttention, AbstractSelfAttention

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from .._inputs import platform
 from .._padding import RightPadding
-from .._typing import Array, PRNGKey, platform
+from .._typing import Array, PRNGKey
 from .context import AttentionMask
 from .linear import Dropout
 
