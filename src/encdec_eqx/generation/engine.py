@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int32
 
+from .._inputs import platform
 from .._padding import RightPadding
 from .._typing import Array, ArrayLike
 from ..cache import AbstractKV
 from ..config import StackConfig
-from ..layers.attend import platform
 from .generation_config import GenerationConfig
 from .plan import Plan, resolve_settings, split_options, tokens_of_call
 from .rescore import Sequences, sequence_cross_attentions
