@@ -1,4 +1,4 @@
-"""The loop in blocks of steps, as a GPU runs it: the same results to the last bit, and no second cache."""
+"""The loop as a GPU runs it, in blocks of steps and never for one row alone: the same results, and no second cache."""
 
 import dataclasses
 import re
@@ -15,6 +15,7 @@ from encdec_eqx.generation.constraints import from_token_regex
 from encdec_eqx.generation.plan_checks import Assistant
 from generation_stand_in import generate, stand_in, states
 from models import VOCAB, decoder_config, encoder_config, random_ids, randomised, tiny_pair
+from tolerances import SEQUENCE_SCORES
 
 NEW = 13  # one block and five steps of another
 NEVER = 52  # the last id, which no test draws
@@ -23,7 +24,7 @@ NEVER = 52  # the last id, which no test draws
 @pytest.fixture
 def in_blocks(monkeypatch):
     """From here on the loop takes the shape that it has on a GPU."""
-    return lambda: monkeypatch.setattr(engine, "platform", lambda: "gpu")
+    return lambda: monkeypatch.setattr(engine, "platform_of", lambda _: "gpu")
 
 
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -97,10 +98,10 @@ def test_streams_in_blocks_are_the_same(model, name, in_blocks):
         _assert_same(chunks[-1].result, single[-1].result)
 
 
-def test_how_often_the_loop_checks(monkeypatch):
-    assert engine.steps_per_check(64) == 1
-    monkeypatch.setattr(engine, "platform", lambda: "gpu")
-    assert [engine.steps_per_check(tokens) for tokens in (64, 1, 4, 6, 12, 0)] == [8, 1, 4, 2, 4, 8]
+def test_how_often_the_loop_checks(model):
+    assert engine.platform_of(model.decoder) == "cpu"
+    assert [engine.steps_per_check(64, platform) for platform in ("cpu", "tpu", "gpu")] == [1, 1, 8]
+    assert [engine.steps_per_check(tokens, "gpu") for tokens in (1, 4, 6, 12, 0)] == [1, 4, 2, 4, 8]
 
 
 def test_xla_knows_the_steps_of_a_block_and_needs_no_second_cache(model, in_blocks, monkeypatch):
@@ -123,3 +124,39 @@ def test_xla_knows_the_steps_of_a_block_and_needs_no_second_cache(model, in_bloc
     assert not trips.search(plain)
     assert memory.alias_size_in_bytes == before.alias_size_in_bytes >= 0.9 * state
     assert memory.temp_size_in_bytes - before.temp_size_in_bytes < 0.1 * state
+
+
+ALONE: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "key": jax.random.key(0)},
+    "sampling by a key a row": {"do_sample": True, "key": jax.random.split(jax.random.key(3), 1)},
+    "the source's ids": {"encoder_repetition_penalty": 1.4, "encoder_no_repeat_ngram_size": 2},
+    "prompt": {"decoder_input_ids": np.array([[1, 5, 8]])},
+    "weights": {"output_cross_attentions": True},
+    "two samples": {"do_sample": True, "key": jax.random.key(0), "num_return_sequences": 2},
+    "beams": {"num_beams": 3},
+    "lookup": {"prompt_lookup_num_tokens": 2},
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_row_that_is_alone_gets_another_beside_it(model, name, in_blocks, monkeypatch):
+    """Which does not show; and only where it would be alone."""
+    call = {"input_ids": SOURCE["input_ids"][:1], "max_new_tokens": 9, "eos_token_id": [NEVER], **ALONE[name]}
+    expected = model.generate(**call)
+    in_blocks()
+    rows: list[int] = []
+    opened = engine._open_cache
+    monkeypatch.setattr(engine, "_open_cache", lambda *a, **k: rows.append(k["sources"]) or opened(*a, **k))
+    result = model.generate(**call)
+    assert rows == [1 if name in ("two samples", "beams", "lookup") else 2]
+    np.testing.assert_array_equal(result.sequences, expected.sequences)
+    np.testing.assert_array_equal(result.lengths, expected.lengths)
+    assert result.passes == expected.passes
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=0, atol=SEQUENCE_SCORES)
+    if name == "greedy":
+        chunks = list(model.stream(**call, tokens_at_a_time=8))
+        np.testing.assert_array_equal(chunks[-1].result.sequences, expected.sequences)
+        np.testing.assert_array_equal(np.concatenate([chunk.tokens for chunk in chunks], 1), expected.sequences[:, 1:])
+    for ours, theirs in zip(result.cross_attentions or (), expected.cross_attentions or (), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=SEQUENCE_SCORES)

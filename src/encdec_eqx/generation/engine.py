@@ -92,13 +92,29 @@ def advance_until(fixed: tuple[Any, AbstractSearch, Int32[ArrayLike, ""], int], 
     return jax.lax.while_loop(unfinished, step if steps == 1 else block, state)
 
 
-def steps_per_check(tokens: int) -> int:
+def platform_of(decoder: DecoderStep) -> str:
+    """Where a decoder's arrays are: "cpu", "gpu" or "tpu"."""
+    arrays = [leaf for leaf in jax.tree.leaves(decoder) if isinstance(leaf, jax.Array)]
+    return next(iter(arrays[0].devices() if arrays else jax.devices())).platform
+
+
+def steps_per_check(tokens: int, platform: str) -> int:
     """After how many steps the loop checks whether there is more to do; of `tokens` steps none is taken in vain.
 
     After each, where that costs nothing. On a GPU a check is a copy to the host that everything waits for, unless XLA
     knows beforehand how often a loop runs.
     """
-    return math.gcd(tokens, STEPS_PER_CHECK) if platform() == "gpu" else 1
+    return math.gcd(tokens, STEPS_PER_CHECK) if platform == "gpu" else 1
+
+
+def least_rows(plan: Plan, platform: str) -> int:
+    """How many source sequences a run has at least, those that are padding among them.
+
+    A single row of tokens is no matrix: XLA's GPU backend then writes products of a matrix and a vector out before it
+    sums them up, and makes three kernels of each norm where two rows take one.
+    """
+    single = plan.search in ("greedy", "sample") and plan.num_return_sequences == 1 and not plan.ahead
+    return 2 if single and platform == "gpu" else 1
 
 
 def _step_if(going: Bool[Array, ""], step: Callable[[State], State], now: State) -> State:
@@ -123,14 +139,20 @@ def _open_cache(
     prefix: tuple[Int32[ArrayLike, "rows p"], Bool[ArrayLike, "rows p"], Int32[ArrayLike, "rows p"]] | None,
     memory: Callable[[Array], Any] | None,
     *,
+    sources: int,
     rows: int,
     slots: int,
 ) -> tuple[Any, Any]:
     """Cross-attention's keys and values, and the prompt (but for its last token), in one pass.
 
+    Where fewer source sequences are encoded than `sources`, the first one stands for the others.
+
     Returns:
         The cache, and what `memory` makes of the prompt's hidden states.
     """
+    if (encoded := states.shape[0]) < sources:
+        which = np.where(np.arange(sources) < encoded, np.arange(sources), 0)
+        states, mask = jnp.asarray(states)[which], jnp.asarray(mask)[which]
     cache = decoder.init_cache(states if project is None else project(states), mask, rows=rows, slots=slots)
     if prefix is None:
         return cache, None
@@ -155,7 +177,8 @@ class Run:
         key: Any,
     ):
         self.decoder, self.project, self.source, self.plan = decoder, project, source, plan
-        self.batch, self.padded_batch = source.batch, bucket(source.batch)
+        self.platform = platform_of(decoder)
+        self.batch, self.padded_batch = source.batch, bucket(source.batch, least=least_rows(plan, self.platform))
         seen = prompt.trimmed()
         self.unseen = prompt.ids[:, : prompt.width - seen.width]
         self.width, self.last = seen.width, seen.width + plan.max_new_tokens
@@ -180,7 +203,7 @@ class Run:
             target=self.bucket,
             rule=self.rule,
             vocab_size=config.vocab_size,
-            source=None if ids is None else (padded_source(ids), ids.shape[1]),
+            source=None if ids is None else (padded_source(ids, self.padded_batch), ids.shape[1]),
             key=key,
         )
         self.search = kind.of(plan, inputs)
@@ -228,7 +251,8 @@ class Run:
             positions = rule.of_prompt(ids, real)
             prefix = (ids[:, :fed], real[:, :fed], positions[:, :fed]) if fed else None
             states, mask = encoded.states, encoded.mask
-            made = _open_cache(decoder, project, states, mask, prefix, memory, rows=ids.shape[0], slots=slots)
+            sizes = {"sources": self.padded_batch, "rows": ids.shape[0], "slots": slots}
+            made = _open_cache(decoder, project, states, mask, prefix, memory, **sizes)
             return *made, positions[:, -1]
 
         cache, memory, positions = feed(self.decoder, self.project, self.rule, search.memory)
@@ -247,7 +271,7 @@ class Run:
         """The state after so many more tokens, or at its end, and whether that is the end."""
         until = np.asarray(min(int(state.length) + tokens, self.last), np.int32)
         few = self.plan.max_new_tokens < STEPS_PER_CHECK
-        steps = steps_per_check(self.plan.max_new_tokens if few else tokens)
+        steps = steps_per_check(self.plan.max_new_tokens if few else tokens, self.platform)
         state = advance_until((self.decoder, self.search, until, steps), state)
         return state, bool(np.asarray(state.finished).all()) or int(state.length) >= self.last
 
@@ -260,7 +284,7 @@ class Run:
         result = assemble(output, self.plan, np.repeat(self.unseen, each, axis=0), real, passes)
         if self.plan.output_cross_attentions:
             ids = result.sequences[:, self.unseen.shape[1] :]
-            sequences = Sequences(ids, real, self.width, each, self.padded_batch)
+            sequences = Sequences(ids, real, self.width, each, encoded.states.shape[0])
             layers = sequence_cross_attentions(self.decoder, self.project, encoded, sequences, self.rule)
             result = dataclasses.replace(result, cross_attentions=layers)
         return dataclasses.replace(result, compilations=count.programs)

@@ -247,9 +247,9 @@ def from_outputs(
     return Source(states.shape[0], lambda: padded, _token_ids(input_ids))
 
 
-def padded_source(ids: np.ndarray) -> np.ndarray:
-    """Token ids padded to their bucket, for rules that compare with the source."""
-    return _padded(ids, bucket(ids.shape[0]), bucket(ids.shape[1], least=LEAST_SOURCE))
+def padded_source(ids: np.ndarray, rows: int) -> np.ndarray:
+    """Token ids padded to so many rows and their bucket, for rules that compare with the source."""
+    return _padded(ids, rows, bucket(ids.shape[1], least=LEAST_SOURCE))
 
 
 def _token_ids(inputs: Any) -> np.ndarray | None:
