@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from encdec_eqx import EncoderDecoder
+from encdec_eqx import EncoderDecoder, _inputs
 from encdec_eqx.generation import engine
 from encdec_eqx.generation.constraints import from_token_regex
 from encdec_eqx.generation.plan_checks import Assistant
@@ -24,7 +24,7 @@ NEVER = 52  # the last id, which no test draws
 @pytest.fixture
 def in_blocks(monkeypatch):
     """From here on the loop takes the shape that it has on a GPU."""
-    return lambda: monkeypatch.setattr(engine, "platform_of", lambda _: "gpu")
+    return lambda: monkeypatch.setattr(engine, "platform", lambda: "gpu")
 
 
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -98,10 +98,10 @@ def test_streams_in_blocks_are_the_same(model, name, in_blocks):
         _assert_same(chunks[-1].result, single[-1].result)
 
 
-def test_how_often_the_loop_checks(model):
-    assert engine.platform_of(model.decoder) == "cpu"
-    assert [engine.steps_per_check(64, platform) for platform in ("cpu", "tpu", "gpu")] == [1, 1, 8]
-    assert [engine.steps_per_check(tokens, "gpu") for tokens in (1, 4, 6, 12, 0)] == [1, 4, 2, 4, 8]
+@pytest.mark.parametrize(("platform", "steps"), [("cpu", [1] * 6), ("tpu", [1] * 6), ("gpu", [8, 1, 4, 2, 4, 8])])
+def test_how_often_the_loop_checks(platform, steps, monkeypatch):
+    monkeypatch.setattr(engine, "platform", lambda: platform)
+    assert [engine.steps_per_check(tokens) for tokens in (64, 1, 4, 6, 12, 0)] == steps
 
 
 def test_xla_knows_the_steps_of_a_block_and_needs_no_second_cache(model, in_blocks, monkeypatch):
@@ -145,6 +145,7 @@ def test_a_row_that_is_alone_gets_another_beside_it(model, name, in_blocks, monk
     call = {"input_ids": SOURCE["input_ids"][:1], "max_new_tokens": 9, "eos_token_id": [NEVER], **ALONE[name]}
     expected = model.generate(**call)
     in_blocks()
+    monkeypatch.setattr(_inputs, "platform", lambda: "gpu")  # masks are lengths there
     rows: list[int] = []
     opened = engine._open_cache
     monkeypatch.setattr(engine, "_open_cache", lambda *a, **k: rows.append(k["sources"]) or opened(*a, **k))

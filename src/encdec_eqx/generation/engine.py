@@ -92,29 +92,23 @@ def advance_until(fixed: tuple[Any, AbstractSearch, Int32[ArrayLike, ""], int], 
     return jax.lax.while_loop(unfinished, step if steps == 1 else block, state)
 
 
-def platform_of(decoder: DecoderStep) -> str:
-    """Where a decoder's arrays are: "cpu", "gpu" or "tpu"."""
-    arrays = [leaf for leaf in jax.tree.leaves(decoder) if isinstance(leaf, jax.Array)]
-    return next(iter(arrays[0].devices() if arrays else jax.devices())).platform
-
-
-def steps_per_check(tokens: int, platform: str) -> int:
+def steps_per_check(tokens: int) -> int:
     """After how many steps the loop checks whether there is more to do; of `tokens` steps none is taken in vain.
 
     After each, where that costs nothing. On a GPU a check is a copy to the host that everything waits for, unless XLA
     knows beforehand how often a loop runs.
     """
-    return math.gcd(tokens, STEPS_PER_CHECK) if platform == "gpu" else 1
+    return math.gcd(tokens, STEPS_PER_CHECK) if platform() == "gpu" else 1
 
 
-def least_rows(plan: Plan, platform: str) -> int:
+def least_rows(plan: Plan) -> int:
     """How many source sequences a run has at least, those that are padding among them.
 
     A single row of tokens is no matrix: XLA's GPU backend then writes products of a matrix and a vector out before it
     sums them up, and makes three kernels of each norm where two rows take one.
     """
     single = plan.search in ("greedy", "sample") and plan.num_return_sequences == 1 and not plan.ahead
-    return 2 if single and platform == "gpu" else 1
+    return 2 if single and platform() == "gpu" else 1
 
 
 def _step_if(going: Bool[Array, ""], step: Callable[[State], State], now: State) -> State:
@@ -152,7 +146,7 @@ def _open_cache(
     """
     if (encoded := states.shape[0]) < sources:
         which = np.where(np.arange(sources) < encoded, np.arange(sources), 0)
-        states, mask = jnp.asarray(states)[which], jnp.asarray(mask)[which]
+        states, mask = jax.tree.map(lambda leaf: jnp.asarray(leaf)[which], (states, mask))
     cache = decoder.init_cache(states if project is None else project(states), mask, rows=rows, slots=slots)
     if prefix is None:
         return cache, None
@@ -177,8 +171,7 @@ class Run:
         key: Any,
     ):
         self.decoder, self.project, self.source, self.plan = decoder, project, source, plan
-        self.platform = platform_of(decoder)
-        self.batch, self.padded_batch = source.batch, bucket(source.batch, least=least_rows(plan, self.platform))
+        self.batch, self.padded_batch = source.batch, bucket(source.batch, least=least_rows(plan))
         seen = prompt.trimmed()
         self.unseen = prompt.ids[:, : prompt.width - seen.width]
         self.width, self.last = seen.width, seen.width + plan.max_new_tokens
@@ -271,7 +264,7 @@ class Run:
         """The state after so many more tokens, or at its end, and whether that is the end."""
         until = np.asarray(min(int(state.length) + tokens, self.last), np.int32)
         few = self.plan.max_new_tokens < STEPS_PER_CHECK
-        steps = steps_per_check(self.plan.max_new_tokens if few else tokens, self.platform)
+        steps = steps_per_check(self.plan.max_new_tokens if few else tokens)
         state = advance_until((self.decoder, self.search, until, steps), state)
         return state, bool(np.asarray(state.finished).all()) or int(state.length) >= self.last
 
