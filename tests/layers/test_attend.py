@@ -1,5 +1,9 @@
 """Properties of `attend` that hold for every mask."""
 
+from collections.abc import Iterator
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
@@ -59,3 +63,25 @@ def test_heads_that_share_keys_read_the_same_ones(mask: np.ndarray, kv_heads: in
     all_k, all_v = (np.repeat(it, HEADS // kv_heads, axis=1) for it in (k, v))
     for ours, theirs in zip(_attend(q, k, v, mask), _attend(q, all_k, all_v, mask), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=ORACLE)
+
+
+def test_scores_are_masked_once() -> None:
+    q, k, v = (
+        jnp.asarray(_normal(seed, BATCH, HEADS, length, DIM)) for seed, length in enumerate((QUERIES, KEYS, KEYS))
+    )
+    mask = jnp.ones((BATCH, 1, QUERIES, KEYS), bool)
+    program = jax.make_jaxpr(lambda q: attend(q, k, v, mask=mask, scale=0.7, dropout=Dropout(0.0), key=None)[0])(q)
+    made = [
+        eqn.primitive.name
+        for eqn in _equations(program.jaxpr)
+        if eqn.outvars[0].aval.shape == (BATCH, HEADS, QUERIES, KEYS) and eqn.primitive.name != "broadcast_in_dim"
+    ]
+    # a quotient of powers and their sum: nothing else is as large as the scores
+    assert sorted(made) == ["div", "exp", "mul", "reshape", "select_n", "sub"]
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Of a program and of the functions it calls, but for the calls."""
+    for eqn in jaxpr.eqns:
+        inner = [getattr(value, "jaxpr", value) for value in eqn.params.values() if hasattr(value, "jaxpr")]
+        yield from [each for one in inner for each in _equations(one)] or [eqn]

