@@ -320,18 +320,8 @@ def request(
 ) -> Run:
     """Check and settle a call; `EncoderDecoder.generate` documents the arguments that users see.
 
-    Args:
-        decoder: the decoder.
-        config: its architecture: vocabulary and positions.
-        make_source: checks the source's arguments.
-        project: from the encoder's states to the width that cross-attention reads, or None.
-        decoder_input_ids: the user's prompt, or None.
-        decoder_attention_mask: its mask, or None.
-        generation_config: the user's, or None.
-        file_config: the model's own, or None.
-        special_tokens: the model's.
-        arguments: all other arguments by name, token ids among them.
-        key: one PRNG key, an array of one key per source sequence, or None.
+    `config` is the decoder's, `file_config` the model's own options; `make_source` checks the source's arguments;
+    `project` leads from the encoder's states to the width that cross-attention reads; `arguments` are all others.
     """
     host_level(decoder, decoder_input_ids, decoder_attention_mask, key)
     if not isinstance(generation_config, GenerationConfig | None):

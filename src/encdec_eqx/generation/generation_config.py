@@ -291,11 +291,6 @@ def _outdated(file: Mapping[str, Any], config: Mapping[str, Any], class_options:
 
     It does if the file says that it was made from there and `config.json` has an option that is not its class's
     default.
-
-    Args:
-        file: content of `generation_config.json`.
-        config: content of `config.json`.
-        class_options: defaults of the config's class, or, for a pair, of its decoder's.
     """
     if not file.get(MARK):
         return False

@@ -20,7 +20,7 @@ from .plan_checks import Assistant
 from .rescore import Rescored, rescore
 from .result import GenerationResult, StreamChunk, Warmup, warm_all
 from .source_and_prompt import Source, from_any, from_ids, from_outputs, host_level
-from .special_tokens import SpecialTokens, is_per_row
+from .special_tokens import ARGUMENT, SpecialTokens, is_per_row
 
 
 class Generates(TaughtAttributes):
@@ -103,20 +103,8 @@ class Generates(TaughtAttributes):
     ) -> Iterator[StreamChunk]:
         """Generate, and yield tokens as they come: the same tokens as `generate`, in the same programs.
 
-        Arguments are checked, and the encoder runs, when the first chunk is asked for.
-
-        Args:
-            input_ids: as for `generate`, as is all else but
-            tokens_at_a_time: how many tokens of every row a chunk holds; more where a pass yields several.
-            attention_mask: see `generate`.
-            token_type_ids: see `generate`.
-            position_ids: see `generate`.
-            encoder_outputs: see `generate`.
-            decoder_input_ids: see `generate`.
-            decoder_attention_mask: see `generate`.
-            generation_config: see `generate`.
-            key: see `generate`.
-            **options: see `generate`.
+        Arguments are checked, and the encoder runs, when the first chunk is asked for. They are those of `generate` and
+        `tokens_at_a_time`, how many tokens of every row a chunk holds; more where a pass yields several.
 
         Yields:
             Chunks with the new tokens and the rows that have ended. The last one has the `GenerationResult`. Beam
@@ -229,21 +217,15 @@ class Generates(TaughtAttributes):
             ValueError: for ids out of range, rows that are no multiple of the batch, or nothing to score.
         """
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
-        source = self._source(input_ids, encoder_outputs, **inputs)
-        tokens = (
-            self.special_tokens
-            if eos_token_id is None
-            else self.special_tokens.override("argument", eos_token_id=eos_token_id)
-        )
         return rescore(
             self.decoder,
             self.decoder.config,
             self.enc_to_dec_proj,
-            source,
+            self._source(input_ids, encoder_outputs, **inputs),
             sequences,
             decoder_attention_mask,
             prompt_length=prompt_length,
-            eos_ids=tokens.require("eos_token_id"),
+            eos_ids=self.special_tokens.override(ARGUMENT, eos_token_id=eos_token_id).require("eos_token_id"),
             length_penalty=length_penalty,
         )
 

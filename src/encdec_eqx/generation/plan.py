@@ -115,35 +115,26 @@ def tokens_of_call(
     needs_start: bool,
 ) -> tuple[SpecialTokens, tuple[str, ...]]:
     """`resolve_tokens`, remembered for calls alike."""
+    # equal tokens may come from other places, which messages name
+    return _remembered(_tokens_of, arguments, passed, model, model.sources, vocab_size, needs_start)
+
+
+def _remembered(make: Any, arguments: Mapping[str, Any], *others: Any) -> Any:
+    """What a cached function makes of a call, or has made of one alike; without the cache where it is no key."""
     given = tuple((name, type(value), value) for name, value in arguments.items())
-    resolve = _tokens_of if _is_simple(given) and _is_hashable(passed) else _tokens_of.__wrapped__
-    return resolve(model, model.sources, passed, given, vocab_size, needs_start)
+    try:
+        is_key = all(kind in (bool, int, float, str) for _, kind, _ in given) and hash(others) is not None
+    except TypeError:
+        is_key = False
+    return (make if is_key else make.__wrapped__)(given, *others)
 
 
 @functools.lru_cache(maxsize=256)
 def _tokens_of(
-    model: SpecialTokens,
-    sources: tuple[tuple[str, str], ...],
-    passed: GenerationConfig | None,
-    given: _Given,
-    vocab_size: int,
-    needs_start: bool,
+    given: _Given, passed: GenerationConfig | None, model: SpecialTokens, _: Any, vocab_size: int, needs_start: bool
 ) -> tuple[SpecialTokens, tuple[str, ...]]:
-    # equal tokens may come from other places, which messages name
-    del sources
     arguments = {name: value for name, _, value in given}
     return resolve_tokens(model, passed, arguments, vocab_size, needs_start=needs_start)
-
-
-def _is_simple(given: _Given) -> bool:
-    return all(kind in (bool, int, float, str) for _, kind, _ in given)
-
-
-def _is_hashable(*values: Any) -> bool:
-    try:
-        return hash(values) is not None
-    except TypeError:
-        return False
 
 
 def resolve_settings(
@@ -160,26 +151,16 @@ def resolve_settings(
 ) -> Plan:
     """Combine what was asked for, the strongest first. The plan of a call like an earlier one is remembered.
 
-    Args:
-        arguments: the call's own options, none of them `None`.
-        passed: the call's `generation_config`; it takes the place of the file's as a whole.
-        file: the model's own options. Values of a file that cannot apply are dropped and reported; of the others they
-            are errors.
-        prompt_width: tokens of the prompt, or 1 for the start token.
-        eos_ids: ids that end a row; empty for rows that never end.
-        has_key: whether a PRNG key is at hand.
-        vocab_size: of the decoder.
-        has_source_ids: whether the source came as token ids.
-        notes: what was dropped before.
+    `arguments` are the call's own options, none of them `None`; `passed`, its `generation_config`, takes the place of
+    the model's own (`file`) as a whole. Values of a file that cannot apply are dropped and reported; of the others they
+    are errors. `notes` are on what was dropped before; `Call` describes the rest.
 
     Raises:
         NotImplementedError: for options that are not built.
         ValueError: for combinations that contradict each other or would do nothing.
     """
     call = Call(prompt_width, eos_ids, has_key, vocab_size, has_source_ids)
-    given = tuple((name, type(value), value) for name, value in arguments.items())
-    make = _plan_of if _is_simple(given) and _is_hashable(passed, file) else _plan_of.__wrapped__
-    return make(given, passed, file, call, notes)
+    return _remembered(_plan_of, arguments, passed, file, call, notes)
 
 
 @functools.lru_cache(maxsize=256)
@@ -187,7 +168,6 @@ def _plan_of(
     given: _Given, passed: GenerationConfig | None, file: GenerationConfig | None, call: Call, notes: tuple[str, ...]
 ) -> Plan:
     sources = OptionSources({name: value for name, _, value in given}, passed, file)
-    sources.refuse_not_built()
     drop_impossible_phrases(sources, call)
     search = _choose_search(sources, call)
     chosen = _search_fields(sources, search)
@@ -221,7 +201,8 @@ def _choose_search(sources: OptionSources, call: Call) -> Search:
     if sources.get("penalty_alpha") > 0:
         if not sample and beams == 1:
             _check_contrastive(sources, call.vocab_size)
-            _drop_beams(sources, "beam search, and penalty_alpha asks for contrastive search")
+            why = "beam search, and penalty_alpha asks for contrastive search"
+            _drop_beams(sources, why, of_groups=why)
             return "contrastive"
         why = "contrastive search takes the best of top_k tokens, without do_sample and with num_beams=1"
         sources.refuse_or_drop("penalty_alpha", why)
@@ -231,11 +212,14 @@ def _choose_search(sources: OptionSources, call: Call) -> Search:
     return "constrained" if sources.get("force_words_ids") else "beams"
 
 
-def _drop_beams(sources: OptionSources, whose: str, of_groups: str | None = None) -> None:
-    for name, option in OPTIONS.items():
-        if option.needs == "beams":
-            sources.refuse_or_drop(name, f"it belongs to {whose}")
-    sources.refuse_or_drop("diversity_penalty", f"it belongs to {of_groups or whose}")
+def _drop_beams(sources: OptionSources, whose: str, of_groups: str) -> None:
+    for name in _needing("beams"):
+        sources.refuse_or_drop(name, f"it belongs to {whose}")
+    sources.refuse_or_drop("diversity_penalty", f"it belongs to {of_groups}")
+
+
+def _needing(what: str) -> list[str]:
+    return [name for name, option in OPTIONS.items() if option.needs == what]
 
 
 def _check_contrastive(sources: OptionSources, vocab_size: int) -> None:
@@ -256,24 +240,19 @@ def _search_fields(sources: OptionSources, search: Search) -> dict[str, Any]:
     """The fields of a plan that stand for its search."""
     sample = sources.get("do_sample")
     chosen = {"do_sample": sample, "num_return_sequences": _returned(sources, search)}
-    if (
-        sample
-        and "do_sample" not in sources.arguments
-        and sources.from_file("do_sample")
-        and not sources.names("top_k")
-    ):
+    if sample and sources.from_file("do_sample") and not sources.names("top_k"):
         sources.notes.append(
             f"do_sample=True of {FILE} names no top_k: all tokens are sampled from. (transformers would silently "
             "apply its default; pass top_k=50 for that.)"
         )
-    shaping = [name for name, option in OPTIONS.items() if option.needs == "sampling"]
+    shaping = _needing("sampling")
     if not sample:
         for name in shaping:
             if not (search == "contrastive" and name == "top_k"):
                 sources.refuse_or_drop(name, "it shapes sampling, and do_sample is not True")
         shaping = ["top_k", "penalty_alpha"] if search == "contrastive" else []
     if search in ("beams", "constrained"):
-        shaping += ["num_beams", *(name for name, option in OPTIONS.items() if option.needs == "beams")]
+        shaping += ["num_beams", *_needing("beams")]
         chosen["diversity_penalty"] = _check_groups(sources)
     chosen |= {name: sources.get(name) for name in shaping}
     if search == "constrained":

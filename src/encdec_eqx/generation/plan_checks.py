@@ -66,7 +66,6 @@ class OptionSources:
     def __init__(self, arguments: Mapping[str, Any], passed: GenerationConfig | None, file: GenerationConfig | None):
         base = file if passed is None else passed
         self._base_origin = FILE if passed is None else PASSED
-        self._others = () if base is None else base.others
         self.arguments = {
             name: OPTIONS[name].check(name, value) if name in OPTIONS else value for name, value in arguments.items()
         }
@@ -76,6 +75,9 @@ class OptionSources:
         found = {name: getattr(base, name, None) for name in IN_FILES}
         self.base = {name: value for name, value in found.items() if value is not None}
         self.notes: list[str] = []
+        for name, value in {**dict(getattr(base, "others", ())), **self.arguments}.items():
+            if name in NOT_BUILT and not does_nothing(name, value):
+                raise not_built(name, value, self.origin(name))
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of an option from the strongest place that names it, or a default; that is its neutral value."""
@@ -114,20 +116,9 @@ class OptionSources:
         if first in self.arguments or second in self.arguments:
             self.base = {name: value for name, value in self.base.items() if name not in (first, second)}
 
-    def refuse_not_built(self) -> None:
-        """An error for an option that is not built and would have an effect."""
-        for name, value in {**dict(self._others), **self.arguments}.items():
-            if name in NOT_BUILT and not does_nothing(name, value):
-                raise not_built(name, value, self.origin(name))
-
 
 def check_rules(sources: OptionSources, call: Call) -> dict[str, Any]:
-    """The fields of a plan that stand for rules on the next token, but for those of length and of sampling.
-
-    Raises:
-        TypeError: for a processor that is none.
-        ValueError: for ids that the decoder does not have, rules that would do nothing, and rules that leave no token.
-    """
+    """The fields of a plan that stand for rules on the next token, but for those of length and of sampling."""
     suppressed, at_first = (
         _within(sources, name, call.vocab_size) for name in ("suppress_tokens", "begin_suppress_tokens")
     )
@@ -248,11 +239,7 @@ def _processors(sources: OptionSources) -> tuple[Any, ...]:
 
 
 def drop_impossible_phrases(sources: OptionSources, call: Call) -> None:
-    """Refuse phrases of `force_words_ids` with ids that cannot stand in a sequence; drop those of a file with a note.
-
-    Raises:
-        ValueError: for ids that the decoder does not have, and for EOS tokens.
-    """
+    """Refuse phrases of `force_words_ids` with ids that cannot stand in a sequence, or note it for a file's."""
     name = "force_words_ids"
     for alternatives in sources.get(name):
         ids = {token for phrase in alternatives for token in phrase}
@@ -271,17 +258,7 @@ def drop_impossible_phrases(sources: OptionSources, call: Call) -> None:
 
 
 def check_room(sources: OptionSources, phrases: tuple[_Phrases, ...], call: Call, longest: int) -> None:
-    """Refuse more phrases than fit, or note it where a file asks for them.
-
-    Args:
-        sources: what was asked for.
-        phrases: what has to come, the alternatives of each.
-        call: its prompt counts: what stands after the start token may hold phrases.
-        longest: most tokens that may be generated.
-
-    Raises:
-        ValueError: if the shortest alternatives together are too long.
-    """
+    """Refuse more phrases than fit behind the start token, or note it where a file asks for them."""
     least = sum(min(len(phrase) for phrase in alternatives) for alternatives in phrases)
     if least > longest + call.prompt_width - 1:
         name = "force_words_ids"
@@ -292,12 +269,7 @@ def check_room(sources: OptionSources, phrases: tuple[_Phrases, ...], call: Call
 
 
 def validate_proposals(sources: OptionSources, search: str, call: Call) -> dict[str, Any]:
-    """The fields of a plan that stand for proposals of speculative decoding.
-
-    Raises:
-        TypeError: for an assistant that is none.
-        ValueError: for proposals that nobody checks, two who propose, another vocabulary, or no source to copy from.
-    """
+    """The fields of a plan that stand for proposals of speculative decoding."""
     assistant, lookup = sources.get("assistant_model"), sources.get("prompt_lookup_num_tokens")
     # transformers' configs spell its default out whether there is an assistant or not
     if assistant is None and sources.get("num_assistant_tokens") != OPTIONS["num_assistant_tokens"].reference:
@@ -337,18 +309,7 @@ def _check_assistant(assistant: Any, vocab_size: int) -> None:
 
 
 def validate_constraint(constraint: Any, search: str, call: Call, longest: int) -> AbstractConstraint | None:
-    """The constraint, if the run can follow it.
-
-    Args:
-        constraint: what the caller passed, or None.
-        search: the search of the run.
-        call: its vocabulary and EOS tokens.
-        longest: most tokens that may be generated.
-
-    Raises:
-        TypeError: if it is no constraint.
-        ValueError: if it speaks of another vocabulary or other EOS ids, needs more tokens, or the search has none.
-    """
+    """The constraint, if there is one and the run can follow it."""
     if constraint is None:
         return None
     if not isinstance(constraint, AbstractConstraint):

@@ -8,11 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from .._inputs import host_ids, host_mask
 from .._padding import RightPadding
-from .._typing import Array, ArrayLike
+from .._typing import ArrayLike
 from ..config import StackConfig
 from .search.base import DecoderStep, log_probability
 from .source_and_prompt import (
@@ -24,6 +24,8 @@ from .source_and_prompt import (
     check_positions,
     longest_sequence,
 )
+
+_Inputs = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ class Sequences:
     each: int
     padded_batch: int
 
-    def inputs(self, rule: PositionRule) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def inputs(self, rule: PositionRule) -> _Inputs:
         """What the decoder reads (all but the last column), its mask and positions, and what comes next; in buckets."""
         rows, width = self.ids.shape
         positions = rule.of_sequences(self.ids, self.real)
@@ -76,43 +78,30 @@ class Sequences:
 
 
 @eqx.filter_jit
-def _log_probs(
-    decoder: DecoderStep,
-    project: Callable | None,
-    states: ArrayLike,
-    mask: ArrayLike | RightPadding,
-    inputs: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
-) -> Float[Array, "rows width"]:
-    ids, real, positions, following = inputs
-    cache = _cache(decoder, project, states, mask, ids.shape)
-    hidden, _ = decoder.advance(jnp.asarray(ids), cache, mask=jnp.asarray(real), positions=jnp.asarray(positions))
-    # a row at a time: all rows' logits at once would be the largest array of all
-    return jax.lax.map(lambda row: log_probability(decoder.logits(row[0]), row[1]), (hidden, jnp.asarray(following)))
-
-
-@eqx.filter_jit
-def _cross_attentions(
+def _pass(
     decoder: Any,
     project: Callable | None,
     states: ArrayLike,
     mask: ArrayLike | RightPadding,
-    inputs: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
-) -> tuple[Float[Array, "rows heads width source"] | None, ...]:
-    ids, real, positions, _ = inputs
-    cache = _cache(decoder, project, states, mask, ids.shape)
-    return decoder.cross_attentions(ids, cache, mask=real, positions=positions)
-
-
-def _cache(decoder: DecoderStep, project: Callable | None, states: Any, mask: Any, shape: tuple[int, ...]) -> Any:
-    rows, slots = shape
-    return decoder.init_cache(states if project is None else project(states), mask, rows=rows, slots=slots)
+    inputs: _Inputs,
+    weights: bool,
+) -> Any:
+    """One pass: log-probabilities (rows, width), or of each layer the weights of cross-attention (or None)."""
+    ids, real, positions, following = (jnp.asarray(table) for table in inputs)
+    rows, slots = ids.shape
+    cache = decoder.init_cache(states if project is None else project(states), mask, rows=rows, slots=slots)
+    if weights:
+        return decoder.cross_attentions(ids, cache, mask=real, positions=positions)
+    hidden, _ = decoder.advance(ids, cache, mask=real, positions=positions)
+    # a row at a time: all rows' logits at once would be the largest array of all
+    return jax.lax.map(lambda row: log_probability(decoder.logits(row[0]), row[1]), (hidden, following))
 
 
 def sequence_cross_attentions(
     decoder: Any, project: Callable | None, encoded: Encoded, sequences: Sequences, rule: PositionRule
 ) -> tuple[np.ndarray | None, ...]:
     """Of each layer (rows, heads, new, source): what was attended to when each generated token was chosen."""
-    layers = _cross_attentions(decoder, project, encoded.states, encoded.mask, sequences.inputs(rule))
+    layers = _pass(decoder, project, encoded.states, encoded.mask, sequences.inputs(rule), True)
     rows, width = sequences.ids.shape
     columns = slice(sequences.prompt - 1, width - 1)
     return tuple(
@@ -132,12 +121,7 @@ def rescore(
     eos_ids: tuple[int, ...],
     length_penalty: float,
 ) -> Rescored:
-    """Log-probabilities of sequences; `EncoderDecoder.rescore` documents the arguments.
-
-    Raises:
-        TypeError: for a wrong shape or dtype.
-        ValueError: for ids out of range, rows that are no multiple of the batch, or nothing to score.
-    """
+    """Log-probabilities of sequences; `EncoderDecoder.rescore` documents the arguments."""
     ids = host_ids("sequences", sequences, below=config.vocab_size, table="the decoder's token table")
     rows, width = ids.shape
     if rows % source.batch:
@@ -156,7 +140,7 @@ def rescore(
     given = Sequences(ids, real, prompt_length, rows // source.batch, bucket(source.batch))
     encoded = source.encode()
     inputs = given.inputs(PositionRule.of(config))
-    table = np.asarray(_log_probs(decoder, project, encoded.states, encoded.mask, inputs))
+    table = np.asarray(_pass(decoder, project, encoded.states, encoded.mask, inputs, False))
     ids, log_probs = ids[:, prompt_length:], table[:rows, prompt_length - 1 : width - 1]
     ends = np.isin(ids, eos_ids)
     lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ids.shape[1]).astype(np.int32)

@@ -69,12 +69,7 @@ class GenerationResult:
 def assemble(output: SearchOutput, plan: Plan, unseen: np.ndarray, real: np.ndarray, passes: int) -> GenerationResult:
     """The result of a search, without unused columns, and with what is missing from it.
 
-    Args:
-        output: what the search has found.
-        plan: of the run.
-        unseen: columns of the prompt that are padding in every row.
-        real: False at the left padding of prompts, of the columns that were fed.
-        passes: of the decoder.
+    `unseen` are the columns of the prompt that are padding in every row; `real` is False at the left padding of others.
     """
     width = real.shape[1]
     end = width + int(output.lengths.max())

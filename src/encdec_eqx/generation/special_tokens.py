@@ -4,6 +4,7 @@ They come as plain mappings with the names of the places they were read from. A 
 as batches of several target languages want it.
 """
 
+import itertools
 import logging
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,18 +28,11 @@ BY_USER = "with_special_tokens"
 FILE, PASSED, ARGUMENT = "the model's generation_config", "generation_config=", "argument"
 """Who asks for something, the weakest first."""
 
-# What a missing id is replaced by, and the words that say so in `sources`.
-_FALLBACKS = {"pad_token_id": "eos_token_id", "decoder_start_token_id": "bos_token_id"}
+_FALLBACKS = {"pad_token_id": "eos_token_id", START: "bos_token_id"}
+"""What a missing id is replaced by."""
 
-
-_A_START_PER_ROW = (
-    " It is one for all rows here; one id per row is an argument of the call: "
-    "model.generate(..., decoder_start_token_id=[...])."
-)
-
-
-def _derived(name: str) -> str:
-    return f"not set anywhere, taken from {_FALLBACKS[name]}"
+_DERIVED = {name: f"not set anywhere, taken from {other}" for name, other in _FALLBACKS.items()}
+"""The words that say so in `sources`."""
 
 
 def _as_id(name: str, value: Any) -> int:
@@ -48,11 +42,11 @@ def _as_id(name: str, value: Any) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        several = isinstance(value, Iterable) and not isinstance(value, str)
-        hint = _A_START_PER_ROW if several and name == START else ""
-        raise TypeError(
-            f"{name} must be an integer token id, got {quoted(value)} ({type(value).__name__}).{hint}"
-        ) from None
+        said = f"{name} must be an integer token id, got {quoted(value)} ({type(value).__name__})."
+        if name == START and isinstance(value, Iterable) and not isinstance(value, str):
+            said += " It is one for all rows here; one id per row is an argument of the call: "
+            said += "model.generate(..., decoder_start_token_id=[...])."
+        raise TypeError(said) from None
     if number < 0:
         raise ValueError(f"{name} must be a token id (0 or more), got {quoted(number)}; leave it out if there is none.")
     return number
@@ -85,11 +79,16 @@ class SpecialTokens:
     sources: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     def __post_init__(self):
-        for name in TOKEN_NAMES:
-            value = getattr(self, name)
+        for name, value in self._ids().items():
             if value is not None:
                 convert = _as_ids if name == "eos_token_id" else _as_id
                 object.__setattr__(self, name, convert(name, value))
+
+    def _ids(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in TOKEN_NAMES}
+
+    def _derived(self) -> set[str]:
+        return {name for name, place in self.sources if place == _DERIVED.get(name)}
 
     @classmethod
     def resolve(cls, *places: tuple[str, Mapping[str, Any]]) -> "SpecialTokens":
@@ -105,15 +104,13 @@ class SpecialTokens:
         """
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
-        for name in TOKEN_NAMES:
-            for place, mapping in places:
-                value = mapping.get(name)
-                if isinstance(value, list | tuple):
-                    value = [item for item in value if not _means_none(item)] or (None if value else value)
-                if value is not None and not _means_none(value):
-                    values[name], sources[name] = value, place
-                    break
-        return cls(**values, sources=tuple(sources.items()))._with_fallbacks()
+        for name, (place, mapping) in itertools.product(TOKEN_NAMES, places):
+            value = mapping.get(name)
+            if isinstance(value, list | tuple):
+                value = [item for item in value if not _means_none(item)] or (None if value else value)
+            if name not in values and value is not None and not _means_none(value):
+                values[name], sources[name] = value, place
+        return cls._of(values, sources)
 
     def override(self, source: str, /, **ids: Any) -> "SpecialTokens":
         """A copy in which the given ids (those that are not `None`) win; what was only derived is derived anew.
@@ -132,26 +129,23 @@ class SpecialTokens:
         given = {name: value for name, value in ids.items() if value is not None}
         if not given:
             return self
-        sources = dict(self.sources)
-        values = {name: getattr(self, name) for name in TOKEN_NAMES}
-        for name in _FALLBACKS:
-            if sources.get(name) == _derived(name):
-                values[name] = None
-                del sources[name]
-        values.update(given)
-        sources.update(dict.fromkeys(given, source))
-        return SpecialTokens(**values, sources=tuple(sources.items()))._with_fallbacks()
+        derived = self._derived()
+        values, sources = (
+            {name: value for name, value in pairs.items() if name not in derived}
+            for pairs in (self._ids(), dict(self.sources))
+        )
+        return self._of(values | given, sources | dict.fromkeys(given, source))
 
-    def _with_fallbacks(self) -> "SpecialTokens":
-        values = {name: getattr(self, name) for name in TOKEN_NAMES}
-        sources = dict(self.sources)
+    @classmethod
+    def _of(cls, values: Mapping[str, Any], sources: dict[str, str]) -> "SpecialTokens":
+        """With what stands in for those that are missing."""
+        ids = cls(**values)._ids()
         for name, other in _FALLBACKS.items():
-            source_value = values[other]
-            if values[name] is None and source_value not in (None, ()):
-                values[name] = source_value[0] if isinstance(source_value, tuple) else source_value
-                sources[name] = _derived(name)
-                _logger.info("%s is %s: %s", name, values[name], sources[name])
-        return SpecialTokens(**values, sources=tuple(sources.items()))
+            if ids[name] is None and ids[other] not in (None, ()):
+                ids[name] = ids[other][0] if isinstance(ids[other], tuple) else ids[other]
+                sources[name] = _DERIVED[name]
+                _logger.info("%s is %s: %s", name, ids[name], sources[name])
+        return cls(**ids, sources=tuple(sources.items()))
 
     def require(self, name: str) -> Any:
         """The id called `name`.
@@ -163,8 +157,7 @@ class SpecialTokens:
         if value is not None:
             return value
         fallback = f" (nor {_FALLBACKS[name]}, which would stand in for it)" if name in _FALLBACKS else ""
-        set_ids = {other: getattr(self, other) for other in TOKEN_NAMES}
-        known = ", ".join(f"{other}={ids}" for other, ids in set_ids.items() if ids is not None)
+        known = ", ".join(f"{other}={ids}" for other, ids in self._ids().items() if ids is not None)
         never = ", or eos_token_id=() to always run to the maximum length" if name == "eos_token_id" else ""
         raise ValueError(
             f"generate needs {name}, but no argument, generation_config.json, config.json or decoder config sets "
@@ -176,21 +169,17 @@ class SpecialTokens:
     def describe(self) -> str:
         """One line an id: its value and where it came from."""
         sources = dict(self.sources)
-        return "\n".join(
-            f"{name} = {getattr(self, name)} ({sources.get(name, 'not set anywhere')})" for name in TOKEN_NAMES
-        )
+        said = self._ids().items()
+        return "\n".join(f"{name} = {ids} ({sources.get(name, 'not set anywhere')})" for name, ids in said)
 
     def to_hf(self) -> dict[str, Any]:
         """The ids as Hugging Face's configs write them: a single eos as an int; unset and derived ids left out."""
-        sources = dict(self.sources)
-        result: dict[str, Any] = {}
-        for name in TOKEN_NAMES:
-            value = getattr(self, name)
-            derived = name in _FALLBACKS and sources.get(name) == _derived(name)
-            if value is None or value == () or derived:
-                continue
-            result[name] = (value[0] if len(value) == 1 else list(value)) if isinstance(value, tuple) else value
-        return result
+        derived = self._derived()
+        return {
+            name: (value[0] if len(value) == 1 else list(value)) if isinstance(value, tuple) else value
+            for name, value in self._ids().items()
+            if value not in (None, ()) and name not in derived
+        }
 
 
 def _means_none(value: Any) -> bool:
@@ -210,17 +199,7 @@ def is_per_row(value: Any) -> bool:
 
 
 def start_tokens_of_rows(value: Any, *, batch: int, vocab_size: int) -> np.ndarray:
-    """One start token a row, as int32.
-
-    Args:
-        value: a list or an array of ids.
-        batch: number of rows.
-        vocab_size: of the decoder.
-
-    Raises:
-        TypeError: if it does not hold integers, or not in one axis.
-        ValueError: if there is not one for each row, or one is no id of the decoder.
-    """
+    """One start token a row, as int32, from a list or an array of ids."""
     if getattr(value, "ndim", 1) != 1:
         raise TypeError(f"{START} must be one id, or one a row in one axis, got {quoted(value)}.")
     ids = [token(START, one) for one in (value.tolist() if hasattr(value, "tolist") else value)]
@@ -240,12 +219,7 @@ def resolve_tokens(
 ) -> tuple[SpecialTokens, tuple[str, ...]]:
     """The special tokens of one run: the call's arguments, then a passed `GenerationConfig`, then the model's.
 
-    Args:
-        model: the model's.
-        passed: the call's `generation_config`.
-        arguments: the call's own.
-        vocab_size: of the decoder.
-        needs_start: whether there has to be a start token; False where each row has its own.
+    There has to be a start token if it `needs_start`: not where each row has its own.
 
     Returns:
         The ids, and notes on what was dropped: an end from a file that is no id of the decoder's vocabulary (a default
@@ -263,18 +237,15 @@ def resolve_tokens(
     reachable = tuple(end for end in ends if end < vocab_size)
     source = dict(tokens.sources).get("eos_token_id", "")
     if reachable != ends and source not in (ARGUMENT, PASSED, BY_USER):
-        notes = (_unreachable(ends, reachable, source, vocab_size),)
+        dropped = [end for end in ends if end not in reachable]
+        left = f"{list(reachable)} stays" if reachable else "no end is left"
+        beyond = f"eos_token_id={dropped} ({source}) is beyond the decoder's vocabulary of {vocab_size}"
+        notes = (f"{beyond}: dropped; {left}.",)
         tokens = tokens.override(source, eos_token_id=reachable)
     _check_within(vocab_size, "eos_token_id", tokens.require("eos_token_id"), tokens)
     if reachable:
         _check_within(vocab_size, "pad_token_id", (tokens.require("pad_token_id"),), tokens)
     return tokens, notes
-
-
-def _unreachable(ends: tuple[int, ...], reachable: tuple[int, ...], source: str, vocab_size: int) -> str:
-    dropped = [end for end in ends if end not in reachable]
-    left = f"{list(reachable)} stays" if reachable else "no end is left"
-    return f"eos_token_id={dropped} ({source}) is beyond the decoder's vocabulary of {vocab_size}: dropped; {left}."
 
 
 def _check_within(vocab_size: int, name: str, ids: tuple[int, ...], tokens: SpecialTokens) -> None:

@@ -73,16 +73,12 @@ class Table:
         return pairs // states, pairs % states
 
     def least_to_end(self) -> np.ndarray:
-        """See `graph.least_to_end`."""
+        """Of each state, see the function."""
         return least_to_end(*self.edges(), self.accepting)
 
 
 def equal_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct rows of a matrix.
-
-    Returns:
-        The number of each row, in the order in which distinct rows are first seen, and where each was first seen.
-    """
+    """The number of each row, counting distinct ones as they are first seen, and where each was first seen."""
     matrix = np.ascontiguousarray(matrix)
     seen: dict[bytes, int] = {}
     labels = np.fromiter((seen.setdefault(row.tobytes(), len(seen)) for row in matrix), np.int32, len(matrix))
@@ -106,11 +102,7 @@ def trimmed(table: Table) -> Table | None:
 
 
 def merged_columns(table: Table) -> tuple[Table, np.ndarray]:
-    """Equal columns made one.
-
-    Returns:
-        The narrower table, and the new column of each old one.
-    """
+    """Equal columns made one: the narrower table, and the new column of each old one."""
     labels, first = equal_rows(table.next_state.T)
     return Table(table.next_state[:, first], table.accepting, table.start), labels
 
@@ -160,11 +152,7 @@ def minimised(table: Table) -> Table:
 def _split(table: Table, blocks: np.ndarray, block: set[int], states: set[int]) -> list[set[int]]:
     """The parts that a block falls into, but for the largest.
 
-    Args:
-        table: the automaton.
-        blocks: the block of each state.
-        block: the block's members.
-        states: those that may no longer lead where the rest does, which all leads to the same blocks.
+    Its `states` may no longer lead where the rest does, which all leads to the same blocks.
     """
     parts = defaultdict(set)
     for state in states:
@@ -304,13 +292,7 @@ class TokenDFA(AbstractConstraint):
 
 
 def from_table(table: Table, token_columns: np.ndarray, end_ids: np.ndarray) -> TokenDFA:
-    """The constraint of an automaton whose language is not empty.
-
-    Args:
-        table: the automaton, without EOS tokens.
-        token_columns: the column of each token; what stands at the EOS tokens is not looked at.
-        end_ids: the EOS tokens.
-    """
+    """The constraint of an automaton without EOS tokens whose language is not empty, from the column of each token."""
     states, columns = table.next_state.shape
     # the first state first, then the others in their order, behind the two that every constraint has
     place = np.arange(states) + START + (np.arange(states) < table.start)

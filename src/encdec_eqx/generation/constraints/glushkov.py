@@ -35,27 +35,6 @@ _FEW = 8
 """Members of a set that are found one by one."""
 
 
-class _Work:
-    """How much has been done, so that no pattern can take for ever."""
-
-    def __init__(self) -> None:
-        self._left = _MOST_WORK
-
-    def spend(self, places: int) -> None:
-        """Count some.
-
-        Raises:
-            ValueError: there have been too many.
-        """
-        self._left -= places
-        if self._left < 0:
-            raise ValueError(
-                "`pattern` is too large: too many of its symbols may stand at the same place, as where parts that may "
-                "be missing are repeated many times, (a?b?){4999}. Use * or smaller bounds, and `max_new_tokens` to "
-                "limit the length."
-            )
-
-
 class _Positions:
     """The places of a pattern at which a symbol stands, repetitions written out. Place 0 is before the first symbol.
 
@@ -72,15 +51,25 @@ class _Positions:
                 f"`pattern` has {size:,} symbols when its repetitions are written out; at most {_MOST_POSITIONS:,} are "
                 "supported. Use * or +, or smaller bounds, and `max_new_tokens` to limit the length."
             )
-        self.work = _Work()
+        self._left = _MOST_WORK
         self.sets: list[SymbolSet] = [SymbolSet()]
         self.follow: list[int] = [0]
         whole = self._visit(node)
         self.follow[0] = whole.first
         self.accepting = whole.last | whole.empty
 
+    def spend(self, places: int) -> None:
+        """Count what is done, so that no pattern can take for ever."""
+        self._left -= places
+        if self._left < 0:
+            raise ValueError(
+                "`pattern` is too large: too many of its symbols may stand at the same place, as where parts that may "
+                "be missing are repeated many times, (a?b?){4999}. Use * or smaller bounds, and `max_new_tokens` to "
+                "limit the length."
+            )
+
     def _visit(self, node: Node) -> _Fragment:
-        self.work.spend(64)
+        self.spend(64)
         match node:
             case Symbol():
                 place = 1 << len(self.sets)
@@ -102,7 +91,7 @@ class _Positions:
                 return self._repeated(node)
 
     def _joined(self, left: _Fragment, right: _Fragment) -> _Fragment:
-        self.work.spend(left.last.bit_count())
+        self.spend(left.last.bit_count())
         for place in _bits(left.last):
             self.follow[place] |= right.first
         return _Fragment(
@@ -131,18 +120,7 @@ class _Positions:
 
 
 def automaton(node: Node, alphabet: np.ndarray) -> tuple[Table, np.ndarray]:
-    """The automaton of a pattern, over classes of symbols (not yet the smallest).
-
-    Args:
-        node: the pattern.
-        alphabet: codes of all symbols that occur, ascending.
-
-    Returns:
-        The automaton, and the column of each symbol.
-
-    Raises:
-        ValueError: the pattern is too large.
-    """
+    """The automaton of a pattern (not yet the smallest), and the column of each symbol of an ascending alphabet."""
     positions = _Positions(node)
     # Those of a repetition are one object: what is large is not compared again for each of its places.
     objects = {id(set_): set_ for set_ in positions.sets}
@@ -161,11 +139,11 @@ def automaton(node: Node, alphabet: np.ndarray) -> tuple[Table, np.ndarray]:
     found = [1]
     rows: list[dict[int, int]] = []
     for places in found:
-        positions.work.spend(places.bit_count())
+        positions.spend(places.bit_count())
         reached = 0
         for place in _bits(places):
             reached |= positions.follow[place]
-        positions.work.spend(reached.bit_count())
+        positions.spend(reached.bit_count())
         if reached.bit_count() > len(places_of_column):
             possible = {column for column, its_places in enumerate(places_of_column) if reached & its_places}
         else:

@@ -46,15 +46,7 @@ class SymbolSet:
 
 
 def classes_of(sets: Sequence[SymbolSet], alphabet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Group symbols that every set treats alike.
-
-    Args:
-        sets: at least one set.
-        alphabet: codes, ascending.
-
-    Returns:
-        The class of each symbol, and (sets, classes) which classes each set holds.
-    """
+    """The class of each symbol, of those that every set treats alike, and (sets, classes) which ones each set holds."""
     cuts = np.unique([[low, high + 1] for set_ in sets for low, high in set_.intervals] or [0])
     used = {kind.lower() for set_ in sets for kind in set_.kinds}
     kinds = {kind: np.asarray([KINDS[kind](chr(code)) for code in alphabet], np.bool_) for kind in sorted(used)}
@@ -126,11 +118,13 @@ class Reader(abc.ABC):
 
     Attributes:
         ignored: characters that mean nothing between symbols.
+        any: what a `.` matches.
         pattern: the whole pattern.
         at: how much of it has been read.
     """
 
     ignored: ClassVar[str] = ""
+    any: ClassVar[SymbolSet] = SymbolSet(negated=True)
 
     def __init__(self, pattern: str):
         if not isinstance(pattern, str):
@@ -145,8 +139,12 @@ class Reader(abc.ABC):
         self._depth = 0
 
     @abc.abstractmethod
-    def symbol(self) -> SymbolSet:
-        """Read one symbol, a class in brackets included; the next character is none of `( ) | * + ? { ^ $`."""
+    def read_class(self) -> SymbolSet:
+        """Read a class in brackets."""
+
+    @abc.abstractmethod
+    def read_one(self) -> SymbolSet:
+        """Read any other symbol; the next character is none of `( ) | * + ? { ^ $ . [`."""
 
     def skip(self) -> None:
         """Pass over characters without meaning."""
@@ -250,7 +248,7 @@ class Reader(abc.ABC):
                 f"Leave {anchor} out, or write \\{anchor} for the character"
             )
         begin = self.at
-        symbols = self.symbol()
+        symbols = self.any if self.take(".") else self.read_class() if self.peek() == "[" else self.read_one()
         return Symbol(symbols, self.pattern[begin : self.at])
 
     def _bounds(self) -> tuple[int, int | None] | None:

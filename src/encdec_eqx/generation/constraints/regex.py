@@ -1,5 +1,6 @@
 """From a regular expression, over characters or over token ids, to a constraint over tokens."""
 
+import itertools
 import sys
 from collections.abc import Sequence
 from string import hexdigits, whitespace
@@ -82,14 +83,9 @@ def _useful(table: Table, tree: Node, alphabet: np.ndarray) -> Table:
 
 
 def _lifted(table: Table, words: list[str]) -> tuple[Table, np.ndarray]:
-    """The same states, with a column for all tokens that lead to the same states.
+    """The same states, with a column for all tokens that lead to the same states; and the column of each token.
 
-    Args:
-        table: the automaton over characters.
-        words: of each token, the columns of its characters, written as characters of those numbers.
-
-    Returns:
-        The automaton over tokens, and the column of each token.
+    `words` are, of each token, the columns of its characters, written as characters of those numbers.
     """
     by_column = np.column_stack([table.next_state.T, np.full(table.next_state.shape[1], -1, np.int32)])
     nowhere = np.full(table.accepting.size, -1, np.int32)
@@ -99,7 +95,8 @@ def _lifted(table: Table, words: list[str]) -> tuple[Table, np.ndarray]:
     # up to the first that leads nowhere.
     path, before = [np.arange(table.accepting.size, dtype=np.int32)], ""
     for word in sorted(set(words) - {""}):
-        shared = _shared(before, word, len(path) - 1)
+        alike = zip(before, word, path[1:], strict=False)
+        shared = len([*itertools.takewhile(lambda three: three[0] == three[1], alike)])
         del path[shared + 1 :]
         for character in word[shared:]:
             if path[-1] is nowhere:
@@ -115,14 +112,6 @@ def _lifted(table: Table, words: list[str]) -> tuple[Table, np.ndarray]:
             )
     next_state = np.stack([np.frombuffer(row, np.int32) for row in lifted], axis=1)
     return Table(next_state, table.accepting, table.start), np.asarray([column_of_word[word] for word in words])
-
-
-def _shared(one: str, other: str, most: int) -> int:
-    """How many characters two words begin with in common, if at most `most`."""
-    for index in range(min(most, len(one), len(other))):
-        if one[index] != other[index]:
-            return index
-    return min(most, len(one), len(other))
 
 
 def _missing_characters(tree: Node, alphabet: np.ndarray) -> str:
@@ -154,14 +143,9 @@ def _symbols(node: Node) -> list[Symbol]:
 class CharacterReader(Reader):
     """Reads patterns whose symbols are characters."""
 
-    def symbol(self) -> SymbolSet:
-        if self.take("."):
-            return SymbolSet(((10, 10),), negated=True)
-        if self.peek() == "[":
-            return self._class()
-        return self._one()
+    any: ClassVar[SymbolSet] = SymbolSet(((10, 10),), negated=True)
 
-    def _class(self) -> SymbolSet:
+    def read_class(self) -> SymbolSet:
         begin = self.at
         self.at += 1
         negated = self.take("^")
@@ -172,13 +156,13 @@ class CharacterReader(Reader):
             if not self.peek():
                 self.fail("this [ is never closed. Write \\[ for the character", at=begin)
             item = self.at
-            one = self._one()
+            one = self.read_one()
             kinds += one.kinds
             intervals += one.intervals
             # a minus sign before the closing bracket is a character
             if self.peek() == "-" and self.peek(2) not in ("-]", "-"):
                 self.at += 1
-                intervals[-1:] = [self._range(item, one, self._one())]
+                intervals[-1:] = [self._range(item, one, self.read_one())]
         return SymbolSet(tuple(intervals), kinds, negated)
 
     def _range(self, begin: int, low: SymbolSet, high: SymbolSet) -> tuple[int, int]:
@@ -188,7 +172,7 @@ class CharacterReader(Reader):
             self.fail("this range runs backwards", at=begin)
         return low.intervals[0][0], high.intervals[0][1]
 
-    def _one(self) -> SymbolSet:
+    def read_one(self) -> SymbolSet:
         """A character, or what a backslash stands for."""
         begin = self.at
         character = self.peek()
@@ -264,15 +248,11 @@ class TokenReader(Reader):
         self._vocab_size = vocab_size
         self._end_ids = set(end_ids.tolist())
 
-    def symbol(self) -> SymbolSet:
-        if self.take("."):
-            return SymbolSet(negated=True)
-        if self.peek() == "[":
-            return self._class()
+    def read_one(self) -> SymbolSet:
         id_ = self._id()
         return SymbolSet(((id_, id_),))
 
-    def _class(self) -> SymbolSet:
+    def read_class(self) -> SymbolSet:
         begin = self.at
         self.at += 1
         self.skip()
@@ -283,11 +263,9 @@ class TokenReader(Reader):
             if not self.peek():
                 self.fail("this [ is never closed", at=begin)
             low = high = self._id()
-            self.skip()
             if self.take("-"):
                 self.skip()
                 high = self._id()
-                self.skip()
             if high < low:
                 self.fail(f"the range from {low} to {high} runs backwards", at=begin)
             intervals.append((low, high))
@@ -304,4 +282,5 @@ class TokenReader(Reader):
             self.fail(f"the vocabulary has ids from 0 to {self._vocab_size - 1}", at=begin)
         if id_ in self._end_ids:
             self.fail(f"{id_} is an end token, which may come wherever the pattern may end. Leave it out", at=begin)
+        self.skip()
         return id_

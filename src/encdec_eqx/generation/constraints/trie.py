@@ -135,15 +135,9 @@ def from_edges(
     *,
     vocab_size: int,
 ) -> TokenTrie:
-    """The constraint of an automaton given by its edges.
+    """The constraint of an automaton given by its edges, none of them of an EOS token, out of states from 0 on.
 
-    Args:
-        sources: the state that each edge leaves; the first state is 0.
-        tokens: the token of each edge, none of them an EOS token.
-        targets: the state that each edge leads to, from which there is a way to an accepting one.
-        accepting: for each state, whether an EOS token may come in it.
-        end_ids: the EOS tokens.
-        vocab_size: ids of the vocabulary.
+    From every target there is a way to an `accepting` state, in which an EOS token may come.
     """
     least = np.concatenate([[0, NEVER], least_to_end(sources, targets, accepting)])
     into_end = np.repeat(np.flatnonzero(accepting), end_ids.size)
@@ -258,17 +252,17 @@ def _flattened(sequences: Iterable[Sequence[int] | np.ndarray]) -> tuple[np.ndar
 
 
 def _check_ids(ids: np.ndarray, starts: np.ndarray, end_ids: np.ndarray, vocab_size: int) -> None:
-    outside = np.flatnonzero((ids < 0) | (ids >= vocab_size))
-    if outside.size:
-        sequence = np.searchsorted(starts, outside[0], side="right") - 1
+    outside, ends = (ids < 0) | (ids >= vocab_size), np.isin(ids, end_ids)
+    if not (outside | ends).any():
+        return
+    at = np.argmax(outside if outside.any() else ends)
+    holder = f"`sequences[{np.searchsorted(starts, at, side='right') - 1}]` holds"
+    if ends[at]:
         raise ValueError(
-            f"`sequences[{sequence}]` holds {ids[outside[0]]}; expected ids from 0 to {vocab_size - 1} "
-            f"(`vocab_size` is {vocab_size}). Check that the ids come from the decoder's tokenizer."
-        )
-    ends = np.flatnonzero(np.isin(ids, end_ids))
-    if ends.size:
-        sequence = np.searchsorted(starts, ends[0], side="right") - 1
-        raise ValueError(
-            f"`sequences[{sequence}]` holds the end token {ids[ends[0]]}; an end token follows each by itself. "
+            f"{holder} the end token {ids[at]}; an end token follows each by itself. "
             "Leave it out: encode with add_special_tokens=False."
         )
+    raise ValueError(
+        f"{holder} {ids[at]}; expected ids from 0 to {vocab_size - 1} (`vocab_size` is {vocab_size}). Check that the "
+        "ids come from the decoder's tokenizer."
+    )

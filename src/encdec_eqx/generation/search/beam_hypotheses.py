@@ -144,14 +144,9 @@ class Hypotheses(eqx.Module):
     def append(
         self, by: Candidates, at: Int32[Array, ""], processed: Array, log_probs: Array, automaton: Array | None
     ) -> "Hypotheses":
-        """Those that `by` continues, each with its next token.
+        """Those that `by` continues, each with its next token in column `at`.
 
-        Args:
-            by: the continuations.
-            at: the token's column.
-            processed: what each token adds to the sum.
-            log_probs: each token's log-probability under the model.
-            automaton: the states of the constraint after the tokens.
+        `processed` is what the token adds to the sum, `log_probs` its log-probability under the model.
         """
         old = self.gather(by.beams)
         return Hypotheses(

@@ -111,13 +111,8 @@ def attainable(
 
     If its best continuation has just finished, that is often the very score that has just entered the pool, and then
     there is no hope. Dividing once more by an equal number may give another last bit (XLA multiplies by the reciprocal
-    where it likes to), which would be hope: so the number itself is taken.
-
-    Args:
-        found: the best continuations, the best first.
-        first: the hypotheses of the first of them, their scores divided by `norm`.
-        norm: by what a hypothesis of this length is divided.
-        bound: by what the best continuation is, to guess what can become of it.
+    where it likes to), which would be hope: so the number itself is taken. The arguments are those of `Step`, and the
+    hypotheses of the first continuations, their scores divided by `norm`.
     """
     return jnp.where(bound == norm, _best_score(first.scores), _best_score(found.scores) / bound)
 
@@ -156,19 +151,17 @@ def _padded(
 def best_hypotheses(
     pools: Sequence[Pool], *, batch: int, returned: int, prompt_width: int, eos_ids: np.ndarray, last_first: bool
 ) -> SearchOutput:
-    """The best hypotheses of each source sequence over the pools of all its groups, side by side.
+    """The best hypotheses of each of `batch` source sequences over the pools of all its groups, side by side.
 
-    Args:
-        pools: one per group.
-        batch: source sequences that count; the pools' others fill the bucket.
-        returned: hypotheses per source sequence. Places for which nothing was found have length 0 and score -inf.
-        prompt_width: columns of the prompt.
-        eos_ids: ids that end a sequence.
-        last_first: whether of equals the last comes first, as in transformers 4.46.3.
+    Places for which nothing was found have length 0 and score -inf. Of equals the last comes first where `last_first`,
+    as in transformers 4.46.3.
     """
     size = pools[0].filled.shape[1]
     beams = size * len(pools)
-    filled, scores = (_joined(pools, get, batch) for get in (lambda p: p.filled, lambda p: p.best.scores))
+    best, filled = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves, axis=1)[:batch], *((pool.best, pool.filled) for pool in pools)
+    )
+    scores = best.scores
     # A hypothesis of -inf still comes before a place that nothing was found for.
     ranks = np.where(filled, np.maximum(scores, np.finfo(np.float32).min), -np.inf)
     order = np.argsort(ranks if last_first else -ranks, axis=1, kind="stable")
@@ -178,19 +171,9 @@ def best_hypotheses(
         index = order.reshape(*order.shape, *(1,) * (table.ndim - 2))
         return np.take_along_axis(table, index, axis=1).reshape(-1, *table.shape[2:])
 
-    sequences, log_probs, processed, parents = (
-        _joined(pools, get, batch)
-        for get in (
-            lambda p: p.best.tokens,
-            lambda p: p.best.log_probs,
-            lambda p: p.best.processed_log_probs,
-            lambda p: p.best.parents,
-        )
-    )
     first = np.arange(batch)[:, None] * beams + np.repeat(np.arange(len(pools)) * size, size)[None]
-    rows = np.where(parents < 0, -1, parents + first[..., None]).astype(np.int32)
-    lengths = in_rows(np.where(filled, _joined(pools, lambda p: p.best.lengths, batch), 0))
-    sequences = in_rows(sequences)
+    rows = np.where(best.parents < 0, -1, best.parents + first[..., None]).astype(np.int32)
+    lengths, sequences = in_rows(np.where(filled, best.lengths, 0)), in_rows(best.tokens)
     ended = (lengths > 0) & np.isin(_last(sequences, prompt_width, lengths), eos_ids)
     ranked = np.where(lengths > 0, in_rows(scores), -np.inf).astype(np.float32)
     return SearchOutput(
@@ -199,8 +182,8 @@ def best_hypotheses(
         truncated=~ended,
         scores=ranked,
         normalized_scores=ranked,
-        log_probs=in_rows(log_probs),
-        processed_log_probs=in_rows(processed),
+        log_probs=in_rows(best.log_probs),
+        processed_log_probs=in_rows(best.processed_log_probs),
         beam_indices=in_rows(rows),
     )
 
@@ -211,10 +194,6 @@ def with_first_eos(output: SearchOutput, prompt_width: int, eos_ids: np.ndarray)
     ended = np.flatnonzero(~output.truncated)
     sequences[ended, prompt_width + output.lengths[ended] - 1] = eos_ids[:1].repeat(len(ended))
     return dataclasses.replace(output, sequences=sequences)
-
-
-def _joined(pools: Sequence[Pool], get, batch: int) -> np.ndarray:
-    return np.concatenate([np.asarray(get(pool)) for pool in pools], axis=1)[:batch]
 
 
 def _last(sequences: np.ndarray, prompt_width: int, lengths: np.ndarray) -> np.ndarray:

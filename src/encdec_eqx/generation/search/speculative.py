@@ -41,14 +41,12 @@ class AbstractDrafter(eqx.Module):
         """A decoder that reads the source and the prompt first, its projection, and its positions; or None."""
         return None
 
-    @abstractmethod
     def start(self, cache: Any, positions: np.ndarray | None) -> Any:
-        """What it remembers before the first token.
+        """What it remembers before the first token, its decoder's cache filled like that of the run; None for nothing.
 
-        Args:
-            cache: of its decoder, filled like that of the run; None without one.
-            positions: of the prompt's last token, as its decoder numbers them; None without one.
+        `positions` are those of the prompt's last token, as its decoder numbers them.
         """
+        return None
 
     @abstractmethod
     def drafts(self, plain: Sampling, state: SamplingState, memory: Any, count: int) -> tuple[Array, Any]:
@@ -61,9 +59,9 @@ class AbstractDrafter(eqx.Module):
             count: how many.
         """
 
-    @abstractmethod
     def truncate(self, plain: Sampling, state: SamplingState, memory: Any, slots: Int32[Array, ""]) -> Any:
         """The memory after the tokens were checked: of what it has read, only the first `slots` slots are kept."""
+        return memory
 
 
 class DraftMemory(eqx.Module):
@@ -144,18 +142,12 @@ class SourceLookup(AbstractDrafter):
     samples: int = eqx.field(static=True)
     vocab: int = eqx.field(static=True)
 
-    def start(self, cache: Any, positions: np.ndarray | None) -> None:
-        """Nothing."""
-
     def drafts(self, plain: Sampling, state: SamplingState, memory: None, count: int) -> tuple[Array, None]:
         """The tokens behind the place; from the source's second token on where there is none."""
         source = jnp.repeat(jnp.asarray(self.ids), self.samples, axis=0)
         place = place_after(source, jnp.asarray(self.width), state.tokens, state.length, longest=self.longest)
         index = jnp.minimum(place[:, None] + jnp.arange(count, dtype=jnp.int32)[None], source.shape[1] - 1)
         return jnp.clip(jnp.take_along_axis(source, index, axis=1), 0, self.vocab - 1), None
-
-    def truncate(self, plain: Sampling, state: SamplingState, memory: None, slots: Int32[Array, ""]) -> None:
-        """Nothing."""
 
 
 def place_after(
@@ -168,12 +160,7 @@ def place_after(
 ) -> Int32[Array, " rows"]:
     """The column of each row's source behind the longest n-gram of its last tokens, the first of several; 1 if none.
 
-    Args:
-        source: ids.
-        width: how many of its columns count.
-        tokens: the last of which are looked for.
-        length: how many of their columns are filled.
-        longest: of the n-grams.
+    Of the source `width` columns count, of the tokens `length` are there.
     """
     columns = jnp.arange(source.shape[1], dtype=jnp.int32)
     matched = jnp.zeros(source.shape, jnp.int32)
@@ -236,9 +223,8 @@ class Speculative(AbstractSearch):
             drafter: AbstractDrafter = DraftDecoder(own.decoder, own.project, PositionRule.of(own.config))
         else:
             assert inputs.source is not None
-            ids, width = inputs.source
-            counted = np.asarray(width, np.int32)
-            drafter = SourceLookup(ids, counted, plan.lookup_longest, plain.samples, inputs.vocab_size)
+            ids, width = inputs.source[0], np.asarray(inputs.source[1], np.int32)
+            drafter = SourceLookup(ids, width, plan.lookup_longest, plain.samples, inputs.vocab_size)
         return cls(plain=plain, drafter=drafter, pad_id=plain.pad_id, ahead=plan.ahead)
 
     @property
@@ -270,7 +256,8 @@ class Speculative(AbstractSearch):
             going = jnp.all(right) & (rows.length < jnp.asarray(self.plain.limit)) & ~jnp.all(rows.finished)
             # Once a row is wrong no later logits count; whoever is not going on stays as it is to the end.
             going = going & (rows.length == state.rows.length + at + 1)
-            rows = _either(going, self.plain.append_token(rows, logits[:, at + 1]), rows)
+            further = self.plain.append_token(rows, logits[:, at + 1])
+            rows = jax.tree.map(lambda new, old, going=going: jnp.where(going, new, old), further, rows)
         slots = self.plain.prefix + rows.length - jnp.asarray(self.plain.prompt_width)
         return SpeculativeState(
             rows=eqx.tree_at(
@@ -289,7 +276,3 @@ class Speculative(AbstractSearch):
     def output(self, state: SpeculativeState, batch: int) -> SearchOutput:
         """As without proposals, but for the number of passes."""
         return dataclasses.replace(self.plain.output(state.rows, batch), passes=int(state.passes))
-
-
-def _either(which: Bool[Array, ""], yes: SamplingState, no: SamplingState) -> SamplingState:
-    return jax.tree.map(lambda a, b: jnp.where(which, a, b), yes, no)
