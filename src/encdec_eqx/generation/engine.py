@@ -42,7 +42,6 @@ from .source_and_prompt import (
     host_level,
     longest_sequence,
     padded_source,
-    start_only,
 )
 from .special_tokens import START, SpecialTokens, is_per_row, start_tokens_of_rows
 
@@ -342,7 +341,9 @@ def request(
     start: Any = tokens.decoder_start_token_id
     if per_row:
         start = start_tokens_of_rows(starts, batch=source.batch, vocab_size=vocab_size)
-    prompt = _prompt(decoder_input_ids, decoder_attention_mask, source.batch, vocab_size, start)
+    prompt = from_user(
+        decoder_input_ids, decoder_attention_mask, batch=source.batch, vocab_size=vocab_size, start=start
+    )
     plan = resolve_settings(
         options,
         generation_config,
@@ -355,11 +356,3 @@ def request(
         notes=notes,
     )
     return Run(decoder, project, source, config, prompt, plan, tokens, key)
-
-
-def _prompt(ids: Any, mask: Any, batch: int, vocab_size: int, start: int | np.ndarray) -> Prompt:
-    if ids is not None:
-        return from_user(ids, mask, batch=batch, vocab_size=vocab_size, start=start)
-    if mask is not None:
-        raise ValueError("decoder_attention_mask is given without decoder_input_ids: there is nothing to mask.")
-    return start_only(batch, start)

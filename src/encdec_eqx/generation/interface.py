@@ -1,6 +1,7 @@
 """The methods of a model that can generate: `generate`, `stream`, `warmup`, `rescore`, and their arguments."""
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Unpack
 
@@ -18,7 +19,7 @@ from .generation_config import GenerationConfig
 from .options import KNOWN, GenerationOptions, WarmupOptions
 from .plan_checks import Assistant
 from .rescore import Rescored, rescore
-from .result import GenerationResult, StreamChunk, Warmup, warm_all
+from .result import GenerationResult, StreamChunk, Warmup, counted
 from .source_and_prompt import Source, from_any, from_ids, from_outputs, host_level
 from .special_tokens import ARGUMENT, SpecialTokens, is_per_row
 
@@ -165,21 +166,20 @@ class Generates(TaughtAttributes):
             )
         most: Any = plain(max_new_tokens)
         limits = list(most) if isinstance(most, Iterable) else [most]
-        sizes = itertools.product(batch_sizes, source_lengths, prompt_lengths, limits)
         given: Any = options.get("decoder_start_token_id")
         if is_per_row(given):
             # which ids they are decides no program
             given = np.asarray(given).reshape(-1)[0].item() if np.size(given) else None
             options = {**options, "decoder_start_token_id": given}
         start = self.special_tokens.require("decoder_start_token_id") if given is None else given
-
-        def warm(batch: int, source_length: int, prompt_length: int, limit: int) -> None:
-            prompt = None if prompt_length == 1 else np.full((batch, prompt_length), start, np.int32)
-            asked: dict[str, Any] = {**options, "max_new_tokens": limit}
-            ids = np.zeros((batch, source_length), np.int32)
-            self._request(ids, None, {}, (prompt, None), generation_config, key, asked).warm()
-
-        return warm_all(warm, sizes)
+        begin = time.perf_counter()
+        with counted() as count:
+            for batch, source, target, limit in itertools.product(batch_sizes, source_lengths, prompt_lengths, limits):
+                prompt = None if target == 1 else np.full((batch, target), start, np.int32)
+                asked: dict[str, Any] = {**options, "max_new_tokens": limit}
+                ids = np.zeros((batch, source), np.int32)
+                self._request(ids, None, {}, (prompt, None), generation_config, key, asked).warm()
+        return Warmup(count.programs, time.perf_counter() - begin)
 
     def rescore(
         self,

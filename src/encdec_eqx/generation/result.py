@@ -3,8 +3,7 @@
 import contextlib
 import functools
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,12 +225,3 @@ class Warmup:
 
     compilations: int
     seconds: float
-
-
-def warm_all(warm: Callable[..., None], sizes: Iterable[tuple[int, ...]]) -> Warmup:
-    """Call `warm` with every combination of sizes."""
-    begin = time.perf_counter()
-    with counted() as count:
-        for these in sizes:
-            warm(*these)
-    return Warmup(count.programs, time.perf_counter() - begin)

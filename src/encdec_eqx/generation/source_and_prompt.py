@@ -313,8 +313,13 @@ def start_only(batch: int, start: int | np.ndarray) -> Prompt:
 def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: int | np.ndarray) -> Prompt:
     """A user's `decoder_input_ids`, with the start token (or a row's own) in front if no row begins with it.
 
-    torch prepends it under the same condition. In a left-padded row it comes before the first real token.
+    torch prepends it under the same condition. In a left-padded row it comes before the first real token. Without ids
+    there is nothing else.
     """
+    if ids is None and mask is None:
+        return start_only(batch, start)
+    if ids is None:
+        raise ValueError("decoder_attention_mask is given without decoder_input_ids: there is nothing to mask.")
     array = host_ids("decoder_input_ids", ids, below=vocab_size, table="the decoder's token table")
     if array.shape[0] != batch:
         raise TypeError(
@@ -340,13 +345,7 @@ def from_user(ids: object, mask: object, *, batch: int, vocab_size: int, start: 
 
 
 def key_data(key: Any, batch: int, padded_batch: int) -> np.ndarray:
-    """The words of the caller's key, or of one key per source sequence, the latter padded to the bucket.
-
-    Raises:
-        TypeError: if it is no PRNG key.
-        ValueError: if there is not one key per source sequence.
-        NotImplementedError: for a generator other than threefry.
-    """
+    """The words of the caller's key, or of one key per source sequence, the latter padded to the bucket."""
     data = _words(key)
     if data.ndim == 1:
         return data

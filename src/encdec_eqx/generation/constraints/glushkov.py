@@ -156,21 +156,18 @@ def automaton(node: Node, alphabet: np.ndarray) -> tuple[Table, np.ndarray]:
                 found.append(behind)
             row[column] = states[behind]
         rows.append(row)
-        _check_size(len(states), members.shape[1])
+        if len(states) > _MOST_STATES or len(states) * members.shape[1] > MOST_ENTRIES:
+            raise ValueError(
+                f"`pattern` is too large: it needs an automaton of more than {len(states) - 1:,} states over "
+                f"{members.shape[1]:,} classes of symbols. What must be remembered for long makes it so, such as which "
+                "of many alternatives came before a {m,n} with large bounds. For a long list of fixed outputs use "
+                "`from_sequences`."
+            )
     next_state = np.full((len(rows), members.shape[1]), -1, np.int32)
     for state, row in enumerate(rows):
         next_state[state, list(row)] = list(row.values())
     accepting = np.asarray([bool(places & positions.accepting) for places in found])
     return Table(next_state, accepting), columns
-
-
-def _check_size(states: int, columns: int) -> None:
-    if states > _MOST_STATES or states * columns > MOST_ENTRIES:
-        raise ValueError(
-            f"`pattern` is too large: it needs an automaton of more than {states - 1:,} states over {columns:,} "
-            "classes of symbols. What must be remembered for long makes it so, such as which of many alternatives came "
-            "before a {m,n} with large bounds. For a long list of fixed outputs use `from_sequences`."
-        )
 
 
 def _bits(places: int) -> list[int]:

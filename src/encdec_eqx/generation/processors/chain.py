@@ -37,16 +37,10 @@ def build(
     source: tuple[np.ndarray, int] | None = None,
     min_tokens_to_keep: int = 1,
 ) -> tuple[Processor, ...]:
-    """The processors of one run.
+    """The processors of one run, by its `Plan`.
 
-    Args:
-        plan: the `Plan` of the run.
-        min_length: in columns of the prefix (the plan's also counts columns that the prefix lacks).
-        eos_ids: ids that end a row.
-        prompt_width: columns of the prompt.
-        rows_per_sentence: beams or samples per source sequence.
-        source: the source's ids and how many of their columns are not the bucket's padding.
-        min_tokens_to_keep: the least number of tokens that filters of sampling leave.
+    `min_length` is in columns of the prefix (the plan's also counts columns that the prefix lacks), `source` the ids of
+    the source and how many of their columns count; filters of sampling leave at least `min_tokens_to_keep`.
     """
     ends, width = np.asarray(eos_ids, np.int32), prompt_width
     return (

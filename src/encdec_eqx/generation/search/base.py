@@ -210,13 +210,9 @@ class AbstractTokenSearch(AbstractSearch):
 
     @staticmethod
     def common(plan: Plan, inputs: SearchInputs, *, rows: int, keep: int = 1) -> dict[str, Any]:
-        """The fields that all have.
+        """The fields that all have, for `rows` of the logits per source sequence.
 
-        Args:
-            plan: of the run.
-            inputs: what the search is made from.
-            rows: of the logits per source sequence.
-            keep: the least number of tokens that filters of sampling leave.
+        Filters of sampling leave at least `keep` tokens.
         """
         chain: tuple[processors.Processor, ...] = ()
         if plan.changes_logits:
@@ -297,11 +293,7 @@ class RowState(eqx.Module):
     ) -> tuple[Int32[Array, " rows"], dict[str, Any]]:
         """The column that is written, padding in finished rows, and these fields with one more token in every row.
 
-        Args:
-            search: whose ids end a row, and follow its end.
-            chosen: the token of each row.
-            log_probs: its log-probability under the model.
-            processed: the same under the distribution that was chosen from, or None.
+        `log_probs` are the tokens' under the model, `processed` those under the distribution that was chosen from.
         """
         column = jnp.where(self.finished, search.pad_id, chosen)
 

@@ -76,12 +76,7 @@ class Sampling(AbstractTokenSearch):
         return eqx.tree_at(lambda s: s.cache, self.append_token(state, decoder.logits(hidden)[:, -1]), cache)
 
     def append_token(self, state: SamplingState, logits: Float[Array, "rows vocab"]) -> SamplingState:
-        """The state with one more token in every row, its cache as it was.
-
-        Args:
-            state: the state so far.
-            logits: behind each row's last token.
-        """
+        """The state with one more token in every row, by the logits behind its last one; the cache as it was."""
         generated = state.length - jnp.asarray(self.prompt_width)
         processed = self._process(state, logits) if self._processes else logits
         chosen = self.choose(processed, generated)
@@ -108,12 +103,7 @@ class Sampling(AbstractTokenSearch):
         return apply_constraint(processors.apply(self.processors, plain, state.tokens, state.length), logits, allowed)
 
     def choose(self, logits: Float[Array, "rows vocab"], generated: Int32[Array, ""]) -> Int32[Array, " rows"]:
-        """The next token of every row: the most probable one, or the one that its key draws.
-
-        Args:
-            logits: processed.
-            generated: tokens before it that are not the prompt's.
-        """
+        """The next token of every row, behind so many generated ones: the most probable, or what its key draws."""
         if self.key_data is None:
             return _arg_max(logits)
         keys = token_keys(self.key_data, logits.shape[0], self.samples, generated)
