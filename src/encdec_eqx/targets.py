@@ -3,6 +3,7 @@
 Read from a model's special tokens and generation rules.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,12 +75,11 @@ class TargetForm:
             value = getattr(base, name, None) if asked.get(name) is None else asked[name]
             return () if value is None else tuple(one for one in np.atleast_1d(value).tolist() if one < vocab_size)
 
-        ends = tokens.eos_token_id
-        return cls(
-            start=tokens.decoder_start_token_id,
+        form = cls.of_tokens(tokens)
+        return dataclasses.replace(
+            form,
             first=next(iter(forced("forced_bos_token_id")), None),
-            ends=None if ends is None else tuple(end for end in ends if end < vocab_size) or ends,
-            pad=tokens.pad_token_id,
+            ends=form.ends and (tuple(end for end in form.ends if end < vocab_size) or form.ends),
             forced_ends=forced("forced_eos_token_id"),
             code_behind_end=model.model_type in _CODE_BEHIND_THE_END,
         )

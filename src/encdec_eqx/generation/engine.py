@@ -182,8 +182,11 @@ class Run:
         self.bucket = TargetBucket.of(needed - plan.max_new_tokens, plan.max_new_tokens, most=most)
         self.rule = PositionRule.of(config)
         self.prompt = seen.padded(self.padded_batch, self.bucket.prefix + (not self.whole))
-        eos_ids, pad_id = _ends(tokens)
-        ids = source.ids
+        ids, eos_ids, pad_id = source.ids, tokens.eos_token_id, tokens.pad_token_id if tokens.eos_token_id else 0
+        assert isinstance(eos_ids, tuple)
+        assert pad_id is not None
+        if eos_ids:  # repetitions pad them
+            eos_ids += eos_ids[:1] * (bucket(len(eos_ids), least=4) - len(eos_ids))
         inputs = SearchInputs(
             eos_ids=eos_ids,
             pad_id=pad_id,
@@ -291,16 +294,6 @@ class Run:
             theirs = longest_sequence(assistant.config)
             how = how.format("leave assistant_model out")
             check_positions(f"{read} that assistant_model reads", needed, longest=theirs, how=how)
-
-
-def _ends(tokens: SpecialTokens) -> tuple[tuple[int, ...], int]:
-    """EOS ids, padded by repetitions, and the pad id, which nothing needs where no row ever ends."""
-    eos_ids: Any = tokens.eos_token_id
-    if not eos_ids:
-        return (), 0
-    more = bucket(len(eos_ids), least=4) - len(eos_ids)
-    assert tokens.pad_token_id is not None
-    return eos_ids + eos_ids[:1] * more, tokens.pad_token_id
 
 
 def request(

@@ -22,12 +22,7 @@ _MOST_TOKENS = 2**21
 
 
 def as_vocab_size(vocab_size: int) -> int:
-    """A size of a vocabulary.
-
-    Raises:
-        TypeError: it is not an integer.
-        ValueError: it is not positive, or larger than any vocabulary.
-    """
+    """A size of a vocabulary, or an error that says why it is none."""
     size = plain(vocab_size)
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"`vocab_size` must be an integer (the width of the model's logits), got {quoted(vocab_size)}.")
@@ -41,12 +36,7 @@ def as_vocab_size(vocab_size: int) -> int:
 
 
 def as_end_ids(eos_token_id: int | Sequence[int], vocab_size: int) -> np.ndarray:
-    """The EOS tokens in ascending order, each once.
-
-    Raises:
-        TypeError: they are not integers.
-        ValueError: there is none, or one lies outside the vocabulary.
-    """
+    """The EOS tokens in ascending order, each once; at least one, and none outside the vocabulary."""
     given = plain(eos_token_id)
     ids = [plain(id_) for id_ in (given if isinstance(given, Iterable) and not isinstance(given, str) else [given])]
     if any(isinstance(id_, bool) or not isinstance(id_, int) for id_ in ids):

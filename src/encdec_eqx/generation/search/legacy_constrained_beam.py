@@ -18,7 +18,7 @@ from ..plan import Plan
 from ..source_and_prompt import MOST_PAIRS
 from .base import AbstractSearch, CacheLayout, DecoderStep, PrefillOutput, SearchInputs, SearchOutput, is_eos
 from .beam import BeamSearch, BeamState
-from .beam_hypotheses import Candidates, Hypotheses, Pool, normalize_scores
+from .beam_hypotheses import Candidates, Hypotheses, normalize_scores
 from .beam_termination import Group, attainable, best_hypotheses, with_first_eos
 from .legacy_force_words import ForcedPhrases, Progress, read_prompt
 
@@ -103,7 +103,8 @@ class ConstrainedBeamSearch(AbstractSearch):
         totals = tables[0] + running.scores[..., None]
         found = self.plain.candidates(totals, generated)
         ends = is_eos(found.tokens, self.plain.eos_ids)
-        chosen, after = self._chosen(running, progress, totals, found.gather(_opened(ends, self.plain.beams)))
+        opened = jnp.argsort(ends, axis=1, stable=True)[:, : self.plain.beams].astype(jnp.int32)
+        chosen, after = self._chosen(running, progress, totals, found.gather(opened))
         finished, was_met = self._finished(progress, found, ends)
 
         norm, bound = (table[generated] for table in (self.plain.lengths.norms, self.plain.lengths.bounds))
@@ -171,9 +172,9 @@ class ConstrainedBeamSearch(AbstractSearch):
     def output(self, state: ConstrainedState, batch: int) -> SearchOutput:
         """The best hypotheses of each source sequence."""
         width, eos_ids = int(self.plain.prompt_width), np.asarray(self.plain.eos_ids)
-        pools: list[Pool] = [state.beams.groups[0].pool]
+        pools, returned = [state.beams.groups[0].pool], int(self.plain.returned)
         found = best_hypotheses(
-            pools, batch=batch, returned=int(self.plain.returned), prompt_width=width, eos_ids=eos_ids, last_first=True
+            pools, batch=batch, returned=returned, prompt_width=width, eos_ids=eos_ids, last_first=True
         )
         return with_first_eos(found, width, eos_ids)
 
@@ -181,11 +182,6 @@ class ConstrainedBeamSearch(AbstractSearch):
 def _each(one: Any) -> Any:
     """Of every beam of every source sequence."""
     return jax.vmap(jax.vmap(one))
-
-
-def _opened(ends: Bool[Array, "batch candidates"], beams: int) -> Int32[Array, "batch beams"]:
-    """The first candidates that are no end."""
-    return jnp.argsort(ends, axis=1, stable=True)[:, :beams].astype(jnp.int32)
 
 
 def _seen(

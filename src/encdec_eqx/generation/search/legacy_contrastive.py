@@ -139,8 +139,10 @@ class ContrastiveSearch(AbstractTokenSearch):
         under = gather(found.scores, which) - total
         _, fields = state.append_token(self, chosen, log_probability(logits, chosen), under)
         fields |= {"visible": gather(branches.visible, which), "cache": cache}
-        past = self._remember(state.past, gather(hidden, which), gather(directions, which), generated)
-        return dataclasses.replace(state, **fields, past=past)
+        directions = jax.lax.dynamic_update_slice_in_dim(
+            state.past.directions, gather(directions, which)[:, None], self.prefix + generated, axis=1
+        )
+        return dataclasses.replace(state, **fields, past=Past(gather(hidden, which), directions))
 
     def _choose(
         self,
@@ -161,16 +163,6 @@ class ContrastiveSearch(AbstractTokenSearch):
         # what the processors forbid (an infinity that they may have made finite) fills up the candidates only
         forbidden = found.scores <= jnp.finfo(jnp.float32).min
         return jnp.argmax(jnp.where(forbidden, -jnp.inf, ratings), axis=-1).astype(jnp.int32)
-
-    def _remember(
-        self,
-        past: Past,
-        last: Float[Array, "rows hidden"],
-        direction: Float[Array, "rows hidden"],
-        generated: Int32[Array, ""],
-    ) -> Past:
-        at = self.prefix + generated
-        return Past(last, jax.lax.dynamic_update_slice_in_dim(past.directions, direction[:, None], at, axis=1))
 
     def output(self, state: ContrastiveState, batch: int) -> SearchOutput:
         """One row per source sequence."""
