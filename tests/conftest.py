@@ -25,7 +25,6 @@ JUDGES = (
     "encdec_eqx.config",
     "encdec_eqx.hf.families.",
     "encdec_eqx.generation.options",
-    "encdec_eqx.generation.prompt",
     "encdec_eqx.generation.plan",
     "encdec_eqx.generation.generation_config",
     "encdec_eqx.generation.value_checks",

@@ -76,7 +76,11 @@ def assemble(output: SearchOutput, plan: Plan, unseen: np.ndarray, real: np.ndar
     def generated(table: np.ndarray) -> np.ndarray:
         return table[:, width:end]
 
-    met = _phrases_met(output, real, plan) if plan.force_words_ids else None
+    met = None
+    if plan.force_words_ids:
+        tables = zip(output.sequences, real, output.lengths, strict=True)
+        rows = [np.concatenate([row[:width][its], row[width : width + length]]) for row, its, length in tables]
+        met = phrases_met(rows, plan.force_words_ids)
     return GenerationResult(
         sequences=np.concatenate([unseen, output.sequences[:, :end]], axis=1),
         lengths=output.lengths,
@@ -91,16 +95,6 @@ def assemble(output: SearchOutput, plan: Plan, unseen: np.ndarray, real: np.ndar
         notes=(*plan.notes, *_notes(output, plan.max_new_tokens, met)),
         forced_words_met=met,
     )
-
-
-def _phrases_met(output: SearchOutput, real: np.ndarray, plan: Plan) -> np.ndarray:
-    """Which rows hold the phrases that had to come, the prompt included."""
-    width = real.shape[1]
-    rows = [
-        np.concatenate([row[:width][its_real], row[width : width + length]])
-        for row, its_real, length in zip(output.sequences, real, output.lengths, strict=True)
-    ]
-    return phrases_met(rows, plan.force_words_ids)
 
 
 def _notes(output: SearchOutput, longest: int, met: np.ndarray | None) -> list[str]:

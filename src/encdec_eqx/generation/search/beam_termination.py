@@ -174,7 +174,8 @@ def best_hypotheses(
     first = np.arange(batch)[:, None] * beams + np.repeat(np.arange(len(pools)) * size, size)[None]
     rows = np.where(best.parents < 0, -1, best.parents + first[..., None]).astype(np.int32)
     lengths, sequences = in_rows(np.where(filled, best.lengths, 0)), in_rows(best.tokens)
-    ended = (lengths > 0) & np.isin(_last(sequences, prompt_width, lengths), eos_ids)
+    last = np.take_along_axis(sequences, (prompt_width + lengths - 1)[:, None], axis=1)[:, 0]
+    ended = (lengths > 0) & np.isin(last, eos_ids)
     ranked = np.where(lengths > 0, in_rows(scores), -np.inf).astype(np.float32)
     return SearchOutput(
         sequences=sequences,
@@ -194,7 +195,3 @@ def with_first_eos(output: SearchOutput, prompt_width: int, eos_ids: np.ndarray)
     ended = np.flatnonzero(~output.truncated)
     sequences[ended, prompt_width + output.lengths[ended] - 1] = eos_ids[:1].repeat(len(ended))
     return dataclasses.replace(output, sequences=sequences)
-
-
-def _last(sequences: np.ndarray, prompt_width: int, lengths: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(sequences, (prompt_width + lengths - 1)[:, None], axis=1)[:, 0]

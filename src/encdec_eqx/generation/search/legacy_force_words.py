@@ -151,7 +151,8 @@ class ForcedPhrases(eqx.Module):
         ordered = ordered[: self.offers]
         real = reachable[ordered]
         tokens = jnp.where(real, jnp.asarray(self.tokens)[ordered], -1)
-        gained = self._gained(ordered)
+        last, wanting = jnp.asarray(self.last)[ordered], jnp.asarray(self.wanting)[ordered]
+        gained = jnp.where(last, self.longest, self.longest - wanting)
         if self.choices > 1:
             shared = self._gained_as_if_shared(progress.node, tokens[: self.choices])
             shared = jnp.pad(shared, (0, self.offers - self.choices))
@@ -165,15 +166,10 @@ class ForcedPhrases(eqx.Module):
         reachable = jnp.where(inside, self.parents == progress.node, (self.parents == -1) & (place < _NOT_WAITING))
         return reachable, jnp.where(inside, 0, place)
 
-    def _gained(self, nodes: Int32[Array, " some"]) -> Int32[Array, " some"]:
-        """What reaching each of the tokens adds to the bank of the complete constraints."""
-        last, wanting = jnp.asarray(self.last)[nodes], jnp.asarray(self.wanting)[nodes]
-        return jnp.where(last, self.longest, self.longest - wanting)
-
     def _gained_as_if_shared(
         self, node: Int32[Array, ""], tokens: Int32[Array, " choices"]
     ) -> Int32[Array, " choices"]:
-        """The same where a choice has several next tokens, as 4.46.3 reckons it.
+        """What is gained where a choice has several next tokens, as 4.46.3 reckons it.
 
         There the copies of a sequence that try one token each share the list of what the choice has seen so far: each
         goes on from where the earlier ones have come, and all that came further count as being at the list's end.
