@@ -41,7 +41,7 @@ print(json.dumps([entered(), entered(), entered(num_beams=2), entered(num_beams=
 def test_few_files_are_entered():
     """Most of those of a first call, which is traced, are the model's own pieces and layers: they are not counted.
 
-    Measured: a first greedy call enters 9 files of generation (and 18 others, most of them what a model is made of), a
+    Measured: a first greedy call enters 9 files of generation (and 20 others, most of them what a model is made of), a
     second one 10 in all, a second beam search 12. Before every search had a file of its own they were 30 (and 14), 28
     and 30.
     """
