@@ -47,78 +47,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AlibiConfig",
-    "AttentionConfig",
-    "Decoder",
-    "DecoderCache",
-    "DecoderOutput",
-    "EmbeddingsConfig",
-    "Encoder",
-    "EncoderDecoder",
-    "EncoderOutput",
-    "EncoderProtocol",
-    "FeedForwardConfig",
-    "GatedMLPConfig",
-    "GenerationConfig",
-    "HeadConfig",
-    "LayerNormConfig",
-    "LayerSpec",
-    "LoadReport",
-    "MLPConfig",
-    "NormConfig",
-    "PositionsConfig",
-    "QKNormConfig",
-    "RMSNormConfig",
-    "RelativeBiasConfig",
-    "RotaryConfig",
-    "Seq2SeqOutput",
-    "SpecialTokens",
-    "StackConfig",
-    "astype",
-    "families",
-    "init_train_state",
-    "make_train_step",
-    "seq2seq_loss",
-    "shift_tokens_right",
-]
-
-_PLACES = {
-    "astype": "._trees",
-    "DecoderCache": ".cache",
-    "LoadReport": ".hf.report",
-    "AlibiConfig": ".config",
-    "GatedMLPConfig": ".config",
-    "LayerNormConfig": ".config",
-    "MLPConfig": ".config",
-    "QKNormConfig": ".config",
-    "RMSNormConfig": ".config",
-    "RelativeBiasConfig": ".config",
-    "RotaryConfig": ".config",
-    "AttentionConfig": ".config",
-    "EmbeddingsConfig": ".config",
-    "FeedForwardConfig": ".config",
-    "HeadConfig": ".config",
-    "LayerSpec": ".config",
-    "NormConfig": ".config",
-    "PositionsConfig": ".config",
-    "StackConfig": ".config",
-    "Decoder": ".decoder",
-    "DecoderOutput": ".decoder",
-    "Encoder": ".encoder",
-    "EncoderOutput": ".encoder",
-    "EncoderProtocol": ".encoder",
-    "EncoderDecoder": ".encoder_decoder",
-    "Seq2SeqOutput": ".encoder_decoder",
-    "GenerationConfig": ".generation.generation_config",
-    "SpecialTokens": ".generation.special_tokens",
-    "seq2seq_loss": ".training.loss",
-    "shift_tokens_right": ".training.loss",
-    "init_train_state": ".training.step",
-    "make_train_step": ".training.step",
+_NAMES = {
+    "_trees": "astype",
+    "cache": "DecoderCache",
+    "config": "AlibiConfig AttentionConfig EmbeddingsConfig FeedForwardConfig GatedMLPConfig HeadConfig "
+    "LayerNormConfig LayerSpec MLPConfig NormConfig PositionsConfig QKNormConfig RMSNormConfig RelativeBiasConfig "
+    "RotaryConfig StackConfig",
+    "decoder": "Decoder DecoderOutput",
+    "encoder": "Encoder EncoderOutput EncoderProtocol",
+    "encoder_decoder": "EncoderDecoder Seq2SeqOutput",
+    "generation.generation_config": "GenerationConfig",
+    "generation.special_tokens": "SpecialTokens",
+    "hf.report": "LoadReport",
+    "training.loss": "seq2seq_loss shift_tokens_right",
+    "training.step": "init_train_state make_train_step",
 }
+_PLACES = {name: f".{place}" for place, names in _NAMES.items() for name in names.split()}
 """Where each public name is defined."""
 
+__all__ = sorted([*_PLACES, "families"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 _find_moved_modules()
 

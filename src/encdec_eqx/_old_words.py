@@ -16,15 +16,15 @@ _PAGE = "docs/migrating_from_flax.md has all that differs."
 
 _NO_PARAMS = (
     "there are no parameters beside the model: the model itself is the pytree that holds them. Leave it out, and "
+    "pass another model to use other values (equinox.tree_at makes one)."
 )
-_NO_PARAMS += "pass another model to use other values (equinox.tree_at makes one)."
 _KEY = "pass a PRNG key as key= to turn dropout on; without one the call is deterministic. There is no train mode."
 _DRAW_KEY = "pass the PRNG key as key=."
 _DTYPE = "pass dtype= (a jax dtype; None keeps each tensor's own)."
 _ONE_FORMAT = (
     "leave it out: config.json with model.safetensors is the one format, torch's own, read and written alike; "
+    "flax_model.msgpack is read without being asked for."
 )
-_ONE_FORMAT += "flax_model.msgpack is read without being asked for."
 _ALWAYS = "leave it out: results are always objects with named fields."
 
 _CALL = {
@@ -129,11 +129,7 @@ _ATTRIBUTES = {
 
 
 def taught(method: _Function) -> _Function:
-    """A method that meets an old word with what is said now, before anything else happens.
-
-    Args:
-        method: one of a name in this file's table; a `classmethod` is decorated inside.
-    """
+    """A method of a name in this file's table that meets an old word with what is said now, before anything happens."""
     return refusing(method, _METHODS[method.__name__], refuse_old_words)
 
 

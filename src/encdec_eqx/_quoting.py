@@ -31,13 +31,11 @@ class _Repr(reprlib.Repr):
         """A whole number, or how long it is."""
         return repr(x) if x.bit_length() <= _MOST_BITS else f"a whole number of {x.bit_length()} bits"
 
-    def repr_str(self, x: str, level: int) -> str:
-        """The text, or its beginning."""
+    def repr_str(self, x: str | bytes, level: int) -> str:
+        """The text or the bytes, or their beginning."""
         return repr(x) if len(x) <= self.maxstring else repr(x[: self.maxstring]) + "..."
 
-    def repr_bytes(self, x: bytes, level: int) -> str:
-        """The bytes, or the first of them."""
-        return repr(x) if len(x) <= self.maxstring else repr(x[: self.maxstring]) + "..."
+    repr_bytes = repr_str
 
     def repr_ndarray(self, x: Any, level: int) -> str:
         """A small array as it is, a large one in words."""

@@ -98,20 +98,19 @@ def _parser() -> argparse.ArgumentParser:
         "trained to the end, or with that of an earlier demo in --output",
     )
     demo.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help=f"where the model is saved (default: ./{_DEFAULT_OUTPUT})",
+        "--output", type=Path, metavar="FOLDER", help=f"where the model is saved (default: ./{_DEFAULT_OUTPUT})"
     )
     demo.add_argument(
         "--cold",
         action="store_true",
         help="start from random pieces instead, all else equal: what the pretraining is worth",
     )
-    demo.add_argument("--steps", type=_at_least_one, metavar="N", help="training steps, instead of the recipe's")
+    demo.add_argument(
+        "--steps", type=_whole_number(1, _MOST_STEPS), metavar="N", help="training steps, instead of the recipe's"
+    )
     demo.add_argument(
         "--seed",
-        type=_seed,
+        type=_whole_number(0, _MOST_SEED),
         metavar="N",
         help="draws whatever is new, and the order of the words (default: 0)",
     )
@@ -188,11 +187,7 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _needed(package: str, extra: str) -> Any:
-    """An optional package.
-
-    Raises:
-        ImportError: It is not installed.
-    """
+    """An optional package, or an ImportError that says how to install it."""
     if importlib.util.find_spec(package) is None:
         from ._installing import install
 
@@ -286,20 +281,16 @@ def _options_given(words: Sequence[str]) -> set[str]:
     return given
 
 
-def _at_least_one(text: str) -> int:
-    return _whole_number(text, 1, _MOST_STEPS)
+def _whole_number(least: int, most: int) -> Callable[[str], int]:
+    """What reads the number; argparse puts the option's name in front of the message."""
 
+    def read(text: str) -> int:
+        # the length first: Python does not read thousands of digits
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
+        return int(text)
 
-def _seed(text: str) -> int:
-    return _whole_number(text, 0, _MOST_SEED)
-
-
-def _whole_number(text: str, least: int, most: int) -> int:
-    """The number; argparse puts the option's name in front of the message."""
-    # the length first: Python does not read thousands of digits
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
-    return int(text)
+    return read
 
 
 def _above_zero(text: str) -> float:

@@ -19,7 +19,8 @@ from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMas
 from .cache import Branches, DecoderCache
 from .config import StackConfig
 from .heads import LMHead
-from .hf.piece import HubOptions, load_piece, save_piece
+from .hf.files.hub import HubOptions
+from .hf.piece import load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.counting import PositionRule
 from .inputs.tokens import Embeddings, as_token_types, longest

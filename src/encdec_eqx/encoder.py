@@ -14,7 +14,8 @@ from ._old_words import TaughtAttributes, taught
 from ._padding import RightPadding
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
 from .config import StackConfig
-from .hf.piece import HubOptions, load_piece, save_piece
+from .hf.files.hub import HubOptions
+from .hf.piece import load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.tokens import Embeddings
 from .layers.attention import with_backends

@@ -25,8 +25,9 @@ from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .generation.generation_config import FORCED_TOKENS, MARK, GenerationConfig, check_forced, file_settings
 from .generation.interface import Generates
 from .generation.special_tokens import BY_USER, SpecialTokens
+from .hf.files.hub import HubOptions
 from .hf.pair import PAIR, load_pair, save_pair
-from .hf.piece import HubOptions, log, reports_held_back
+from .hf.piece import log, reports_held_back
 from .hf.report import LoadReport, join_reports
 from .joining import check_pieces, decoder_settings, projection, special_token_ids
 from .layers.attention import with_backends
@@ -258,13 +259,7 @@ class EncoderDecoder(Generates, Reshapes):
         tokens = self.special_tokens.to_hf()
         options = {} if self.generation_config is None else self.generation_config.to_hf()
         options.pop(MARK, None)  # what is saved counts by itself, whatever config.json says
-        save_pair(
-            folder,
-            self.with_layout("unrolled"),
-            own=own,
-            tokens=tokens,
-            generation_config={**options, **tokens},
-        )
+        save_pair(folder, self.with_layout("unrolled"), own=own, tokens=tokens, generation_config={**options, **tokens})
 
     @classmethod
     def _skeleton(

@@ -11,6 +11,7 @@ from ._quoting import printable
 from ._typing import PRNGKey
 from .decoder import Decoder
 from .generation.generation_config import GenerationConfig
+from .generation.special_tokens import TOKEN_NAMES
 from .hf.families import FAMILIES
 from .hf.piece import how_drawn
 from .layers.linear import Linear
@@ -49,21 +50,9 @@ def check_pieces(encoder: Any, decoder: Any) -> None:
 def projection(
     encoder_width: int, decoder: Decoder, *, key: PRNGKey | None
 ) -> tuple[Linear | None, tuple[tuple[str, str], ...]]:
-    """The projection between the pieces, where their widths differ, and what a report says of it.
+    """The projection between the pieces, and what a report says of it.
 
-    Raises:
-        ValueError: the decoder says which width it reads, but the encoder has another.
-    """
-    if not _needs_projection(encoder_width, decoder):
-        return None, ()
-    scale = decoder.config.initializer_range
-    drawn = Linear.init(encoder_width, decoder.hidden_size, scale=scale, key=jax.random.key(0) if key is None else key)
-    linear = _trees.astype(drawn, decoder.embeddings.tokens.weight.dtype)
-    return linear, (("enc_to_dec_proj", f"projection between the widths; {how_drawn(scale, key)}"),)
-
-
-def _needs_projection(encoder_width: int, decoder: Decoder) -> bool:
-    """The reference's rule: widths differ and the decoder does not say which width it reads.
+    The reference's rule: one is needed where widths differ and the decoder does not say which width it reads.
 
     Raises:
         ValueError: the decoder says so, but the encoder has another width.
@@ -74,7 +63,12 @@ def _needs_projection(encoder_width: int, decoder: Decoder) -> bool:
             f"the decoder's cross_attention_hidden_size is {reads}, but the encoder's hidden_size is {encoder_width}; "
             "they must be equal. Leave cross_attention_hidden_size unset to get a projection instead."
         )
-    return reads is None and encoder_width != decoder.hidden_size
+    if reads is not None or encoder_width == decoder.hidden_size:
+        return None, ()
+    scale = decoder.config.initializer_range
+    drawn = Linear.init(encoder_width, decoder.hidden_size, scale=scale, key=jax.random.key(0) if key is None else key)
+    linear = _trees.astype(drawn, decoder.embeddings.tokens.weight.dtype)
+    return linear, (("enc_to_dec_proj", f"projection between the widths; {how_drawn(scale, key)}"),)
 
 
 def decoder_settings(decoder: Decoder) -> GenerationConfig | None:
@@ -92,10 +86,4 @@ def decoder_settings(decoder: Decoder) -> GenerationConfig | None:
 
 def special_token_ids(decoder: Decoder) -> dict[str, Any]:
     """The special tokens that a decoder's config names."""
-    config = decoder.config
-    return {
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
-        "pad_token_id": config.pad_token_id,
-        "decoder_start_token_id": config.decoder_start_token_id,
-    }
+    return {name: getattr(decoder.config, name) for name in TOKEN_NAMES}

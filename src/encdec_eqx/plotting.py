@@ -98,7 +98,8 @@ def compare_curves(
         if len(values) > 1:
             axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.18, linewidth=0)
     axes.set_xlabel("optimiser steps")
-    axes.set_ylabel(label or _label(event, field))
+    where = "training" if event == "train" else "evaluation"
+    axes.set_ylabel(label or (f"{where} loss (nats a token)" if field == "loss" else field))
     axes.legend(frameon=False)
     if title:
         axes.set_title(title, loc="left", color=_INK, fontsize=12, pad=10)
@@ -189,11 +190,6 @@ def _on_common_steps(name: str, runs: Sequence[Series], event: str, field: str) 
         _logger.warning("%d steps that only some seeds of %r have reached are not drawn.", len(left_out), name)
     rows = [dict(zip(steps.tolist(), values.tolist(), strict=True)) for steps, values in runs]
     return np.array(shared), np.array([[row[step] for step in shared] for row in rows])
-
-
-def _label(event: str, field: str) -> str:
-    where = "training" if event == "train" else "evaluation"
-    return f"{where} loss (nats a token)" if field == "loss" else field
 
 
 def _figure(heights: Sequence[float]) -> tuple[Any, list[Any]]:

@@ -104,9 +104,11 @@ def diagnose(
     if learning_rate is not None:
         check_learning_rate(learning_rate)
     ids = None if batch is None else _ids(model, batch)
-    model, trained = cut_and_trained(_in_fast_layout(model) if _fits_any_layout(trainable) else model, trainable)
+    if trainable is None or isinstance(trainable, str | list | tuple):  # no tree like the model: fits any layout
+        model = _in_fast_layout(model)
+    model, trained = cut_and_trained(model, trainable)
     sizes, names = Weights(model), weights.trained_names(model, trained)
-    findings = [*_of_weights(model, sizes, names), *_of_ids(model, ids, tokenizers)]
+    findings = [*_of_weights(sizes, names), *_of_ids(model, ids, tokenizers)]
     findings += _of_texts(model, tokenizers, targets)
     runs = Runs(model, trained, sizes)
     blocking = [finding.code for finding in findings if finding.code in _BLOCK_RUNS and finding.severity == "error"]
@@ -141,12 +143,7 @@ def _in_fast_layout(model: Any) -> Any:
         return model
 
 
-def _fits_any_layout(trainable: Any) -> bool:
-    """Whether it is selectors, not a tree like the model."""
-    return trainable is None or isinstance(trainable, str | list | tuple)
-
-
-def _of_weights(model: Any, sizes: Weights, trained: set[str]) -> Iterator[Finding]:
+def _of_weights(sizes: Weights, trained: set[str]) -> Iterator[Finding]:
     yield from weights.not_finite(sizes)
     yield from weights.are_half_precision(sizes, trained)
     yield from weights.cross_attention_is_dead(sizes)

@@ -19,7 +19,7 @@ from ..training.run_job import check_sources, load_model, load_tokenizers, pairs
 from ..training.toml import speaking_toml
 from ..training.train_config import check_learning_rate
 from .checks import diagnose
-from .finding import Diagnosis, show
+from .finding import show
 
 _ROWS = 64
 
@@ -65,7 +65,9 @@ def run_doctor(
         model = load_model(job.model)
         examples = None if job.data.train_file is None else _examples(model, tokenizers, job)
         few, batch = ([], None) if examples is None else sample(examples, _ROWS, source_pad(model))
-        optimizer = _optimizer(job) if described and learning_rate is None and batch is not None else None
+        # the run's own, at the highest rate of its schedule
+        tried = described and learning_rate is None and batch is not None
+        optimizer = make_optimizer(job.train.at_constant_rate(), num_training_steps=1) if tried else None
         diagnosis = diagnose(
             model,
             batch,
@@ -76,11 +78,6 @@ def run_doctor(
             trainable=job.train.trainable,
         )
         show(diagnosis, console)
-    return exit_status(diagnosis)
-
-
-def exit_status(diagnosis: Diagnosis) -> int:
-    """1 if there is an error among the findings, else 0."""
     return 1 if diagnosis.of("error") else 0
 
 
@@ -111,8 +108,3 @@ def _examples(model: EncoderDecoder, tokenizers: TokenizerPair | None, job: Trai
         max_target_length=job.train.max_target_length or longest(model.decoder.config, None),
         on_bad="report",
     )
-
-
-def _optimizer(job: TrainJob) -> Any:
-    """The run's, at the highest rate of its schedule."""
-    return make_optimizer(job.train.at_constant_rate(), num_training_steps=1)

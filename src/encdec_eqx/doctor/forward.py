@@ -53,15 +53,9 @@ class RunOutput(eqx.Module):
 
 @eqx.filter_jit
 def run(trained: PyTree, rest: PyTree, inputs: Inputs) -> tuple[RunOutput, PyTree]:
-    """Runs the model on a batch, without dropout.
+    """Runs the model on a batch, without dropout: what was seen, and the gradient of the loss.
 
-    Args:
-        trained: the model with None for every leaf that needs no gradient.
-        rest: the model with None for the others.
-        inputs: see `Inputs`.
-
-    Returns:
-        What was seen, and the gradient of the loss.
+    The model comes in two parts, each with None for the other's leaves: those that need a gradient, and the rest.
     """
     (_, seen), grads = jax.value_and_grad(_loss, has_aux=True)(trained, rest, inputs)
     return seen, grads
@@ -78,11 +72,7 @@ def _loss(trained: PyTree, rest: PyTree, inputs: Inputs) -> tuple[Array, RunOutp
     token_loss = _token_loss(out.logits, labels)
     loss = jnp.sum(token_loss) / jnp.maximum(jnp.sum(labels != IGNORED), 1).astype(jnp.float32)
     return loss, RunOutput(
-        loss=loss,
-        token_loss=token_loss,
-        logits=out.logits,
-        states=states,
-        finite=_finite(states) & _finite(out.logits),
+        loss=loss, token_loss=token_loss, logits=out.logits, states=states, finite=_finite(states) & _finite(out.logits)
     )
 
 
@@ -134,12 +124,7 @@ class Watched(AbstractLinear):
 
 
 def locate_nonfinite(model: Any, inputs: Inputs) -> str:
-    """Where the first NaN or infinity comes up, in words.
-
-    Args:
-        model: in either layout.
-        inputs: a batch, best of a single row.
-    """
+    """Where the first NaN or infinity comes up in a batch, best of a single row: in words."""
     records: list[tuple[str, bool, bool]] = []
     watched = _watch_linear_maps(model, records)
     given = {name: value for name, value in inputs.items() if name != "labels"}
@@ -232,11 +217,7 @@ def run_trial(
 ) -> Trial:
     """Takes `STEPS` steps, or fewer if the loss is no number any more or beyond hope.
 
-    Args:
-        loss_and_gradient: the loss of the trained arrays on the batch, and its gradient.
-        params: the trained arrays, which are left as they are.
-        optimizer: makes the steps.
-        factor: what its updates are multiplied by.
+    The trained arrays are left as they are, and the optimizer's updates multiplied by the factor.
     """
     with jax.numpy_dtype_promotion("standard"):
         state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, optimizer.init(params))
@@ -263,10 +244,7 @@ def _stepped(
 def is_too_high(trial: Callable[[float], Trial], *, learning_rate: float | None, uniform: float) -> Iterator[Finding]:
     """The loss of one batch rises when steps are taken on that very batch: they are too long.
 
-    Args:
-        trial: takes the steps, with updates multiplied by a factor.
-        learning_rate: the rate, where it is known.
-        uniform: ln V.
+    `trial` takes the steps, with updates multiplied by a factor; `uniform` is ln V.
     """
     first = trial(1.0)
     evidence = {"before": first.losses[0], "after": first.ends, "steps": len(first.losses) - 1}

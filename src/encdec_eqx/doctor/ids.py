@@ -99,7 +99,8 @@ _MASKED = ("bert", "roberta", "electra", "distilbert", "albert", "camembert", "x
 
 def ids_out_of_range(ids: Ids, model: Any) -> Iterator[Finding]:
     """Ids that are no rows of an embedding table. If each side fits the other's table, the sides are swapped."""
-    sizes = _vocabularies(model)
+    encoder = source_config(model)
+    sizes = {"source": None if encoder is None else encoder.vocab_size, "target": model.decoder.config.vocab_size}
     wrong = [
         (name, value, size)
         for name, side in (("input_ids", "source"), ("labels", "target"), ("decoder_input_ids", "target"))
@@ -165,11 +166,6 @@ def pieces_swapped(model: Any) -> Iterator[Finding]:
 def is_causal_lm(model: Any) -> bool:
     """Whether the decoder's family is pretrained to continue text, on its own."""
     return model.decoder.config.model_type in _CAUSAL
-
-
-def _vocabularies(model: Any) -> dict[str, int | None]:
-    encoder = source_config(model)
-    return {"source": None if encoder is None else encoder.vocab_size, "target": model.decoder.config.vocab_size}
 
 
 def _fits(ids: np.ndarray, size: int) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ..generation.generation_config import GenerationConfig
 from ..generation.special_tokens import TOKEN_NAMES, SpecialTokens
 from ..surgery.resize import resizing_call
 from ..targets import TargetForm
@@ -303,12 +302,12 @@ def cannot_be_generated(ids: Ids, model: Any) -> Iterator[Finding]:
     config = model.generation_config
     if config is None or not ids.targets:
         return
-    form = TargetForm.of(model)
+    form, banned_first = TargetForm.of(model), config.begin_suppress_tokens or ()
     reasons = {
         "min_length": lambda row: len(row) < (config.min_length or 0) and _is_finished(row, form),
         "min_new_tokens": lambda row: len(row) <= (config.min_new_tokens or 0) and _is_finished(row, form),
         "suppress_tokens": lambda row: np.isin(row, config.suppress_tokens or ()).any(),
-        "begin_suppress_tokens": lambda row: row[len(form.begin) :][0:1].tolist() in _one_each(config),
+        "begin_suppress_tokens": lambda row: bool(np.isin(row[len(form.begin) :][:1], banned_first).any()),
         "no_repeat_ngram_size": lambda row: _repeats(row.tolist(), config.no_repeat_ngram_size or 0),
     }
     for name, forbids in reasons.items():
@@ -317,10 +316,6 @@ def cannot_be_generated(ids: Ids, model: Any) -> Iterator[Finding]:
             yield found(
                 "targets_cannot_be_generated", also={"value": getattr(config, name)}, option=name, share=forbidden
             )
-
-
-def _one_each(config: GenerationConfig) -> list[list[int]]:
-    return [[one] for one in config.begin_suppress_tokens or ()]  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def _repeats(row: list[int], size: int) -> bool:

@@ -5,6 +5,8 @@ source from those for another (nats per label), and what the right one gains (me
 loss with its own). In a model that has learned to use its source the two are about equal, as they are by definition if
 its predictions are true; measured while three pairs were trained, the gain was 1.0 to 12 times the divergence from the
 third step on.
+
+`loss` is a mean over the labels in nats, and `uniform` ln V, that of predicting all tokens alike.
 """
 
 import dataclasses
@@ -27,13 +29,7 @@ def is_above_uniform(loss: float, uniform: float, logits_spread: float, *, may_b
     tenth of ln V) above it is a fault. Not so where a decoder that never learned to continue a text, or one that
     learned to read another encoder, was just joined: those begin high, and come down. A trained model may also meet
     rows that are unlike all that it has learned, so it is an error only where the logits themselves are out of all
-    proportion.
-
-    Args:
-        loss: mean over the labels.
-        uniform: ln V.
-        logits_spread: standard deviation of the logits at a position.
-        may_be_high: whether the decoder was just joined, and is of such a kind.
+    proportion (`logits_spread` is their standard deviation at a position).
     """
     if loss <= uniform + max(0.5, 0.1 * uniform):
         return
@@ -50,11 +46,7 @@ def order_does_not_matter(loss: float, scrambled: float, uniform: float) -> Iter
     Text in its own language it finds likelier by far: the demo's phoneme model by 1.8 nats, and with its ids permuted
     by -0.3 to 0.6. More than that is asked for only where the loss is near guessing. For decoders that are pretrained
     to continue text and have just been joined. Targets may also be no text at all (codes, numbers): a warning.
-
-    Args:
-        loss: mean over the labels of the rows that have been put into another order.
-        scrambled: the same in that order.
-        uniform: ln V.
+    `loss` and `scrambled` are of the rows that have been put into another order, before and after.
     """
     if scrambled - loss < 0.7 and loss > 0.8 * uniform:
         yield found("labels_of_another_vocabulary", loss=loss, scrambled=scrambled)
@@ -66,12 +58,7 @@ def another_start_is_better(own: ByLabel, others: dict[int, ByLabel], start: int
     In a trained model the start token that it was trained with is far the best one. Every label counts once, however
     many rows begin with it, and nearly all must be likelier: after a token that the model has never read first it may
     favour some label or other, and a sorted file's targets may all begin with that one. A warning, because setting
-    another start token than its own would break the model.
-
-    Args:
-        own: mean loss of each different first label.
-        others: the same with these ids as the start token.
-        start: the model's.
+    another start token than its own would break the model. `others` are the losses with these ids as the start token.
     """
     if not others:
         return

@@ -16,20 +16,9 @@ from ..generation.special_tokens import SpecialTokens
 from ..params.trainable import trainable as default_trainable
 from ..targets import TargetForm
 from ..text.texts import source_config
-from . import losses
+from . import forward, losses
 from .finding import Finding
-from .forward import (
-    Inputs,
-    RunOutput,
-    TrialSettings,
-    are_not_finite,
-    divergence,
-    is_too_high,
-    locate_nonfinite,
-    rows,
-    run,
-    run_trial,
-)
+from .forward import Inputs, RunOutput, TrialSettings, rows
 from .ids import Ids, is_causal_lm
 from .weights import Weights
 
@@ -66,18 +55,13 @@ class Runs:
         self._uniform = math.log(model.decoder.config.vocab_size)
 
     def findings(self, ids: Ids, tried: TrialSettings | None) -> list[Finding]:
-        """All that the runs show.
-
-        Args:
-            ids: the batch; its ids are in range, and some labels count.
-            tried: the optimiser whose steps are tried, if any are.
-        """
+        """All that the runs show on a batch whose ids are in range and some of whose labels count."""
         inputs = self._inputs(ids)
         seen, gradient = self._run(inputs)
         finite = np.asarray(seen.finite)
         if not finite.all():
-            where = locate_nonfinite(self._model, rows(inputs, np.flatnonzero(~finite)[:1]))
-            return list(are_not_finite(where, int((~finite).sum()), len(finite)))
+            where = forward.locate_nonfinite(self._model, rows(inputs, np.flatnonzero(~finite)[:1]))
+            return list(forward.are_not_finite(where, int((~finite).sum()), len(finite)))
         counted = np.asarray(inputs["labels"]) != IGNORED
         loss = float(seen.loss)
         norms = losses.norms(Weights(self._of_trained(gradient)))
@@ -102,7 +86,7 @@ class Runs:
         return found
 
     def _run(self, inputs: Inputs) -> tuple[RunOutput, Any]:
-        return run(self._read, self._rest, inputs)
+        return forward.run(self._read, self._rest, inputs)
 
     def _of_trained(self, tree: Any) -> Any:
         """The entries of a tree like the model that are trained."""
@@ -111,12 +95,12 @@ class Runs:
 
     def _learning_rate(self, inputs: Inputs, tried: TrialSettings) -> Iterator[Finding]:
         def loss_and_gradient(params: Any) -> tuple[Any, Any]:
-            seen, gradient = run(eqx.combine(params, self._read), self._rest, inputs)
+            seen, gradient = forward.run(eqx.combine(params, self._read), self._rest, inputs)
             return seen.loss, self._of_trained(gradient)
 
         params = self._of_trained(self._read)
-        yield from is_too_high(
-            lambda factor: run_trial(loss_and_gradient, params, tried.optimizer, factor * tried.factor),
+        yield from forward.is_too_high(
+            lambda factor: forward.run_trial(loss_and_gradient, params, tried.optimizer, factor * tried.factor),
             learning_rate=tried.learning_rate,
             uniform=self._uniform,
         )
@@ -170,7 +154,7 @@ class Runs:
         labels = np.asarray(inputs["labels"])
         weight = counted & differ[:, None]
         telling = weight & (labels != labels[order])
-        apart = np.asarray(divergence(seen.logits, other.logits, inputs["labels"]))
+        apart = np.asarray(forward.divergence(seen.logits, other.logits, inputs["labels"]))
         gain = np.asarray(other.token_loss) - np.asarray(seen.token_loss)
         measured = losses.Reading(
             divergence=float(apart[telling].mean()) if telling.any() else math.nan,

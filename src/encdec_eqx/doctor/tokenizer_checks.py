@@ -60,7 +60,8 @@ def made_by_another(ids: Ids, tokenizers: Any, model: Any) -> Iterator[Finding]:
     """
     for side, own, rows in _sides(ids, tokenizers):
         special, piece = _ids_around_text(own, model, side), "encoder" if side == "source" else "decoder"
-        contents = _unique_rows([row[~np.isin(row, special)] for row in rows])
+        bare = [row[~np.isin(row, special)] for row in rows]
+        contents = list({row.tobytes(): row for row in bare if row.size}.values())[:_ROWS]
         missing = sorted({int(one) for row in contents for one in row if own.id_to_token(int(one)) is None})
         if missing:
             yield found("wrong_tokenizer/unknown_id", also={"piece": piece, "id": missing[0]}, side=side)
@@ -118,10 +119,6 @@ def _ids_around_text(tokenizer: Any, model: Any, side: str) -> list[int]:
     own = [getattr(of_piece, name, None) for name in TOKEN_NAMES]
     own += [unknown_id(tokenizer), *(TargetForm.of(model).begin if side == "target" else ())]
     return [int(one) for value in own if value is not None for one in np.atleast_1d(value)] + around
-
-
-def _unique_rows(rows: list[np.ndarray]) -> list[np.ndarray]:
-    return list({row.tobytes(): row for row in rows if row.size}.values())[:_ROWS]
 
 
 def _survival(tokenizer: Any, contents: list[np.ndarray]) -> float:

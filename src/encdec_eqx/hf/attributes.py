@@ -213,13 +213,9 @@ def read_rows(
     constants: Mapping[str, Any],
     parts: Mapping[str, Callable[..., Any]],
 ) -> StackConfig:
-    """The `StackConfig` that attributes describe.
+    """The `StackConfig` that all attributes describe, the absent ones at their defaults.
 
-    Args:
-        rows: of the family, those common to all included.
-        hf: all attributes, the absent ones at their defaults.
-        constants: what the family fixes, by its path.
-        parts: the classes of parts that are not those of `PARTS`.
+    Besides it takes a family's rows, those common to all included, its `constants` and its `parts`.
 
     Raises:
         ValueError: a value is not supported.

@@ -192,12 +192,7 @@ class Family:
         return said | {name: value for name, value in old.items() if said.get(name) is None}
 
     def table(self, config: StackConfig, role: Role) -> NameTable:
-        """The name table of one model.
-
-        Args:
-            config: the model's config.
-            role: `"encoder"`, or `"decoder"` with a language-model head.
-        """
+        """The name table of one model: of an encoder, or of a decoder with its language-model head."""
         if role not in self.architectures:
             raise ValueError(f"{self.model_type} models cannot be {role}s; expected {', '.join(self.architectures)}.")
         before, prefixes = self.prefixes[role][0] if role == "decoder" else "", self.prefixes[role]
@@ -222,7 +217,7 @@ class Family:
             settings={self.tied_copy[0]: "tie_word_embeddings"} if tied else {},
             unused=tuple(("", pattern, reason) for pattern, reason in self.unused)
             + tuple(
-                ("", _literal(_bare(row[1], prefixes)), _WHY_ABSENT[group])
+                ("", _bare(row[1], prefixes).replace(".", r"\."), _WHY_ABSENT[group])
                 for group, rows in absent.items()
                 for row in rows
             ),
@@ -331,7 +326,3 @@ def _prefixed(prefix: str, rows: Iterator[Row] | list[Row]) -> tuple[Row, ...]:
 def _bare(name: str, prefixes: tuple[str, ...]) -> str:
     """The name without the prefix of the base model, as names are compared."""
     return next((name[len(prefix) + 1 :] for prefix in prefixes if name.startswith(f"{prefix}.")), name)
-
-
-def _literal(name: str) -> str:
-    return name.replace(".", r"\.")

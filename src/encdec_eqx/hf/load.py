@@ -64,7 +64,7 @@ def load(
     may_be_new: Mapping[str, str] = MappingProxyType({}),
     draw: Callable[[Sequence[str]], Mapping[str, jax.Array]] = lambda paths: {},
 ) -> tuple[Tree, Loaded]:
-    """Fill a model's skeleton.
+    """The arrays of a model, and what was done.
 
     Args:
         skeleton: a pytree whose leaves are `jax.ShapeDtypeStruct`s.
@@ -74,9 +74,6 @@ def load(
         dtype: dtype of all arrays; None keeps each tensor's own.
         may_be_new: groups of the table that the checkpoint may lack as a whole, and what they are in words.
         draw: the new arrays of such groups, by their paths.
-
-    Returns:
-        The tree of arrays, and what was done.
 
     Raises:
         ValueError: tensors are missing, unexpected, or of the wrong shape or dtype: all of them in one message.
@@ -90,7 +87,8 @@ def load(
     if plan.problems:
         raise ValueError(_message(what, tensors.path, plan.problems, wrapping))
     plan.loaded.notes += [] if wrapping is None else [wrapping]
-    plan.loaded.notes += _conversions(plan, tensors, dtypes)
+    pairs = {(tensors.entries[name].dtype, dtypes[path]) for path, fill in plan.fills.items() for name, _ in fill}
+    plan.loaded.notes += sorted(f"converted from {theirs} to {ours}" for theirs, ours in pairs if theirs != ours)
     default = next(iter(dtypes.values()), np.dtype(np.float32))
     absent = [path for path in shapes if path not in plan.fills and path not in table.computed]
     arrays = {path: array.astype(default) for path, array in draw(absent).items()}
@@ -107,11 +105,7 @@ def load(
 def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapping[str, int]) -> None:
     """That what would take long to put together is in the checkpoint at all; whether it is right is for `load` to say.
 
-    Args:
-        table: rows of the model.
-        tensors: the checkpoint.
-        what: the model in words, for messages.
-        positions: rows of the tables of positions, by their paths.
+    The arguments are those of `load`, and `positions` the rows of the tables of positions, by their paths.
 
     Raises:
         ValueError: a deep model has layers that the checkpoint has nothing of, or a long table of positions another
@@ -214,7 +208,7 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
     for name, original in copies:
         if original not in found:
             found[original] = name
-        elif _equal(tensors, name, found[original]):
+        elif np.array_equal(tensors.read(name), tensors.read(found[original])):
             plan.loaded.ignored.append((name, "a second copy of a tied tensor"))
         elif table.canonical(name) in table.equal_copies:
             plan.problems.append(
@@ -225,11 +219,6 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
             setting = table.settings.get(table.canonical(name))
             plan.loaded.dropped.append((name, found[original], setting))
     return found
-
-
-def _equal(tensors: Tensors, one: str, other: str) -> bool:
-    same_shape = tensors.entries[one].shape == tensors.entries[other].shape
-    return same_shape and np.array_equal(tensors.read(one), tensors.read(other))
 
 
 def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any) -> dict[str, np.dtype]:
@@ -251,24 +240,15 @@ def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any) -> dict[str, np.dtype]:
     return result
 
 
-def _conversions(plan: _Plan, tensors: Tensors, dtypes: dict[str, np.dtype]) -> list[str]:
-    pairs = {(tensors.entries[name].dtype, dtypes[path]) for path, fill in plan.fills.items() for name, _ in fill}
-    return sorted(f"converted from {theirs} to {ours}" for theirs, ours in pairs if theirs != ours)
-
-
 def _filled(shape: tuple[int, ...], dtype: np.dtype, fill: list[tuple[str, How]], tensors: Tensors) -> jax.Array:
-    array = _aligned(shape, dtype)
-    for name, transform in fill:
-        transforms.write(transform, array, tensors.read(name))
-    return jax.device_put(array)
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory aligned as the CPU backend wants it, which then takes it over without a copy."""
+    # memory aligned as the CPU backend wants it, which then takes it over without a copy
     count = math.prod(shape) * dtype.itemsize
     memory = np.empty(count + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + count].view(dtype).reshape(shape)
+    array = memory[start : start + count].view(dtype).reshape(shape)
+    for name, transform in fill:
+        transforms.write(transform, array, tensors.read(name))
+    return jax.device_put(array)
 
 
 def initial(build: Callable[[jax.Array], Any], key: jax.Array, paths: Sequence[str]) -> dict[str, jax.Array]:

@@ -123,12 +123,8 @@ def _families(name: str) -> Iterable[str]:
         model_type
         for model_type, family in FAMILIES.items()
         if any(
-            re.fullmatch(f"{_FRAMEWORK}{re.escape(_stem(example))}{_KIND}", name)
+            # `Bert` of `BertModel`, `XLMRoberta` of `XLMRobertaForCausalLM`
+            re.fullmatch(f"{_FRAMEWORK}{re.escape(re.sub(f'{_KIND}$', '', example))}{_KIND}", name)
             for example in family.architectures.values()
         )
     ]
-
-
-def _stem(name: str) -> str:
-    """`Bert` of `BertModel`, `XLMRoberta` of `XLMRobertaForCausalLM`."""
-    return re.sub(f"{_KIND}$", "", name)

@@ -8,17 +8,16 @@ nest; FSDP and activation checkpointing put theirs in the middle.
 
 import dataclasses
 import functools
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._quoting import quoted
 from .files.folder import Tensors
-from .files.safetensors_file import Entry
 from .transforms import How
 
 Row = tuple[str, str, How]
@@ -140,24 +139,18 @@ def norm(ours: str, theirs: str) -> tuple[Row, ...]:
 
 def merge(*tables: NameTable) -> NameTable:
     """One table of several that have no name in common."""
-    joined: dict[str, Any] = {}
-    for field in dataclasses.fields(NameTable):
-        values = [getattr(table, field.name) for table in tables]
-        several = isinstance(values[0], tuple)
-        joined[field.name] = (
-            sum(values, ()) if several else {name: one for value in values for name, one in value.items()}
-        )
-    return NameTable(**joined)
+
+    def joined(name: str) -> Any:
+        values = [getattr(table, name) for table in tables]
+        return sum(values, ()) if isinstance(values[0], tuple) else functools.reduce(operator.or_, map(dict, values))
+
+    return NameTable(**{field.name: joined(field.name) for field in dataclasses.fields(NameTable)})
 
 
 def split_tied(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[str, str]]:
     """Leave out of an encoder's table every tensor that has a namesake in the decoder's base model.
 
-    This is `tie_encoder_decoder`: such a tensor is stored once, as the decoder's.
-
-    Args:
-        encoder: the encoder's table, not yet under a prefix.
-        decoder: the decoder's, likewise.
+    This is `tie_encoder_decoder`: such a tensor is stored once, as the decoder's. The tables are under no prefix yet.
 
     Returns:
         The encoder's table without the tied rows, and the tied paths: the encoder's to the decoder's.
@@ -167,47 +160,23 @@ def split_tied(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[
         for group, (ours, name, transform) in decoder.rows()
         if group in ("base", "pooler")
     }
-    groups: dict[str, tuple[Row, ...]] = {}
-    pairs: dict[str, str] = {}
-    for group, rows in encoder.groups.items():
-        kept = []
-        for ours, name, transform in rows:
-            namesake = theirs.get((encoder.canonical(name), transform))
-            if namesake is None:
-                kept.append((ours, name, transform))
-            else:
-                pairs[ours] = namesake
-        groups[group] = tuple(kept)
+    named = [(ours, (encoder.canonical(name), transform)) for _, (ours, name, transform) in encoder.rows()]
+    pairs = {ours: theirs[key] for ours, key in named if key in theirs}
+    groups = {group: tuple(row for row in rows if row[0] not in pairs) for group, rows in encoder.groups.items()}
     return dataclasses.replace(encoder, groups=groups), pairs
 
 
 class Unwrapped:
-    """The tensors of a checkpoint, under the names that they have without a wrapper.
+    """The tensors of a checkpoint, under the names that they have without a wrapper: see `Tensors`."""
 
-    Attributes:
-        path: as of the checkpoint.
-        entries: by the names without it.
-        note: what was left out of the names, for the report.
-    """
-
-    def __init__(self, tensors: Tensors, names: Mapping[str, str], note: str):
-        self.path: Path = tensors.path
-        self.entries: Mapping[str, Entry] = {new: tensors.entries[old] for new, old in names.items()}
-        self.note = note
-        self._tensors, self._names = tensors, names
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, by its name without the wrapper."""
-        return self._tensors.read(self._names[name])
+    def __init__(self, tensors: Tensors, names: Mapping[str, str]):
+        self.path = tensors.path
+        self.entries = {new: tensors.entries[old] for new, old in names.items()}
+        self.read = lambda name: tensors.read(names[name])
 
 
 def strip_wrappers(tensors: Tensors, table: NameTable) -> tuple[Tensors, str | None]:
-    """The checkpoint without what wrappers put into its names, and a note on it; as it is if that finds no more.
-
-    Args:
-        tensors: the checkpoint.
-        table: rows of the model.
-    """
+    """The checkpoint without what wrappers put into its names, and a note on it; as it is if that finds no more."""
     wanted = {table.canonical(theirs) for _, (_, theirs, _) in table.rows()}
     best, note = tensors, None
     score = _found(tensors.entries, wanted, table)
@@ -215,7 +184,7 @@ def strip_wrappers(tensors: Tensors, table: NameTable) -> tuple[Tensors, str | N
         if score == len(wanted):
             break
         if (more := _found(names, wanted, table)) > score:
-            best, note, score = Unwrapped(tensors, names, what), what, more
+            best, note, score = Unwrapped(tensors, names), what, more
     return best, note
 
 

@@ -18,12 +18,13 @@ from ..config import StackConfig
 from .families import FAMILIES, WHOLES
 from .family import Family, Role
 from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
+from .files.hub import HubOptions
 from .load import POSITIONS, check_size, load
 from .model_types import PAIRS, family_of, stack_config, with_model_type
 from .names import NameTable, linear, merge, split_tied
 from .pair_config import MODEL_TYPE as PAIR
-from .pair_config import PairConfig, WholeFormat, read_pair, write_pair
-from .piece import HubOptions, hf_config, log
+from .pair_config import SHARED, PairConfig, WholeFormat, read_pair, write_pair
+from .piece import hf_config, log
 from .report import LoadReport, choices, refuse_unknown
 from .save import recorded_dtype, save
 
@@ -74,17 +75,10 @@ def load_pair(
     strict_config: bool,
     model_types: Mapping[str, str | None],
 ) -> LoadedPair:
-    """Load encoder and decoder; nothing may be missing.
+    """What `EncoderDecoder.from_pretrained` loads; nothing may be missing.
 
-    Args:
-        path: a folder or a Hub id.
-        build: makes a new model from the encoder's config (or `own`), the decoder's, the paths that they share, and the
-            name of the format; only traced.
-        own: the encoder, where it is the user's own.
-        dtype: dtype of all arrays; None keeps each tensor's own.
-        hub: where to look for a Hub id.
-        strict_config: whether attributes that nothing is known of are an error.
-        model_types: what the caller says of `config.json`, and of its parts, by the name of the argument.
+    `build` makes a new model from the encoder's config (or `own`, an encoder of the user's), the decoder's, the paths
+    that they share, and the name of the format; it is only traced. `model_types` has the arguments of that name.
     """
     folder = hub.folder(path)
     place = folder / CONFIG
@@ -113,7 +107,7 @@ def load_pair(
         table, ties = _pair_table(configs, tied=pair.tied and own is None)
     else:
         what, model_type = f"a {first} model", first
-        table, ties = whole.table(**configs, shared=pair.tied), whole.ties(pair.tied)
+        table, ties = whole.table(**configs, shared=pair.tied), (SHARED,) if pair.tied else ()
     tensors = open_tensors(folder)
     positions = {f"{role}.{POSITIONS}": config.positions.max_positions for role, config in configs.items()}
     check_size(table, tensors, what=what, positions=positions)
@@ -152,25 +146,15 @@ def load_pair(
 
 
 def save_pair(
-    folder: str | os.PathLike,
-    model: Any,
-    *,
-    own: Any,
-    tokens: Mapping[str, Any],
-    generation_config: Mapping[str, Any],
+    folder: str | os.PathLike, model: Any, *, own: Any, tokens: Mapping[str, Any], generation_config: Mapping[str, Any]
 ) -> None:
     """Save encoder and decoder as torch's class for them would: `EncoderDecoderModel`, or that of their family.
 
-    Args:
-        folder: see `save.save`.
-        model: an unrolled pair; shared arrays are in the decoder only.
-        own: the encoder, where it is the user's own and saves itself.
-        tokens: the model's special tokens.
-        generation_config: content of `generation_config.json`.
+    The model is unrolled, with shared arrays in the decoder only; `own` is its encoder if that saves itself.
     """
     decoder, tied = model.decoder.config, bool(model.ties)
     others = json.loads(model.load_report.attributes)
-    if model.model_type == PAIR:
+    if model.model_type == PAIR or own is not None:
         configs: dict[Role, StackConfig] = {} if own is not None else {"encoder": model.encoder.config}
         configs["decoder"] = decoder
         said: dict[str, Any] = {role: hf_config(getattr(model, role), role) for role in configs}

@@ -7,13 +7,14 @@ from typing import Any
 from .._quoting import quoted
 from ..config import StackConfig
 from .attributes import FIXED, TOKENS, at_fixed, check_kind, differing_fields
-from .family import Family
+from .family import Family, Whole
 from .ignored import IGNORED, OF_THE_FILE
 from .names import NameTable, Row
 
 MODEL_TYPE = "encoder-decoder"
 
-_TABLE = "embeddings.tokens.weight"
+SHARED = "embeddings.tokens.weight"
+"""The path of the array that the pieces of a whole checkpoint may share."""
 
 # What the pair's config may say besides, and why it is not used.
 _IGNORED = {
@@ -125,10 +126,12 @@ class WholeFormat:
     """The format of one family's whole checkpoints, such as `BartForConditionalGeneration`'s.
 
     Attributes:
-        family: the family, which has a `whole`.
+        family: the family.
+        whole: its `whole`.
     """
 
     family: Family
+    whole: Whole
 
     def read(self, hf: Mapping[str, Any]) -> PairConfig:
         """Take a `config.json` that describes both pieces apart.
@@ -136,7 +139,6 @@ class WholeFormat:
         Raises:
             ValueError: the pieces share more than the embedding matrix.
         """
-        assert self.family.whole is not None
         check_kinds(hf)
         if hf.get("tie_encoder_decoder"):
             raise ValueError(
@@ -148,7 +150,7 @@ class WholeFormat:
         return PairConfig(
             encoder=encoder,
             decoder={**hf, "is_decoder": True, "add_cross_attention": True},
-            tied=self.family.whole.shared(hf),
+            tied=self.whole.shared(hf),
             tokens={name: hf.get(name) for name in TOKENS},
             others={name: value for name, value in unused.items() if not self.family.handles(name)},
             unknown=self.family.unknown(hf),
@@ -168,25 +170,26 @@ class WholeFormat:
         Raises:
             ValueError: one config cannot express both pieces.
         """
-        assert self.family.whole is not None
         # padding is part of the architecture (rows without gradient): it stays what the pieces say
         starts = {name: value for name, value in tokens.items() if name != "pad_token_id" and value is not None}
         written = {
             **others,
             **self.family.to_hf(decoder, "decoder"),
             **self.family.to_hf(encoder, "encoder"),
-            **self.family.whole.write(encoder, decoder, shared),
+            **self.whole.write(encoder, decoder, shared),
             **starts,
             "tie_word_embeddings": decoder.head is None or decoder.head.tied,
-            "architectures": [self.family.whole.architecture],
+            "architectures": [self.whole.architecture],
             "is_encoder_decoder": True,
         }
         again = self.read(written)
         for name, config, hf in (("encoder", encoder, again.encoder), ("decoder", decoder, again.decoder)):
-            differing = _differing(config, self.family.from_hf(hf))
-            if differing:
+            # the special tokens of a whole checkpoint are the model's, not a piece's
+            fields = differing_fields(config, self.family.from_hf(hf))
+            if differing := [one for one in fields if one not in TOKENS or one == "pad_token_id"]:
                 raise ValueError(
-                    f"one {self.family.model_type} config.json cannot express both pieces: the {name}'s {differing} "
+                    f"one {self.family.model_type} config.json cannot express both pieces: the {name}'s "
+                    f"{', '.join(differing)} "
                     "would be lost. Save the pieces apart (`model.pieces()`), or make both alike."
                 )
         if again.tied != shared:
@@ -198,10 +201,14 @@ class WholeFormat:
 
     def table(self, encoder: StackConfig, decoder: StackConfig, *, shared: bool) -> NameTable:
         """The name table of both."""
-        assert self.family.whole is not None
         ours = self.family.table(encoder, "encoder"), self.family.table(decoder, "decoder")
-        groups = {f"encoder {group}": _encoder_rows(rows, shared) for group, rows in ours[0].groups.items()}
-        groups |= {f"decoder {group}": _decoder_rows(rows, shared) for group, rows in ours[1].groups.items()}
+        groups: dict[str, tuple[Row, ...]] = {}
+        for group, rows in ours[0].groups.items():
+            own = [row for row in rows if not (shared and row[0] == SHARED)]
+            groups[f"encoder {group}"] = tuple((f"encoder.{a}", f"model.encoder.{b}", how) for a, b, how in own)
+        for group, rows in ours[1].groups.items():
+            named = [(a, "model.shared.weight" if shared and a == SHARED else b, how) for a, b, how in rows]
+            groups[f"decoder {group}"] = tuple((f"decoder.{a}", b, how) for a, b, how in named)
         tokens = "shared.weight" if shared else "decoder.embed_tokens.weight"
         copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") if shared else ()
         duplicates: dict[str, str] = dict.fromkeys(copies, tokens)
@@ -209,7 +216,7 @@ class WholeFormat:
         if decoder.head is not None and decoder.head.tied:
             duplicates["lm_head.weight"] = tokens
             settings["lm_head.weight"] = "tie_word_embeddings"
-        written = {"embeddings.positions.weight": self.family.whole.saves_positions, "head.bias": True}
+        written = {"embeddings.positions.weight": self.whole.saves_positions, "head.bias": True}
         return NameTable(
             groups=groups,
             scopes=(("", "model"),),
@@ -227,28 +234,3 @@ class WholeFormat:
                 for path, (make, _) in table.computed.items()
             },
         )
-
-    def ties(self, shared: bool) -> tuple[str, ...]:
-        """Paths of the arrays that the pieces share."""
-        return (_TABLE,) if shared else ()
-
-
-def _encoder_rows(rows: tuple[Row, ...], shared: bool) -> tuple[Row, ...]:
-    return tuple(
-        (f"encoder.{ours}", f"model.encoder.{theirs}", transform)
-        for ours, theirs, transform in rows
-        if not (shared and ours == _TABLE)
-    )
-
-
-def _decoder_rows(rows: tuple[Row, ...], shared: bool) -> tuple[Row, ...]:
-    return tuple(
-        (f"decoder.{ours}", "model.shared.weight" if shared and ours == _TABLE else theirs, transform)
-        for ours, theirs, transform in rows
-    )
-
-
-def _differing(config: StackConfig, again: StackConfig) -> str:
-    # the special tokens of a whole checkpoint are the model's, not a piece's
-    names = differing_fields(config, again)
-    return ", ".join(name for name in names if not name.endswith("_token_id") or name == "pad_token_id")

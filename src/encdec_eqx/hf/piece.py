@@ -8,7 +8,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -18,10 +17,10 @@ from .._quoting import quoted
 from ..config import StackConfig
 from .family import Family, Role
 from .files.folder import CONFIG, open_tensors, read_config
-from .files.hub import local_folder
+from .files.hub import HubOptions
 from .load import POSITIONS, check_size, initial, load
 from .model_types import family_of, stack_config, with_model_type
-from .report import UNUSED_POOLER, Loaded, LoadReport, choices, refuse_unknown
+from .report import UNUSED_POOLER, LoadReport, choices, refuse_unknown
 from .save import recorded_dtype, save
 
 _logger = logging.getLogger("encdec_eqx")
@@ -30,26 +29,8 @@ _held_back: contextvars.ContextVar[bool] = contextvars.ContextVar("reports_held_
 # Groups of tensors that a checkpoint may lack as a whole, and what they are.
 _MAY_BE_NEW: Mapping[Role, Mapping[str, str]] = {
     "encoder": {"pooler": UNUSED_POOLER},
-    "decoder": {
-        "cross": "cross-attention",
-        "head": "the language-model head",
-        "pooler": UNUSED_POOLER,
-    },
+    "decoder": {"cross": "cross-attention", "head": "the language-model head", "pooler": UNUSED_POOLER},
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HubOptions:
-    """Where and how to look for a checkpoint on the Hub; see `hub.local_folder`."""
-
-    revision: str | None = None
-    cache_dir: str | os.PathLike | None = None
-    local_files_only: bool = False
-    token: str | bool | None = None
-
-    def folder(self, path: str | os.PathLike) -> Path:
-        """The folder of a checkpoint."""
-        return local_folder(path, **dataclasses.asdict(self))
 
 
 def load_piece(
@@ -64,21 +45,10 @@ def load_piece(
     model_type: str | None,
     overrides: Mapping[str, Any],
 ) -> Any:
-    """Load an encoder or a decoder from any checkpoint of its family, with or without a head.
+    """What `Encoder.from_pretrained` and `Decoder.from_pretrained` load: the module, with its `LoadReport`.
 
-    Args:
-        path: a folder or a Hub id.
-        role: what it becomes.
-        build: makes a newly initialised one from a config and a key; it is only traced.
-        dtype: dtype of all arrays; None keeps each tensor's own.
-        key: draws what the checkpoint lacks, as `build` would with it; None means `jax.random.key(0)`.
-        hub: where to look for a Hub id.
-        strict_config: whether attributes that nothing is known of are an error.
-        model_type: the family, where the config does not say it, or says another name.
-        overrides: attributes of the config to set.
-
-    Returns:
-        The module, with its `LoadReport`.
+    `build` makes a newly initialised one from a config and a key, and is only traced. `key` draws what the checkpoint
+    lacks, as `build` would with it; `overrides` are attributes of the config to set.
     """
     folder = hub.folder(path)
     place = folder / CONFIG
@@ -107,12 +77,15 @@ def load_piece(
         may_be_new=_MAY_BE_NEW[role],
         draw=functools.partial(initial, lambda key: build(config, key=key), key_used),
     )
+    how = how_drawn(config.initializer_range, key)
     report = LoadReport(
         source=str(path),
         what=what,
         loaded=tuple(loaded.names),
         loaded_bytes=loaded.nbytes,
-        new=_new(loaded, role, how_drawn(config.initializer_range, key)),
+        new=tuple(
+            (name, f"{_MAY_BE_NEW[role][group]}, absent from the checkpoint; {how}") for name, group in loaded.new
+        ),
         ignored=tuple(loaded.ignored),
         notes=(*named, *loaded.notes, *family.remarks({**hf, **as_role})),
         warnings=choices(folder, tensors, loaded, argument=True),
@@ -124,13 +97,7 @@ def load_piece(
 
 
 def save_piece(folder: str | os.PathLike, module: Any, role: Role) -> None:
-    """Save an encoder or a decoder as torch's class for it would.
-
-    Args:
-        folder: see `save.save`.
-        module: an unrolled encoder or decoder with its `config`.
-        role: which of the two.
-    """
+    """Save an unrolled encoder or decoder as torch's class for it would."""
     config = module.config
     table = _family(config, role).table(config, role)
     save(folder, module, table, config={**hf_config(module, role), **recorded_dtype(module)})
@@ -167,10 +134,6 @@ def how_drawn(initializer_range: float, key: Any) -> str:
     """How new arrays were made, in words."""
     source = "the key given" if key is not None else "jax.random.key(0), as no key was given"
     return f"drawn with standard deviation {initializer_range:g} from {source}"
-
-
-def _new(loaded: Loaded, role: Role, how: str) -> tuple[tuple[str, str], ...]:
-    return tuple((name, f"{_MAY_BE_NEW[role][group]}, absent from the checkpoint; {how}") for name, group in loaded.new)
 
 
 def _check_overrides(family: Family, model_type: str, overrides: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,43 +95,32 @@ class LoadReport:
         return bool(self.unknown or self.warnings) or any(not why.startswith(UNUSED_POOLER) for _, why in self.new)
 
     def __str__(self) -> str:
-        return self._text(_counted)
+        return self._text(named=False)
 
     def verbose(self) -> str:
         """The same with the names of all arrays and tensors."""
-        return self._text(_named)
+        return self._text(named=True)
 
-    def _text(self, grouped: Callable[[Iterable[tuple[str, str]], str], list[str]]) -> str:
+    def _text(self, *, named: bool) -> str:
         if not self.source and not self.new:
             return "Not loaded from a checkpoint."
         loaded = f"{len(self.loaded)} tensors loaded ({_size(self.loaded_bytes)})"
         lines = [f"{self.what} from {printable(self.source)}: {loaded}."]
         lines += [f"  {not_understood(self.unknown)}"] if self.unknown else []
         lines += [f"  warning: {line}" for line in self.warnings]
-        lines += [f"  new: {line}" for line in grouped(self.new, "array")]
-        lines += [f"  ignored: {line}" for line in grouped(self.ignored, "tensor")]
+        lines += [f"  new: {line}" for line in _by_reason(self.new, "array", named=named)]
+        lines += [f"  ignored: {line}" for line in _by_reason(self.ignored, "tensor", named=named)]
         if self.tied:
-            example = f", such as {self.tied[0][0]} = {self.tied[0][1]}" if grouped is _named else ""
+            example = f", such as {self.tied[0][0]} = {self.tied[0][1]}" if named else ""
             lines.append(f"  tied: {_count(len(self.tied), 'array')} of the encoder, to the decoder's{example}")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
 def join_reports(
-    encoder: LoadReport,
-    decoder: LoadReport,
-    *,
-    new: tuple[tuple[str, str], ...] = (),
-    notes: tuple[str, ...] = (),
+    encoder: LoadReport, decoder: LoadReport, *, new: tuple[tuple[str, str], ...] = (), notes: tuple[str, ...] = ()
 ) -> LoadReport:
-    """The report of a pair made of two pieces.
-
-    Args:
-        encoder: the encoder's report.
-        decoder: the decoder's.
-        new: what joining them added.
-        notes: what is worth knowing of the pair besides.
-    """
+    """The report of a pair made of two pieces: theirs, what is new by joining them, and notes on the pair."""
     named = (("encoder", encoder), ("decoder", decoder))
     return LoadReport(
         source=" and ".join(report.source or "newly initialised weights" for _, report in named),
@@ -150,11 +139,7 @@ def join_reports(
 def choices(folder: Path, tensors: Tensors, loaded: Loaded, *, argument: bool) -> tuple[str, ...]:
     """What was chosen where a folder or a file holds two of a thing, and how to choose otherwise.
 
-    Args:
-        folder: the checkpoint's.
-        tensors: those that were read.
-        loaded: what reading them did.
-        argument: whether attributes of the config are arguments of `from_pretrained`.
+    `argument` says whether attributes of the config are arguments of `from_pretrained`.
     """
     told = [text] if (text := _other_sets(folder, tensors.path)) is not None else []
     by_setting: dict[str | None, list[tuple[str, str]]] = {}
@@ -177,10 +162,6 @@ def _other_sets(folder: Path, chosen: Path) -> str | None:
     """What is to be said of the weights that lie beside those that are read, or None if there are none.
 
     Which are read is transformers' choice (4.57): `model.safetensors`, then shards with an index, then other formats.
-
-    Args:
-        folder: the checkpoint's.
-        chosen: the file, or the index of shards, that is read.
     """
     found = [name for name in (WEIGHTS, FLAX_WEIGHTS, *_OTHERS) if (folder / name).is_file() and name != chosen.name]
     if chosen.name != INDEX and (folder / INDEX).is_file():
@@ -196,24 +177,14 @@ def _other_sets(folder: Path, chosen: Path) -> str | None:
     )
 
 
-def _counted(items: Iterable[tuple[str, str]], noun: str) -> list[str]:
-    """One line for all names with the same explanation: how many there are."""
-    return [f"{_count(len(names), noun)}: {why}" for why, names in _by_reason(items).items()]
-
-
-def _named(items: Iterable[tuple[str, str]], noun: str) -> list[str]:
-    """The same with the names."""
-    return [
-        f"{_count(len(names), noun)} ({', '.join(printable(name) for name in names)}): {why}"
-        for why, names in _by_reason(items).items()
-    ]
-
-
-def _by_reason(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def _by_reason(items: Iterable[tuple[str, str]], noun: str, *, named: bool) -> Iterator[str]:
+    """One line for all names with the same explanation: how many there are, and which."""
     groups: dict[str, list[str]] = {}
     for name, why in items:
         groups.setdefault(why, []).append(name)
-    return groups
+    for why, names in groups.items():
+        which = f" ({', '.join(map(printable, names))})" if named else ""
+        yield f"{_count(len(names), noun)}{which}: {why}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -39,13 +39,8 @@ def save(
 ) -> None:
     """Write `config.json`, `model.safetensors` and, if given, `generation_config.json` and folders beside them.
 
-    Args:
-        folder: made if it does not exist; files in it that are not replaced stay, but for shards of an older save.
-        model: a pytree of arrays.
-        table: rows for every array.
-        config: content of `config.json`.
-        generation_config: content of `generation_config.json`.
-        folders: names of folders, each with what writes into it; those of an older save are replaced.
+    The folder is made if it does not exist; files in it that are not replaced stay, but for shards of an older save.
+    The table has rows for every array of the model. `folders` are names, each with what writes into a new folder.
 
     Raises:
         ValueError: the folder cannot be written to; or the model has an array that the format cannot hold, or lacks one
@@ -107,7 +102,7 @@ def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], n
             theirs,
             transforms.their_shape(filled[0][0], filled[0][1].shape),
             np.dtype(filled[0][1].dtype),
-            functools.partial(_read, filled),
+            lambda filled=filled: transforms.join((how, np.asarray(array)) for how, array in filled),
         )
         for theirs, filled in parts.items()
     ]
@@ -118,10 +113,6 @@ def _written(array: jax.Array, computed: tuple[Callable[[], np.ndarray], bool] |
     if computed is None or computed[1]:
         return True
     return not np.array_equal(np.asarray(array), computed[0]().astype(array.dtype))
-
-
-def _read(parts: list[tuple[How, jax.Array]]) -> np.ndarray:
-    return transforms.join((how, np.asarray(array)) for how, array in parts)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -65,23 +65,18 @@ class _Transform(NamedTuple):
     """One way to turn a checkpoint's tensor into ours and back.
 
     Attributes:
-        part: takes our whole array and gives the part that this tensor fills, as a view.
-        shape: takes the shape of that part and gives the shape of the checkpoint's tensor.
+        shape: takes the shape of the part of our array that this tensor fills, and gives that of the tensor.
+        part: takes our whole array and gives that part, as a view.
         transposed: whether the axes of the flattened matrix are swapped.
     """
 
-    part: Callable[[np.ndarray], np.ndarray]
     shape: Callable[[Shape], Shape]
+    part: Callable[[np.ndarray], np.ndarray] = lambda array: array
     transposed: bool = False
 
 
 def their_shape(how: How, ours: Shape) -> Shape:
-    """The shape that the checkpoint's tensor must have.
-
-    Args:
-        how: the transform.
-        ours: the shape of our whole array.
-    """
+    """The shape that the checkpoint's tensor must have, from that of our whole array."""
     if isinstance(how, Fused):
         return (how.groups * sum(how.counts) * how.width, *their_shape(how.how, ours)[1:])
     transform = _transform(how)
@@ -95,13 +90,7 @@ def count_parts(how: How, ours: Shape) -> int:
 
 
 def write(how: How, ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Fill our array, or the part of it that the transform names, converting the dtype.
-
-    Args:
-        how: the transform.
-        ours: our whole array, written in place.
-        theirs: the checkpoint's tensor, of shape `their_shape(how, ours.shape)`.
-    """
+    """Fill our whole array in place, or the part of it that the transform names, converting the dtype."""
     if isinstance(how, Fused):
         theirs, how = how.view(theirs).reshape(their_shape(how.how, ours.shape)), how.how
     transform = _transform(how)
@@ -131,10 +120,6 @@ def join(parts: Iterable[tuple[How, np.ndarray]]) -> np.ndarray:
     return theirs
 
 
-def _same(shape: Shape) -> Shape:
-    return shape
-
-
 def _flat(shape: Shape) -> Shape:
     return (math.prod(shape),)
 
@@ -143,16 +128,12 @@ def _columns(shape: Shape) -> Shape:
     return (math.prod(shape[1:]), shape[0])
 
 
-def _whole(array: np.ndarray) -> np.ndarray:
-    return array
-
-
 _TRANSFORMS = {
-    "same": _Transform(_whole, _same),
-    "flat": _Transform(_whole, _flat),
-    "row": _Transform(_whole, lambda shape: (1, *shape)),
-    "rows": _Transform(_whole, lambda shape: (shape[0], math.prod(shape[1:]))),
-    "transposed": _Transform(_whole, _columns, transposed=True),
+    "same": _Transform(lambda shape: shape),
+    "flat": _Transform(_flat),
+    "row": _Transform(lambda shape: (1, *shape)),
+    "rows": _Transform(lambda shape: (shape[0], math.prod(shape[1:]))),
+    "transposed": _Transform(_columns, transposed=True),
 }
 
 
@@ -165,8 +146,8 @@ def _transform(name: str) -> _Transform:
         raise ValueError(f"unknown transform {name!r} in a row of tensors; expected one of {known}.")
     part = int(number)
     if kind == "bias":
-        return _Transform(lambda array: array[part], _flat)
-    return _Transform(lambda array: array[:, part], _columns, transposed=True)
+        return _Transform(_flat, lambda array: array[part])
+    return _Transform(_columns, lambda array: array[:, part], transposed=True)
 
 
 def _empty(shape: Shape) -> np.ndarray:

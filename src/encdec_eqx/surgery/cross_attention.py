@@ -16,13 +16,7 @@ _CROSS = ("cross_attention", "cross_norm", "cross_output_norm")
 
 
 def add_cross_attention(stack: AbstractStack, config: StackConfig, *, key: PRNGKey) -> UnrolledStack:
-    """The same layers, unrolled, with newly initialised cross-attention.
-
-    Args:
-        stack: layers without it, in either layout.
-        config: of the stack to be, which says what layers have cross-attention and what states they attend to.
-        key: draws the new weights.
-    """
+    """The same layers, unrolled, with newly initialised cross-attention: in the layers of the config that have it."""
     unrolled = to_layout(stack, "unrolled")
     assert isinstance(unrolled, UnrolledStack)
     new = UnrolledStack.init(config, key=key)

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -64,67 +63,8 @@ def _resize_rows(rows: Array, number: int, scale: float, key: PRNGKey) -> Array:
     return jnp.concatenate([rows, new.astype(rows.dtype)])
 
 
-def resize_pair(
-    encoder: Any, decoder: Any, ties: Ties, number: int, tokens: Mapping[str, Any], *, key: PRNGKey
-) -> tuple[Any, Any]:
-    """Both pieces with `number` token ids, in the one embedding matrix that they share or in one each.
-
-    Args:
-        encoder: with empty slots where it shares arrays.
-        decoder: which holds them.
-        ties: paths of the shared arrays.
-        number: how many ids.
-        tokens: special tokens of the pair, an id or several by name.
-        key: draws new rows.
-
-    Raises:
-        ValueError: the vocabularies are of two sizes, or a special token would be cut off.
-    """
-    if _MATRIX not in ties and _size(encoder) != decoder.config.vocab_size:
-        raise ValueError(
-            f"encoder and decoder have vocabularies of their own ({_describe(encoder)}, the decoder's has "
-            f"{decoder.config.vocab_size} ids): say whose is meant, with model.resize_encoder_token_embeddings("
-            f"{number}, key=key) or model.resize_decoder_token_embeddings({number}, key=key)."
-        )
-    encoder_key, decoder_key = jax.random.split(key)
-    _check_room(tokens, decoder, number)
-    resized = decoder.resize_token_embeddings(number, key=decoder_key)
-    if _MATRIX not in ties:
-        return encoder.resize_token_embeddings(number, key=encoder_key), resized
-    return dataclasses.replace(encoder, config=encoder.config.replace(vocab_size=number)), resized
-
-
-def resize_encoder(encoder: Any, ties: Ties, number: int, *, key: PRNGKey) -> Any:
-    """The encoder of a pair with `number` token ids in an embedding matrix of its own.
-
-    Raises:
-        ValueError: it has none: the matrix is the decoder's too, or the encoder does not offer to resize one.
-    """
-    _check_own(ties, number)
-    if _size(encoder) is None:
-        raise ValueError(f"{_describe(encoder)}: there is nothing to resize but the decoder's.")
-    return encoder.resize_token_embeddings(number, key=key)
-
-
-def resize_decoder(decoder: Any, ties: Ties, number: int, tokens: Mapping[str, Any], *, key: PRNGKey) -> Any:
-    """The decoder of a pair with `number` token ids in an embedding matrix of its own, its head and the head's bias.
-
-    Raises:
-        ValueError: the matrix is the encoder's too, or a special token would be cut off.
-    """
-    _check_own(ties, number)
-    _check_room(tokens, decoder, number)
-    return decoder.resize_token_embeddings(number, key=key)
-
-
 def resizing_call(model: Any, piece: str, number: int | str) -> str:
-    """What to write so that a piece of a pair has `number` token ids, for messages.
-
-    Args:
-        model: an `EncoderDecoder`.
-        piece: "encoder" or "decoder".
-        number: how many ids.
-    """
+    """What to write so that a piece of a pair ("encoder" or "decoder") has `number` token ids, for messages."""
     of = "" if share_embedding(model) else f"{piece}_"
     return f"model = model.resize_{of}token_embeddings({number}, key=jax.random.key(0))"
 
@@ -132,25 +72,6 @@ def resizing_call(model: Any, piece: str, number: int | str) -> str:
 def share_embedding(model: Any) -> bool:
     """Whether both pieces of a pair look their ids up in the same embedding matrix."""
     return _MATRIX in model.ties
-
-
-def _check_own(ties: Ties, number: int) -> None:
-    if _MATRIX in ties:
-        raise ValueError(
-            "encoder and decoder of this model share one token table, so one of them cannot be resized alone: call "
-            f"model.resize_token_embeddings({number}, key=key), which resizes it for both."
-        )
-
-
-def _check_room(tokens: Mapping[str, Any], decoder: Any, number: int) -> None:
-    """Special tokens that the vocabulary has must not be cut off; those beyond it are an older error."""
-    for name, value in tokens.items():
-        for token in value if isinstance(value, list) else (value,):
-            if 1 <= number <= token < decoder.config.vocab_size:
-                raise ValueError(
-                    f"{number} token ids leave no room for the model's {name}, which is {token}: keep at least "
-                    f"{token + 1}, or set another first with model.with_special_tokens({name}=...)."
-                )
 
 
 def _size(encoder: Any) -> int | None:
@@ -196,8 +117,22 @@ class Reshapes(eqx.Module):
             TypeError: the head's projection is not a plain `Linear`.
             ValueError: the pieces have vocabularies of two sizes, or a special token would be cut off.
         """
-        tokens = self.special_tokens.to_hf()
-        encoder, decoder = resize_pair(self.encoder, self.decoder, self.ties, new_num_tokens, tokens, key=key)
+        shared = share_embedding(self)
+        if not shared and _size(self.encoder) != self.decoder.config.vocab_size:
+            raise ValueError(
+                f"encoder and decoder have vocabularies of their own ({_describe(self.encoder)}, the decoder's has "
+                f"{self.decoder.config.vocab_size} ids): say whose is meant, with "
+                f"model.resize_encoder_token_embeddings({new_num_tokens}, key=key) or "
+                f"model.resize_decoder_token_embeddings({new_num_tokens}, key=key)."
+            )
+        encoder_key, decoder_key = jax.random.split(key)
+        self._check_room(new_num_tokens)
+        decoder = self.decoder.resize_token_embeddings(new_num_tokens, key=decoder_key)
+        if shared:
+            config = self.encoder.config.replace(vocab_size=new_num_tokens)
+            encoder = dataclasses.replace(self.encoder, config=config)
+        else:
+            encoder = self.encoder.resize_token_embeddings(new_num_tokens, key=encoder_key)
         return dataclasses.replace(self, encoder=encoder, decoder=decoder)
 
     @checked
@@ -211,7 +146,10 @@ class Reshapes(eqx.Module):
         Raises:
             ValueError: the decoder shares the matrix, the padding row would be cut off, or the encoder has none.
         """
-        return dataclasses.replace(self, encoder=resize_encoder(self.encoder, self.ties, new_num_tokens, key=key))
+        self._check_own(new_num_tokens)
+        if _size(self.encoder) is None:
+            raise ValueError(f"{_describe(self.encoder)}: there is nothing to resize but the decoder's.")
+        return dataclasses.replace(self, encoder=self.encoder.resize_token_embeddings(new_num_tokens, key=key))
 
     @checked
     def resize_decoder_token_embeddings(self: _Pair, new_num_tokens: int, *, key: PRNGKey) -> _Pair:
@@ -225,9 +163,26 @@ class Reshapes(eqx.Module):
             TypeError: the head's projection is not a plain `Linear`.
             ValueError: the encoder shares the matrix, or a special token would be cut off.
         """
-        tokens = self.special_tokens.to_hf()
-        decoder = resize_decoder(self.decoder, self.ties, new_num_tokens, tokens, key=key)
-        return dataclasses.replace(self, decoder=decoder)
+        self._check_own(new_num_tokens)
+        self._check_room(new_num_tokens)
+        return dataclasses.replace(self, decoder=self.decoder.resize_token_embeddings(new_num_tokens, key=key))
+
+    def _check_own(self, number: int) -> None:
+        if share_embedding(self):
+            raise ValueError(
+                "encoder and decoder of this model share one token table, so one of them cannot be resized alone: call "
+                f"model.resize_token_embeddings({number}, key=key), which resizes it for both."
+            )
+
+    def _check_room(self, number: int) -> None:
+        """Special tokens that the vocabulary has must not be cut off; those beyond it are an older error."""
+        for name, value in self.special_tokens.to_hf().items():
+            for token in value if isinstance(value, list) else (value,):
+                if 1 <= number <= token < self.decoder.config.vocab_size:
+                    raise ValueError(
+                        f"{number} token ids leave no room for the model's {name}, which is {token}: keep at least "
+                        f"{token + 1}, or set another first with model.with_special_tokens({name}=...)."
+                    )
 
     def with_layout(self: _Pair, layout: Layout, *, remat: Remat | bool = False) -> _Pair:
         """The same weights, bit for bit, in the other layout of stacks.

@@ -30,15 +30,8 @@ def change_layout(
 ) -> tuple[Any, Any, Ties]:
     """Both pieces in another layout, and the paths of what they share there.
 
-    Args:
-        encoder: whole, of whatever kind; one that has no layouts stays as it is.
-        decoder: which holds the shared arrays.
-        ties: paths of the shared arrays in the layout before.
-        layout: "unrolled" or "scanned".
-        remat: see `stack.to_layout`.
-
-    Returns:
-        The encoder, with empty slots where it shares arrays, the decoder, and the paths.
+    The encoder is whole, of whatever kind (one that has no layouts stays as it is), and is returned with empty slots
+    where it shares arrays: the decoder holds them.
 
     Raises:
         NotImplementedError: an array would be stacked with one that is not shared.
@@ -55,13 +48,7 @@ def change_layout(
 
 
 def remap_ties(ties: Ties, before: Any, encoder: Any, decoder: Any) -> Ties:
-    """Paths of the same shared arrays when the pieces have changed their layout.
-
-    Args:
-        ties: the paths in the layout before.
-        before: the whole encoder in that layout.
-        encoder: the whole encoder now.
-        decoder: the decoder now.
+    """Paths of the same shared arrays when the pieces, the encoder whole, have changed their layout.
 
     Raises:
         NotImplementedError: an array is now stacked with one that is not shared.
@@ -109,11 +96,8 @@ def scan_alike(
 ) -> tuple[_Encoder, _Decoder]:
     """Two whole pieces in the scanned layout, cut at the same layers, so that what they share is stacked alike.
 
-    Args:
-        encoder: in either layout.
-        decoder: in either layout; some of its layers may have arrays that the encoder's have not (adapters).
-        remat: see `stack.to_layout`.
-        cuts: numbers of layers at which a segment is to begin, besides those where it must.
+    Some of the decoder's layers may have arrays that the encoder's have not (adapters). `cuts` are numbers of layers at
+    which a segment is to begin, besides those where it must.
     """
     wanted = {*cuts, *changes(encoder.stack), *changes(decoder.stack)}
 

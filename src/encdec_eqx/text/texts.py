@@ -112,10 +112,7 @@ def pad_sources(
 ) -> dict[str, np.ndarray]:
     """`input_ids` and `attention_mask` of sources, padded on the right to the longest.
 
-    Args:
-        sources: the ids.
-        pad: pads shorter ones.
-        fields: of each source what goes with its ids (the same names for all), a mask of its own among it.
+    `fields` are of each source what goes with its ids (the same names for all), a mask of its own among it.
     """
     lengths = np.array([len(source) for source in sources])
     real = np.arange(lengths.max()) < lengths[:, None]

@@ -14,7 +14,7 @@ from typing import Any
 from .._installing import install
 from .._json import loads
 from .._quoting import printable, quoted
-from .._writing import aside_of
+from .._writing import write_whole
 from ..hf.files.hub import hub_file, shipped_folder
 
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
@@ -103,16 +103,9 @@ def write_folder(folder: Path, source: Any, target: Any) -> None:
     same = source.to_str() == target.to_str()
     files = {BOTH: source} if same else {SOURCE: source, TARGET: target}
     for name, tokenizer in files.items():
-        _replace(folder / name, tokenizer.to_str(pretty=True))
+        write_whole(folder / name, tokenizer.to_str(pretty=True).encode())
     for name in {BOTH, SOURCE, TARGET} - set(files):
         (folder / name).unlink(missing_ok=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    new = aside_of(path)
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
 
 
 def _library() -> Any:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._quoting import quoted
-from ..config import StackConfig
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import TOKEN_NAMES
 from ..surgery.resize import resizing_call, share_embedding
@@ -32,8 +31,8 @@ def check(model: EncoderDecoder, source: Any, target: Any) -> None:
         sides["encoder"] = ("source", source)
     problems = _too_small(model, sides)
     problems += _not_special(model, target)
-    if encoder is not None:
-        problems += _encoder_pad(encoder, source)
+    if encoder is not None and (pad := encoder.pad_token_id) is not None and not _is_special(source, pad):
+        problems.append(_wrong_role("the encoder's pad_token_id", pad, source, "source"))
     if not problems:
         problems = _another_eos(model, target)
     if problems:
@@ -67,13 +66,6 @@ def _not_special(model: EncoderDecoder, target: Any) -> list[str]:
             if not _is_special(target, token_id):
                 problems.append(_wrong_role(f"the model's {name}", token_id, target, "target"))
     return problems
-
-
-def _encoder_pad(encoder: StackConfig, source: Any) -> list[str]:
-    pad = encoder.pad_token_id
-    if pad is None or _is_special(source, pad):
-        return []
-    return [_wrong_role("the encoder's pad_token_id", pad, source, "source")]
 
 
 def _wrong_role(what: str, token_id: int, tokenizer: Any, side: str) -> str:
@@ -120,7 +112,6 @@ def _ending_tokens(tokenizer: Any) -> list[int]:
     return encoded.ids[content[-1] + 1 :] if content else []
 
 
-_LOOKS_UNKNOWN = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 _NOBODY_KNOWS = "\ue000"
 """A character of the private use area, which no vocabulary holds."""
 
@@ -132,7 +123,7 @@ def unknown_id(tokenizer: Any) -> int | None:
         return None if unknown is None else tokenizer.token_to_id(unknown)
     # Unigram does not tell its own
     ids = tokenizer.encode(_NOBODY_KNOWS, add_special_tokens=False).ids
-    return next((one for one in ids if _LOOKS_UNKNOWN.fullmatch(tokenizer.id_to_token(one))), None)
+    return next((one for one in ids if _LOOKS_SPECIAL.fullmatch(tokenizer.id_to_token(one))), None)
 
 
 def keeps_all(tokenizer: Any, text: str, again: str) -> bool:

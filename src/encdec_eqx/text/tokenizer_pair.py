@@ -128,7 +128,7 @@ class TokenizerPair:
                 cut.append(len(ids))
                 encoding.truncate(room)
             with as_value_error("the tokenizer cannot put its special tokens around a text"):
-                ids.append(_array(self.source.post_process(encoding).ids))
+                ids.append(np.asarray(self.source.post_process(encoding).ids, np.int32))
         report_cut("source", len(cut), len(ids), max_length)
         return Encoded(ids, tuple(cut))
 
@@ -165,7 +165,7 @@ class TokenizerPair:
                 bad[at] = f"the target has the end token {quoted(self.target.id_to_token(min(inside)))} inside"
             elif room is not None and len(content) > room:
                 cut.append(at)
-            ids.append(_array([] if at in bad else form.labels(content, room)))
+            ids.append(np.asarray([] if at in bad else form.labels(content, room), np.int32))
         if bad and on_bad == "error":
             at, reason = next(iter(bad.items()))
             raise ValueError(f"text {at} ({len(bad)} of {len(ids)} such): {reason}: {quoted(texts[at], 80)}")
@@ -237,7 +237,3 @@ def _room(max_length: int | None, special: int, side: str) -> int | None:
             f"max_length of a {side} is {max_length}; its {special} special tokens leave no room for text."
         )
     return max_length - special
-
-
-def _array(ids: Sequence[int]) -> np.ndarray:
-    return np.asarray(ids, np.int32)

@@ -2,7 +2,6 @@
 
 from ..family import Family as Family
 from ..family import Role as Role
-from ..pair_config import MODEL_TYPE as PAIR_MODEL_TYPE
 from ..pair_config import PairConfig as PairConfig
 from ..pair_config import WholeFormat as WholeFormat
 from ..pair_config import read_pair as read_pair
@@ -28,19 +27,5 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-WHOLES: dict[str, WholeFormat] = {
-    name: WholeFormat(family) for name, family in FAMILIES.items() if family.whole is not None
-}
+WHOLES = {name: WholeFormat(one, one.whole) for name, one in FAMILIES.items() if one.whole is not None}
 """The formats of checkpoints that hold both pieces of one family, by `model_type`."""
-
-__all__ = [
-    "FAMILIES",
-    "PAIR_MODEL_TYPE",
-    "WHOLES",
-    "Family",
-    "PairConfig",
-    "Role",
-    "WholeFormat",
-    "read_pair",
-    "write_pair",
-]

@@ -40,10 +40,7 @@ _RENAMED = bert.rename_modules(bert.ROWS, _MODULES)
 
 ROWS = {
     **_RENAMED,
-    "base": (
-        *_RENAMED["base"],
-        *linear("embeddings.projection", "encoder.embedding_hidden_mapping_in"),
-    ),
+    "base": (*_RENAMED["base"], *linear("embeddings.projection", "encoder.embedding_hidden_mapping_in")),
     "cross": (),
 }
 
@@ -93,10 +90,7 @@ ALBERT = dataclasses.replace(
     config_rows=variant(
         bert.ATTRIBUTES,
         Attribute(
-            "num_hidden_layers",
-            "num_hidden_layers",
-            12,
-            write_as(lambda config: len(config.layers) // _inner(config)),
+            "num_hidden_layers", "num_hidden_layers", 12, write_as(lambda config: len(config.layers) // _inner(config))
         ),
         Attribute("embedding_size", "embeddings.size", 128, write_as(lambda config: config.embedding_size)),
         Attribute("num_hidden_groups", (), 1, write_only(_groups)),

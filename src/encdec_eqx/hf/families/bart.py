@@ -90,10 +90,7 @@ ROWS = {
         *linear("cross_attention.out", "encoder_attn.out_proj"),
         *norm("cross_norm", "encoder_attn_layer_norm"),
     ),
-    "head": (
-        ("head.projection.weight", "lm_head.weight", "transposed"),
-        ("head.bias", "final_logits_bias", "row"),
-    ),
+    "head": (("head.projection.weight", "lm_head.weight", "transposed"), ("head.bias", "final_logits_bias", "row")),
 }
 
 UNUSED = (
@@ -162,12 +159,7 @@ BART = Family(
 
 
 def _variant(name: str, **changes: Any) -> Family:
-    """A family whose checkpoints hold both pieces, as BART's do.
-
-    Args:
-        name: what torch's classes begin with.
-        **changes: fields of the family.
-    """
+    """A family whose checkpoints hold both pieces, as BART's do; torch's classes begin with `name`."""
     forced = "of 2020's versions of BART alone; nothing reads it"
     own: dict[str, Any] = {
         "architectures": {"encoder": f"{name}Encoder", "decoder": f"{name}ForCausalLM"},
@@ -179,10 +171,7 @@ def _variant(name: str, **changes: Any) -> Family:
 
 
 MBART = _variant(
-    "MBart",
-    model_type="mbart",
-    config_rows=variant(ATTRIBUTES, decoder_start_token_id=None),
-    constants=PRE_NORM,
+    "MBart", model_type="mbart", config_rows=variant(ATTRIBUTES, decoder_start_token_id=None), constants=PRE_NORM
 )
 """mBART: BART with norms in front of each sub-layer and one after the last
 
@@ -195,12 +184,7 @@ PEGASUS = _variant(
     config_rows=variant(
         number_from_zero(ATTRIBUTES), pad_token_id=0, bos_token_id=None, eos_token_id=1, decoder_start_token_id=0
     ),
-    constants={
-        **PRE_NORM,
-        "embeddings.norm": False,
-        "positions.kind": "sinusoidal_halves",
-        "positions.offset": 0,
-    },
+    constants={**PRE_NORM, "embeddings.norm": False, "positions.kind": "sinusoidal_halves", "positions.offset": 0},
     generation={"forced_eos_token_id": 1},
 )
 """Pegasus: BART with norms in front of each sub-layer, one after the last, and sinusoidal positions
@@ -261,12 +245,7 @@ MARIAN = _variant(
         eos_token_id=0,
         decoder_start_token_id=58100,
     ),
-    constants={
-        **CONSTANTS,
-        "embeddings.norm": False,
-        "positions.kind": "sinusoidal_halves",
-        "positions.offset": 0,
-    },
+    constants={**CONSTANTS, "embeddings.norm": False, "positions.kind": "sinusoidal_halves", "positions.offset": 0},
     generation={"forced_eos_token_id": 0},
     whole=Whole(
         architecture="MarianMTModel",

@@ -32,12 +32,7 @@ XGLM = dataclasses.replace(
         attention_dropout=0.1,
         scale_embedding=True,
     ),
-    constants={
-        **bart.PRE_NORM,
-        **_NO_BIAS,
-        "embeddings.norm": False,
-        "positions.kind": "sinusoidal_tensor2tensor",
-    },
+    constants={**bart.PRE_NORM, **_NO_BIAS, "embeddings.norm": False, "positions.kind": "sinusoidal_tensor2tensor"},
     ignored={"layerdrop": bart.IGNORED["decoder_layerdrop"]},
     remarks=bart.no_layerdrop("layerdrop"),
     spellings={"hidden_size": "d_model", "num_attention_heads": "attention_heads", "num_hidden_layers": "num_layers"},

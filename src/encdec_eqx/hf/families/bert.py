@@ -98,12 +98,7 @@ ABSOLUTE = {"position_embedding_type": ("absolute", "the family has no other pos
 
 
 def rename_modules(rows: Mapping[str, tuple[Row, ...]], names: Mapping[str, str]) -> dict[str, tuple[Row, ...]]:
-    """The rows of a variant in which some modules have other names.
-
-    Args:
-        rows: the rows, in their groups.
-        names: a module's name here to its name there.
-    """
+    """The rows of a variant in which some modules have other names: a module's name here to its name there."""
 
     def new(theirs: str) -> str:
         module, _, leaf = theirs.rpartition(".")

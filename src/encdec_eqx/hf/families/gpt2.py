@@ -18,10 +18,6 @@ _INNER = Convert(
 )
 
 
-def _has_scale(config: StackConfig) -> bool:
-    return config.layers[0].score_scale != 1.0
-
-
 def _by_layer(config: StackConfig) -> bool:
     first, *others = [layer.score_scale for layer in config.layers]
     return first is not None and (not others or others[0] != first)
@@ -40,7 +36,7 @@ _ROWS = (
     Attribute("attn_pdrop", "attention.dropout", 0.1),
     Attribute("layer_norm_epsilon", "norm.eps", 1e-5),
     Attribute("initializer_range", "initializer_range", 0.02),
-    Attribute("scale_attn_weights", (), True, write_only(_has_scale)),
+    Attribute("scale_attn_weights", (), True, write_only(lambda config: config.layers[0].score_scale != 1.0)),
     Attribute("scale_attn_by_inverse_layer_idx", (), False, write_only(_by_layer)),
 )
 ATTRIBUTES = variant(_ROWS, bos_token_id=50256, eos_token_id=50256)

@@ -41,10 +41,7 @@ REMBERT = dataclasses.replace(
     fixed=bert.ABSOLUTE,
     rows={
         **bert.ROWS,
-        "base": (
-            *bert.ROWS["base"],
-            *linear("embeddings.projection", "encoder.embedding_hidden_mapping_in"),
-        ),
+        "base": (*bert.ROWS["base"], *linear("embeddings.projection", "encoder.embedding_hidden_mapping_in")),
         "head": (
             *linear("head.dense", "cls.predictions.dense"),
             *norm("head.norm", "cls.predictions.LayerNorm"),

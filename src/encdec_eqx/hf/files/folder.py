@@ -64,7 +64,13 @@ class Shards:
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(f"{printable(index)} has no 'weight_map'; expected an object of names and their files.")
         names = sorted({_shard_name(index, name) for name in weight_map.values()})
-        self._files = {name: SafetensorsFile(_existing(index, name)) for name in names}
+        for name in names:
+            if not (index.parent / name).is_file():
+                raise MissingFileError(
+                    f"{printable(index)} lists {printable(name)}, which is not in the folder; download or copy all the "
+                    "shards."
+                )
+        self._files = {name: SafetensorsFile(index.parent / name) for name in names}
         for tensor, name in weight_map.items():
             if tensor not in self._files[name].entries:
                 raise ValueError(
@@ -89,9 +95,6 @@ class Shards:
 
 def open_tensors(folder: Path) -> Tensors:
     """Find and open a checkpoint's tensors.
-
-    Args:
-        folder: the checkpoint's folder.
 
     Raises:
         MissingFileError: there are none.
@@ -189,12 +192,3 @@ def _shard_name(index: Path, name: Any) -> str:
             f"{LONGEST_NAME} bytes."
         )
     return name
-
-
-def _existing(index: Path, name: str) -> Path:
-    path = index.parent / name
-    if not path.is_file():
-        raise MissingFileError(
-            f"{printable(index)} lists {printable(name)}, which is not in the folder; download or copy all the shards."
-        )
-    return path

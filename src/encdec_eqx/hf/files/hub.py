@@ -3,10 +3,13 @@
 `huggingface_hub` is imported only for an id that is no folder.
 """
 
+import contextlib
+import dataclasses
 import functools
 import logging
 import os
 import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,33 +28,35 @@ SHIPPED = ("letters", "phonemes")
 _logger = logging.getLogger("encdec_eqx")
 
 
-def local_folder(
-    path: str | os.PathLike,
-    *,
-    revision: str | None = None,
-    cache_dir: str | os.PathLike | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> Path:
-    """The folder of a checkpoint, downloaded first if it is on the Hub.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """Where and how to look for a checkpoint on the Hub: arguments of every `from_pretrained`.
 
-    Args:
-        path: a folder, or a Hub id such as `"gpt2"` or `"google-bert/bert-base-uncased"`. A folder of that name wins.
-            "letters" and "phonemes" are the pieces that ship with the package.
+    Attributes:
         revision: a branch, tag or commit of the Hub repository.
         cache_dir: where downloads are kept; the Hub client's own default if not given.
         local_files_only: use what is in the cache, and never the network.
         token: access token of a private repository; True for the one stored by the Hub client.
-
-    Returns:
-        The folder.
-
-    Raises:
-        MissingFileError: there is no such folder, or the repository cannot be reached or has no such file.
-        ImportError: the `hub` extra is needed and not installed.
     """
-    folder = named_folder(path)
-    return _download(os.fspath(path), revision, cache_dir, local_files_only, token) if folder is None else folder
+
+    revision: str | None = None
+    cache_dir: str | os.PathLike | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+
+    def folder(self, path: str | os.PathLike) -> Path:
+        """The folder of a checkpoint, downloaded first if it is on the Hub.
+
+        Args:
+            path: a folder, or a Hub id such as `"gpt2"` or `"google-bert/bert-base-uncased"`. A folder of that name
+                wins. "letters" and "phonemes" are the pieces that ship with the package.
+
+        Raises:
+            MissingFileError: there is no such folder, or the repository cannot be reached or has no such file.
+            ImportError: the `hub` extra is needed and not installed.
+        """
+        folder = named_folder(path)
+        return _download(os.fspath(path), self) if folder is None else folder
 
 
 def named_folder(path: str | os.PathLike) -> Path | None:
@@ -87,64 +92,44 @@ def _hub_client(repo: str) -> Any:
     return huggingface_hub
 
 
-def _download(
-    repo: str,
-    revision: str | None,
-    cache_dir: str | os.PathLike | None,
-    local_files_only: bool,
-    token: str | bool | None,
-) -> Path:
+@contextlib.contextmanager
+def _reachable(repo: str, what: str) -> Iterator[Any]:
+    """The Hub client, whose errors become one.
+
+    Raises:
+        MissingFileError: what was asked for cannot be had.
+    """
     huggingface_hub = _hub_client(repo)
     from huggingface_hub import errors
 
-    def fetch(patterns: list[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo,
-                revision=revision,
-                cache_dir=None if cache_dir is None else Path(cache_dir),
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=patterns,
-            )
-        )
-
     try:
-        folder = fetch(_JSON + _SAFETENSORS)
-        if not any(folder.glob("*.safetensors")):
-            folder = fetch([*_JSON, FLAX_WEIGHTS])
+        yield huggingface_hub
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        how = "the cache holds no such checkpoint" if local_files_only else "is the id right, and the Hub reachable"
         raise MissingFileError(
-            f"there is no folder {repo!r} (looked from {Path.cwd()}), and it could not be had from the Hub "
-            f"({how}?): {type(error).__name__}: {reason}"
+            f"there is no folder {repo!r} (looked from {Path.cwd()}), and {what}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}"
         ) from None
+
+
+def _download(repo: str, options: HubOptions) -> Path:
+    how = "the cache holds no such checkpoint" if options.local_files_only else "is the id right, and the Hub reachable"
+    given = {**dataclasses.asdict(options), "cache_dir": options.cache_dir and Path(options.cache_dir)}
+    with _reachable(repo, f"it could not be had from the Hub ({how}?)") as hub:
+        folder = Path(hub.snapshot_download(repo, **given, allow_patterns=_JSON + _SAFETENSORS))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(hub.snapshot_download(repo, **given, allow_patterns=[*_JSON, FLAX_WEIGHTS]))
     return folder
 
 
 def hub_file(repo: str, name: str) -> Path:
     """One file of a Hub repository, downloaded if the cache does not have it.
 
-    Args:
-        repo: the repository's id.
-        name: the file's name.
-
     Raises:
         MissingFileError: it cannot be had (a FileNotFoundError).
         ImportError: the `hub` extra is needed and not installed.
     """
-    huggingface_hub = _hub_client(repo)
-    from huggingface_hub import errors
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(repo, name))
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise MissingFileError(
-            f"there is no folder {repo!r} (looked from {Path.cwd()}), and no {name} of that name could be had from the "
-            f"Hub: {reason}"
-        ) from None
+    with _reachable(repo, f"no {name} of that name could be had from the Hub") as hub:
+        return Path(hub.hf_hub_download(repo, name))
 
 
 def shipped_folder(path: str | os.PathLike) -> Path | None:

@@ -7,6 +7,7 @@ another.
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,9 @@ MAX_HEADER = 100_000_000
 
 MAX_AXES = 64
 """Most axes of a tensor: NumPy's limit, many times what any model has."""
+
+_MOST_BYTES = np.iinfo(np.int64).max
+"""NumPy counts in 64 bits: beyond it could not index an array, empty axes aside."""
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -87,9 +91,7 @@ class SafetensorsFile:
 def write_file(path: Path, tensors: Iterable[tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]]) -> None:
     """Write a `.safetensors` file with the metadata that torch's readers ask for, one tensor in memory at a time.
 
-    Args:
-        path: the file to write.
-        tensors: name, shape, dtype and a function that makes the array, for each tensor.
+    Of each tensor it is given the name, shape, dtype, and a function that makes the array.
 
     Raises:
         ValueError: a dtype that the format does not know.
@@ -148,13 +150,8 @@ class _RepeatedError(ValueError):
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _RepeatedError(quoted(name))
-            seen.add(name)
+    if len(result := dict(pairs)) != len(pairs):
+        raise _RepeatedError(quoted(Counter(name for name, _ in pairs).most_common(1)[0][0]))
     return result
 
 
@@ -182,7 +179,7 @@ def _entry(path: str, name: str, value: Any, start: int, size: int) -> tuple[tup
             f"{path} is corrupt: tensor {quoted(name)} of shape {quoted(tuple(shape))} and dtype "
             f"{value['dtype']} is given {quoted(end - begin)} bytes; expected {quoted(count * dtype.itemsize)}."
         )
-    if _too_large(shape):
+    if math.prod(max(size, 1) for size in shape) > _MOST_BYTES // 8:
         raise ValueError(
             f"{path} is corrupt: tensor {quoted(name)} has the shape {quoted(tuple(shape))}; expected sizes that can "
             "be counted in 64 bits."
@@ -208,19 +205,6 @@ def _check_cover(path: str, entries: Mapping[str, Entry], start: int, size: int)
         at, before = at + _nbytes(entry), name
     if at != size:
         raise ValueError(f"{path} is corrupt: its tensors end at byte {at}, but the file has {size}.")
-
-
-def _too_large(shape: list[int]) -> bool:
-    """Whether NumPy could not index an array of this shape, empty axes aside: it counts in 64 bits."""
-    limit = np.iinfo(np.int64).max // 8
-    if any(size > limit for size in shape):
-        return True
-    count = 1
-    for size in shape:
-        count *= max(size, 1)
-        if count > limit:
-            return True
-    return False
 
 
 def _nbytes(entry: Entry) -> int:
