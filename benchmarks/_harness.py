@@ -14,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks._sizes import SIZES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIDES = {"jax": "benchmarks._jax_side", "torch": "benchmarks._torch_side"}
+OURS = tuple(f"benchmarks.{name}" for name in ("_jax_side", "_jax_training", "_cache_side", "_speculative_side"))
+"""The modules that run in the interpreter of `--jax-python`."""
 
 
 def cores() -> int:
@@ -35,6 +37,7 @@ def parser(
     repeats: int = 5,
     torch: bool = True,
     precisions: tuple[str, ...] = ("float32", "tf32"),
+    alone: bool = False,
 ) -> argparse.ArgumentParser:
     """The options every benchmark shares.
 
@@ -44,6 +47,7 @@ def parser(
         repeats: default of `--repeats`.
         torch: whether torch takes part, or at least makes a checkpoint.
         precisions: choices of `--precision`.
+        alone: whether it can be measured with `--alone`.
     """
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--sizes", default=sizes, type=names_of(SIZES), help=f"comma-separated, of {', '.join(SIZES)}")
@@ -53,6 +57,18 @@ def parser(
             "--sides", default="jax,torch", type=names_of(SIDES), help="comma-separated, of jax, torch"
         )
         options.add_argument("--cache", type=pathlib.Path, help="folder that keeps the random checkpoints between runs")
+    if alone:
+        options.add_argument(
+            "--alone",
+            action="store_true",
+            help="each side alone, in a process with no other beside it; without: the sides take turns",
+        )
+    options.add_argument(
+        "--jax-python",
+        default=sys.executable,
+        type=interpreter,
+        help="interpreter of our side, for another version of jax than that beside torch; default this one",
+    )
     options.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where both sides run")
     options.add_argument(
         "--precision",
@@ -80,6 +96,13 @@ def names_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
     return names
 
 
+def interpreter(text: str) -> str:
+    """A Python of the command line; it must be there."""
+    if not os.access(text, os.X_OK):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a Python, such as venv/bin/python")
+    return os.path.abspath(text)  # noqa: PTH100  (a virtual environment's link must not be resolved)
+
+
 def integers(text: str) -> tuple[int, ...]:
     """Comma-separated positive integers of the command line."""
     values = tuple(int(item) for item in text.split(","))
@@ -101,16 +124,28 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """One side in its own process, asked over a pipe; each question and each answer is a line of JSON."""
+    """One side in its own process, asked over a pipe; each question and each answer is a line of JSON.
 
-    def __init__(self, module: str, *, settings: argparse.Namespace):
+    Args:
+        module: what runs there; it calls `serve`.
+        settings: the shared options.
+        environment: variables of this worker alone.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *,
+        settings: argparse.Namespace,
+        environment: Mapping[str, str] | None = None,
+    ):
         self._module = module
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  (it lives as long as the worker)
         self._scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [settings.jax_python if module in OURS else sys.executable, "-m", module],
             cwd=ROOT,
-            env=_environment(settings) | {"TORCHINDUCTOR_CACHE_DIR": self._scratch.name},
+            env=_environment(settings) | {"TORCHINDUCTOR_CACHE_DIR": self._scratch.name} | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -192,11 +227,11 @@ def _environment(settings: argparse.Namespace) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def workers(settings: argparse.Namespace) -> Iterator[dict[str, Worker]]:
-    """A fresh worker for each side asked for, so that peak memory belongs to one case alone."""
+def workers(settings: argparse.Namespace, sides: Sequence[str] | None = None) -> Iterator[dict[str, Worker]]:
+    """A fresh worker for each of these sides, or those asked for, so that peak memory belongs to one case alone."""
     started: dict[str, Worker] = {}
     try:
-        for side in settings.sides:
+        for side in settings.sides if sides is None else sides:
             started[side] = Worker(SIDES[side], settings=settings)
         yield started
     finally:

@@ -6,6 +6,7 @@ collects; it must not import JAX or torch.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import _floor, _harness, _results
@@ -65,7 +66,7 @@ def cells(text: str) -> tuple[Cell, ...]:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _harness.parser("Generation, side by side with torch.")
+    parser = _harness.parser("Generation, side by side with torch.", alone=True)
     parser.add_argument(
         "--cells",
         default=DEFAULT_CELLS,
@@ -78,14 +79,27 @@ def options() -> argparse.ArgumentParser:
 
 
 def measure_case(settings: argparse.Namespace, folder: str, cell: Cell) -> dict[str, Any]:
-    """One cell in fresh processes: first calls, then alternating timed calls, the encoder alone, memory."""
+    """One cell in fresh processes: first calls, then timed calls, the encoder alone, memory; in turns or alone."""
+    sides: dict[str, dict[str, Any]] = {}
+    tokens: dict[str, list[list[int]]] = {}
+    for together in [[side] for side in settings.sides] if settings.alone else [settings.sides]:
+        measured, said = _measure(settings, together, folder, cell)
+        sides, tokens = sides | measured, tokens | said
+    same = all(rows == tokens[settings.sides[0]] for rows in tokens.values())
+    return {"sides": sides, "same_tokens": same}
+
+
+def _measure(
+    settings: argparse.Namespace, together: Sequence[str], folder: str, cell: Cell
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[list[int]]]]:
+    """What the sides took that take turns with each other, and their tokens."""
     shape = {"batch": cell.batch, "source": cell.source}
     call = {**shape, "beams": cell.beams, "new_tokens": settings.new_tokens}
     greedy = cell.beams == 1
     first = {**shape, "new_tokens": settings.new_tokens}
     sides: dict[str, dict[str, Any]] = {}
     tokens: dict[str, list[list[int]]] = {}
-    with _harness.workers(settings) as workers:
+    with _harness.workers(settings, together) as workers:
         for name, worker in workers.items():
             worker.ask("load", folder=folder)
             worker.ask("compilation")  # forgets what loading compiled
@@ -106,8 +120,7 @@ def measure_case(settings: argparse.Namespace, folder: str, cell: Cell) -> dict[
             sides[name]["memory"] = worker.ask("peak")
         if "jax" in workers:
             sides["jax"]["programs"] = workers["jax"].ask("programs", **call)
-    same = all(rows == tokens[settings.sides[0]] for rows in tokens.values())
-    return {"sides": sides, "same_tokens": same}
+    return sides, tokens
 
 
 def _of_full_length(name: str, worker: Worker, new_tokens: int, call: dict[str, Any]) -> list[list[int]]:

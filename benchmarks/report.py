@@ -266,16 +266,21 @@ TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
 def table(result: Row) -> str:
     """A result as markdown tables under a line that says where it was measured."""
     where = result["machine"]
+    alone = where.get("alone", False)
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    about = f"{where['processor']}, {where['threads']} threads, {where['device']}, {where['precision']}"
+    about = ", ".join([where["processor"], *where.get("instructions", ())])
+    about += f", {where['threads']} threads, {where['device']}, {where['precision']}"
     about += f"{', huge pages' if where['huge_pages'] else ''}; {versions}."
     if "floor" in result:
         floor = result["floor"]
         about += f" Best copy {floor['copy'] / 1e9:.1f} GB/s, read {floor['read'] / 1e9:.1f} GB/s, "
         about += f"matrix product {floor['matmul'] / 1e9:.0f} GFLOP/s."
     made = [make(result) for make in TABLES[result["benchmark"]]]
+    if alone:
+        made = [([head.replace("in turn", "alone") for head in heads], lines) for heads, lines in made]
     tables = [_markdown(heads, lines) for heads, lines in made if lines]
-    return "\n\n".join([f"**{result['benchmark']}**: {about}", *tables])
+    title = f"**{result['benchmark']}**{', each side alone' if alone else ''}"
+    return "\n\n".join([f"{title}: {about}", *tables])
 
 
 def _markdown(heads: list[str], lines: list[list[str]]) -> str:
@@ -291,7 +296,8 @@ def rewrite(readme: pathlib.Path, folder: pathlib.Path) -> None:
     text = readme.read_text()
     if BEGIN not in text or END not in text:
         raise ValueError(f"{readme} holds no {BEGIN} … {END} to write the tables between")
-    found = [folder / f"{name}.json" for name in TABLES if (folder / f"{name}.json").exists()]
+    names = (f"{name}{kind}.json" for name in TABLES for kind in ("", "_alone"))
+    found = [folder / name for name in names if (folder / name).exists()]
     if not found:
         raise ValueError(f"{folder} holds none of {', '.join(f'{name}.json' for name in TABLES)}: run the benchmarks")
     tables = "\n\n".join(table(json.loads(path.read_text())) for path in found)

@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description="Runs every benchmark and rewrites the README's tables.")
     options.add_argument("--out", type=pathlib.Path, default=report.README.parent / "results")
     options.add_argument("--cache", type=pathlib.Path, help="folder that keeps the random checkpoints between runs")
+    options.add_argument("--jax-python", help="interpreter of our side, as each script has it; default this one")
     options.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     options.add_argument("--sizes", default="tiny,small,base")
     options.add_argument("--only", type=_only, help="comma-separated names of scripts; default all")
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
             script = importlib.import_module(f"benchmarks.{name}")
             begin = time.perf_counter()
             given = shared(script, str(chosen.out), str(chosen.cache or temporary), chosen.device, chosen.sizes)
-            script.main([*given, *more])
+            script.main([*given, *more, *(["--jax-python", chosen.jax_python] if chosen.jax_python else [])])
             print(f"({time.perf_counter() - begin:.0f} s)\n", flush=True)
     report.rewrite(report.README, chosen.out)
 

@@ -22,7 +22,10 @@ Row = dict[str, Any]
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = _harness.parser(
-        "A training step, side by side with torch.", repeats=5, precisions=("float32", "tf32", "bf16")
+        "A training step, side by side with torch.",
+        repeats=5,
+        precisions=("float32", "tf32", "bf16"),
+        alone=True,
     )
     parser.add_argument(
         "--contestants",
@@ -68,11 +71,18 @@ def measure_case(settings: argparse.Namespace, folder: str, data: str) -> list[R
     """Rows of every contestant with one size and kind of data.
 
     The reference stays; the others come one after another, and each takes turns with it. So no more than two are alive.
+    With `--alone` only one is, the reference too.
     """
     names = [name for name in settings.contestants if CONTESTANTS[name].side in settings.sides]
     if data == "ragged":
         names = [name for name in names if CONTESTANTS[name].ragged]
     rows: dict[str, Row] = {}
+    if settings.alone:
+        rows = {name: _beside(settings, name, folder, data, None) for name in names}
+        for row in rows.values():
+            row["reference"] = rows.get(REFERENCE, {}).get("turns")
+            _tell_compiling_apart(row)
+        return list(rows.values())
     with contextlib.ExitStack() as stack:
         reference = None
         if REFERENCE in names:
@@ -94,7 +104,8 @@ def _beside(settings: argparse.Namespace, name: str, folder: str, data: str, ref
     with entered(settings, name, folder, data) as (worker, row):
         if worker is not None:
             pair = {name: worker} | ({} if reference is None else {REFERENCE: reference})
-            _results.note(f"its first step took {row['first_seconds']:.1f} s; now in turns")
+            how = "alone" if reference is None else "in turns"
+            _results.note(f"its first step took {row['first_seconds']:.1f} s; now {how}")
             taken = take_turns(settings, data, pair)
             row |= {"turns": taken[name], "reference": taken.get(REFERENCE)}
             row["memory"] = worker.ask("memory_of_step")
