@@ -21,7 +21,9 @@ from benchmarks._sizes import SIZES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIDES = {"jax": "benchmarks._jax_side", "torch": "benchmarks._torch_side"}
-OURS = tuple(f"benchmarks.{name}" for name in ("_jax_side", "_jax_training", "_cache_side", "_speculative_side"))
+OURS = tuple(
+    f"benchmarks.{name}" for name in ("_jax_side", "_jax_training", "_cache_side", "_speculative_side", "_gpu_jax")
+)
 """The modules that run in the interpreter of `--jax-python`."""
 
 
@@ -38,6 +40,7 @@ def parser(
     torch: bool = True,
     precisions: tuple[str, ...] = ("float32", "tf32"),
     alone: bool = False,
+    several_pythons: bool = False,
 ) -> argparse.ArgumentParser:
     """The options every benchmark shares.
 
@@ -48,6 +51,7 @@ def parser(
         torch: whether torch takes part, or at least makes a checkpoint.
         precisions: choices of `--precision`.
         alone: whether it can be measured with `--alone`.
+        several_pythons: whether our side runs on each of several interpreters (`jax_pythons`).
     """
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--sizes", default=sizes, type=names_of(SIZES), help=f"comma-separated, of {', '.join(SIZES)}")
@@ -63,12 +67,17 @@ def parser(
             action="store_true",
             help="each side alone, in a process with no other beside it; without: the sides take turns",
         )
-    options.add_argument(
-        "--jax-python",
-        default=sys.executable,
-        type=interpreter,
-        help="interpreter of our side, for another version of jax than that beside torch; default this one",
-    )
+    which = "interpreter of our side, for another version of jax than that beside torch; default this one"
+    if several_pythons:
+        options.add_argument(
+            "--jax-python",
+            dest="jax_pythons",
+            default=(sys.executable,),
+            type=interpreters,
+            help=f"comma-separated, each an {which}",
+        )
+    else:
+        options.add_argument("--jax-python", default=sys.executable, type=interpreter, help=which)
     options.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where both sides run")
     options.add_argument(
         "--precision",
@@ -101,6 +110,11 @@ def interpreter(text: str) -> str:
     if not os.access(text, os.X_OK):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a Python, such as venv/bin/python")
     return os.path.abspath(text)  # noqa: PTH100  (a virtual environment's link must not be resolved)
+
+
+def interpreters(text: str) -> tuple[str, ...]:
+    """Comma-separated Pythons of the command line."""
+    return tuple(interpreter(item) for item in text.split(","))
 
 
 def integers(text: str) -> tuple[int, ...]:
@@ -145,7 +159,7 @@ class Worker:
         self._process = subprocess.Popen(
             [settings.jax_python if module in OURS else sys.executable, "-m", module],
             cwd=ROOT,
-            env=_environment(settings) | {"TORCHINDUCTOR_CACHE_DIR": self._scratch.name} | dict(environment or {}),
+            env=environment_of(settings) | {"TORCHINDUCTOR_CACHE_DIR": self._scratch.name} | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -192,6 +206,10 @@ class Worker:
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return None
 
+    def kill(self) -> None:
+        """Ends the process at once, from any thread; what it is being asked then fails."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the process; closing its input is the sign to leave."""
         assert self._process.stdin is not None
@@ -208,7 +226,7 @@ class Worker:
         self._scratch.cleanup()
 
 
-def _environment(settings: argparse.Namespace) -> dict[str, str]:
+def environment_of(settings: argparse.Namespace) -> dict[str, str]:
     """The workers' environment: the source tree first, no network, and the device chosen."""
     paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = dict(os.environ) | {
@@ -315,6 +333,6 @@ def checkpoints(settings: argparse.Namespace) -> Iterator[dict[str, str]]:
             path = pathlib.Path(folder).resolve() / name
             if not (path / "model.safetensors").exists():
                 command = [sys.executable, "-m", "benchmarks._checkpoint", name, str(path)]
-                subprocess.run(command, cwd=ROOT, env=_environment(settings), check=True)
+                subprocess.run(command, cwd=ROOT, env=environment_of(settings), check=True)
             found[name] = str(path)
         yield found

@@ -88,9 +88,13 @@ def _graphics_processor() -> str:
     return "unknown GPU"
 
 
+_PATHS = ("cache", "out", "jax_python", "jax_pythons")
+"""Options that name places of one machine."""
+
+
 def save(name: str, settings: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     """Writes `<out>/<name>.json` (`<name>_alone.json`) where `--out` is given, and returns the result."""
-    options = {key: value for key, value in vars(settings).items() if key not in ("cache", "out", "jax_python")}
+    options = {key: value for key, value in vars(settings).items() if key not in _PATHS}
     result = {"benchmark": name, "machine": machine(settings), "settings": options, **more, "rows": rows}
     if settings.out:
         settings.out.mkdir(parents=True, exist_ok=True)

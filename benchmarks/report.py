@@ -253,6 +253,29 @@ def _speculative(result: Row) -> Table:
     return heads, lines
 
 
+def _turns(result: Row) -> Table:
+    """Every cell by the jax that ours ran on."""
+    heads = ["cell", "jax", "alone: ours, s", "torch, s", "ratio", "in turns: ours, s", "torch, s", "ratio"]
+    heads += ["turns cost ours", "torch", "compile, s"]
+    lines = []
+    for row in result["rows"]:
+        cell = f"{row['size']}, {row['source']} → {row['target']}, b{row['batch']}, training step"
+        if row["what"] == "generate":
+            search = "greedy" if row["beams"] == 1 else f"{row['beams']} beams"
+            cell = f"{row['size']}, b{row['batch']}, {search}, source {row['source']}"
+        theirs = _at(row, "torch", "alone", "median")
+        for name, side in row["sides"].items():
+            if name == "torch":
+                continue
+            alone, turns, beside = (_in(side, how, "median") for how in ("alone", "turns", "beside"))
+            line = [cell, name.removeprefix("jax "), _seconds(alone), _seconds(theirs), _ratio(theirs, alone)]
+            line += [_seconds(turns), _seconds(beside), _ratio(beside, turns)]
+            lines.append([*line, _ratio(turns, alone), _ratio(beside, theirs), _seconds(side["compile_seconds"])])
+        if not row["sides"]:
+            lines.append([cell, row["failed"], *["-"] * (len(heads) - 2)])
+    return heads, lines
+
+
 TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
     "generate": (_generate, _generate_starts_and_memory),
     "train_step": (_train_step, _train_step_details, _train_step_ragged),
@@ -260,6 +283,7 @@ TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
     "compile": (_compile,),
     "cache_moves": (_cache_moves,),
     "speculative": (_speculative,),
+    "turns": (_turns,),
 }
 
 

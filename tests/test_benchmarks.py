@@ -1,11 +1,16 @@
 """The benchmarks' own logic: options, counting, turns, tables. No timing, no torch."""
 
 import argparse
+import dataclasses
+import gzip
 import json
+import platform
 import sys
+import threading
 import time
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +18,8 @@ from benchmarks import (
     _cache_side,
     _cache_ways,
     _contestants,
+    _gpu_cells,
+    _gpu_jax,
     _harness,
     _inputs,
     _jax_side,
@@ -20,16 +27,20 @@ from benchmarks import (
     _memory,
     _models,
     _programs,
+    _results,
     _sizes,
     _speculative_side,
     _steps,
+    _trace,
     cache_moves,
     generate,
+    gpu,
     load,
     report,
     run_all,
     speculative,
     train_step,
+    turns,
 )
 from benchmarks import compile as compile_times
 
@@ -44,6 +55,7 @@ SCRIPTS = {
     "compile": compile_times,
     "cache_moves": cache_moves,
     "speculative": speculative,
+    "turns": turns,
 }
 
 
@@ -615,6 +627,221 @@ def test_strengths_are_between_nothing_and_all():
     for wrong in ("1.5", "-0.1", "much"):
         with pytest.raises(SystemExit):
             speculative.options().parse_args([f"--strengths={wrong}"])
+
+
+# --- alone, in turns, on several versions of jax ---------------------------------------------------------------------
+
+
+def test_alone_no_two_sides_are_alive(events):
+    settings = train_step.options().parse_args(["--alone", "--contestants", "ours,torch", "--repeats", "2"])
+    ours, torch = train_step.measure_case(settings, "folder", "equal")
+    assert (ours["turns"]["median"]["seconds"], ours["reference"]["median"]["seconds"]) == (2.0, 3.0)
+    assert torch["turns"] == ours["reference"]
+    alive = np.cumsum([{"open": 1, "close": -1}.get(question, 0) for question, _ in events])
+    assert alive.max() == 1 and alive[-1] == 0
+
+
+def test_our_side_alone_runs_on_the_python_asked_for(tmp_path, settings, capsys):
+    assert train_step.options().parse_args([]).jax_python == sys.executable
+    assert turns.options().parse_args(["--jax-python", f"{sys.executable},{sys.executable}"]).jax_pythons == (
+        sys.executable,
+        sys.executable,
+    )
+    with pytest.raises(SystemExit):
+        generate.options().parse_args(["--jax-python", str(tmp_path / "none")])
+    assert "expected the path of a Python" in capsys.readouterr().err
+    said = tmp_path / "python"
+    said.write_text('#!/bin/sh\necho "not $0 $*" >&2; exit 3\n')
+    said.chmod(0o755)
+    settings.jax_python = str(said)
+    with pytest.raises(_harness.WorkerError, match=r"not .*benchmarks\._jax_side"):
+        _harness.Worker(_harness.SIDES["jax"], settings=settings)
+
+
+def test_a_result_says_on_what_and_how_it_was_measured(tmp_path):
+    settings = train_step.options().parse_args(["--alone", "--sides", "jax", "--out", str(tmp_path)])
+    result = _results.save("train_step", settings, _train_rows())
+    machine = result["machine"]
+    assert json.loads((tmp_path / "train_step_alone.json").read_text()) == json.loads(json.dumps(result))
+    assert machine["alone"] and machine["processor"] and set(machine["instructions"]) <= set(_results.TELLING)
+    assert machine["versions"]["jax"] == jax.__version__ and machine["python"] == platform.python_version()
+    assert "jax_python" not in result["settings"], "the place of an interpreter is nobody's business"
+    text = report.table(result)
+    assert text.startswith("**train_step**, each side alone: ") and "torch eager alone, s" in text
+
+
+def test_a_cell_is_measured_alone_and_in_turns_on_each_jax(events, monkeypatch):
+    monkeypatch.setattr(turns._results, "versions_of", lambda python, _: ("3", {"jax": f"of {python}"}))
+    settings = turns.options().parse_args(["--repeats", "2", "--steps-per-turn", "2"])
+    settings.jax_pythons = ("old", "new")
+    found = turns.measure_case(settings, "folder", None)
+    assert list(found) == ["jax of old", "jax of new", "torch"]
+    for side in (found["jax of old"], found["jax of new"]):
+        assert (side["alone"]["median"], side["turns"]["median"], side["beside"]["median"]) == (2.0, 2.0, 3.0)
+        assert side["alone"]["settling"] == 5.0 and side["alone"]["runs"] == [2.0, 2.0]
+    alive = np.cumsum([{"open": 1, "close": -1}.get(question, 0) for question, _ in events])
+    assert alive.max() == 2 and alive[-1] == 0
+    asked = [(name, total) for (question, name), total in zip(events, alive, strict=True) if question == "steps"]
+    alone, beside = [("ours", 1)] * 4 + [("torch", 1)] * 2, [("ours", 2), ("torch", 2)] * 4
+    assert asked == alone + beside
+    rows = [{"size": "mini", "what": "train_step", **turns.TRAINED, "sides": found}]
+    cell = {"size": "mini", "what": "generate", "batch": 1, "beams": 1, "source": 8}
+    rows.append({**cell, "sides": {}, "failed": "not begun: no time left"})
+    text = report.table(_result("turns", {}) | {"rows": rows})
+    numbers = "| 2.00 | 3.00 | 1.50x | 2.00 | 3.00 | 1.50x | 1.00x | 1.00x | 0.00 |"
+    assert f"| mini, 128 → 64, b8, training step | of new {numbers}" in text
+    assert "| mini, b1, greedy, source 8 | not begun: no time left | - |" in text
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+def test_a_trace_is_counted_by_what_ran_on_the_gpu(tmp_path):
+    def named(kind, pid, tid, name):
+        return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+
+    def ran(pid, tid, name, microseconds):
+        return {"ph": "X", "pid": pid, "tid": tid, "name": name, "dur": microseconds}
+
+    threads = {(1, 1): "Stream #13(Compute)", (1, 2): "Stream #14(MemcpyD2H)", (1, 3): "XLA Ops", (2, 1): "python"}
+    events = [named("process_name", 1, 0, "/device:GPU:0"), named("process_name", 2, 0, "/host:CPU")]
+    events += [named("thread_name", *place, name) for place, name in threads.items()]
+    events += [ran(1, 1, "fusion_3", 30.0), ran(1, 1, "fusion_4", 30.0), ran(1, 1, "gemm", 50.0)]
+    events += [ran(1, 2, "MemcpyD2H", 5.0), ran(1, 3, "fusion.3", 500.0), ran(2, 1, "call", 9000.0)]
+    folder = tmp_path / "plugins" / "profile"
+    folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="0 files"):
+        _trace.counted(tmp_path)
+    with gzip.open(folder / "host.trace.json.gz", "wt") as file:
+        json.dump({"traceEvents": events}, file)
+    found = _trace.counted(tmp_path, top=2)
+    assert (found["kernels"], found["copies"], found["copies_by_kind"]) == (3, 1, {"MemcpyD2H": 1})
+    assert found["busy_seconds"] == pytest.approx(115e-6)
+    assert [(kernel["name"], kernel["count"]) for kernel in found["top"]] == [("fusion", 2), ("gemm", 1)]
+
+
+def test_our_own_trace_is_counted(tmp_path):
+    run = jax.jit(lambda x: jax.lax.fori_loop(0, 5, lambda _, y: jnp.tanh(y @ y) + 1, x))
+    run(jnp.ones((32, 32))).block_until_ready()
+    with jax.profiler.trace(str(tmp_path)):
+        run(jnp.ones((32, 32))).block_until_ready()
+    found = _trace.counted(tmp_path)
+    assert found["kernels"] >= 5 and found["busy_seconds"] > 0
+    assert not {"while", "call"} & {kernel["name"] for kernel in found["top"]}
+
+
+def test_the_cells_of_a_gpu_are_counted_and_follow_each_other_in_few_processes():
+    for tiny in (False, True):
+        made = _gpu_cells.cells(tiny=tiny)
+        assert {cell.part for cell in made} == set(_gpu_cells.PARTS) - {"tests"}
+        assert len({(cell.name, cell.side) for cell in made}) == len(made)
+        beside = {cell.name for cell in made if cell.module == _gpu_cells.TORCH}
+        assert beside == {cell.name for cell in made if cell.part in ("training", "decoding", "bart")}
+    base = [cell for cell in made if cell.part == "decoding"]
+    starts = sum(not cell.shares_process(last) for cell, last in zip(base, [None, *base], strict=False))
+    assert starts == 2, "one process a side"
+    made = _gpu_cells.cells()
+    one = next(cell for cell in made if cell.name == "pair base, greedy b1, source 128, 128 tokens")
+    assert one.bytes == 128 * _sizes.decode_step_bytes(_sizes.SIZES["base"], batch=1, source=128, length=64) / 2
+    trained = _sizes.train_step_flops(_sizes.SIZES["base"], batch=32, source=512, target=128)
+    assert {cell.flops for cell in made if "training step" in cell.name} == {trained}
+
+
+@pytest.fixture
+def gpu_workers(monkeypatch):
+    """Fake workers: eager torch's training fails, `torch.compile` takes too long."""
+    log = []
+
+    class Fake:
+        def __init__(self, module, *, settings, environment):
+            self.module, self.killed = module, threading.Event()
+            log.append(("open", module, environment))
+
+        def ask(self, question, **arguments):
+            if question == "rates":
+                return {"copy": 2e9, "matmul": 4e9}
+            if question == "measure_training" and "compiled" in arguments["options"]:
+                if arguments["options"]["compiled"]:
+                    assert self.killed.wait(20)
+                    raise _harness.WorkerError("all of it", "died")
+                raise _harness.WorkerError("all of it", "out of memory")
+            if question.startswith("profile"):
+                kernel = {"name": "fusion", "count": 16, "seconds": 0.2}
+                counts = {"kernels": 24, "copies": 8, "copies_by_kind": {"MemcpyD2H": 8}, "busy_seconds": 0.4}
+                return {"seconds": [0.8], "profile": counts | {"top": [kernel]}, "profiled_units": 8, "unit": "token"}
+            seconds = [0.5, 0.25, 0.5] if "jax" in self.module else [1.0]
+            return {"seconds": seconds, "compile_seconds": 3.0, "memory": {"device_peak": 2_000_000_000}}
+
+        def kill(self):
+            self.killed.set()
+
+        def close(self):
+            log.append(("close", self.module, None))
+
+    monkeypatch.setattr(_harness, "Worker", Fake)
+    monkeypatch.setattr(gpu, "check", lambda settings: ({"jax", "torch"}, ["the tests are left out: no pytest"]))
+    monkeypatch.setattr(gpu, "LEAST_SECONDS", 0.1)
+    return log
+
+
+def test_a_gpu_run_survives_its_cells_and_writes_as_it_goes(gpu_workers, tmp_path, monkeypatch):
+    made = _gpu_cells.cells(tiny=True)
+    monkeypatch.setattr(gpu, "cells", lambda tiny: [dataclasses.replace(cell, seconds=0.02) for cell in made])
+    assert gpu.main(["--platform", "cpu", "--tiny", "--out", str(tmp_path)]) == 0
+    head, *rows = (json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines())
+    assert head["missing"] == ["the tests are left out: no pytest"] and len(rows) == len(made)
+    failed = {row["side"]: row["failed"] for row in rows if "failed" in row}
+    assert failed == {"torch eager": "out of memory", "torch.compile": "given up after 0 s"}
+    text = (tmp_path / "gpu.md").read_text()
+    assert "a trial of the script, not a measurement" in text and "Missing: the tests are left out" in text
+    assert "| pair tiny, greedy b1, source 16, 8 tokens | ours | 500 | 250 | 62.500 | 2.00x | 3.0 |" in text
+    assert "| torch eager | out of memory | - |" in text and "3.0 kernels a token, 1.00 copies and fills" in text
+    assert "| `fusion` | 2.00 | 25 | 50.0% |" in text
+    opened = [environment for event, _, environment in gpu_workers if event == "open"]
+    assert {"XLA_FLAGS": "--xla_gpu_enable_command_buffer=+WHILE"} in opened
+    assert len(opened) == sum(event == "close" for event, *_ in gpu_workers)
+
+
+def test_a_gpu_run_begins_nothing_when_its_time_is_over(gpu_workers, tmp_path):
+    assert gpu.main(["--platform", "cpu", "--tiny", "--minutes", "0", "--out", str(tmp_path)]) == 0
+    _, *rows = (json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines())
+    assert {row["failed"] for row in rows} == {"not begun: no time left"} and not gpu_workers
+
+
+def test_a_gpu_run_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    said = {
+        gpu._TRY_JAX: "cpu",
+        gpu._TRY_TORCH: "ModuleNotFoundError: No module named 'torch'",
+        gpu._TRY_TESTS: "found",
+    }
+    monkeypatch.setattr(gpu, "_tried", lambda python, code, settings: said[code])
+    assert gpu.main(["--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "no gpu for jax (cpu); pip install" in told and "torch's side is left out: ModuleNotFoundError" in told
+    assert "tests are left out" not in told
+
+
+def test_our_side_of_the_gpu_cells_works_here(mini):
+    worker = cast(Any, Here(_gpu_jax))
+    _jax_side.state["precision"] = "bf16"
+    for family in ("pair", "bart"):
+        worker.ask("make", family=family, dtype="bfloat16", layers=1, hidden=8, heads=2)
+        shape = {"batch": 2, "source": 12, "beams": 1, "new_tokens": 4, "real": [6, 10]}
+        found = worker.ask("measure_generation", **shape, repeats=1)
+        assert len(found["seconds"]) == 1 and found["compiled_again"] == 0
+    profiled = worker.ask("profile_generation", **shape, repeats=1)
+    assert profiled["profile"]["kernels"] > 4 and profiled["profiled_units"] == 4
+    worker.ask("make", family="pair", dtype="float32", layers=1, hidden=8, heads=2)
+    options = {"layout": "scanned", "remat": "keep_products"}
+    trained = worker.ask("measure_training", batch=2, source=8, target=4, steps=2, options=options)
+    assert len(trained["seconds"]) == 2 and trained["loss"] > 0
+
+
+def test_real_places_are_padded_on_the_right():
+    ids, mask = _inputs.sources(batch=50, source=16, real=(4, 9))
+    lengths = mask.sum(axis=1)
+    assert ids.shape == mask.shape == (50, 16) and set(lengths) == set(range(4, 10))
+    np.testing.assert_array_equal(mask, np.arange(16) < lengths[:, None])
 
 
 def test_run_all_knows_every_script_with_a_table():
