@@ -259,10 +259,11 @@ def _turns(result: Row) -> Table:
     heads += ["turns cost ours", "torch", "compile, s"]
     lines = []
     for row in result["rows"]:
-        cell = f"{row['size']}, {row['source']} → {row['target']}, b{row['batch']}, training step"
+        cell = f"{row['size']}, b{row['batch']}, source {row['source']}, "
         if row["what"] == "generate":
-            search = "greedy" if row["beams"] == 1 else f"{row['beams']} beams"
-            cell = f"{row['size']}, b{row['batch']}, {search}, source {row['source']}"
+            cell += "greedy" if row["beams"] == 1 else f"{row['beams']} beams"
+        else:
+            cell += f"target {row['target']}, training step"
         theirs = _at(row, "torch", "alone", "median")
         for name, side in row["sides"].items():
             if name == "torch":

@@ -689,8 +689,8 @@ def test_a_cell_is_measured_alone_and_in_turns_on_each_jax(events, monkeypatch):
     rows.append({**cell, "sides": {}, "failed": "not begun: no time left"})
     text = report.table(_result("turns", {}) | {"rows": rows})
     numbers = "| 2.00 | 3.00 | 1.50x | 2.00 | 3.00 | 1.50x | 1.00x | 1.00x | 0.00 |"
-    assert f"| mini, 128 → 64, b8, training step | of new {numbers}" in text
-    assert "| mini, b1, greedy, source 8 | not begun: no time left | - |" in text
+    assert f"| mini, b8, source 128, target 64, training step | of new {numbers}" in text
+    assert "| mini, b1, source 8, greedy | not begun: no time left | - |" in text
 
 
 # --- on a GPU --------------------------------------------------------------------------------------------------------
