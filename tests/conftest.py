@@ -15,6 +15,7 @@ import jaxtyping
 import pytest
 
 import fast_tier
+import gpu_tier
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -86,17 +87,37 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m fast`, files without a fast test are not even imported: that would take as long as the tests."""
-    if config.option.markexpr == "fast" and collection_path.name.startswith("test_"):
-        return None if fast_tier.holds(collection_path) else True
+    """With `-m fast` or `-m gpu`, files without such a test are not even imported: that takes as long as the tests."""
+    tiers = {"fast": fast_tier.holds, "gpu": gpu_tier.holds}
+    if (holds := tiers.get(config.option.markexpr)) and collection_path.name.startswith("test_"):
+        return None if holds(collection_path) else True
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of the fast tier."""
+_WITHOUT_GPU = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests of the tiers, and leaves out those that a GPU alone can run where there is none."""
     for item in items:
         if fast_tier.holds(item.path, item.name):
             item.add_marker(pytest.mark.fast)
+        if gpu_tier.holds(item.path):
+            item.add_marker(pytest.mark.gpu)
+    without = [item for item in items if item.get_closest_marker("needs_gpu")]
+    if without and jax.default_backend() != "gpu":
+        items[:] = [item for item in items if item not in without]
+        config.stash[_WITHOUT_GPU] = len(without)
+        config.hook.pytest_deselected(items=without)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says what was left out, and why: a test that did not run has not passed."""
+    if number := config.stash.get(_WITHOUT_GPU, 0):
+        where = jax.default_backend()
+        terminalreporter.line(
+            f"{number} tests need a GPU and were deselected, as jax runs on {where}: see tests/gpu.md"
+        )
 
 
 @pytest.fixture

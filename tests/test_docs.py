@@ -29,6 +29,7 @@ def _blocks(text: str) -> list[str]:
         "resuming",
         "diagnosis",
         "adding_a_family",
+        "accelerators",
     ],
 )
 def test_page_runs_from_top_to_bottom(page: str):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from encdec_eqx import EncoderDecoder, init_train_state, make_train_step
+from encdec_eqx import EncoderDecoder, RightPadding, init_train_state, make_train_step
 from encdec_eqx._inputs import as_mask
-from encdec_eqx._padding import RightPadding, right_padding
+from encdec_eqx._padding import right_padding
 from encdec_eqx.layers.attention_backend import AttentionCall, FusedAttention
 from encdec_eqx.training.batch import checked_batch
 from models import random_ids, right_mask, tiny_pair

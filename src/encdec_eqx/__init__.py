@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._moved import install as _find_moved_modules
 
 if TYPE_CHECKING:
+    from ._padding import RightPadding as RightPadding
     from ._trees import astype as astype
     from .cache import DecoderCache as DecoderCache
     from .config import AlibiConfig as AlibiConfig
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "_padding": "RightPadding",
     "_trees": "astype",
     "cache": "DecoderCache",
     "config": "AlibiConfig AttentionConfig EmbeddingsConfig FeedForwardConfig GatedMLPConfig HeadConfig "
