@@ -249,13 +249,7 @@ class EncoderDecoder(Generates, Reshapes):
             TypeError: the encoder is not one of the library's, and has no `save_pretrained`.
             ValueError: the format cannot express the model, or the folder is a file.
         """
-        own = None if isinstance(self.encoder, Encoder) else self.encoder
-        if own is not None and not hasattr(own, "save_pretrained"):
-            raise TypeError(
-                f"the encoder is a {type(own).__name__}, which has no Hugging Face format and does not say how it is "
-                "saved: give it a method `save_pretrained(self, folder)` that writes its files into the folder "
-                "(equinox.tree_serialise_leaves(folder / 'encoder.eqx', self), say)."
-            )
+        own = own_encoder(self)
         tokens = self.special_tokens.to_hf()
         options = {} if self.generation_config is None else self.generation_config.to_hf()
         options.pop(MARK, None)  # what is saved counts by itself, whatever config.json says
@@ -561,3 +555,19 @@ def _checked_states(
 ) -> tuple[Float[Array, "batch source hidden"], Bool[Array, "batch source"] | RightPadding | None]:
     mask = as_mask("encoder_attention_mask", encoder_attention_mask, last_hidden_state.shape[:2])
     return jnp.asarray(last_hidden_state), mask
+
+
+def own_encoder(model: EncoderDecoder) -> Any:
+    """The encoder, if it is none of the library's and so writes its own files.
+
+    Raises:
+        TypeError: it has no `save_pretrained` for that.
+    """
+    own = None if isinstance(model.encoder, Encoder) else model.encoder
+    if own is not None and not hasattr(own, "save_pretrained"):
+        raise TypeError(
+            f"the encoder is a {type(own).__name__}, which has no Hugging Face format and does not say how it is "
+            "saved: give it a method `save_pretrained(self, folder)` that writes its files into the folder "
+            "(equinox.tree_serialise_leaves(folder / 'encoder.eqx', self), say)."
+        )
+    return own

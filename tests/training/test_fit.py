@@ -497,6 +497,19 @@ def test_only_a_pair_can_be_trained(tmp_path: Path):
         fit(pair().decoder, reversal(8), config(tmp_path / "run"))
 
 
+class _Unsavable(eqx.Module):
+    """An encoder of the user's own that does not say how it is saved."""
+
+    hidden_size: int = eqx.field(static=True)
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_the_run(tmp_path: Path):
+    plain = pair()
+    model = dataclasses.replace(plain, encoder=_Unsavable(plain.decoder.config.hidden_size))
+    with pytest.raises(TypeError, match="does not say how it is saved"):
+        fit(model, reversal(8), config(tmp_path / "run"))
+
+
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch) -> Path:
     """A TOML file with everything that it names beside it."""

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from ..doctor import Finding, check_before_training
-from ..encoder_decoder import EncoderDecoder
+from ..encoder_decoder import EncoderDecoder, own_encoder
 from ..generation.generation_config import GenerationConfig
 from ..inputs.tokens import longest
 from ..params.lora import add_lora
@@ -231,6 +231,7 @@ def prepare(
     """
     if not isinstance(model, EncoderDecoder):
         raise TypeError(f"model must be an EncoderDecoder, got {type(model).__name__}; from_pieces makes one.")
+    own_encoder(model)  # whether it can be saved at the end
     check_settings(config, evaluates=eval_data is not None)
     _check_loss(config, loss)
     if optimizer is not None:
