@@ -130,3 +130,12 @@ REMATERIALISED_LOSS = 1e-6
 
 BENCHMARK_LOSSES = 1e-6
 """Losses of the benchmark's training steps against torch, relative, up to the fourth step (measured: 1.8e-7)."""
+
+CHUNKED_LOSS = 1e-6
+"""The loss taken from hidden states in chunks against whole logits, or float64, relative (measured: 2e-7)."""
+
+CHUNKED_GRADIENT = 5e-6
+"""Gradients of it, up to 8 in size, against those of whole logits, or in float64 (measured: 1e-6)."""
+
+BF16_CHUNKED_GRADIENT = 5e-2
+"""Gradients of it in bfloat16, up to 8 in size, against float32 of the same rounded numbers (measured: 2e-2)."""

@@ -111,47 +111,54 @@ class Decoder(TaughtAttributes):
             TypeError: a shape or dtype is wrong.
             ValueError: an id, a position, the length or a mask is out of range, or the cache is full.
         """
-        states = self._checked_states(encoder_hidden_states)
-        if states is None and cache is None and encoder_attention_mask is not None:
-            raise ValueError("`encoder_attention_mask` without `encoder_hidden_states` would mask nothing: give both.")
-        ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the decoder's vocab_size")
-        positions = self._explicit(position_ids)
-        mask = as_mask("attention_mask", attention_mask, ids.shape)
-        types = as_token_types(self.config, token_type_ids)
-        if cache is None:
-            check_length("input_ids", ids.shape[1], longest(self.config, position_ids))
-            shape = None if states is None else states.shape[:2]
-            source_mask = as_mask("encoder_attention_mask", encoder_attention_mask, shape)
-            context = AttentionContext(
-                AttentionMask(mask, causal=True),
-                cross_mask=None if source_mask is None else AttentionMask(source_mask),
-                encoder_states=states,
-            )
-            options: dict[str, Any] = {"context": context}
-            if positions is None:
-                counted = jnp.zeros((ids.shape[0],), jnp.int32)
-                rule = PositionRule.of(self.config)
-                positions, _ = rule.of_call(ids, mask, shape=ids.shape, start=0, counted=counted)
-        else:
-            cache = _with_room(cache, ids.shape)
-            context, positions, cache = self._continue(ids, cache, mask, positions)
-            options = {"context": context, "self_kv": cache.self_kv, "cross_kv": cache.cross_kv}
-        out = self._run(
-            ids,
-            positions,
-            types,
+        out, cache = self._whole(
+            input_ids,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            attention_mask,
+            position_ids,
+            token_type_ids,
+            cache,
             key,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-            **options,
         )
         return DecoderOutput(
             logits=self.logits(out.last_hidden_state),
             hidden_states=out.hidden_states,
             attentions=out.self_attentions,
             cross_attentions=out.cross_attentions,
-            cache=None if cache is None else _advanced(cache, out, ids.shape[1]),
+            cache=cache,
         )
+
+    @checked
+    def last_hidden_state(
+        self,
+        input_ids: TargetIds,
+        *,
+        encoder_hidden_states: Float[ArrayLike, "batch source cross"] | None = None,
+        encoder_attention_mask: SourceMask | RightPadding | None = None,
+        attention_mask: TargetMask | RightPadding | None = None,
+        position_ids: Integer[ArrayLike, "batch target"] | None = None,
+        token_type_ids: Integer[ArrayLike, "batch target"] | None = None,
+        key: PRNGKey | None = None,
+    ) -> Float[Array, "batch target hidden"]:
+        """What the head makes logits of: the states after the last layer and its norm.
+
+        `decoder.logits(states)` are the logits of a call with the same arguments, which are explained there; and
+        `training.seq2seq_loss_from_hidden` is their loss, without making all of them.
+        """
+        out, _ = self._whole(
+            input_ids,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            attention_mask,
+            position_ids,
+            token_type_ids,
+            None,
+            key,
+        )
+        return out.last_hidden_state
 
     def init_cache(
         self,
@@ -238,6 +245,47 @@ class Decoder(TaughtAttributes):
         """Scores of the next token, in float32."""
         with jax.named_scope("decoder"):
             return self.head(hidden, self.embeddings)
+
+    def _whole(
+        self,
+        input_ids: Any,
+        encoder_hidden_states: Any,
+        encoder_attention_mask: Any,
+        attention_mask: Any,
+        position_ids: Any,
+        token_type_ids: Any,
+        cache: DecoderCache | None,
+        key: PRNGKey | None,
+        **outputs: bool,
+    ) -> tuple[StackOutput, DecoderCache | None]:
+        """A public call up to the head: everything checked, all layers run, the cache with these tokens added."""
+        states = self._checked_states(encoder_hidden_states)
+        if states is None and cache is None and encoder_attention_mask is not None:
+            raise ValueError("`encoder_attention_mask` without `encoder_hidden_states` would mask nothing: give both.")
+        ids = as_ids("input_ids", input_ids, self.config.vocab_size, "the decoder's vocab_size")
+        positions = self._explicit(position_ids)
+        mask = as_mask("attention_mask", attention_mask, ids.shape)
+        types = as_token_types(self.config, token_type_ids)
+        if cache is None:
+            check_length("input_ids", ids.shape[1], longest(self.config, position_ids))
+            shape = None if states is None else states.shape[:2]
+            source_mask = as_mask("encoder_attention_mask", encoder_attention_mask, shape)
+            context = AttentionContext(
+                AttentionMask(mask, causal=True),
+                cross_mask=None if source_mask is None else AttentionMask(source_mask),
+                encoder_states=states,
+            )
+            options: dict[str, Any] = {"context": context}
+            if positions is None:
+                counted = jnp.zeros((ids.shape[0],), jnp.int32)
+                rule = PositionRule.of(self.config)
+                positions, _ = rule.of_call(ids, mask, shape=ids.shape, start=0, counted=counted)
+        else:
+            cache = _with_room(cache, ids.shape)
+            context, positions, cache = self._continue(ids, cache, mask, positions)
+            options = {"context": context, "self_kv": cache.self_kv, "cross_kv": cache.cross_kv}
+        out = self._run(ids, positions, types, key, **outputs, **options)
+        return out, None if cache is None else _advanced(cache, out, ids.shape[1])
 
     def _run(
         self,

@@ -384,12 +384,7 @@ class EncoderDecoder(Generates, Reshapes):
         if cache is None:
             if encoder_outputs is None:
                 raise ValueError("`decode` needs `encoder_outputs` (from `encode`) or a `cache` (from `init_cache`).")
-            states, mask = self.for_cross_attention(encoder_outputs, encoder_attention_mask)
-            if states.shape[0] != decoder_input_ids.shape[0]:
-                raise TypeError(
-                    f"`decoder_input_ids` have batch {decoder_input_ids.shape[0]}; the encoder's states have batch "
-                    f"{states.shape[0]}."
-                )
+            states, mask = self._states_for(decoder_input_ids, encoder_outputs, encoder_attention_mask)
         out = self.decoder(
             decoder_input_ids,
             encoder_hidden_states=states,
@@ -478,6 +473,52 @@ class EncoderDecoder(Generates, Reshapes):
             encoder_hidden_states=encoded.hidden_states,
             encoder_attentions=encoded.attentions,
         )
+
+    @checked
+    def last_hidden_state(
+        self,
+        input_ids: Any,
+        decoder_input_ids: TargetIds,
+        *,
+        attention_mask: Any = None,
+        decoder_attention_mask: TargetMask | RightPadding | None = None,
+        position_ids: Any = None,
+        decoder_position_ids: Integer[ArrayLike, "batch target"] | None = None,
+        token_type_ids: Any = None,
+        key: PRNGKey | None = None,
+    ) -> Float[Array, "batch target hidden"]:
+        """What the decoder's head makes logits of: its states after the last layer, the final norm included.
+
+        `model.decoder.logits(states)` are the logits of a call with the same arguments, which are explained there; and
+        `training.seq2seq_loss_from_hidden(model, states, labels)` is their loss, without making all of them.
+        """
+        encoder_key, decoder_key = split_key(key, 2)
+        encoded = self.encode(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            token_type_ids=token_type_ids,
+            key=encoder_key,
+        )
+        states, mask = self._states_for(decoder_input_ids, encoded, attention_mask)
+        return self.decoder.last_hidden_state(
+            decoder_input_ids,
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            key=decoder_key,
+        )
+
+    def _states_for(self, decoder_input_ids: Any, encoder_outputs: EncoderOutput, mask: Any) -> tuple[Array, Any]:
+        """`for_cross_attention`, of as many rows as the target has."""
+        states, mask = self.for_cross_attention(encoder_outputs, mask)
+        if states.shape[0] != decoder_input_ids.shape[0]:
+            raise TypeError(
+                f"`decoder_input_ids` have batch {decoder_input_ids.shape[0]}; the encoder's states have batch "
+                f"{states.shape[0]}."
+            )
+        return states, mask
 
     def for_cross_attention(
         self, encoder_outputs: EncoderOutput, mask: Any

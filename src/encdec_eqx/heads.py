@@ -49,6 +49,13 @@ class LMHead(eqx.Module):
             logits = logits + jnp.broadcast_to(bias.astype(jnp.float32), logits.shape)
         return logits if self.logit_cap is None else soft_cap(logits, self.logit_cap)
 
+    def what_it_reads(self, embeddings: Embeddings) -> Embeddings:
+        """The embeddings with None in place of every array but those that the head reads."""
+        nothing = jax.tree.map(lambda _: None, embeddings)
+        if self.projection is not None:
+            return nothing
+        return eqx.tree_at(lambda e: e.tokens, nothing, embeddings.tokens)
+
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "LMHead":
         """Normal weights of standard deviation `config.initializer_range`, zero biases.

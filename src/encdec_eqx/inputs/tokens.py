@@ -10,7 +10,7 @@ from .._inputs import as_ids, as_mask, check_length
 from .._padding import RightPadding
 from .._typing import Array, ArrayLike, PRNGKey
 from ..config import StackConfig
-from ..layers.linear import AbstractLinear, Dropout, Embedding, Linear
+from ..layers.linear import AbstractLinear, Dropout, Embedding, Linear, float32_product
 from ..layers.norm import AbstractNorm, init_norm
 from ..layers.positions import sinusoids
 from ..layers.rotary import Rotation
@@ -147,7 +147,7 @@ class Embeddings(AbstractInputs):
         table = self.tokens.weight
         # rows in one axis, as in `Linear`: the table's gradient then needs no transposed copy of the logits' gradient
         rows = hidden.astype(table.dtype).reshape(-1, hidden.shape[-1])
-        logits = jnp.einsum("rd,vd->rv", rows, table, preferred_element_type=jnp.float32)
+        logits = float32_product("rd,vd->rv", rows, table)
         return logits.reshape(*hidden.shape[:-1], table.shape[0])
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..params.trainable import segmented as segmented
 from ..params.trainable import trainable as trainable
 from .loss import seq2seq_loss as seq2seq_loss
+from .loss import seq2seq_loss_from_hidden as seq2seq_loss_from_hidden
 from .loss import shift_tokens_right as shift_tokens_right
 
 if TYPE_CHECKING:

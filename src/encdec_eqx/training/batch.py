@@ -1,4 +1,4 @@
-"""What a training batch may hold: checked on the host before anything is traced, and completed while tracing."""
+"""What a training batch may hold: checked on the host before anything is traced, completed while tracing; its loss."""
 
 import difflib
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ import numpy as np
 
 from .._inputs import as_ids, as_mask, float_mask_advice
 from .._quoting import quoted
-from .._typing import Array, ArrayLike
+from .._typing import Array, ArrayLike, PRNGKey
 from ..encoder import token_config
+from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import as_token_types
 from ..targets import TargetForm
-from .loss import check_label_range, shift_tokens_right
+from .loss import IGNORED, Loss, check_label_range, scaled_loss_from_hidden, seq2seq_loss, shift_tokens_right
 
 REQUIRED = ("input_ids", "labels")
 MASKS = ("attention_mask", "decoder_attention_mask")
@@ -99,6 +100,44 @@ def completed_batch(batch: dict[str, Array], model: Any) -> dict[str, Array]:
     form = TargetForm.of(model)
     inputs = shift_tokens_right(batch["labels"], form.pad, form.starts(batch["labels"]))
     return {**batch, "decoder_input_ids": inputs}
+
+
+def loss_of_batch(
+    model: Any, batch: dict[str, Any], loss: Loss | None, key: PRNGKey | None, *, divisor: Array, **options: float
+) -> tuple[Array, Array]:
+    """The sum of the loss over a completed batch, divided, and its weight: of `loss`, or of `seq2seq_loss`.
+
+    Args:
+        model: a pair, or what is called like one.
+        batch: with decoder inputs.
+        loss: the user's own; None for `seq2seq_loss`.
+        key: turns dropout on.
+        divisor: of the sum.
+        **options: of `seq2seq_loss`.
+    """
+    inputs = dict(batch)
+    labels, ids, decoder_ids = (inputs.pop(name) for name in ("labels", "input_ids", "decoder_input_ids"))
+    if why_whole_logits(model, loss) is None:
+        with jax.named_scope("forward"):
+            hidden = model.last_hidden_state(ids, decoder_ids, **inputs, key=key)
+        total = scaled_loss_from_hidden(model, hidden, labels, 1.0 / divisor, **options)
+        return total, jnp.sum(labels != IGNORED, dtype=jnp.float32)
+    with jax.named_scope("forward"):
+        logits = model(ids, decoder_ids, **inputs, key=key).logits
+    total, weight = seq2seq_loss(logits, labels, **options) if loss is None else loss(logits, labels)
+    return total / divisor, weight
+
+
+def why_whole_logits(model: Any, loss: Loss | None) -> str | None:
+    """Why a step makes whole logits, and does not take the loss from hidden states; None: it does."""
+    if loss is not None:
+        return "the loss is a function of all logits (loss=...)"
+    # eqx.combine makes a model of the same class, so the answer is the same for a state's parts
+    if not isinstance(model, EncoderDecoder):
+        return f"a {type(model).__name__} is no EncoderDecoder, which has last_hidden_state"
+    if type(model).__call__ is not EncoderDecoder.__call__:
+        return f"{type(model).__name__} has a __call__ of its own"
+    return None
 
 
 def _check_names(batch: Mapping[str, Any]) -> None:

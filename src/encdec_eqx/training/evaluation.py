@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from .._trees import astype
@@ -14,7 +15,7 @@ from ..encoder_decoder import EncoderDecoder
 from ..generation.generation_config import GenerationConfig
 from ..inputs.tokens import longest
 from ..text.texts import by_length, pad_rows, pad_sources, source_pad
-from .batch import checked_batch, completed_batch
+from .batch import checked_batch, completed_batch, loss_of_batch
 from .loss import Loss, seq2seq_loss
 
 
@@ -38,7 +39,7 @@ def mean_loss(
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
     compute_dtype: Any = None,
-    loss: Loss = seq2seq_loss,
+    loss: Loss | None = None,
 ) -> float:
     """Mean cross-entropy of all labels, in nats per label, without smoothing, z-loss or dropout; or of another loss.
 
@@ -81,14 +82,11 @@ def generate_ids(
 
 
 @eqx.filter_jit
-def _summed_loss(model: Any, batch: dict[str, Any], compute_dtype: Any, loss: Loss) -> tuple[Array, Array]:
+def _summed_loss(model: Any, batch: dict[str, Any], compute_dtype: Any, loss: Loss | None) -> tuple[Array, Array]:
     if compute_dtype is not None:
         model = astype(model, compute_dtype)
-    inputs = completed_batch(batch, model)
-    labels = inputs["labels"]
-    rest = {name: x for name, x in inputs.items() if name not in ("labels", "input_ids", "decoder_input_ids")}
-    logits = model(inputs["input_ids"], inputs["decoder_input_ids"], **rest).logits
-    return loss(logits, labels)
+    loss = None if loss is seq2seq_loss else loss
+    return loss_of_batch(model, completed_batch(batch, model), loss, None, divisor=jnp.ones(()))
 
 
 MARGIN, LEAST_MARGIN = 0.25, 8

@@ -1,8 +1,9 @@
-"""The teacher-forcing inputs and the loss of a sequence-to-sequence model."""
+"""The teacher-forcing inputs and the loss of a sequence-to-sequence model: of logits, or of what they are made of."""
 
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Float, Float32, Int32, Integer
 
 from .._inputs import IGNORED as IGNORED
+from .._inputs import platform
 from .._typing import Array, ArrayLike, TargetIds, checked
 
 Loss = Callable[[Any, Any], tuple[Any, Any]]
@@ -81,18 +83,77 @@ def seq2seq_loss(
     check_loss_options(label_smoothing, z_loss)
     check_label_range(labels, logits.shape[-1])
     logits, labels = jnp.asarray(logits).astype(jnp.float32), jnp.asarray(labels).astype(jnp.int32)
-    counted = labels != IGNORED
-    # The label's logit is gathered, never multiplied by a one-hot, so the only vocabulary-sized arrays are the logits
-    # and their gradient. A label outside the vocabulary is sent out of bounds, where the gather fills in NaN.
-    index = jnp.where(counted, jnp.where(labels < 0, logits.shape[-1], labels), 0)
-    label_logit = jnp.take_along_axis(logits, index[..., None], axis=-1, mode="fill")[..., 0]
-    log_total = jax.nn.logsumexp(logits, axis=-1)
-    loss = log_total - (1.0 - label_smoothing) * label_logit
-    if label_smoothing:
-        loss = loss - label_smoothing * jnp.mean(logits, axis=-1)
-    if z_loss:
-        loss = loss + z_loss * jnp.square(log_total)
-    return jnp.sum(jnp.where(counted, loss, 0.0)), jnp.sum(counted, dtype=jnp.float32)
+    total, _ = summed_cross_entropy(logits, labels, label_smoothing, z_loss)
+    return total, jnp.sum(labels != IGNORED, dtype=jnp.float32)
+
+
+@checked
+def seq2seq_loss_from_hidden(
+    model: Any,
+    hidden: Float[Array, "batch target hidden"],
+    labels: TargetIds,
+    *,
+    label_smoothing: float | int = 0.0,
+    z_loss: float | int = 0.0,
+    chunk_size: int | None = None,
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    """`seq2seq_loss` of the logits that the model's head makes of these states, without making all of them.
+
+    The head, the loss and their gradients are computed for `chunk_size` labels at a time, so that float32 logits exist
+    for one chunk only. Gradients are taken in the forward pass already, as the logits are at hand there: three products
+    with the head's matrix, as with whole logits, and none for arrays that no gradient is asked of. Products are in the
+    dtype of the model; logits, the loss and sums over chunks are float32. (The idea is that of Liger Kernel, Hsu et al.
+    2024, "fused linear cross entropy".) It has no forward-mode derivative (`jax.jvp`).
+
+    Args:
+        model: An `EncoderDecoder` or a `Decoder`, with a head of any kind: tied or not, with a transform, a bias, a cap
+            on logits, or adapters.
+        hidden: What `model.last_hidden_state(...)` returned.
+        labels: Integer ids, "batch target"; -100 is ignored.
+        label_smoothing: As in `seq2seq_loss`.
+        z_loss: As in `seq2seq_loss`.
+        chunk_size: Labels at a time, at least 1. Default: as many as make logits of 24 MiB, at least 128, on a CPU; of
+            256 MiB, at least 1024, elsewhere.
+
+    Returns:
+        `(sum, weight)`, as `seq2seq_loss`.
+
+    Raises:
+        TypeError: Shapes or dtypes do not fit.
+        ValueError: As `seq2seq_loss`; or `chunk_size` is below 1.
+    """
+    check_loss_options(label_smoothing, z_loss)
+    labels = jnp.asarray(labels)
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "chunk_size": chunk_size}
+    total = scaled_loss_from_hidden(model, hidden, labels, jnp.ones(()), **options)
+    return total, jnp.sum(labels != IGNORED, dtype=jnp.float32)
+
+
+def scaled_loss_from_hidden(
+    model: Any,
+    hidden: Float[Array, "batch target hidden"],
+    labels: Integer[Array, "batch target"],
+    scale: Float32[Array, ""],
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    chunk_size: int | None = None,
+) -> Float32[Array, ""]:
+    """The sum of `seq2seq_loss_from_hidden` times a factor, which has no gradient.
+
+    Given here and not multiplied later, the factor needs no pass over the gradient of the head's matrix.
+    """
+    decoder = getattr(model, "decoder", model)
+    check_label_range(labels, decoder.config.vocab_size)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}; None chooses one for the platform.")
+    size = usual_chunk_size(decoder.config.vocab_size) if chunk_size is None else chunk_size
+    count = -(-labels.size // size)
+    rows = _split(hidden.reshape(-1, hidden.shape[-1]), count, 0)
+    flat = _split(labels.astype(jnp.int32).reshape(-1), count, IGNORED)
+    with jax.named_scope("head_and_loss"):
+        head = (decoder.head, decoder.head.what_it_reads(decoder.embeddings))
+        return _summed_loss((head, rows), flat, scale, float(label_smoothing), float(z_loss))
 
 
 def total_weight(loss: Loss, labels: Array, model: Any) -> Array:
@@ -130,6 +191,122 @@ def check_label_range(labels: ArrayLike, vocab_size: int) -> None:
         f"position {column} ({wrong.sum()} such labels). Is it the decoder's tokenizer that made them? A model whose "
         "vocabulary grew needs model.resize_token_embeddings(n, key=key), or resize_decoder_token_embeddings."
     )
+
+
+def summed_cross_entropy(
+    logits: Float32[Array, "*places vocab"], labels: Int32[Array, "*places"], label_smoothing: float, z_loss: float
+) -> tuple[Float32[Array, ""], Float32[Array, "*places"]]:
+    """The sum that `seq2seq_loss` returns, and the logsumexp of each place."""
+    counted = labels != IGNORED
+    # The label's logit is gathered, never multiplied by a one-hot, so the only vocabulary-sized arrays are the logits
+    # and their gradient. A label outside the vocabulary is sent out of bounds, where the gather fills in NaN.
+    index = jnp.where(counted, jnp.where(labels < 0, logits.shape[-1], labels), 0)
+    label_logit = jnp.take_along_axis(logits, index[..., None], axis=-1, mode="fill")[..., 0]
+    log_total = jax.nn.logsumexp(logits, axis=-1)
+    loss = log_total - (1.0 - label_smoothing) * label_logit
+    if label_smoothing:
+        loss = loss - label_smoothing * jnp.mean(logits, axis=-1)
+    if z_loss:
+        loss = loss + z_loss * jnp.square(log_total)
+    return jnp.sum(jnp.where(counted, loss, 0.0)), log_total
+
+
+def usual_chunk_size(vocab_size: int) -> int:
+    """Labels at a time where nobody chose: few enough to save memory, enough for products at full speed."""
+    least, most_bytes = (128, 24 * 2**20) if platform() == "cpu" else (1024, 256 * 2**20)
+    return max(least, most_bytes // (4 * vocab_size))
+
+
+def _split(x: Array, count: int, filler: int) -> Array:
+    """(places, …) as (count, places / count, …), each part taking each `count`-th place, filled up at the end.
+
+    So places that lie on several devices are split without moving to another one.
+    """
+    missing = -x.shape[0] % count
+    x = jnp.pad(x, [(0, missing), *((0, 0),) * (x.ndim - 1)], constant_values=filler) if missing else x
+    return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+
+
+@eqx.filter_custom_vjp
+def _summed_loss(
+    differentiated: tuple[Any, Float[Array, "chunks size hidden"]],
+    labels: Int32[Array, "chunks size"],
+    scale: Float32[Array, ""],
+    label_smoothing: float,
+    z_loss: float,
+) -> Float32[Array, ""]:
+    """The scaled sum of the losses of all chunks; differentiated are the head with what it reads, and the states."""
+    (head, table), hidden = differentiated
+
+    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+        states, its_labels = chunk
+        loss, _ = summed_cross_entropy(head(states, table), its_labels, label_smoothing, z_loss)
+        return total + loss, None
+
+    return scale * _for_chunks(add, jnp.zeros(()), (hidden, labels))[0]
+
+
+@_summed_loss.def_fwd
+def _loss_and_gradients(
+    perturbed: Any, differentiated: Any, labels: Array, scale: Array, label_smoothing: float, z_loss: float
+) -> tuple[Array, Any]:
+    head, hidden = differentiated
+    perturbed_head, perturbed_hidden = perturbed
+    trained, fixed = eqx.partition(head, perturbed_head)
+
+    def logits_of(trained: Any, states: Array) -> Array:
+        its_head, its_table = eqx.combine(trained, fixed)
+        return its_head(states if perturbed_hidden else jax.lax.stop_gradient(states), its_table)
+
+    def add(sums: tuple[Array, Any], chunk: tuple[Array, Array]) -> tuple[tuple[Array, Any], Array | None]:
+        states, its_labels = chunk
+        logits, pull = jax.vjp(logits_of, trained, states)
+        loss, log_totals = summed_cross_entropy(logits, its_labels, label_smoothing, z_loss)
+        of_trained, of_states = pull(scale * _slope(logits, log_totals, its_labels, label_smoothing, z_loss))
+        total, gradients = sums
+        gradients = jax.tree.map(lambda sum_, part: sum_ + part.astype(sum_.dtype), gradients, of_trained)
+        return (total + loss, gradients), of_states if perturbed_hidden else None
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype if x.dtype.itemsize > 2 else jnp.float32), trained)
+    (total, of_trained), of_hidden = _for_chunks(add, (jnp.zeros(()), nothing), (hidden, labels))
+    return scale * total, (of_trained, of_hidden)
+
+
+@_summed_loss.def_bwd
+def _scaled(residuals: Any, gradient: Array, perturbed: Any, differentiated: Any, *rest: Any) -> Any:
+    del rest
+    of_head, of_hidden = residuals
+    (head, hidden), (perturbed_head, _) = differentiated, perturbed
+
+    def scaled(gradient_of: Array, like: Array) -> Array:
+        return (gradient_of.astype(gradient.dtype) * gradient).astype(like.dtype)
+
+    of_head = jax.tree.map(scaled, of_head, eqx.filter(head, perturbed_head))
+    return of_head, None if of_hidden is None else scaled(of_hidden, hidden)
+
+
+def _slope(
+    logits: Float32[Array, "size vocab"],
+    log_totals: Float32[Array, " size"],
+    labels: Int32[Array, " size"],
+    label_smoothing: float,
+    z_loss: float,
+) -> Float32[Array, "size vocab"]:
+    """The gradient of `summed_cross_entropy` by the logits, in one pass over them."""
+    at = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    share = jnp.exp(logits - log_totals[:, None])
+    if z_loss:
+        share = share * (1.0 + 2.0 * z_loss * log_totals)[:, None]
+    wanted = jnp.where(at == labels[:, None], 1.0 - label_smoothing, 0.0) + label_smoothing / logits.shape[1]
+    return jnp.where((labels != IGNORED)[:, None], share - wanted, 0.0)
+
+
+def _for_chunks(add: Any, nothing: Any, chunks: tuple[Array, Array]) -> tuple[Any, Any]:
+    """`scan` over the chunks; of a single one without a loop."""
+    if len(chunks[0]) > 1:
+        return jax.lax.scan(add, nothing, chunks)
+    sums, of_chunk = add(nothing, jax.tree.map(lambda x: x[0], chunks))
+    return sums, jax.tree.map(lambda x: x[None], of_chunk)
 
 
 def _starts(value: Any, rows: int) -> Int32[Array, " batch"]:

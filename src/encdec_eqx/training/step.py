@@ -16,7 +16,7 @@ from .._typing import Array, ArrayLike, PRNGKey
 from ..layers.linear import Dropout
 from ..params.selectors import Selectors
 from ..params.trainable import cut_and_trained
-from .batch import checked_batch, completed_batch
+from .batch import checked_batch, completed_batch, loss_of_batch, why_whole_logits
 from .loss import IGNORED, Loss, check_loss_options, seq2seq_loss, total_weight
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -99,6 +99,14 @@ class TrainStep:
     def lower(self, state: TrainState, batch: Mapping[str, ArrayLike], key: PRNGKey | None) -> Any:
         """The step lowered, not run: `.compile().compiled` has `memory_analysis()` and `cost_analysis()`."""
         return _update.lower(*self._arguments(state, batch, key))  # pyright: ignore[reportFunctionMemberAccess]
+
+    def why_whole_logits(self, state: TrainState) -> str | None:
+        """Why steps from this state make whole logits; None where they take the loss from hidden states in chunks.
+
+        See `seq2seq_loss_from_hidden`. It is so for every model of the class `EncoderDecoder`, unless the loss is your
+        own.
+        """
+        return why_whole_logits(state.frozen, self.options.loss)
 
     def _arguments(self, state: TrainState, batch: Mapping[str, ArrayLike], key: PRNGKey | None) -> tuple:
         if not isinstance(state, TrainState):
@@ -219,17 +227,11 @@ class _Loss:
         model: Any = eqx.combine(params, self.frozen)
         if self.options.compute_dtype is not None:
             model = astype(model, self.options.compute_dtype)
-        inputs = dict(batch)
-        labels = inputs.pop("labels")
-        with jax.named_scope("forward"):
-            output = model(inputs.pop("input_ids"), inputs.pop("decoder_input_ids"), **inputs, key=key)
-        if self.options.loss is not None:
-            loss, _ = self.options.loss(output.logits, labels)
-        else:
-            loss, _ = seq2seq_loss(
-                output.logits, labels, label_smoothing=self.options.label_smoothing, z_loss=self.options.z_loss
-            )
-        return loss / self.total
+        options = self.options
+        smoothing, z_loss = options.label_smoothing, options.z_loss
+        return loss_of_batch(
+            model, batch, options.loss, key, divisor=self.total, label_smoothing=smoothing, z_loss=z_loss
+        )[0]
 
 
 def _accumulate(loss_of, params, batch, key, parts: int) -> tuple[Array, Any]:

@@ -22,7 +22,7 @@ from ..text.texts import source_pad
 from .data import Batches, Example, Examples, OnBad
 from .data.batches import sample
 from .evaluation import Generated, generate_ids, mean_loss, too_short, with_length
-from .loss import Loss, seq2seq_loss
+from .loss import Loss
 from .metrics import metric, score
 from .model_examples import digest, examples_for
 from .optim.optimizer import OwnOptimizer, check_own_optimizer, make_optimizer, own_optimizer
@@ -149,8 +149,7 @@ class TrainingRun:
         """The loss on the examples of the evaluation, and the metrics of what the model generates."""
         assert self.eval_batches is not None
         dtype = _compute_dtype(self.config)
-        loss = mean_loss(model, self.eval_batches.epoch(0), compute_dtype=dtype, loss=self.loss or seq2seq_loss)
-        values = {"loss": loss}
+        values = {"loss": mean_loss(model, self.eval_batches.epoch(0), compute_dtype=dtype, loss=self.loss)}
         if self.config.generates:
             said = self.generated(model)
             values |= score(self.config.metrics, [one.text for one in said], [one.references for one in said])
