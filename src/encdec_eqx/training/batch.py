@@ -103,7 +103,7 @@ def completed_batch(batch: dict[str, Array], model: Any) -> dict[str, Array]:
 
 
 def loss_of_batch(
-    model: Any, batch: dict[str, Any], loss: Loss | None, key: PRNGKey | None, *, divisor: Array, **options: float
+    model: Any, batch: dict[str, Any], loss: Loss | None, key: PRNGKey | None, *, divisor: Array, **options: Any
 ) -> tuple[Array, Array]:
     """The sum of the loss over a completed batch, divided, and its weight: of `loss`, or of `seq2seq_loss`.
 
