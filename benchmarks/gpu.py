@@ -179,7 +179,7 @@ class Run:
                 status = subprocess.run(
                     command,
                     cwd=ROOT,
-                    env=_harness.environment_of(self._settings),
+                    env=_harness.environment_of(self._settings) | {"XLA_FLAGS": ""},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     timeout=budget,
@@ -199,12 +199,16 @@ class Run:
 
 
 def tests(tiny: bool) -> dict[str, tuple[list[str], float]]:
-    """Selections of the repository's tests, with the seconds that they may take.
+    """Selections of the repository's tests (`tests/gpu.md`), with the seconds that they may take.
 
     The suite multiplies matrices at precision "highest", wherever it runs.
     """
-    goldens = ["tests/test_goldens.py", *(["-k", "bert_gpt2 and greedy"] if tiny else [])]
-    return {"goldens": (goldens, 90.0), "tests that need a GPU": (["-m", "gpu", "tests"], 60.0)}
+    kernels = "tests/layers/test_attention_kernels.py"
+    few = {
+        "goldens": (["tests/test_goldens.py", *(["-k", "bert_gpt2 and greedy"] if tiny else [])], 60.0),
+        "cuDNN's attention": ([kernels, *(["-k", "xla"] if tiny else ["-m", "needs_gpu"])], 40.0),
+    }
+    return few if tiny else {**few, "all that a GPU should run": (["-m", "gpu"], 120.0)}
 
 
 def main(arguments: list[str] | None = None) -> int:
