@@ -335,6 +335,20 @@ def test_a_gpu_s_kernel_is_told_lengths_and_no_mask(
 
 
 @pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(("remat", "forward"), [("keep_all", 1), ("keep_products", 1), ("keep_nothing", 2)])
+def test_a_scanned_stack_keeps_what_a_kernel_made(remat: Any, forward: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder: Any = randomised(Decoder.init(decoder_config(size=24), key=jax.random.key(0))).astype(jnp.bfloat16)
+    ids = random_ids(0, 2, 6)
+    calls = _cuda_calls(
+        jax.grad(lambda decoder: jnp.sum(decoder(ids).logits)),
+        decoder.with_layout("scanned", remat=remat),
+        monkeypatch=monkeypatch,
+    )
+    assert ["Backward" in call for call in calls].count(False) == forward
+    assert len(calls) == forward + 1
+
+
+@pytest.mark.usefixtures("on_gpu")
 def test_a_gpu_s_reference_calls_no_kernel_for_holes(monkeypatch: pytest.MonkeyPatch) -> None:
     def out(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return attend(q, k, v, mask=MASKS["padding"], scale=0.3, dropout=Dropout(0.0), key=None, need_weights=False)[0]

@@ -22,8 +22,15 @@ cost less to recompute than to store and read. `keep_linear` keeps those of prod
 scores, which grow with the square of the length. `keep_nothing` keeps each group's input alone (Chen et al. 2016).
 """
 
+
+def _is_product(primitive: Any, *inputs: Any, **options: Any) -> bool:
+    """Attention by cuDNN's kernel counts, too: jax does not take it for a product, and would run it twice."""
+    kernel = primitive.name.startswith("dot_product_attention_fwd")
+    return kernel or jax.checkpoint_policies.dots_saveable(primitive, *inputs, **options)
+
+
 _POLICIES: dict[str, Any] = {
-    "keep_products": jax.checkpoint_policies.dots_saveable,
+    "keep_products": _is_product,
     "keep_linear": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "keep_nothing": jax.checkpoint_policies.nothing_saveable,
 }
