@@ -206,7 +206,7 @@ def tests(tiny: bool) -> dict[str, tuple[list[str], float]]:
     kernels = "tests/layers/test_attention_kernels.py"
     few = {
         "goldens": (["tests/test_goldens.py", *(["-k", "bert_gpt2 and greedy"] if tiny else [])], 60.0),
-        "cuDNN's attention": ([kernels, *(["-k", "xla"] if tiny else ["-m", "needs_gpu"])], 40.0),
+        "cuDNN's attention": ([kernels, "-m", "needs_gpu"], 40.0),
     }
     return few if tiny else {**few, "all that a GPU should run": (["-m", "gpu"], 120.0)}
 
