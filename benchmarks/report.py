@@ -277,6 +277,20 @@ def _turns(result: Row) -> Table:
     return heads, lines
 
 
+def _int8(result: Row) -> Table:
+    heads = ["model", "batch", "source", "side", "s", "to float32", "tokens/s", "same places", "file, MB", "peak, MB"]
+    lines = []
+    usual = {(row["model"], row["batch"]): row for row in reversed(result["rows"])}
+    for row in result["rows"]:
+        median = row["seconds"]["median"]
+        what = [row["model"], str(row["batch"]), str(row["source"]), row["side"], _seconds(median)]
+        first = usual[row["model"], row["batch"]]["seconds"]["median"]
+        speed = [_ratio(first, median), f"{row['batch'] * row['new_tokens'] / median:.0f}"]
+        amounts = [f"{row['agreement']:.0%}", _megabytes(row["file"]), _megabytes(row["peak"])]
+        lines.append([*what, *speed, *amounts])
+    return heads, lines
+
+
 TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
     "generate": (_generate, _generate_starts_and_memory),
     "train_step": (_train_step, _train_step_details, _train_step_ragged),
@@ -285,6 +299,7 @@ TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
     "cache_moves": (_cache_moves,),
     "speculative": (_speculative,),
     "turns": (_turns,),
+    "int8": (_int8,),
 }
 
 

@@ -139,3 +139,13 @@ CHUNKED_GRADIENT = 5e-6
 
 BF16_CHUNKED_GRADIENT = 5e-2
 """Gradients of it in bfloat16, up to 8 in size, against float32 of the same rounded numbers (measured: 2e-2)."""
+
+INT8_SCALED = 1e-6
+"""Exact sums of integers times two scales and a bias, in float32 against float64, relative to the largest (measured:
+1.2e-7)."""
+
+INT8_LOGITS = 0.2
+"""Logits of tiny random models in int8 against float32, as a fraction of their standard deviation (measured: 0.05)."""
+
+SINGLE_ROW = 40.0
+"""One row times a weight, alone and in the dtype, against float64, in units of the dtype (measured: 3)."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .generation.special_tokens import SpecialTokens as SpecialTokens
     from .hf import families as families
     from .hf.report import LoadReport as LoadReport
+    from .params.quantize import quantize as quantize
     from .training.loss import seq2seq_loss as seq2seq_loss
     from .training.loss import shift_tokens_right as shift_tokens_right
     from .training.step import init_train_state as init_train_state
@@ -61,6 +62,7 @@ _NAMES = {
     "generation.generation_config": "GenerationConfig",
     "generation.special_tokens": "SpecialTokens",
     "hf.report": "LoadReport",
+    "params.quantize": "quantize",
     "training.loss": "seq2seq_loss shift_tokens_right",
     "training.step": "init_train_state make_train_step",
 }

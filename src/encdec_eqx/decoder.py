@@ -27,7 +27,7 @@ from .inputs.tokens import Embeddings, as_token_types, longest
 from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
 from .layers.context import AttentionContext, AttentionMask
-from .layers.linear import Linear, split_key
+from .layers.linear import AbstractLinear, Linear, split_key
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, StackOutput, UnrolledStack
 from .surgery.cross_attention import add_cross_attention
@@ -69,7 +69,7 @@ class Decoder(TaughtAttributes):
     head: LMHead
     config: StackConfig = eqx.field(static=True)
     load_report: LoadReport = eqx.field(static=True, default=LoadReport())
-    pooler: Linear | None = None
+    pooler: AbstractLinear | None = None
 
     @property
     def hidden_size(self) -> int:

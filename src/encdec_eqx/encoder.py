@@ -21,7 +21,7 @@ from .inputs.tokens import Embeddings
 from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
 from .layers.context import AttentionContext, AttentionMask
-from .layers.linear import Linear, split_key
+from .layers.linear import AbstractLinear, Linear, split_key
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, UnrolledStack
 from .surgery.resize import resize_embedding
@@ -85,7 +85,7 @@ class Encoder(TaughtAttributes):
 
     embeddings: Embeddings
     stack: AbstractStack
-    pooler: Linear | None
+    pooler: AbstractLinear | None
     config: StackConfig = eqx.field(static=True)
     load_report: LoadReport = eqx.field(static=True, default=LoadReport())
 

@@ -67,7 +67,7 @@ def projection(
         return None, ()
     scale = decoder.config.initializer_range
     drawn = Linear.init(encoder_width, decoder.hidden_size, scale=scale, key=jax.random.key(0) if key is None else key)
-    linear = _trees.astype(drawn, decoder.embeddings.tokens.weight.dtype)
+    linear = _trees.astype(drawn, decoder.embeddings.tokens.dtype)
     return linear, (("enc_to_dec_proj", f"projection between the widths; {how_drawn(scale, key)}"),)
 
 

@@ -71,7 +71,7 @@ def load(
         table: rows for every leaf.
         tensors: the checkpoint.
         what: the model in words, for messages.
-        dtype: dtype of all arrays; None keeps each tensor's own.
+        dtype: dtype of all arrays but those of integers; None keeps each tensor's own.
         may_be_new: groups of the table that the checkpoint may lack as a whole, and what they are in words.
         draw: the new arrays of such groups, by their paths.
 
@@ -83,13 +83,14 @@ def load(
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
     tensors, wrapping = strip_wrappers(tensors, table)
     plan = _plan(shapes, table, tensors, may_be_new)
-    dtypes = _dtypes(plan, tensors, dtype)
+    integers = {path_name(path) for path, leaf in leaves if leaf.dtype == np.int8}
+    dtypes = _dtypes(plan, tensors, dtype, integers)
     if plan.problems:
         raise ValueError(_message(what, tensors.path, plan.problems, wrapping))
     plan.loaded.notes += [] if wrapping is None else [wrapping]
     pairs = {(tensors.entries[name].dtype, dtypes[path]) for path, fill in plan.fills.items() for name, _ in fill}
     plan.loaded.notes += sorted(f"converted from {theirs} to {ours}" for theirs, ours in pairs if theirs != ours)
-    default = next(iter(dtypes.values()), np.dtype(np.float32))
+    default = next((own for own in dtypes.values() if own != np.int8), np.dtype(np.float32))
     absent = [path for path in shapes if path not in plan.fills and path not in table.computed]
     arrays = {path: array.astype(default) for path, array in draw(absent).items()}
     # Largest first: the one copy that may exist for a moment is made while little else is loaded.
@@ -221,11 +222,16 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
     return found
 
 
-def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any) -> dict[str, np.dtype]:
+def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any, integers: set[str]) -> dict[str, np.dtype]:
     """The dtype of each array to be filled, with what is wrong about the checkpoint's added to the problems."""
     result = {}
     for path, fill in plan.fills.items():
         got = {tensors.entries[name].dtype: name for name, _ in fill}
+        if path in integers:
+            wrong = [(own, name) for own, name in got.items() if own != np.int8]
+            plan.problems += [f"{quoted(name)} has dtype {own}: expected int8" for own, name in wrong]
+            result[path] = np.dtype(np.int8)
+            continue
         for own, name in got.items():
             if not jnp.issubdtype(own, jnp.floating):
                 plan.problems.append(f"{quoted(name)} has dtype {own}: expected a floating-point one")

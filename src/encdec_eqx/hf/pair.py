@@ -15,10 +15,12 @@ import equinox as eqx
 
 from .._quoting import printable, quoted
 from ..config import StackConfig
+from ..layers.int8 import to_int8
 from .families import FAMILIES, WHOLES
 from .family import Family, Role
 from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
 from .files.hub import HubOptions
+from .int8_files import file_format, open_int8, own_names, paths_as_names, split_int8
 from .load import POSITIONS, check_size, load
 from .model_types import PAIRS, family_of, stack_config, with_model_type
 from .names import NameTable, linear, merge, split_tied
@@ -82,7 +84,8 @@ def load_pair(
     """
     folder = hub.folder(path)
     place = folder / CONFIG
-    hf, named = _with_model_types(read_config(folder), model_types, place)
+    hf, int8 = split_int8(read_config(folder), place)
+    hf, named = _with_model_types(hf, model_types, place)
     whole = _whole(hf, place)
     try:
         pair = read_pair(hf) if whole is None else whole.read(hf)
@@ -108,14 +111,18 @@ def load_pair(
     else:
         what, model_type = f"a {first} model", first
         table, ties = whole.table(**configs, shared=pair.tied), (SHARED,) if pair.tied else ()
-    tensors = open_tensors(folder)
+    what += ", int8" if int8 else ""
+    tensors = open_int8(folder) if int8 else open_tensors(folder)
     positions = {f"{role}.{POSITIONS}": config.positions.max_positions for role, config in configs.items()}
-    check_size(table, tensors, what=what, positions=positions)
+    check_size(own_names(table) if int8 else table, tensors, what=what, positions=positions)
     skeleton = eqx.filter_eval_shape(lambda: build(configs.get("encoder", own), decoder.config, ties, model_type))
     if own is not None:
         skeleton = dataclasses.replace(skeleton, encoder=None)
     if skeleton.enc_to_dec_proj is not None:
         table = merge(table, _PROJECTION)
+    if int8:
+        skeleton = eqx.filter_eval_shape(to_int8, skeleton)
+        table = paths_as_names(skeleton)
     model, loaded = load(skeleton, table, tensors, what=what, dtype=dtype)
     remarks = [remark for piece in pieces.values() for remark in piece.family.remarks(piece.hf)]
     report = LoadReport(
@@ -169,12 +176,14 @@ def save_pair(
         table = whole.table(encoder, decoder, shared=tied)
     if own is not None:
         model = dataclasses.replace(model, encoder=None)
+    form = file_format(model, table)
     save(
         folder,
         model,
-        table,
-        config={**config, **recorded_dtype(model)},
+        form.table,
+        config={**config, **form.config, **recorded_dtype(model)},
         generation_config=generation_config,
+        weights=form.weights,
         folders={} if own is None else {OWN_FOLDER: own.save_pretrained},
     )
 

@@ -15,9 +15,11 @@ import jax
 
 from .._quoting import quoted
 from ..config import StackConfig
+from ..layers.int8 import to_int8
 from .family import Family, Role
 from .files.folder import CONFIG, open_tensors, read_config
 from .files.hub import HubOptions
+from .int8_files import file_format, open_int8, own_names, paths_as_names, split_int8
 from .load import POSITIONS, check_size, initial, load
 from .model_types import family_of, stack_config, with_model_type
 from .report import UNUSED_POOLER, LoadReport, choices, refuse_unknown
@@ -52,7 +54,8 @@ def load_piece(
     """
     folder = hub.folder(path)
     place = folder / CONFIG
-    hf, named = with_model_type(read_config(folder), model_type, place, "model_type")
+    hf, int8 = split_int8(read_config(folder), place)
+    hf, named = with_model_type(hf, model_type, place, "model_type")
     family = family_of(hf, place, role)
     _check_overrides(family, hf["model_type"], overrides)
     as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True}
@@ -64,13 +67,16 @@ def load_piece(
         refuse_unknown(place, unknown)
     _check_effects(family, {**hf, **as_role}, overrides, role)
     table = family.table(config, role)
-    what = f"a {config.model_type} {role}"
-    tensors = open_tensors(folder)
-    check_size(table, tensors, what=what, positions={POSITIONS: config.positions.max_positions})
+    what = f"a {config.model_type} {role}{', int8' if int8 else ''}"
+    tensors = open_int8(folder) if int8 else open_tensors(folder)
+    positions = {POSITIONS: config.positions.max_positions}
+    check_size(own_names(table) if int8 else table, tensors, what=what, positions=positions)
     key_used = jax.random.key(0) if key is None else key
+    skeleton = eqx.filter_eval_shape(build, config, key=key_used)
+    skeleton = eqx.filter_eval_shape(to_int8, skeleton) if int8 else skeleton
     module, loaded = load(
-        eqx.filter_eval_shape(build, config, key=key_used),
-        table,
+        skeleton,
+        paths_as_names(skeleton) if int8 else table,
         tensors,
         what=what,
         dtype=dtype,
@@ -99,8 +105,9 @@ def load_piece(
 def save_piece(folder: str | os.PathLike, module: Any, role: Role) -> None:
     """Save an unrolled encoder or decoder as torch's class for it would."""
     config = module.config
-    table = _family(config, role).table(config, role)
-    save(folder, module, table, config={**hf_config(module, role), **recorded_dtype(module)})
+    form = file_format(module, _family(config, role).table(config, role))
+    said = {**hf_config(module, role), **form.config, **recorded_dtype(module)}
+    save(folder, module, form.table, config=said, weights=form.weights)
 
 
 def hf_config(module: Any, role: Role) -> dict[str, Any]:

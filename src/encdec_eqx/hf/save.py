@@ -22,7 +22,7 @@ from .._quoting import printable
 from .._trees import path_name
 from .._writing import aside_of, check_writable, remove
 from . import transforms
-from .files.folder import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS
+from .files.folder import CONFIG, GENERATION_CONFIG, INDEX, INT8_WEIGHTS, WEIGHTS
 from .files.safetensors_file import write_file
 from .names import NameTable
 from .transforms import How
@@ -36,11 +36,13 @@ def save(
     config: Mapping[str, Any],
     generation_config: Mapping[str, Any] | None = None,
     folders: Mapping[str, Callable[[Path], None]] = MappingProxyType({}),
+    weights: str = WEIGHTS,
 ) -> None:
     """Write `config.json`, `model.safetensors` and, if given, `generation_config.json` and folders beside them.
 
     The folder is made if it does not exist; files in it that are not replaced stay, but for shards of an older save.
-    The table has rows for every array of the model. `folders` are names, each with what writes into a new folder.
+    The table has rows for every array of the model. `folders` are names, each with what writes into a new folder;
+    `weights` is the name of the file of tensors.
 
     Raises:
         ValueError: the folder cannot be written to; or the model has an array that the format cannot hold, or lacks one
@@ -55,7 +57,7 @@ def save(
     aside = aside_of(target)
     aside.mkdir()
     try:
-        write_file(aside / WEIGHTS, tensors)
+        write_file(aside / weights, tensors)
         _write_json(aside / CONFIG, config)
         if generation_config is not None:
             _write_json(aside / GENERATION_CONFIG, generation_config)
@@ -123,11 +125,13 @@ def _move_into_place(aside: Path, target: Path) -> None:
     if not target.exists():
         aside.rename(target)
         return
-    for path in sorted(aside.iterdir()):
+    written = sorted(aside.iterdir())
+    for path in written:
         if path.is_dir():
             remove(target / path.name)
         path.replace(target / path.name)
-    # Shards of an older save would be another model's weights beside this one's.
-    for stale in [target / INDEX, *target.glob("model-*-of-*.safetensors")]:
+    # Shards of an older save, or its float weights beside int8 ones, would be another model's beside this one's.
+    others = {target / name for name in (WEIGHTS, INT8_WEIGHTS)} - {target / path.name for path in written}
+    for stale in [*others, target / INDEX, *target.glob("model-*-of-*.safetensors")]:
         with contextlib.suppress(FileNotFoundError):
             stale.unlink()

@@ -10,7 +10,7 @@ from .._inputs import as_ids, as_mask, check_length
 from .._padding import RightPadding
 from .._typing import Array, ArrayLike, PRNGKey
 from ..config import StackConfig
-from ..layers.linear import AbstractLinear, Dropout, Embedding, Linear, float32_product
+from ..layers.linear import AbstractEmbedding, AbstractLinear, Dropout, Embedding, Linear
 from ..layers.norm import AbstractNorm, init_norm
 from ..layers.positions import sinusoids
 from ..layers.rotary import Rotation
@@ -36,7 +36,7 @@ class Embeddings(AbstractInputs):
         scale_given: whether it applies to embeddings that the caller gives, too.
     """
 
-    tokens: Embedding
+    tokens: AbstractEmbedding
     positions: Embedding | None
     token_types: Embedding | None
     task_types: Embedding | None
@@ -119,7 +119,7 @@ class Embeddings(AbstractInputs):
         key: PRNGKey | None,
     ) -> Float[Array, "batch length hidden"]:
         """Add positions and types to token embeddings (those of `look_up` or `given`)."""
-        x = embedded.astype(self.tokens.weight.dtype)
+        x = embedded.astype(self.tokens.dtype)
         if token_type_ids is not None:
             x = x + self._types()(token_type_ids)
         elif self.token_types is not None:
@@ -139,16 +139,12 @@ class Embeddings(AbstractInputs):
             return ()
         return (Rotation.of_table_rows(self.positions(positions + self.position_offset)),)
 
-    def _types(self) -> Embedding:
+    def _types(self) -> AbstractEmbedding:
         return self.tokens if self.token_types is None else self.token_types
 
     def attend(self, hidden: Float[Array, "*batch embedding"]) -> Float[Array, "*batch vocab"]:
         """Logits of a tied head, in float32: products with the token table."""
-        table = self.tokens.weight
-        # rows in one axis, as in `Linear`: the table's gradient then needs no transposed copy of the logits' gradient
-        rows = hidden.astype(table.dtype).reshape(-1, hidden.shape[-1])
-        logits = float32_product("rd,vd->rv", rows, table)
-        return logits.reshape(*hidden.shape[:-1], table.shape[0])
+        return self.tokens.attend(hidden)
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Embeddings":

@@ -13,8 +13,8 @@ from .._quoting import listed, printable, quoted
 from .._typing import PRNGKey, check_key
 from ..hf.adapter import read_adapter, write_adapter
 from ..layers.linear import AbstractLinear, Linear, LowRank, WithLoRA, add_low_rank
-from ..stack import ScannedStack, map_stacks, rescan, to_layout, unroll
-from ..surgery.ties import share_layers
+from ..stack import ScannedStack, map_stacks, to_layout, unroll
+from ..surgery.ties import rescan_whole, share_layers, unroll_whole
 from .param_names import named
 from .selectors import Selectors, select
 
@@ -60,7 +60,7 @@ def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | No
     scale = 1.0 if alpha is None else alpha / rank
     if not scale > 0.0:
         raise ValueError(f"alpha must be above 0, got {alpha}; as large as the rank, or twice, is usual.")
-    unrolled = _unrolled(model)
+    unrolled = unroll_whole(model)
     found = _linears(unrolled)
     able = [number for number, it in enumerate(found) if _why_not(it) is None]
     picked = select(
@@ -75,7 +75,7 @@ def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | No
         made = LowRank.init(*linear.weight.shape, rank=rank, scale=scale, key=jax.random.fold_in(key, number))
         return WithLoRA(linear, made)
 
-    return _rescanned(_replaced(unrolled, new, adapted), model)
+    return rescan_whole(_replaced(unrolled, new, adapted), model)
 
 
 def merge_lora(model: Model) -> Model:
@@ -111,7 +111,7 @@ def unmerge_lora(merged: Model, adapted: Model) -> Model:
     Raises:
         ValueError: `adapted` has no adapter, or the two are not alike.
     """
-    unrolled = _unrolled(merged)
+    unrolled = unroll_whole(merged)
     ours, theirs = _linears(unrolled), _with_lora(adapted)
     if [it.names for it in ours] != [it.names for it in theirs]:
         raise ValueError("the two models have different linear layers: were the adapters made for another model?")
@@ -122,7 +122,7 @@ def unmerge_lora(merged: Model, adapted: Model) -> Model:
         _check_fit({theirs[number].names[0]: (linear, loras[number])})
         return WithLoRA(add_low_rank(linear, loras[number], -1.0), loras[number])
 
-    return _rescanned(_replaced(unrolled, loras, split), merged)
+    return rescan_whole(_replaced(unrolled, loras, split), merged)
 
 
 def save_lora(model: eqx.Module, folder: str | os.PathLike) -> None:
@@ -158,7 +158,7 @@ def load_lora(model: Model, folder: str | os.PathLike) -> Model:
         NotImplementedError: a layer is shared by encoder and decoder.
     """
     adapters = read_factors(folder)
-    unrolled = _unrolled(model)
+    unrolled = unroll_whole(model)
     found = {it.names[0]: it for it in _linears(unrolled)}
     unknown = sorted(set(adapters) - set(found))
     problems = [f"the model has no linear layer {quoted(name)}" for name in unknown]
@@ -169,7 +169,7 @@ def load_lora(model: Model, folder: str | os.PathLike) -> Model:
     _check_fit({name: (found[name].linear, lora) for name, lora in adapters.items()}, where)
     _check_not_shared(list(found.values()), [found[name] for name in adapters])
     loras = {number: adapters[name] for number, name in enumerate(found) if name in adapters}
-    return _rescanned(_replaced(unrolled, loras, lambda number, linear: WithLoRA(linear, loras[number])), model)
+    return rescan_whole(_replaced(unrolled, loras, lambda number, linear: WithLoRA(linear, loras[number])), model)
 
 
 def _is_linear(node: Any) -> bool:
@@ -214,19 +214,6 @@ def _check_not_shared(found: list[_Found], picked: list[_Found]) -> None:
             )
 
 
-def _unrolled(model: Any) -> Any:
-    """The model with its stacks unrolled, and the paths of what its pieces share with them."""
-    return model.with_layout("unrolled") if share_layers(getattr(model, "ties", ())) else unroll(model)
-
-
-def _rescanned(unrolled: Any, like: Any) -> Any:
-    """The layout of `like`; where the pieces share layers, both are cut alike, as adapters on some layers cut one."""
-    if not share_layers(getattr(like, "ties", ())):
-        return rescan(unrolled, like)
-    stack = like.decoder.stack
-    return unrolled.with_layout("scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else unrolled
-
-
 def _with_lora(model: eqx.Module) -> list[_Found]:
     found = _linears(unroll(model))
     if not any(isinstance(it.linear, WithLoRA) for it in found):
@@ -238,7 +225,7 @@ def _plain(model: Any, made: Callable[[WithLoRA], Linear]) -> Any:
     _with_lora(model)
     plain = jax.tree.map(lambda it: made(it) if isinstance(it, WithLoRA) else it, model, is_leaf=_is_linear)
     if share_layers(getattr(model, "ties", ())):
-        return _rescanned(plain, model)
+        return rescan_whole(plain, model)
     # adapters on some layers only had cut the stacks
     return map_stacks(
         lambda stack: to_layout(stack, "scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else stack,

@@ -16,6 +16,7 @@ from ..decoder import Decoder
 from ..encoder import Encoder
 from ..heads import LMHead
 from ..inputs.tokens import Embeddings
+from ..layers.int8 import is_int8
 from ..layers.linear import Embedding
 from ..stack import ScannedStack, map_stacks, to_layout
 from ..surgery.ties import remap_ties, scan_alike, share_layers, tie
@@ -110,7 +111,16 @@ def _cut_alike(model: Any, entries: list[list[bool]]) -> Any:
 
 
 def cut_and_trained(model: Model, chosen: PyTree[bool] | Selectors | None) -> tuple[Model, PyTree[bool]]:
-    """The model, cut as far as selectors need it, and its tree of bools; `chosen` may be that tree, or selectors."""
+    """The model, cut as far as selectors need it, and its tree of bools; `chosen` may be that tree, or selectors.
+
+    Raises:
+        ValueError: the model is quantized.
+    """
+    if is_int8(model):
+        raise ValueError(
+            "the model is quantized to int8, which has no gradients: train the float32 model it was made from, and "
+            "quantize what comes out."
+        )
     if chosen is None:
         return model, trainable(model)
     if isinstance(chosen, str) or (isinstance(chosen, list | tuple) and all(isinstance(x, str) for x in chosen)):

@@ -8,6 +8,7 @@ from .. import _trees
 from .._typing import PRNGKey
 from ..blocks import AbstractBlock
 from ..config import StackConfig
+from ..layers.int8 import is_int8
 from ..stack import to_layout
 from ..stack.unrolled import AbstractStack, UnrolledStack
 
@@ -17,6 +18,10 @@ _CROSS = ("cross_attention", "cross_norm", "cross_output_norm")
 
 def add_cross_attention(stack: AbstractStack, config: StackConfig, *, key: PRNGKey) -> UnrolledStack:
     """The same layers, unrolled, with newly initialised cross-attention: in the layers of the config that have it."""
+    if is_int8(stack):
+        raise ValueError(
+            "the decoder is quantized to int8: give the float32 one cross-attention, train it, and quantize the pair."
+        )
     unrolled = to_layout(stack, "unrolled")
     assert isinstance(unrolled, UnrolledStack)
     new = UnrolledStack.init(config, key=key)

@@ -14,19 +14,25 @@ from jax.typing import DTypeLike
 from .. import _trees
 from .._typing import Array, PRNGKey, checked
 from ..heads import LMHead
-from ..layers.linear import Embedding, Linear
+from ..layers.linear import AbstractEmbedding, Embedding, Linear
 from ..stack import Layout, Remat
 from .ties import Ties, change_layout, untie
 
 _MATRIX = "embeddings.tokens.weight"
 
 
-def resize_embedding(embedding: Embedding, number: int, scale: float, key: PRNGKey) -> Embedding:
+def resize_embedding(embedding: AbstractEmbedding, number: int, scale: float, key: PRNGKey) -> Embedding:
     """The embedding with `number` rows: the first rows kept, further ones normal with standard deviation `scale`.
 
     Raises:
+        TypeError: the matrix is quantized.
         ValueError: the padding row would be cut off.
     """
+    if not isinstance(embedding, Embedding):
+        raise TypeError(
+            f"the embedding matrix is an {type(embedding).__name__}; expected an Embedding. Resize the float32 model, "
+            "and quantize what comes out."
+        )
     if embedding.padding_idx is not None and embedding.padding_idx >= number:
         raise ValueError(
             f"a table of {number} tokens has no row for this model's padding id {embedding.padding_idx}; keep at least "
@@ -49,7 +55,7 @@ def resize_head(head: LMHead, number: int, scale: float, key: PRNGKey) -> LMHead
     if head.projection is not None:
         raise TypeError(
             f"the head's projection is a {type(head.projection).__name__}; expected a Linear. Resize before wrapping "
-            "it, or merge adapters first: encdec_eqx.training.merge_lora(model)."
+            "or quantizing it, or merge adapters first: encdec_eqx.training.merge_lora(model)."
         )
     return head
 

@@ -8,7 +8,7 @@ import jax
 
 from .._trees import path_name
 from .._typing import Array
-from ..stack import Layout, Remat, changes, to_layout, unroll
+from ..stack import Layout, Remat, ScannedStack, changes, rescan, to_layout, unroll
 from ..stack.unrolled import AbstractStack
 
 Ties = tuple[str, ...]
@@ -65,6 +65,19 @@ def remap_ties(ties: Ties, before: Any, encoder: Any, decoder: Any) -> Ties:
                 )
             found.append(path)
     return tuple(sorted(found))
+
+
+def unroll_whole(model: Any) -> Any:
+    """The model with its stacks unrolled, and the paths of what its pieces share with them."""
+    return model.with_layout("unrolled") if share_layers(getattr(model, "ties", ())) else unroll(model)
+
+
+def rescan_whole(unrolled: Any, like: Any) -> Any:
+    """The layout of `like`; where the pieces share layers, both are cut alike, as adapters on some layers cut one."""
+    if not share_layers(getattr(like, "ties", ())):
+        return rescan(unrolled, like)
+    stack = like.decoder.stack
+    return unrolled.with_layout("scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else unrolled
 
 
 class _Mark:

@@ -14,6 +14,7 @@ from .flax_file import FlaxFile
 from .safetensors_file import Entry, SafetensorsFile
 
 WEIGHTS = "model.safetensors"
+INT8_WEIGHTS = "model.int8.safetensors"
 INDEX = "model.safetensors.index.json"
 FLAX_WEIGHTS = "flax_model.msgpack"
 CONFIG = "config.json"
