@@ -447,9 +447,9 @@ class Decoder(TaughtAttributes):
         stack = add_cross_attention(self.stack, config, key=key)
         return Decoder(self.embeddings, stack, self.head, config, self.load_report, self.pooler)
 
-    def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "Decoder":
+    def with_layout(self, layout: Layout, *, remat: Remat | bool = False, unroll: int = 1) -> "Decoder":
         """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""
-        return eqx.tree_at(lambda d: d.stack, self, to_layout(self.stack, layout, remat=remat))
+        return eqx.tree_at(lambda d: d.stack, self, to_layout(self.stack, layout, remat=remat, unroll=unroll))
 
     def attention_backends(self, *, right_padded: bool = True, dropout: bool = False) -> dict[str, str]:
         """Which backend attends in each layer, and why no other: see `EncoderDecoder.attention_backends`."""

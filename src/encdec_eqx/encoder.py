@@ -243,9 +243,9 @@ class Encoder(TaughtAttributes):
         """
         save_piece(folder, self.with_layout("unrolled"), "encoder")
 
-    def with_layout(self, layout: Layout, *, remat: Remat | bool = False) -> "Encoder":
+    def with_layout(self, layout: Layout, *, remat: Remat | bool = False, unroll: int = 1) -> "Encoder":
         """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""
-        return eqx.tree_at(lambda e: e.stack, self, to_layout(self.stack, layout, remat=remat))
+        return eqx.tree_at(lambda e: e.stack, self, to_layout(self.stack, layout, remat=remat, unroll=unroll))
 
     def attention_backends(self, *, right_padded: bool = True, dropout: bool = False) -> dict[str, str]:
         """Which backend attends in each layer, and why no other: see `EncoderDecoder.attention_backends`."""

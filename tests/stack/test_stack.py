@@ -1,5 +1,6 @@
 """The two layouts of a stack: same weights, same numbers, whatever differs between layers."""
 
+import re
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ import pytest
 from encdec_eqx import AttentionConfig, Decoder, Encoder, LayerSpec
 from encdec_eqx.stack import Layout, ScannedStack, to_layout
 from encdec_eqx.stack.unrolled import schedule
+from encdec_eqx.training import add_lora, merge_lora, segmented
 from models import array_count, decoder_config, encoder_config, random_ids, randomised, right_mask, tiny_pair
 from tolerances import SAME_GRADIENT, SAME_MODEL
 
@@ -119,8 +121,12 @@ def test_shared_weights_cannot_be_cut() -> None:
         to_layout(_decoder(LAYERS["two shared groups"]).stack, "scanned", cuts=(2,))
 
 
-@pytest.mark.parametrize("remat", [False, True, "keep_all", "keep_linear"])
-def test_gradients_are_the_same_in_both_layouts(remat: Any) -> None:
+@pytest.mark.parametrize(
+    ("remat", "unroll"),
+    [(False, 1), (True, 1), ("keep_all", 1), ("keep_linear", 1), (False, 2), (True, 2), ("keep_linear", 3), (True, 9)],
+)
+def test_gradients_are_the_same_in_both_layouts(remat: Any, unroll: int) -> None:
+    """Two and three layers: one iteration with and without a remainder, and no loop at all."""
     model = tiny_pair()
     ids, target, mask = random_ids(0, 2, 7), random_ids(1, 2, 5), right_mask([7, 4], 7)
 
@@ -130,10 +136,31 @@ def test_gradients_are_the_same_in_both_layouts(remat: Any) -> None:
         return jnp.sum(jnp.square(model(ids, target, attention_mask=mask).logits))
 
     ours = gradient(model)
-    theirs = gradient(model.with_layout("scanned", remat=remat)).with_layout("unrolled")
+    theirs = gradient(model.with_layout("scanned", remat=remat, unroll=unroll)).with_layout("unrolled")
     for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         largest = float(jnp.abs(mine).max())
         np.testing.assert_allclose(mine, other, atol=SAME_GRADIENT * max(largest, 1.0), rtol=0)
+
+
+@pytest.mark.parametrize(("unroll", "loops"), [(1, 2), (2, 2), (8, 0)])
+def test_an_iteration_runs_as_many_layers_as_asked(unroll: int, loops: int) -> None:
+    """A loop forwards and one backwards, with so many layers in each; or none."""
+    encoder, ids = Encoder.init(encoder_config(depth=8), key=jax.random.key(0)), random_ids(0, 8, 24)
+
+    scanned = encoder.with_layout("scanned", remat=True, unroll=unroll)
+    loss: Any = eqx.filter_jit(eqx.filter_grad(lambda e: jnp.sum(jnp.square(e(ids).last_hidden_state))))
+    text = loss.lower(scanned).compile().compiled.as_text()
+    assert len(re.findall(r" while\(.*layers_0_to_7", text)) == loops
+
+
+def test_how_a_stack_is_scanned_outlives_what_cuts_and_joins_it() -> None:
+    model = tiny_pair().with_layout("scanned", remat=True, unroll=2)
+    cut = segmented(model, "decoder.layers.1")
+    adapted: Any = add_lora(model, "decoder.layers.1", rank=2, key=jax.random.key(0))
+    for it in (model, cut, adapted, merge_lora(adapted)):
+        for stack in (it.encoder.stack, it.decoder.stack):
+            assert (stack.remat, stack.unroll) == ("keep_nothing", 2)
+    assert len(cut.decoder.stack.segments) == 3
 
 
 def test_remat_keeps_less_for_the_backward_pass() -> None:
@@ -178,5 +205,9 @@ def test_an_unknown_layout_is_an_error() -> None:
         tiny_pair().with_layout("stacked")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="scanned layout only"):
         tiny_pair().with_layout("unrolled", remat=True)
+    with pytest.raises(ValueError, match="unroll"):
+        tiny_pair().with_layout("unrolled", unroll=2)
+    with pytest.raises(ValueError, match=r"unroll must be .* at least 1"):
+        tiny_pair().with_layout("scanned", unroll=0)
     with pytest.raises(ValueError, match=r"remat is 'nothing'; expected .* 'keep_nothing'"):
         tiny_pair().with_layout("scanned", remat="nothing")  # pyright: ignore[reportArgumentType]

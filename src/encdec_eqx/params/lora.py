@@ -227,10 +227,13 @@ def _plain(model: Any, made: Callable[[WithLoRA], Linear]) -> Any:
     if share_layers(getattr(model, "ties", ())):
         return rescan_whole(plain, model)
     # adapters on some layers only had cut the stacks
-    return map_stacks(
-        lambda stack: to_layout(stack, "scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else stack,
-        plain,
-    )
+    return map_stacks(_joined, plain)
+
+
+def _joined(stack: Any) -> Any:
+    if not isinstance(stack, ScannedStack):
+        return stack
+    return to_layout(stack, "scanned", remat=stack.remat, unroll=stack.unroll)
 
 
 def _check_fit(pairs: dict[str, tuple[Linear, LowRank]], adapters: str = "adapters") -> None:

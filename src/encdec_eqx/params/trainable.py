@@ -79,7 +79,8 @@ def segmented(model: Model, selectors: Selectors) -> Model:
         cuts = _cuts(stack, its_slots, entries)
         if not cuts:
             return stack
-        return to_layout(stack, "scanned", remat=stack.remat, cuts=sorted({*stack.starts[1:], *cuts}))
+        cuts = sorted({*stack.starts[1:], *cuts})
+        return to_layout(stack, "scanned", remat=stack.remat, unroll=stack.unroll, cuts=cuts)
 
     return map_stacks(cut, model, slots(model))
 
@@ -104,8 +105,9 @@ def _cut_alike(model: Any, entries: list[list[bool]]) -> Any:
     if not cuts:
         return model
     whole, decoder = model.pieces()
-    earlier = model.decoder.stack.starts[1:]
-    encoder, decoder = scan_alike(whole, decoder, remat=model.decoder.stack.remat, cuts={*earlier, *cuts})
+    stack = model.decoder.stack
+    cuts |= {*stack.starts[1:]}
+    encoder, decoder = scan_alike(whole, decoder, remat=stack.remat, unroll=stack.unroll, cuts=cuts)
     ties = remap_ties(model.ties, whole, encoder, decoder)
     return dataclasses.replace(model, encoder=tie(encoder, ties), decoder=decoder, ties=ties)
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -18,6 +18,13 @@ from .unrolled import AbstractStack, LayerResult, Shared, UnrolledStack
 
 Layout = Literal["unrolled", "scanned"]
 _Tree = TypeVar("_Tree")
+
+
+class _Loop(NamedTuple):
+    """How a segment is scanned, as its fields say."""
+
+    remat: Remat
+    unroll: int
 
 
 class ScannedStack(AbstractStack):
@@ -67,6 +74,11 @@ class ScannedStack(AbstractStack):
         """What is kept for the backward pass."""
         return self.segments[0].remat
 
+    @property
+    def unroll(self) -> int:
+        """Groups that one iteration of the loop runs."""
+        return self.segments[0].unroll
+
     def cross_kv(self, states: Float[Array, "batch source cross"]) -> Any:
         """Keys and values of the encoder states for every layer, by segment."""
         return tuple(segment.cross_kv(states) for segment in self.segments)
@@ -77,7 +89,7 @@ class ScannedStack(AbstractStack):
 
 
 def to_layout(
-    stack: AbstractStack, layout: Layout, *, remat: Remat | bool = False, cuts: Sequence[int] = ()
+    stack: AbstractStack, layout: Layout, *, remat: Remat | bool = False, unroll: int = 1, cuts: Sequence[int] = ()
 ) -> AbstractStack:
     """The same weights, bit for bit, in the layout asked for.
 
@@ -86,10 +98,12 @@ def to_layout(
         layout: "unrolled" or "scanned".
         remat: with "scanned": what the backward pass finds kept, as in `Remat`. False is "keep_products", the fastest
             on CPU; True is "keep_nothing", the smallest.
+        unroll: with "scanned": repeating groups (usually layers) that one iteration of the loop runs; at least 1.
         cuts: with "scanned": numbers of layers at which a segment begins, besides those where it must.
 
     Raises:
-        ValueError: the layout or `remat` is unknown, or `remat` or `cuts` are asked of the unrolled layout.
+        ValueError: the layout or `remat` is unknown, `unroll` is below 1, or one of these is asked of the unrolled
+            layout.
         NotImplementedError: the layers share weights in a way that cannot be scanned, or cut.
     """
     if layout not in ("unrolled", "scanned"):
@@ -99,9 +113,13 @@ def to_layout(
     unrolled = _unrolled(stack) if isinstance(stack, ScannedStack) else stack
     assert isinstance(unrolled, UnrolledStack)
     if layout == "scanned":
-        return _scanned(unrolled, as_remat(remat), cuts)
-    if remat or cuts:
-        raise ValueError("remat and cuts work in the scanned layout only; use with_layout('scanned', remat=...).")
+        if not isinstance(unroll, int) or unroll < 1:
+            raise ValueError(f"unroll must be a whole number of at least 1 (no unrolling), got {unroll!r}.")
+        return _scanned(unrolled, _Loop(as_remat(remat), int(unroll)), cuts)
+    if remat or cuts or unroll != 1:
+        raise ValueError(
+            "remat, unroll and cuts work in the scanned layout only; use with_layout('scanned', remat=...)."
+        )
     return unrolled
 
 
@@ -144,7 +162,7 @@ def rescan(tree: _Tree, like: Any) -> _Tree:
         model = next(models)
         if not isinstance(model, ScannedStack):
             return stack
-        return to_layout(stack, "scanned", remat=model.remat, cuts=model.starts[1:])
+        return to_layout(stack, "scanned", remat=model.remat, unroll=model.unroll, cuts=model.starts[1:])
 
     return map_stacks(scan, tree)
 
@@ -153,20 +171,20 @@ def _is_stack(node: Any) -> bool:
     return isinstance(node, AbstractStack)
 
 
-def _scanned(stack: UnrolledStack, remat: Remat, cuts: Sequence[int]) -> ScannedStack:
+def _scanned(stack: UnrolledStack, loop: _Loop, cuts: Sequence[int]) -> ScannedStack:
     blocks, layers, scales = stack.blocks, stack.layers, stack.scales
     if len(blocks) < len(layers):
-        segments = (_sharing_segment(stack, remat, cuts),)
+        segments = (_sharing_segment(stack, loop, cuts),)
     else:
         edges = (*_starts([_kind(block) for block in blocks], cuts), len(layers))
         segments = tuple(
-            _segment(blocks[start:end], layers[start:end], scales[start:end], remat)
+            _segment(blocks[start:end], layers[start:end], scales[start:end], loop)
             for start, end in itertools.pairwise(edges)
         )
     return ScannedStack(segments=segments, shared=stack.shared, layers=layers, scales=scales)
 
 
-def _sharing_segment(stack: UnrolledStack, remat: Remat, cuts: Sequence[int]) -> Segment:
+def _sharing_segment(stack: UnrolledStack, loop: _Loop, cuts: Sequence[int]) -> Segment:
     layers = stack.layers
     if cuts or len({spec.kind for spec in layers}) > 1 or any(spec.weights is None for spec in layers):
         raise NotImplementedError(
@@ -174,16 +192,16 @@ def _sharing_segment(stack: UnrolledStack, remat: Remat, cuts: Sequence[int]) ->
             "they are trained or frozen together; keep this stack unrolled."
         )
     groups = (_stack_up(stack.blocks),)
-    return Segment(groups=groups, rest=(), layers=layers, scales=stack.scales, remat=remat)
+    return Segment(groups=groups, rest=(), layers=layers, scales=stack.scales, **loop._asdict())
 
 
 def _segment(
-    blocks: tuple[AbstractBlock, ...], layers: tuple[LayerSpec, ...], scales: tuple[float, ...], remat: Remat
+    blocks: tuple[AbstractBlock, ...], layers: tuple[LayerSpec, ...], scales: tuple[float, ...], loop: _Loop
 ) -> Segment:
     group = _shortest_group([_kind(block) for block in blocks])
     whole = blocks[: len(blocks) - len(blocks) % group]
     groups = tuple(_stack_up(whole[at::group]) for at in range(group))
-    return Segment(groups=groups, rest=blocks[len(whole) :], layers=layers, scales=scales, remat=remat)
+    return Segment(groups=groups, rest=blocks[len(whole) :], layers=layers, scales=scales, **loop._asdict())
 
 
 def _kind(block: AbstractBlock) -> Any:

@@ -46,6 +46,7 @@ class Segment(eqx.Module):
         layers: what differs between layers.
         scales: factor on each layer's attention scores.
         remat: what is kept for the backward pass.
+        unroll: groups that one iteration of the loop runs.
     """
 
     groups: tuple[AbstractBlock, ...]
@@ -53,6 +54,7 @@ class Segment(eqx.Module):
     layers: tuple[LayerSpec, ...] = eqx.field(static=True)
     scales: tuple[float, ...] = eqx.field(static=True)
     remat: Remat = eqx.field(static=True)
+    unroll: int = eqx.field(static=True, default=1)
 
     def run(
         self,
@@ -94,7 +96,8 @@ class Segment(eqx.Module):
             None if keys is None else self._by_group(keys[:scanned]),
         )
         with jax.named_scope(f"layers_{first}_to_{first + scanned - 1}"):
-            x, emitted = jax.lax.scan(_rematerialised(one_group, self.remat), x, per_group)
+            kept = _rematerialised(one_group, self.remat, in_loop=self.unroll < self._repeats)
+            x, emitted = jax.lax.scan(kept, x, per_group, unroll=min(self.unroll, self._repeats))
         results = [_pick(result, repeat) for repeat in range(self._repeats) for result, _ in emitted]
         x, rest_results, rest_kv = run_in_turn(
             self.rest,
@@ -187,11 +190,12 @@ def as_remat(remat: Remat | bool) -> Remat:
     return remat
 
 
-def _rematerialised(one_group: Any, remat: Remat) -> Any:
+def _rematerialised(one_group: Any, remat: Remat, *, in_loop: bool) -> Any:
     if remat == "keep_all":
         return one_group
-    # a scan's body is compiled once for each pass, so there is nothing that could be merged by accident
-    return jax.checkpoint(one_group, policy=_POLICIES[remat], prevent_cse=False)
+    # a loop's body is compiled once for each pass, so there is nothing that could be merged by accident; without a loop
+    # the compiler has to be told not to merge the passes (XLA's CPU backend does so all the same)
+    return jax.checkpoint(one_group, policy=_POLICIES[remat], prevent_cse=not in_loop)
 
 
 def _pick(tree: Any, index: Any) -> Any:

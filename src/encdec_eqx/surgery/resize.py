@@ -190,7 +190,7 @@ class Reshapes(eqx.Module):
                         f"{token + 1}, or set another first with model.with_special_tokens({name}=...)."
                     )
 
-    def with_layout(self: _Pair, layout: Layout, *, remat: Remat | bool = False) -> _Pair:
+    def with_layout(self: _Pair, layout: Layout, *, remat: Remat | bool = False, unroll: int = 1) -> _Pair:
         """The same weights, bit for bit, in the other layout of stacks.
 
         Args:
@@ -199,11 +199,16 @@ class Reshapes(eqx.Module):
                 "keep_all"; "keep_products" (False), the results of matrix products; "keep_linear", of those with
                 weights, not of attention's; "keep_nothing" (True), the input of each layer alone.
 
+            unroll: with "scanned": layers (repeating groups of layers, where kinds alternate) that one iteration
+                of the loop runs, at least 1. More take longer to compile; with all of them there is no loop,
+                and on a CPU nothing is recomputed then.
+
         Raises:
-            ValueError: the layout or `remat` is unknown, or `remat` is asked of the unrolled layout.
+            ValueError: the layout or `remat` is unknown, `unroll` is below 1, or one of the two is asked of the
+                unrolled layout.
         """
         encoder, decoder, ties = change_layout(
-            untie(self.encoder, self.decoder, self.ties), self.decoder, self.ties, layout, remat=remat
+            untie(self.encoder, self.decoder, self.ties), self.decoder, self.ties, layout, remat=remat, unroll=unroll
         )
         return dataclasses.replace(self, encoder=encoder, decoder=decoder, ties=ties)
 

@@ -26,7 +26,7 @@ _Decoder = TypeVar("_Decoder", bound=_HasStack)
 
 
 def change_layout(
-    encoder: Any, decoder: Any, ties: Ties, layout: Layout, *, remat: Remat | bool
+    encoder: Any, decoder: Any, ties: Ties, layout: Layout, *, remat: Remat | bool, unroll: int
 ) -> tuple[Any, Any, Ties]:
     """Both pieces in another layout, and the paths of what they share there.
 
@@ -37,12 +37,15 @@ def change_layout(
         NotImplementedError: an array would be stacked with one that is not shared.
     """
     if not share_layers(ties):
-        other = encoder.with_layout(layout, remat=remat) if hasattr(encoder, "with_layout") else encoder
-        return tie(other, ties), decoder.with_layout(layout, remat=remat), ties
+        other = encoder.with_layout(layout, remat=remat, unroll=unroll) if hasattr(encoder, "with_layout") else encoder
+        return tie(other, ties), decoder.with_layout(layout, remat=remat, unroll=unroll), ties
     if layout == "scanned":
-        other, decoder = scan_alike(encoder, decoder, remat=remat)
+        other, decoder = scan_alike(encoder, decoder, remat=remat, unroll=unroll)
     else:
-        other, decoder = encoder.with_layout(layout, remat=remat), decoder.with_layout(layout, remat=remat)
+        other, decoder = (
+            encoder.with_layout(layout, remat=remat, unroll=unroll),
+            decoder.with_layout(layout, remat=remat, unroll=unroll),
+        )
     ties = remap_ties(ties, encoder, other, decoder)
     return tie(other, ties), decoder, ties
 
@@ -77,7 +80,9 @@ def rescan_whole(unrolled: Any, like: Any) -> Any:
     if not share_layers(getattr(like, "ties", ())):
         return rescan(unrolled, like)
     stack = like.decoder.stack
-    return unrolled.with_layout("scanned", remat=stack.remat) if isinstance(stack, ScannedStack) else unrolled
+    if not isinstance(stack, ScannedStack):
+        return unrolled
+    return unrolled.with_layout("scanned", remat=stack.remat, unroll=stack.unroll)
 
 
 class _Mark:
@@ -105,7 +110,7 @@ def share_layers(ties: Ties) -> bool:
 
 
 def scan_alike(
-    encoder: _Encoder, decoder: _Decoder, *, remat: Remat | bool, cuts: Iterable[int] = ()
+    encoder: _Encoder, decoder: _Decoder, *, remat: Remat | bool, unroll: int, cuts: Iterable[int] = ()
 ) -> tuple[_Encoder, _Decoder]:
     """Two whole pieces in the scanned layout, cut at the same layers, so that what they share is stacked alike.
 
@@ -116,7 +121,7 @@ def scan_alike(
 
     def cut(stack: AbstractStack) -> AbstractStack:
         inside = sorted(at for at in wanted if at < len(stack.layers))
-        return to_layout(stack, "scanned", remat=remat, cuts=inside)
+        return to_layout(stack, "scanned", remat=remat, unroll=unroll, cuts=inside)
 
     return (
         eqx.tree_at(lambda e: e.stack, encoder, cut(encoder.stack)),
