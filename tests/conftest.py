@@ -15,7 +15,7 @@ import jaxtyping
 import pytest
 
 import fast_tier
-import gpu_tier
+from gpu_tier import GPU
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -86,11 +86,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
+TIERS = {"fast": fast_tier.FAST, "gpu": GPU}
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With `-m fast` or `-m gpu`, files without such a test are not even imported: that takes as long as the tests."""
-    tiers = {"fast": fast_tier.holds, "gpu": gpu_tier.holds}
-    if (holds := tiers.get(config.option.markexpr)) and collection_path.name.startswith("test_"):
-        return None if holds(collection_path) else True
+    tier = TIERS.get(config.option.markexpr)
+    if tier is not None and collection_path.name.startswith("test_"):
+        return None if fast_tier.holds(collection_path, tier=tier) else True
     return None
 
 
@@ -100,10 +103,9 @@ _WITHOUT_GPU = pytest.StashKey[int]()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks the tests of the tiers, and leaves out those that a GPU alone can run where there is none."""
     for item in items:
-        if fast_tier.holds(item.path, item.name):
-            item.add_marker(pytest.mark.fast)
-        if gpu_tier.holds(item.path):
-            item.add_marker(pytest.mark.gpu)
+        for name, tier in TIERS.items():
+            if fast_tier.holds(item.path, item.name, tier):
+                item.add_marker(name)
     without = [item for item in items if item.get_closest_marker("needs_gpu")]
     if without and jax.default_backend() != "gpu":
         items[:] = [item for item in items if item not in without]

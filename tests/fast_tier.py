@@ -66,16 +66,17 @@ FAST = (
 )
 
 
-def holds(path: Path, name: str | None = None) -> bool:
-    """Whether a test is in the tier, or, without a name, whether any test of a file is.
+def holds(path: Path, name: str | None = None, tier: tuple[str, ...] = FAST) -> bool:
+    """Whether a test is in a tier, or, without a name, whether any test of a file is.
 
     Args:
         path: the file of tests.
         name: of a test, which may have parameters behind it in brackets.
+        tier: entries as in `FAST`.
     """
     if not path.is_relative_to(TESTS):
         return False
     file = path.relative_to(TESTS).as_posix()
     if name is None:
-        return any(entry.partition("::")[0] == file for entry in FAST)
-    return any(entry in FAST for entry in (file, f"{file}::{name}", f"{file}::{name.partition('[')[0]}"))
+        return any(entry.partition("::")[0] == file for entry in tier)
+    return any(entry in tier for entry in (file, f"{file}::{name}", f"{file}::{name.partition('[')[0]}"))

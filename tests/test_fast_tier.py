@@ -3,7 +3,10 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 from fast_tier import FAST, TESTS, holds
+from gpu_tier import GPU
 
 ON_REQUEST = ("parity", "legacy", "fuzz")
 """Folders that are not part of a plain run."""
@@ -19,12 +22,13 @@ def test_every_folder_has_fast_tests():
     assert not {str(folder) for folder in folders if not any(Path(entry).parent == folder for entry in FAST)}
 
 
-def test_what_is_listed_is_there():
-    for entry in FAST:
+@pytest.mark.parametrize("tier", [FAST, GPU])
+def test_what_is_listed_is_there(tier: tuple[str, ...]):
+    for entry in tier:
         file, _, name = entry.partition("::")
         tests = {node.name for node in ast.parse((TESTS / file).read_text()).body if isinstance(node, ast.FunctionDef)}
         assert not name or name.partition("[")[0] in tests, f"{file} has no {name}"
-    assert len(set(FAST)) == len(FAST) and list(FAST) == sorted(FAST, key=lambda entry: ("/" in entry, entry))
+    assert len(set(tier)) == len(tier) and list(tier) == sorted(tier, key=lambda entry: ("/" in entry, entry))
 
 
 def test_a_test_is_recognised_by_file_and_name():
