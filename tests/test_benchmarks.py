@@ -35,6 +35,7 @@ from benchmarks import (
     cache_moves,
     generate,
     gpu,
+    int8,
     load,
     report,
     run_all,
@@ -55,6 +56,7 @@ SCRIPTS = {
     "compile": compile_times,
     "cache_moves": cache_moves,
     "speculative": speculative,
+    "int8": int8,
     "turns": turns,
 }
 
@@ -570,6 +572,21 @@ def test_steps_and_blocks_have_to_fit(capsys):
         with pytest.raises(SystemExit):
             cache_moves.main(wrong)
         assert words in capsys.readouterr().err
+
+
+# --- eight bits ------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_eight_bits_compares_with_the_first_side():
+    assert int8._agreement([[1, 2], [3, 4]], [[1, 2], [3, 5]]) == 0.75
+    seconds = {"ours float32": 0.5, "ours int8": 0.25}
+    rows = [
+        {"model": "tiny", "batch": 2, "source": 8, "new_tokens": 3, "side": name, "file": 5e6, "peak": None}
+        | {"seconds": {"median": median}, "agreement": 1.0}
+        for name, median in seconds.items()
+    ]
+    heads, lines = report.TABLES["int8"][0]({"rows": rows})
+    assert lines[1][heads.index("side")] == "ours int8" and lines[1][heads.index("to float32")] == "2.00x"
 
 
 # --- speculative decoding --------------------------------------------------------------------------------------------
