@@ -217,13 +217,13 @@ def usual_chunk_size(vocab_size: int) -> int:
     return max(least, most_bytes // (4 * vocab_size))
 
 
-def _split(x: Array, count: int, filler: int) -> Array:
-    """(places, …) as (count, places / count, …), each part taking each `count`-th place, filled up at the end.
+def _split(x: Array, count: int, padding: int) -> Array:
+    """(places, …) as (count, places / count, …), each part taking each `count`-th place, padded at the end.
 
     So places that lie on several devices are split without moving to another one.
     """
     missing = -x.shape[0] % count
-    x = jnp.pad(x, [(0, missing), *((0, 0),) * (x.ndim - 1)], constant_values=filler) if missing else x
+    x = jnp.pad(x, [(0, missing), *((0, 0),) * (x.ndim - 1)], constant_values=padding) if missing else x
     return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
 
 

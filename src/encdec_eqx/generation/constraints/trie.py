@@ -256,13 +256,13 @@ def _check_ids(ids: np.ndarray, starts: np.ndarray, end_ids: np.ndarray, vocab_s
     if not (outside | ends).any():
         return
     at = np.argmax(outside if outside.any() else ends)
-    holder = f"`sequences[{np.searchsorted(starts, at, side='right') - 1}]` holds"
+    holder = f"`sequences[{np.searchsorted(starts, at, side='right') - 1}]`"
     if ends[at]:
         raise ValueError(
-            f"{holder} the end token {ids[at]}; an end token follows each by itself. "
+            f"{holder} holds the end token {ids[at]}; an end token follows each by itself. "
             "Leave it out: encode with add_special_tokens=False."
         )
     raise ValueError(
-        f"{holder} {ids[at]}; expected ids from 0 to {vocab_size - 1} (`vocab_size` is {vocab_size}). Check that the "
-        "ids come from the decoder's tokenizer."
+        f"{holder} holds {ids[at]}; expected ids from 0 to {vocab_size - 1} (`vocab_size` is {vocab_size}). Check that "
+        "the ids come from the decoder's tokenizer."
     )
