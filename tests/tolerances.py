@@ -31,12 +31,13 @@ PARITY_LAYERS = 5e-5
 """Hidden states, up to 45 in size, of one or two layers with large random weights against torch in float32 (measured:
 1.6e-5)."""
 
-KERNEL_OUTPUT = 3e-2
-"""Attention by a kernel in bfloat16, outputs up to 4 in size, against the reference in bfloat16 (measured: 5e-4 by XLA
-on a CPU; by cuDNN's kernel not yet)."""
+KERNEL_OUTPUT = 6e-2
+"""Attention by a kernel in bfloat16, outputs up to 4 in size, against the reference in bfloat16 (measured by XLA's form
+on CPU: 5e-4 with jax 0.10, 3.1e-2 with 0.12, which rounds more; the reference is within 5e-3 of float32, relative, with
+both; by cuDNN's kernel not yet)."""
 
-KERNEL_GRADIENT = 3e-2
-"""The gradients, relative to the largest entry (measured: 6.5e-3, likewise)."""
+KERNEL_GRADIENT = 1.3e-1
+"""The gradients, relative to the largest entry (measured: 6.5e-3 and 6.7e-2, likewise)."""
 
 KERNEL_LOSS = 1e-2
 """The loss of a training step in bfloat16 with and without a kernel, relative (measured: 0, likewise); of the norm of
