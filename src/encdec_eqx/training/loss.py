@@ -112,8 +112,8 @@ def seq2seq_loss_from_hidden(
         labels: Integer ids, "batch target"; -100 is ignored.
         label_smoothing: As in `seq2seq_loss`.
         z_loss: As in `seq2seq_loss`.
-        chunk_size: Labels at a time, at least 1. Default: as many as make logits of 24 MiB, at least 128, on a CPU; of
-            256 MiB, at least 1024, elsewhere.
+        chunk_size: Labels at a time, at least 1. Default: as many as make logits of 128 MiB, at least 128, on a CPU; of
+            256 MiB, at least 1024, elsewhere. Where that is all of them, whole logits are made.
 
     Returns:
         `(sum, weight)`, as `seq2seq_loss`.
@@ -149,6 +149,9 @@ def scaled_loss_from_hidden(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}; None chooses one for the platform.")
     size = usual_chunk_size(decoder.config.vocab_size) if chunk_size is None else chunk_size
     count = -(-labels.size // size)
+    if count == 1:  # nothing to save, and autodiff is a little faster
+        logits = decoder.logits(hidden).astype(jnp.float32)
+        return scale * summed_cross_entropy(logits, labels.astype(jnp.int32), label_smoothing, z_loss)[0]
     rows = _split(hidden.reshape(-1, hidden.shape[-1]), count, 0)
     flat = _split(labels.astype(jnp.int32).reshape(-1), count, IGNORED)
     with jax.named_scope("head_and_loss"):
@@ -213,7 +216,7 @@ def summed_cross_entropy(
 
 def usual_chunk_size(vocab_size: int) -> int:
     """Labels at a time where nobody chose: few enough to save memory, enough for products at full speed."""
-    least, most_bytes = (128, 24 * 2**20) if platform() == "cpu" else (1024, 256 * 2**20)
+    least, most_bytes = (128, 128 * 2**20) if platform() == "cpu" else (1024, 256 * 2**20)
     return max(least, most_bytes // (4 * vocab_size))
 
 
@@ -243,7 +246,7 @@ def _summed_loss(
         loss, _ = summed_cross_entropy(head(states, table), its_labels, label_smoothing, z_loss)
         return total + loss, None
 
-    return scale * _for_chunks(add, jnp.zeros(()), (hidden, labels))[0]
+    return scale * jax.lax.scan(add, jnp.zeros(()), (hidden, labels))[0]
 
 
 @_summed_loss.def_fwd
@@ -268,7 +271,7 @@ def _loss_and_gradients(
         return (total + loss, gradients), of_states if perturbed_hidden else None
 
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype if x.dtype.itemsize > 2 else jnp.float32), trained)
-    (total, of_trained), of_hidden = _for_chunks(add, (jnp.zeros(()), nothing), (hidden, labels))
+    (total, of_trained), of_hidden = jax.lax.scan(add, (jnp.zeros(()), nothing), (hidden, labels))
     return scale * total, (of_trained, of_hidden)
 
 
@@ -299,14 +302,6 @@ def _slope(
         share = share * (1.0 + 2.0 * z_loss * log_totals)[:, None]
     wanted = jnp.where(at == labels[:, None], 1.0 - label_smoothing, 0.0) + label_smoothing / logits.shape[1]
     return jnp.where((labels != IGNORED)[:, None], share - wanted, 0.0)
-
-
-def _for_chunks(add: Any, nothing: Any, chunks: tuple[Array, Array]) -> tuple[Any, Any]:
-    """`scan` over the chunks; of a single one without a loop."""
-    if len(chunks[0]) > 1:
-        return jax.lax.scan(add, nothing, chunks)
-    sums, of_chunk = add(nothing, jax.tree.map(lambda x: x[0], chunks))
-    return sums, jax.tree.map(lambda x: x[None], of_chunk)
 
 
 def _starts(value: Any, rows: int) -> Int32[Array, " batch"]:
