@@ -80,6 +80,22 @@ def test_scores_are_masked_once() -> None:
     assert sorted(made) == ["div", "exp", "mul", "reshape", "select_n", "sub"]
 
 
+def test_products_of_gradients_are_in_the_dtype_of_the_keys() -> None:
+    q, k, v = (
+        jnp.asarray(_normal(seed, BATCH, HEADS, length, DIM), jnp.bfloat16)
+        for seed, length in enumerate((QUERIES, KEYS, KEYS))
+    )
+
+    def total(q: Any, k: Any, v: Any) -> Any:
+        out, _ = attend(q, k, v, mask=None, scale=0.7, dropout=Dropout(0.0), key=None)
+        return jnp.sum(out.astype(jnp.float32))
+
+    program = jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(q, k, v)
+    products = [eqn for eqn in _equations(program.jaxpr) if eqn.primitive.name == "dot_general"]
+    assert len(products) == 6
+    assert {operand.aval.dtype for eqn in products for operand in eqn.invars} == {jnp.dtype(jnp.bfloat16)}
+
+
 def _equations(jaxpr: Any) -> Iterator[Any]:
     """Of a program and of the functions it calls, but for the calls."""
     for eqn in jaxpr.eqns:

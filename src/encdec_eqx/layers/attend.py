@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from .._typing import Array, PRNGKey
 from .attention_backend import AttentionBackend, AttentionCall, FusedAttention
 from .context import AttentionMask
-from .linear import Dropout
+from .linear import Dropout, float32_product
 
 Queries = Float[Array, "batch heads queries head_dim"]
 Keys = Float[Array, "batch kv_heads keys head_dim"]
@@ -89,7 +89,7 @@ def choose(
 def _reference(call: AttentionCall) -> tuple[Float[Array, "batch queries all_heads"], Scores]:
     """By two matrix products around a softmax, as XLA compiles them anywhere."""
     q, k, v, relative, bias = call.q, call.k, call.v, call.relative, call.bias
-    folded = jnp.einsum("nqe,nke->nqk", _fold_queries(q, k), _fold(k), preferred_element_type=jnp.float32)
+    folded = float32_product("nqe,nke->nqk", _fold_queries(q, k), _fold(k))
     scores = folded.reshape(*q.shape[:3], k.shape[2])
     scores = (scores if relative is None else scores + relative) * call.scale
     scores = scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
