@@ -298,8 +298,8 @@ TABLES: dict[str, tuple[Callable[[Row], Table], ...]] = {
     "compile": (_compile,),
     "cache_moves": (_cache_moves,),
     "speculative": (_speculative,),
-    "turns": (_turns,),
     "int8": (_int8,),
+    "turns": (_turns,),
 }
 
 

@@ -19,6 +19,7 @@ SCRIPTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("compile", ()),
     ("cache_moves", ()),
     ("speculative", ()),
+    ("int8", ()),
     ("turns", ()),
 )
 
