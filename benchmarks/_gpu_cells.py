@@ -125,12 +125,14 @@ def _train(part: str, side: str, module: str, tiny: bool, seconds: float, **more
 
 
 SCANNED = {"layout": "scanned", "remat": "keep_products"}
+LINEAR = {"layout": "scanned", "remat": "keep_linear"}
 
 
 def _training(tiny: bool) -> list[Cell]:
     eager = {"compiled": False, "recompute": False}
     return [
         _train("training", "ours, scanned", JAX, tiny, 75, options=SCANNED),
+        _train("training", "ours, scanned, keep_linear", JAX, tiny, 75, options=LINEAR),
         _train("training", "torch eager", TORCH, tiny, 45, options=eager),
         _train("training", "torch.compile", TORCH, tiny, 110, options=eager | {"compiled": True}),
     ]
@@ -139,6 +141,8 @@ def _training(tiny: bool) -> list[Cell]:
 def _layouts(tiny: bool) -> list[Cell]:
     """Other ways to lay out our training step."""
     ways = {
+        "ours, keep_linear, two layers an iteration": LINEAR | {"unroll": 2},
+        "ours, keep_linear, four layers an iteration": LINEAR | {"unroll": 4},
         "ours, keeping all": {"layout": "scanned", "remat": "keep_all"},
         "ours, recomputing": {"layout": "scanned", "remat": "keep_nothing"},
         "ours, unrolled": {"layout": "unrolled", "remat": False},

@@ -24,7 +24,7 @@ Batch = dict[str, Any]
 
 
 def prepare_training(
-    *, batch: int, source: int, target: int, ragged: bool, layout: str, remat: str | bool
+    *, batch: int, source: int, target: int, ragged: bool, layout: str, remat: str | bool, unroll: int = 1
 ) -> dict[str, Any]:
     """Makes optimiser, state and batches.
 
@@ -35,6 +35,7 @@ def prepare_training(
         ragged: whether examples have lengths of their own.
         layout: of the model.
         remat: what the backward pass finds kept, as in `with_layout`.
+        unroll: layers in an iteration of the scanned layout, likewise.
     """
     optimizer = optax.adamw(1e-4, weight_decay=0.01)
     about: dict[str, Any] = {}
@@ -45,7 +46,7 @@ def prepare_training(
     else:
         state["shapes"] = [_equal(batch, source, target)]
         state["batches"] = itertools.repeat((state["shapes"][0], batch * (source + target)))
-    state["train"] = init_train_state(state.pop("model").with_layout(layout, remat=remat), optimizer)
+    state["train"] = init_train_state(state.pop("model").with_layout(layout, remat=remat, unroll=unroll), optimizer)
     state["step"] = make_train_step(optimizer, compute_dtype=jnp.bfloat16 if state["precision"] == "bf16" else None)
     return about
 
