@@ -7,6 +7,7 @@ made-up word for each id: CTranslate2 takes words.
 import json
 import pathlib
 import sys
+from typing import Any
 
 import torch
 import transformers
@@ -19,10 +20,11 @@ def main(folder: str) -> None:
     hf, ct2 = pathlib.Path(folder) / "hf", pathlib.Path(folder) / "ct2"
     torch.manual_seed(0)
     # the two about norms are attributes of older versions, which CTranslate2's converter reads
+    options: dict[str, Any] = {"forced_eos_token_id": None, "normalize_before": False, "normalize_embedding": True}
     config = transformers.BartConfig(
         encoder_layers=6, decoder_layers=6, d_model=768, encoder_ffn_dim=3072, decoder_ffn_dim=3072,
         encoder_attention_heads=12, decoder_attention_heads=12, init_std=0.05,
-        forced_eos_token_id=None, normalize_before=False, normalize_embedding=True,
+        **options,
     )  # fmt: skip
     transformers.BartForConditionalGeneration(config).save_pretrained(hf)
     special = {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<unk>", 50264: "<mask>"}
