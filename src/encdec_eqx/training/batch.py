@@ -15,7 +15,7 @@ from ..encoder import token_config
 from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import as_token_types
 from ..targets import TargetForm
-from .loss import IGNORED, Loss, check_label_range, scaled_loss_from_hidden, seq2seq_loss, shift_tokens_right
+from .loss import IGNORED, Loss, check_label_range, divided_loss_from_hidden, seq2seq_loss, shift_tokens_right
 
 REQUIRED = ("input_ids", "labels")
 MASKS = ("attention_mask", "decoder_attention_mask")
@@ -120,7 +120,7 @@ def loss_of_batch(
     if why_whole_logits(model, loss) is None:
         with jax.named_scope("forward"):
             hidden = model.last_hidden_state(ids, decoder_ids, **inputs, key=key)
-        total = scaled_loss_from_hidden(model, hidden, labels, 1.0 / divisor, **options)
+        total = divided_loss_from_hidden(model, hidden, labels, divisor, **options)
         return total, jnp.sum(labels != IGNORED, dtype=jnp.float32)
     with jax.named_scope("forward"):
         logits = model(ids, decoder_ids, **inputs, key=key).logits

@@ -125,23 +125,23 @@ def seq2seq_loss_from_hidden(
     check_loss_options(label_smoothing, z_loss)
     labels = jnp.asarray(labels)
     options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "chunk_size": chunk_size}
-    total = scaled_loss_from_hidden(model, hidden, labels, jnp.ones(()), **options)
+    total = divided_loss_from_hidden(model, hidden, labels, jnp.ones(()), **options)
     return total, jnp.sum(labels != IGNORED, dtype=jnp.float32)
 
 
-def scaled_loss_from_hidden(
+def divided_loss_from_hidden(
     model: Any,
     hidden: Float[Array, "batch target hidden"],
     labels: Integer[Array, "batch target"],
-    scale: Float32[Array, ""],
+    divisor: Float32[Array, ""],
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     chunk_size: int | None = None,
 ) -> Float32[Array, ""]:
-    """The sum of `seq2seq_loss_from_hidden` times a factor, which has no gradient.
+    """The sum of `seq2seq_loss_from_hidden` over a number, which has no gradient.
 
-    Given here and not multiplied later, the factor needs no pass over the gradient of the head's matrix.
+    Given here and not divided by later, the number needs no pass over the gradient of the head's matrix.
     """
     decoder = getattr(model, "decoder", model)
     check_label_range(labels, decoder.config.vocab_size)
@@ -151,12 +151,12 @@ def scaled_loss_from_hidden(
     count = -(-labels.size // size)
     if count == 1:  # nothing to save, and autodiff is a little faster
         logits = decoder.logits(hidden).astype(jnp.float32)
-        return scale * summed_cross_entropy(logits, labels.astype(jnp.int32), label_smoothing, z_loss)[0]
+        return summed_cross_entropy(logits, labels.astype(jnp.int32), label_smoothing, z_loss)[0] / divisor
     rows = _split(hidden.reshape(-1, hidden.shape[-1]), count, 0)
     flat = _split(labels.astype(jnp.int32).reshape(-1), count, IGNORED)
     with jax.named_scope("head_and_loss"):
         head = (decoder.head, decoder.head.what_it_reads(decoder.embeddings))
-        return _summed_loss((head, rows), flat, scale, float(label_smoothing), float(z_loss))
+        return _summed_loss((head, rows), flat, 1.0 / divisor, float(label_smoothing), float(z_loss))
 
 
 def total_weight(loss: Loss, labels: Array, model: Any) -> Array:
