@@ -15,7 +15,15 @@ from ..encoder import token_config
 from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import as_token_types
 from ..targets import TargetForm
-from .loss import IGNORED, Loss, check_label_range, divided_loss_from_hidden, seq2seq_loss, shift_tokens_right
+from .loss import (
+    IGNORED,
+    Loss,
+    check_label_range,
+    divided_loss_from_hidden,
+    is_one_chunk,
+    seq2seq_loss,
+    shift_tokens_right,
+)
 
 REQUIRED = ("input_ids", "labels")
 MASKS = ("attention_mask", "decoder_attention_mask")
@@ -117,7 +125,7 @@ def loss_of_batch(
     """
     inputs = dict(batch)
     labels, ids, decoder_ids = (inputs.pop(name) for name in ("labels", "input_ids", "decoder_input_ids"))
-    if why_whole_logits(model, loss) is None:
+    if why_whole_logits(model, loss) is None and not is_one_chunk(labels, model.decoder.config.vocab_size):
         with jax.named_scope("forward"):
             hidden = model.last_hidden_state(ids, decoder_ids, **inputs, key=key)
         total = divided_loss_from_hidden(model, hidden, labels, divisor, **options)
