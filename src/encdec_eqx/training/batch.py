@@ -20,7 +20,6 @@ from .loss import (
     Loss,
     check_label_range,
     divided_loss_from_hidden,
-    is_one_chunk,
     seq2seq_loss,
     shift_tokens_right,
 )
@@ -125,7 +124,7 @@ def loss_of_batch(
     """
     inputs = dict(batch)
     labels, ids, decoder_ids = (inputs.pop(name) for name in ("labels", "input_ids", "decoder_input_ids"))
-    if why_whole_logits(model, loss) is None and not is_one_chunk(labels, model.decoder.config.vocab_size):
+    if why_whole_logits(model, loss) is None:
         with jax.named_scope("forward"):
             hidden = model.last_hidden_state(ids, decoder_ids, **inputs, key=key)
         total = divided_loss_from_hidden(model, hidden, labels, divisor, **options)

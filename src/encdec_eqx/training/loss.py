@@ -214,11 +214,6 @@ def summed_cross_entropy(
     return jnp.sum(jnp.where(counted, loss, 0.0)), log_total
 
 
-def is_one_chunk(labels: Integer[Array, "*places"], vocab_size: int) -> bool:
-    """Whether logits of all labels are no more than those of a chunk, so that making them whole costs nothing."""
-    return labels.size <= usual_chunk_size(vocab_size)
-
-
 def usual_chunk_size(vocab_size: int) -> int:
     """Labels at a time where nobody chose: few enough to save memory, enough for products at full speed."""
     least, most_bytes = (128, 128 * 2**20) if platform() == "cpu" else (1024, 256 * 2**20)
