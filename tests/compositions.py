@@ -4,23 +4,79 @@ Every encoder can be joined to every decoder. All of them are traced; a pair tha
 each encoder is run with several decoders and each decoder with several encoders.
 """
 
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
 from encdec_eqx.hf.families import FAMILIES
 
 ENCODERS = sorted(name for name, family in FAMILIES.items() if "encoder" in family.architectures)
 DECODERS = sorted(name for name, family in FAMILIES.items() if "decoder" in family.architectures)
 
+FAMILY_GOLDENS = Path(__file__).parent / "goldens" / "families"
+
+
+class Partners(NamedTuple):
+    """With whom a family is checked that came after the first twenty-five, which make up pairs among themselves.
+
+    Attributes:
+        live: its partner in comparisons with live torch; `None` where torch joins it to nothing: it is then compared
+            alone, or whole.
+        stored: its partner in the comparison with torch's stored numbers; likewise.
+        run: its partners where it is run without torch: two, if there is none above.
+    """
+
+    live: str | None
+    stored: str | None
+    run: tuple[str, ...]
+
+
+ENCODER_PARTNERS: dict[str, Partners] = {}
+"""Decoders for each later encoder."""
+
+DECODER_PARTNERS: dict[str, Partners] = {}
+"""Encoders for each later decoder."""
+
 
 def pairs(shift: int) -> list[tuple[str, str]]:
-    """Every encoder and every decoder at least once: each with the decoder that stands `shift` places further on."""
-    count = max(len(ENCODERS), len(DECODERS))
-    return [(ENCODERS[at % len(ENCODERS)], DECODERS[(at + shift) % len(DECODERS)]) for at in range(count)]
+    """Each of the first families at least once: every encoder with the decoder `shift` places further on."""
+    encoders = [name for name in ENCODERS if name not in ENCODER_PARTNERS]
+    decoders = [name for name in DECODERS if name not in DECODER_PARTNERS]
+    count = max(len(encoders), len(decoders))
+    return [(encoders[at % len(encoders)], decoders[(at + shift) % len(decoders)]) for at in range(count)]
 
 
-LIVE = pairs(4)
+def _later(way: str) -> list[tuple[str, str]]:
+    """The pairs of the later families in one of the three ways."""
+    joined = [(name, other) for name, them in ENCODER_PARTNERS.items() for other in _chosen(them, way)]
+    return joined + [(other, name) for name, them in DECODER_PARTNERS.items() for other in _chosen(them, way)]
+
+
+def _chosen(partners: Partners, way: str) -> tuple[str, ...]:
+    chosen = getattr(partners, way)
+    return chosen if isinstance(chosen, tuple) else () if chosen is None else (chosen,)
+
+
+LIVE = [*pairs(4), *_later("live")]
 """Compared with live torch in everything: calls, cached decoding, gradients, generated ids, files."""
 
-STORED = pairs(9)
+STORED = [*pairs(9), *_later("stored")]
 """Compared with torch's stored numbers in the default run."""
 
-RUN = pairs(13)
+RUN = [*pairs(13), *_later("run")]
 """Run without torch: forward, gradient, three generated tokens, save, load."""
+
+
+def joined_by_torch(role: str, way: str) -> set[str]:
+    """The encoders or decoders that torch joins to another family: those in the pairs of a way, "live" or "stored"."""
+    names, later = (ENCODERS, ENCODER_PARTNERS) if role == "encoder" else (DECODERS, DECODER_PARTNERS)
+    return {name for name in names if name not in later or getattr(later[name], way) is not None}
+
+
+def stored_config(role: str, family: str) -> dict[str, Any]:
+    """The stored tiny Hugging Face config of a family in a role, from its pair, or from its own folder."""
+    at = 0 if role == "encoder" else 1
+    pair = next((f for f in FAMILY_GOLDENS.iterdir() if "+" in f.name and f.name.split("+")[at] == family), None)
+    hf = json.loads(((pair or FAMILY_GOLDENS / family) / "config.json").read_text())
+    hf = hf.get(role, hf)
+    return hf | ({"is_decoder": True, "add_cross_attention": True} if role == "decoder" else {"is_decoder": False})

@@ -92,7 +92,7 @@ PUBLIC_NAMES = {
     "shift_tokens_right",
 }
 
-MOST_FILES = 185
+MOST_FILES = 215
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALL_FILES = sorted(

@@ -10,20 +10,21 @@ import jax
 import numpy as np
 import pytest
 
+from compositions import DECODERS, ENCODERS, FAMILY_GOLDENS, joined_by_torch
 from encdec_eqx import EncoderDecoder
-from encdec_eqx.hf.families import FAMILIES, WHOLES
+from encdec_eqx.hf.families import WHOLES
 from tolerances import PARITY_HIDDEN, PARITY_LOGITS
 
-FOLDER = Path(__file__).parent.parent / "goldens" / "families"
-CASES = sorted(folder.name for folder in FOLDER.iterdir())
+CASES = sorted(folder.name for folder in FAMILY_GOLDENS.iterdir())
 TARGET = 5
 
 
 def test_every_family_is_stored_in_every_role() -> None:
     pairs = [case.split("+") for case in CASES if "+" in case]
-    assert {encoder for encoder, _ in pairs} == {n for n, f in FAMILIES.items() if "encoder" in f.architectures}
-    assert {decoder for _, decoder in pairs} == {n for n, f in FAMILIES.items() if "decoder" in f.architectures}
-    assert {case for case in CASES if "+" not in case} == set(WHOLES)
+    assert {encoder for encoder, _ in pairs} == joined_by_torch("encoder", "stored")
+    assert {decoder for _, decoder in pairs} == joined_by_torch("decoder", "stored")
+    alone = {*ENCODERS, *DECODERS} - {name for pair in pairs for name in pair}
+    assert {case for case in CASES if "+" not in case} == {*WHOLES, *alone}
 
 
 @eqx.filter_jit
@@ -48,9 +49,9 @@ def _run(model: EncoderDecoder, arrays: dict[str, np.ndarray]) -> tuple[jax.typi
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_stored_model_says_what_torch_says(case: str, tmp_path: Path) -> None:
-    with np.load(FOLDER / case / "expected.npz") as stored:
+    with np.load(FAMILY_GOLDENS / case / "expected.npz") as stored:
         expected = dict(stored)
-    model = EncoderDecoder.from_pretrained(FOLDER / case)
+    model = EncoderDecoder.from_pretrained(FAMILY_GOLDENS / case)
     names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
     states, embeddings, logits, cached = _run(model, {name: expected[name] for name in names})
     source, target = expected["attention_mask"] == 1, expected["decoder_attention_mask"] == 1
@@ -63,7 +64,7 @@ def test_a_stored_model_says_what_torch_says(case: str, tmp_path: Path) -> None:
         theirs = expected[name]
         np.testing.assert_allclose(np.asarray(ours)[valid], theirs[valid], rtol=0, atol=tolerance, err_msg=name)
     model.astype(np.float16).save_pretrained(tmp_path)
-    files = [(place / "model.safetensors").read_bytes() for place in (FOLDER / case, tmp_path)]
+    files = [(place / "model.safetensors").read_bytes() for place in (FAMILY_GOLDENS / case, tmp_path)]
     assert _tensors(files[0]) == _tensors(files[1])
 
 

@@ -3,12 +3,15 @@
 A few pairs are stored with everything that a call returns; in `families/` every family is stored once as an encoder and
 once as a decoder, and once whole where it has such checkpoints, in float16 and with less beside it.
 
-Run it where the `parity` extra is installed: `python tests/parity/make_goldens.py`. It is deterministic; the files are
-committed, so that the default test run compares with torch's numbers without torch.
+Run it where the `parity` extra is installed: `python tests/parity/make_goldens.py`, with folders' names behind it, such
+as `bert_gpt2 ernie+xglm bart`, for those alone. It is deterministic; the files are committed, so that the default test
+run compares with torch's numbers without torch.
 """
 
+import functools
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -118,12 +121,16 @@ def _store(model, folder: Path, seed: int, *, unsaved: tuple[str, ...] = ()) -> 
     np.savez_compressed(folder / "expected.npz", **arrays, **expected)
 
 
+def cases() -> dict[str, Callable[[], None]]:
+    """Every folder, and what makes it."""
+    every: dict[str, Callable[[], None]] = {name: functools.partial(make, name) for name in CASES}
+    every |= {"+".join(pair): functools.partial(make_family_pair, *pair, at) for at, pair in enumerate(STORED)}
+    return every | {name: functools.partial(make_whole, name, at) for at, name in enumerate(BARTS)}
+
+
 if __name__ == "__main__":
-    for case in CASES:
-        make(case)
-    for number, (left, right) in enumerate(STORED):
-        make_family_pair(left, right, number)
-    for number, family in enumerate(BARTS):
-        make_whole(family, number)
+    found = cases()
+    for name in sys.argv[1:] or found:
+        found[name]()
     size = sum(file.stat().st_size for file in (HERE / "goldens").rglob("*") if file.is_file())
     print(f"{len(list((HERE / 'goldens').rglob('expected.npz')))} cases, {size / 1e6:.2f} MB")

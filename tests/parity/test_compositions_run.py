@@ -4,7 +4,6 @@ It stands here because it takes minutes. Live comparisons of other pairs are in 
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,18 @@ import numpy as np
 import pytest
 from quick import quick_jit
 
-from compositions import RUN
+from compositions import RUN, stored_config
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig, seq2seq_loss
 from encdec_eqx.training import trainable
 from models import randomised
 
-GOLDENS = Path(__file__).parent.parent / "goldens" / "families"
 TOKENS = {"decoder_start_token_id": 5, "pad_token_id": 1, "eos_token_id": 60}
 
 
 @functools.cache
 def _config(role: str, family: str) -> StackConfig:
     """The stored tiny config of a family."""
-    at = 0 if role == "encoder" else 1
-    folder = next(f for f in GOLDENS.iterdir() if "+" in f.name and f.name.split("+")[at] == family)
-    hf = json.loads((folder / "config.json").read_text())[role]
-    return StackConfig.from_hf(hf | ({"is_decoder": True, "add_cross_attention": True} if role == "decoder" else {}))
+    return StackConfig.from_hf(stored_config(role, family))
 
 
 def _model(encoder: str, decoder: str) -> EncoderDecoder:
