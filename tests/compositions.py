@@ -31,7 +31,9 @@ class Partners(NamedTuple):
     run: tuple[str, ...]
 
 
-ENCODER_PARTNERS: dict[str, Partners] = {}
+ENCODER_PARTNERS: dict[str, Partners] = {
+    "modernbert": Partners(live="bert", stored="bert-generation", run=("gpt2",)),
+}
 """Decoders for each later encoder."""
 
 DECODER_PARTNERS: dict[str, Partners] = {}

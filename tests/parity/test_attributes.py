@@ -63,6 +63,10 @@ ODD_OF_FAMILIES: dict[str, Any] = (
     | {"static_position_embeddings": True, "extra_pos_embeddings": 7, "add_bias_logits": True}
     | {"layernorm_variant": "prelayernorm", "do_blenderbot_90_layernorm": True, "encoder_layerdrop": 0.9}
     | {"decoder_layerdrop": 0.9, "force_bos_token_to_be_generated": True, "is_encoder_decoder": False}
+    | {"classifier_pooling": "mean", "classifier_bias": True, "classifier_activation": "relu", "decoder_bias": False}
+    | {"sparse_prediction": True, "sparse_pred_ignore_index": 3, "repad_logits_with_grad": True}
+    | {"initializer_cutoff_factor": 3.0, "deterministic_flash_attn": True, "reference_compile": False}
+    | {"layer_norm_eps": 0.9, "position_embedding_type": "relative_key"}
 )
 ODD_OPTIONS: dict[str, Any] = (
     {"max_length": 5, "max_new_tokens": 4, "min_length": 3, "min_new_tokens": 3, "do_sample": True}

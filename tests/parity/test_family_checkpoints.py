@@ -49,6 +49,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("albert", {"num_hidden_groups": 4, "embedding_size": 16}),
     ("albert", {"num_hidden_layers": 5}),
     ("mpnet", {"relative_attention_num_buckets": 32, "pad_token_id": 3}),
+    ("modernbert", {"norm_bias": True, "attention_bias": True, "mlp_bias": True}),
+    ("modernbert", {"local_rope_theta": None, "local_attention": 3, "hidden_activation": "silu"}),
+    ("modernbert", {"num_hidden_layers": 5, "global_attn_every_n_layers": 4, "local_attention": 0}),
+    ("modernbert", {"num_hidden_layers": 2, "global_attn_every_n_layers": 1}),
+    ("modernbert", {"num_hidden_layers": 2, "global_attn_every_n_layers": 7, "local_attention": 10}),
 ]
 
 

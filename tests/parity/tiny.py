@@ -3,6 +3,7 @@
 Sizes are small and unequal, so that none is taken for another, and what may be chosen is not at its default.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
     MarianConfig,
     MBartConfig,
     MegatronBertConfig,
+    ModernBertConfig,
     MPNetConfig,
     PegasusConfig,
     PretrainedConfig,
@@ -33,6 +35,10 @@ from transformers import (
 )
 
 from hf import VOCAB, tiny_bert, tiny_gpt2, tiny_roberta
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, where this module compiles functions
+    import transformers.models.modernbert.modeling_modernbert  # noqa: F401
 
 Tiny = Callable[..., PretrainedConfig]
 
@@ -103,6 +109,21 @@ ENCODERS: dict[str, Tiny] = {
     ),
     "albert": _tiny(AlbertConfig, **{**SIZES, "num_hidden_layers": 4, "num_hidden_groups": 2, "embedding_size": 12}),
     "mpnet": _tiny(MPNetConfig, **SIZES, relative_attention_num_buckets=35),
+    "modernbert": _tiny(
+        ModernBertConfig,
+        vocab_size=VOCAB,
+        hidden_size=16,
+        intermediate_size=20,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        norm_eps=2e-5,
+        global_attn_every_n_layers=2,
+        local_attention=4,
+        global_rope_theta=500.0,
+        local_rope_theta=20.0,
+        **{f"{name}_token_id": at for at, name in enumerate(("bos", "eos", "pad", "cls", "sep"))},
+    ),
 }
 """Families that can be encoders."""
 

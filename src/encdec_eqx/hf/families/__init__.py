@@ -14,6 +14,7 @@ from .big_bird import BIG_BIRD
 from .distilbert import DISTILBERT
 from .electra import ELECTRA, ROFORMER
 from .gpt2 import GPT2
+from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .rembert import REMBERT
 from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, ROBERTA_PRELAYERNORM, XLM_ROBERTA, XLM_ROBERTA_XL
@@ -23,6 +24,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM),
         *(ERNIE, MEGATRON_BERT, REMBERT, ELECTRA, BERT_GENERATION, BIG_BIRD, ROFORMER, DISTILBERT, ALBERT, MPNET),
+        MODERNBERT,
         *(GPT2, BART, MBART, MARIAN, PEGASUS, BLENDERBOT, XGLM, TROCR),
     )
 }
