@@ -36,7 +36,9 @@ ENCODER_PARTNERS: dict[str, Partners] = {
 }
 """Decoders for each later encoder."""
 
-DECODER_PARTNERS: dict[str, Partners] = {}
+DECODER_PARTNERS: dict[str, Partners] = {
+    "llama": Partners(None, None, ("bert", "electra")),
+}
 """Encoders for each later decoder."""
 
 

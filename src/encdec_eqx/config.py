@@ -28,6 +28,9 @@ SINUSOIDS = ("sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2t
 MAX_LAYERS = 1024
 """Most layers of a stack. Each takes some 10 ms to put together; the deepest that were published have 500."""
 
+UNLIMITED = 2**31 - 1
+"""The positions below which tokens can stand where no table numbers them: those of an int32."""
+
 MAX_CONSTANT_TABLE = 2**25
 """Most numbers in a table of positions that is computed and not read: 32,768 rows of width 1,024, about a second."""
 
@@ -80,7 +83,8 @@ class PositionsConfig:
     """The table of positions.
 
     Attributes:
-        max_positions: rows of the table: the longest sequence, or that plus what is not used of it.
+        max_positions: rows of the table: the longest sequence, or that plus what is not used of it. Where there is no
+            table, the length of pretraining, which limits nothing.
         kind: what stands in the table: learned rows, or constants: sines and cosines of the position, the sines in the
             first half (`"sinusoidal_halves"`), in turn (`"sinusoidal_interleaved"`; both Vaswani et al. 2017), or in
             the first half with the last frequency exactly 1 / 10000 (`"sinusoidal_tensor2tensor"`). `"none"`: there is
@@ -119,7 +123,7 @@ class PositionsConfig:
     @property
     def limit(self) -> int:
         """Explicit positions are below this number."""
-        return self.max_positions - self.offset
+        return UNLIMITED if self.kind == "none" else self.max_positions - self.offset
 
     @property
     def longest(self) -> int:

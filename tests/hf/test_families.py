@@ -49,11 +49,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "gpt2": {"vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 6},
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "blenderbot"), _BART),
     "trocr": {name: size for name, size in _BART.items() if not name.startswith("encoder_")},
+    "llama": {**_SIZES, "num_key_value_heads": 1},
     "xglm": {"vocab_size": 11, "d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 12}
     | {"max_position_embeddings": 6},
 }
 DECODER = {"is_decoder": True, "add_cross_attention": True}
 ABLE = {role: [name for name in SMALL if role in FAMILIES[name].architectures] for role in ("encoder", "decoder")}
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 3}
 
 # What each family accepts besides its sizes.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -87,6 +91,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("modernbert", {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "hidden_activation": "silu"}),
     ("modernbert", {"global_rope_theta": 500.0, "local_rope_theta": 20.0, "attention_dropout": 0.1}),
     ("modernbert", {"embedding_dropout": 0.2, "mlp_dropout": 0.3, "initializer_range": 0.1}),
+    ("llama", {**DECODER, "attention_bias": True, "mlp_bias": True, "head_dim": 6, "num_key_value_heads": 2}),
+    ("llama", {"is_decoder": True, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "rope_theta": 50.0}),
+    ("llama", {**DECODER, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 3}}),
+    ("llama", {**DECODER, "rope_scaling": LLAMA3}),
 ]
 
 
@@ -282,6 +290,15 @@ REFUSED = [
     ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0; expected at least 1"),
     ("modernbert", {"local_attention": -1}, "local_attention is -1; expected the width of a window"),
     ("modernbert", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "scaled rotations are not built for this"),
+    (
+        "llama",
+        {"rope_scaling": {"type": "ntk"}},
+        "its rope_type is 'ntk'; expected one of default, linear, dynamic, yarn",
+    ),
+    ("llama", {"rope_scaling": {**LLAMA3, "factor": "8"}}, "of the kind 'llama3' has factor = '8'; expected a number"),
+    ("llama", {"rope_scaling": {"type": "linear"}}, "the kind 'linear' needs factor as well"),
+    ("llama", {"rope_scaling": 4.0}, "attribute 'rope_scaling' is 4.0; expected dict or null"),
+    ("llama", {"num_key_value_heads": 3}, "expected a divisor of num_heads"),
 ]
 
 
@@ -455,6 +472,8 @@ def _known_arrays() -> frozenset[str]:
         role = "decoder" if changes.get("is_decoder") or family == "gpt2" else "encoder"
         names |= arrays(StackConfig.from_hf(_hf(family, **changes)), role)
     names |= arrays(decoder_config(feed_forward=GatedMLPConfig(size=20, bias=True)), "decoder")
+    names |= arrays(decoder_config(norm=NormConfig(placement="both")), "decoder")
+    names.add("cross_gate")  # of grafted cross-attention
     # `projections` names every form that attention has
     forms = (f"{kind}_attention.{form}.{leaf}" for kind in ("self", "cross") for form in _FORMS for leaf in _LEAVES)
     names.update(forms)

@@ -1,7 +1,8 @@
 """Makes `tests/goldens/`: tiny random models in Hugging Face's format, with what torch says of them.
 
 A few pairs are stored with everything that a call returns; in `families/` every family is stored once as an encoder and
-once as a decoder, and once whole where it has such checkpoints, in float16 and with less beside it.
+once as a decoder, and once whole where it has such checkpoints, in float16 and with less beside it. A family that torch
+joins to no encoder is stored alone.
 
 Run it where the `parity` extra is installed: `python tests/parity/make_goldens.py`, with folders' names behind it, such
 as `bert_gpt2 ernie+xglm bart`, for those alone. It is deterministic; the files are committed, so that the default test
@@ -9,6 +10,7 @@ run compares with torch's numbers without torch.
 """
 
 import functools
+import inspect
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,8 +23,8 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).parent.parent
 sys.path[:0] = [str(HERE / "parity"), str(HERE)]
 
-from tiny import BARTS, DECODERS, ENCODERS  # noqa: E402
-from transformers import AutoModelForSeq2SeqLM  # noqa: E402
+from tiny import BARTS, CAUSAL, DECODERS, ENCODERS  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: E402
 
 from compositions import STORED  # noqa: E402
 from hf import as_torch, random_batch, random_pair, randomise, saved, tiny_bert, tiny_gpt2, tiny_roberta  # noqa: E402
@@ -98,17 +100,26 @@ def make_whole(family: str, seed: int) -> None:
     _store(model, folder, seed, unsaved=("embed_positions",) if family == "marian" else ())
 
 
+def make_causal(family: str) -> None:
+    """A causal language model alone, its batch padded on the left."""
+    model = randomise(AutoModelForCausalLM.from_config(CAUSAL[family](), attn_implementation="eager"), 1)
+    batch = random_batch(1, batch=2, source=6, target=5, padding="left")
+    mask = batch["decoder_attention_mask"]
+    arrays = {"input_ids": batch["decoder_input_ids"], "attention_mask": mask}
+    positions = {"position_ids": np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)}
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        positions = {}  # Bloom has them from the mask alone
+    folder = HERE / "goldens" / "families" / family
+    _rounded(model, folder)
+    with torch.no_grad():
+        out = model(**as_torch(arrays | positions), use_cache=False, output_hidden_states=True)
+    expected = {"logits": out.logits.numpy(), "embeddings": out.hidden_states[0].numpy()}
+    np.savez_compressed(folder / "expected.npz", **arrays, **expected)
+
+
 def _store(model, folder: Path, seed: int, *, unsaved: tuple[str, ...] = ()) -> None:
     """The model in float16, and what torch says of those numbers in float32; what no file holds stays in float32."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if not any(part in name for part in unsaved):
-                tensor.copy_(torch.zeros_like(tensor) if name.endswith("_float_tensor") else tensor.half())
-    saved(model, folder)
-    file = folder / "model.safetensors"
-    halves = {name: t if name.endswith("_float_tensor") else t.half() for name, t in load_file(file).items()}
-    save_file(halves, file, metadata={"format": "pt"})
+    _rounded(model, folder, unsaved=unsaved)
     arrays = random_batch(seed, batch=2, source=6, target=5)
     with torch.no_grad():
         out = model(**as_torch(arrays), use_cache=False, output_hidden_states=True)
@@ -121,11 +132,25 @@ def _store(model, folder: Path, seed: int, *, unsaved: tuple[str, ...] = ()) -> 
     np.savez_compressed(folder / "expected.npz", **arrays, **expected)
 
 
+def _rounded(model, folder: Path, *, unsaved: tuple[str, ...] = ()) -> None:
+    """Save the model in float16, and give it those numbers; what no file holds stays in float32."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not any(part in name for part in unsaved):
+                tensor.copy_(torch.zeros_like(tensor) if name.endswith("_float_tensor") else tensor.half())
+    saved(model, folder)
+    file = folder / "model.safetensors"
+    halves = {name: t if name.endswith("_float_tensor") else t.half() for name, t in load_file(file).items()}
+    save_file(halves, file, metadata={"format": "pt"})
+
+
 def cases() -> dict[str, Callable[[], None]]:
     """Every folder, and what makes it."""
     every: dict[str, Callable[[], None]] = {name: functools.partial(make, name) for name in CASES}
     every |= {"+".join(pair): functools.partial(make_family_pair, *pair, at) for at, pair in enumerate(STORED)}
-    return every | {name: functools.partial(make_whole, name, at) for at, name in enumerate(BARTS)}
+    every |= {name: functools.partial(make_whole, name, at) for at, name in enumerate(BARTS)}
+    return every | {name: functools.partial(make_causal, name) for name in CAUSAL}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     ErnieConfig,
+    LlamaConfig,
     MarianConfig,
     MBartConfig,
     MegatronBertConfig,
@@ -155,3 +156,37 @@ DECODERS: dict[str, Tiny] = {
     ),
 }
 """Families that can be decoders with cross-attention."""
+
+LLAMA_LIKE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 10,
+    "intermediate_size": 28,
+    "max_position_embeddings": 32,
+    "rms_norm_eps": 2e-5,
+    "rope_theta": 300.0,
+}
+
+CAUSAL: dict[str, Tiny] = {
+    "llama": _tiny(LlamaConfig, **LLAMA_LIKE, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
+}
+"""Families that can be decoders and to which torch gives no cross-attention: causal language models, compared alone."""
+
+LLAMA3 = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0, "original_max_position_embeddings": 24}
+YARN = {"factor": 3.0, "beta_fast": 4.0, "beta_slow": 0.5, "original_max_position_embeddings": 12}
+PLAIN_LLAMA = {"attention_bias": False, "mlp_bias": False}
+
+CAUSAL_VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {**PLAIN_LLAMA, "tie_word_embeddings": True, "head_dim": None, "num_key_value_heads": None}),
+    ("llama", {**PLAIN_LLAMA, "num_key_value_heads": 1, "rope_scaling": {"type": "linear", "factor": 2.5}}),
+    ("llama", {"mlp_bias": False, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}),
+    ("llama", {"attention_bias": False, "rope_scaling": {"rope_type": "yarn", **YARN}}),
+    ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2, "mscale": 0.7, "mscale_all_dim": 0.4}}),
+    ("llama", {"rope_scaling": {"rope_type": "yarn", **YARN, "attention_factor": 1.3, "truncate": False}}),
+    ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 3.0}}),
+    ("llama", {"rope_scaling": {"rope_type": "default"}, "pad_token_id": 0, "hidden_act": "relu"}),
+]
+"""Settings that the models above do not have; each is compared in a call, a cached one, and through files."""

@@ -14,6 +14,7 @@ from .big_bird import BIG_BIRD
 from .distilbert import DISTILBERT
 from .electra import ELECTRA, ROFORMER
 from .gpt2 import GPT2
+from .llama import LLAMA
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .rembert import REMBERT
@@ -26,6 +27,7 @@ FAMILIES: dict[str, Family] = {
         *(ERNIE, MEGATRON_BERT, REMBERT, ELECTRA, BERT_GENERATION, BIG_BIRD, ROFORMER, DISTILBERT, ALBERT, MPNET),
         MODERNBERT,
         *(GPT2, BART, MBART, MARIAN, PEGASUS, BLENDERBOT, XGLM, TROCR),
+        LLAMA,
     )
 }
 
