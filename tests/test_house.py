@@ -65,6 +65,7 @@ ROWS = {
 ONLY_IN = {
     "safetensors": set(),
     "huggingface_hub": {"hf"},
+    "gguf": {"hf"},
     "msgpack": {"hf"},
     "optax": {"training", "doctor"},
     "orbax": set(),
