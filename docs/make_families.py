@@ -67,6 +67,15 @@ DIFFERENCES = """
 - **A bias of the logits** (`final_logits_bias`) stays with a decoder that is taken out of its checkpoint. Torch's
   stand-alone decoders have none: a pair with such a decoder is saved with it, and torch reports it as unexpected. If it
   is all zeros, as BART's are, it is not written.
+- **M2M100's format holds more than M2M100.** NLLB-200 and SMaLL-100 are whole checkpoints of it, and SONAR's text
+  encoder is an encoder of it. SONAR's text decoder stands in a file of the whole format, out of which
+  `Decoder.from_pretrained` takes it: its cross-attention reads one state, the sentence's vector. (Read off how they are
+  published; none of them was at hand.) Torch has no class for the decoder with its head; what is saved is read by
+  `M2M100Decoder`.
+- **M2M100's positions** end at `max_position_embeddings`, where torch's table grows. A prompt with padding on its left
+  is generated as it would be without; torch counts the padding from the first new token on.
+- **Blenderbot-small's `scale_embedding`** scales its encoder alone, as in torch, whose decoder computes the factor and
+  does not use it.
 - **ERNIE's tasks**: the first row of the table is added, as where torch is given no `task_type_ids`.
 - **Dropout** sits in the same place in all families; where torch has it elsewhere in one, the family's file says so. It
   changes training's noise, not the function.

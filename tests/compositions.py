@@ -33,11 +33,17 @@ class Partners(NamedTuple):
 
 ENCODER_PARTNERS: dict[str, Partners] = {
     "modernbert": Partners(live="bert", stored="bert-generation", run=("gpt2",)),
+    "blenderbot-small": Partners("ernie", None, ("xglm",)),
+    "m2m_100": Partners("gpt2", None, ("roformer",)),
+    "plbart": Partners("electra", None, ("mbart",)),
 }
 """Decoders for each later encoder."""
 
 DECODER_PARTNERS: dict[str, Partners] = {
     "llama": Partners(None, None, ("bert", "electra")),
+    "blenderbot-small": Partners("distilbert", None, ("m2m_100",)),
+    "m2m_100": Partners(None, None, ("mpnet", "plbart")),
+    "plbart": Partners("gpt2", None, ("albert",)),
 }
 """Encoders for each later decoder."""
 

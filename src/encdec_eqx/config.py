@@ -144,6 +144,8 @@ class EmbeddingsConfig:
         token_type_size: rows of a table of token types; 0 for none.
         token_types_from_tokens: whether `token_type_ids` are looked up in the token table (GPT-2).
         norm: whether the sum is normalised.
+        norm_before_positions: whether that norm is of the token embeddings alone, and the rest is added to what it
+            returns (Blenderbot-small's decoder).
         dropout: rate of dropout on the sum.
         padding_idx: row of the token table whose gradient is zero, as in torch.
         size: width of the tables, if it is not that of the layers; needs `projection`.
@@ -163,6 +165,7 @@ class EmbeddingsConfig:
     scale: float = 1.0
     scale_inputs_embeds: bool = False
     task_type_size: int = 0
+    norm_before_positions: bool = False
 
     def __post_init__(self):
         rate(self, "dropout")
@@ -176,6 +179,8 @@ class EmbeddingsConfig:
                 raise ValueError(f"EmbeddingsConfig.{name} is {quoted(value)}; {bounds}.")
         if self.token_type_size and self.token_types_from_tokens:
             raise ValueError("token types come from a table of their own or from the token table: choose one.")
+        if self.norm_before_positions and not self.norm:
+            raise ValueError("EmbeddingsConfig.norm_before_positions is true and norm false: there is none to place.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "distilbert": {"vocab_size": 11, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12}
     | {"max_position_embeddings": 6},
     "gpt2": {"vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 6},
-    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "blenderbot"), _BART),
+    **dict.fromkeys(("bart", "mbart", "plbart", "marian", "pegasus", "m2m_100"), _BART),
+    **dict.fromkeys(("blenderbot", "blenderbot-small"), _BART),
     "trocr": {name: size for name, size in _BART.items() if not name.startswith("encoder_")},
     "llama": {**_SIZES, "num_key_value_heads": 1},
     "xglm": {"vocab_size": 11, "d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 12}

@@ -87,12 +87,12 @@ def make_family_pair(encoder: str, decoder: str, seed: int) -> None:
 
 
 def make_whole(family: str, seed: int) -> None:
-    """A checkpoint of both pieces, with a bias of the logits."""
+    """A checkpoint of both pieces, with a bias of the logits where the family has one."""
     config = BARTS[family](encoder_layers=1, decoder_layers=1)
     config._attn_implementation = "eager"
     model = randomise(AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager"), seed)
-    with torch.no_grad():
-        model.final_logits_bias.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(seed))
+    for bias in (buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"):
+        bias.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(seed))
     folder = HERE / "goldens" / "families" / family
     saved(model, folder)
     # read back, so that what no file holds (Marian's positions) is as the class makes it

@@ -19,14 +19,21 @@ from transformers import (
     BertModel,
     BlenderbotConfig,
     BlenderbotForConditionalGeneration,
+    BlenderbotSmallConfig,
+    BlenderbotSmallForConditionalGeneration,
     EncoderDecoderModel,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
     MBartConfig,
     MBartForConditionalGeneration,
     PegasusConfig,
     PegasusForConditionalGeneration,
+    PLBartConfig,
+    PLBartForConditionalGeneration,
 )
+from transformers.models.m2m_100.modeling_m2m_100 import M2M100Decoder, M2M100Encoder
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, seq2seq_loss
 from encdec_eqx.generation.processors import SourceNGrams
@@ -68,6 +75,24 @@ CASES: dict[str, tuple[type, type, dict[str, Any]]] = {
     ),
     "pegasus": (PegasusForConditionalGeneration, PegasusConfig, {}),
     "blenderbot": (BlenderbotForConditionalGeneration, BlenderbotConfig, {"activation_function": "relu"}),
+    "blenderbot_small": (
+        BlenderbotSmallForConditionalGeneration,
+        BlenderbotSmallConfig,
+        {"scale_embedding": True, "activation_function": "swish"},
+    ),
+    "plbart": (PLBartForConditionalGeneration, PLBartConfig, {"decoder_start_token_id": 5}),
+    "plbart_unscaled": (
+        PLBartForConditionalGeneration,
+        PLBartConfig,
+        {"decoder_start_token_id": 5, "scale_embedding": False, "tie_word_embeddings": False},
+    ),
+    "m2m_100": (M2M100ForConditionalGeneration, M2M100Config, {}),
+    "m2m_100_other": (
+        M2M100ForConditionalGeneration,
+        M2M100Config,
+        # the id of padding is among those of the batches
+        {"pad_token_id": 6, "scale_embedding": False, "activation_function": "gelu"},
+    ),
 }
 
 
@@ -78,8 +103,11 @@ def _torch_model(case: str, **changes: Any) -> Any:
     model = randomise(kind(config), sorted(CASES).index(case))
     if case == "bart":
         model.generation_config.forced_bos_token_id = 0
-    with torch.no_grad():
-        model.final_logits_bias.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+    if config.model_type == "m2m_100":
+        model.generation_config.forced_eos_token_id = 2
+        model.generation_config.forced_bos_token_id = 9 if case == "m2m_100" else None
+    for bias in (buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"):
+        bias.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
     if case.startswith("marian"):
         # constants of the class, which no file holds: as the class makes them
         fresh = kind(config)
@@ -175,9 +203,10 @@ def test_loss_and_every_gradient_equal_torch(both: tuple[Any, EncoderDecoder, Pa
     np.testing.assert_allclose(loss, expected.item(), rtol=0, atol=PARITY_LOSS)
     grads.save_pretrained(tmp_path)
     ours = load_file(tmp_path / "model.safetensors")
-    constants = [name for name in ours if name == "final_logits_bias" or name.endswith("embed_positions.weight")]
+    buffers = {name for name, _ in reference.named_buffers()}
+    constants = [name for name in ours if name in buffers or name.endswith("embed_positions.weight")]
     for name in constants:
-        learned = name != "final_logits_bias" and reference.get_parameter(name).requires_grad
+        learned = name not in buffers and reference.get_parameter(name).requires_grad
         assert ours[name].any() == learned
     compared = [(n, p) for n, p in reference.named_parameters() if p.requires_grad and p.grad is not None]
     for name, parameter in compared:
@@ -195,6 +224,31 @@ def test_greedy_ids_and_generation_defaults_equal_torch(both: tuple[Any, Encoder
         np.testing.assert_array_equal(got.sequences, expected)
         ends = reference.generation_config.forced_eos_token_id
         assert (expected == ends).any(axis=1).all()
+
+
+def _same_up_to_the_end(ours: np.ndarray, theirs: np.ndarray, end: int) -> None:
+    """Behind it torch fills with the end where the padding is 0, and so counts as none."""
+    assert ours.shape == theirs.shape
+    for mine, reference in zip(ours, theirs, strict=True):
+        (ends,) = np.nonzero(reference[1:] == end)
+        length = ends[0] + 2 if len(ends) else len(reference)
+        np.testing.assert_array_equal(mine[:length], reference[:length])
+
+
+def test_beams_and_their_scores_equal_torch(both: tuple[Any, EncoderDecoder, Path]) -> None:
+    reference, model, _ = both
+    batch = random_batch(3)
+    source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 9, "length_penalty": 0.7}
+    if reference.config.model_type == "m2m_100":
+        # a call's own language wins over the file's
+        options["forced_bos_token_id"] = 11
+    expected = reference.generate(
+        **as_torch(source), **options, do_sample=False, output_scores=True, return_dict_in_generate=True
+    )
+    got = model.generate(**source, **options)
+    _same_up_to_the_end(got.sequences, expected.sequences.numpy(), reference.config.eos_token_id)
+    np.testing.assert_allclose(got.scores.ravel(), expected.sequences_scores, rtol=0, atol=PARITY_LOGITS)
 
 
 def test_saving_gives_torch_the_same_model(both: tuple[Any, EncoderDecoder, Path], tmp_path: Path) -> None:
@@ -227,6 +281,47 @@ def test_pieces_are_whole_and_alone(both: tuple[Any, EncoderDecoder, Path], tmp_
     for kind, piece, name in ((Encoder, encoder, "encoder"), (Decoder, decoder, "decoder")):
         assert eqx.tree_equal(kind.from_pretrained(tmp_path / name), piece)
         assert eqx.tree_equal(kind.from_pretrained(folder), piece)
+
+
+def test_pieces_of_m2m_100_are_torchs(tmp_path: Path) -> None:
+    """As torch's classes write them, which is how SONAR's encoder is stored, and read them."""
+    reference = _torch_model("m2m_100")
+    arrays = random_batch(2)
+    encoder = Encoder.from_pretrained(saved(reference.model.encoder, tmp_path / "encoder"))
+    decoder = Decoder.from_pretrained(saved(reference.model.decoder, tmp_path / "decoder"))
+    whole = EncoderDecoder.from_pretrained(saved(reference, tmp_path / "whole"))
+    assert eqx.tree_equal(whole.pieces(), (encoder, decoder))
+    pair = EncoderDecoder.from_pieces(encoder, decoder)
+    expected = _torch_call(reference, arrays).logits
+    _close(_call(pair, arrays).logits, expected, PARITY_LOGITS, arrays["decoder_attention_mask"])
+    for kind, piece in ((M2M100Encoder, encoder), (M2M100Decoder, decoder)):
+        piece.save_pretrained(tmp_path / kind.__name__)
+        again, info = kind.from_pretrained(
+            tmp_path / kind.__name__, output_loading_info=True, attn_implementation="eager"
+        )
+        assert not any(info.values()), info
+        theirs = getattr(reference.model, "encoder" if kind is M2M100Encoder else "decoder").state_dict()
+        assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_prompts_of_m2m_100_go_on_as_in_torch(beams: int, tmp_path: Path) -> None:
+    """Padding inside counts: a token behind a cache is numbered by how many are before it."""
+    reference = _torch_model("m2m_100_other")
+    padding = reference.config.pad_token_id
+    model = EncoderDecoder.from_pretrained(saved(reference, tmp_path))
+    source = {name: random_batch(4)[name] for name in ("input_ids", "attention_mask")}
+    prompt = np.array([[2, 9, 30, 17], [2, 9, padding, 8], [2, padding, padding, 21]], np.int32)
+    options = {"decoder_input_ids": prompt, "decoder_attention_mask": np.ones_like(prompt)}
+    settings: dict[str, Any] = {"num_beams": beams, "max_new_tokens": 8}
+    expected = reference.generate(**as_torch({**source, **options}), **settings, do_sample=False).numpy()
+    got = model.generate(**source, **options, **settings)
+    _same_up_to_the_end(got.sequences, expected, reference.config.eos_token_id)
+    # left padding changes no row, as it does in torch
+    padded = np.concatenate([np.full((3, 2), padding, np.int32), prompt], axis=1)
+    mask = np.concatenate([np.zeros((3, 2), np.int32), np.ones_like(prompt)], axis=1)
+    again = model.generate(**source, decoder_input_ids=padded, decoder_attention_mask=mask, **settings)
+    np.testing.assert_array_equal(again.sequences[:, 2:], got.sequences)
 
 
 @pytest.mark.parametrize("case", ["bart", "marian", "pegasus"])

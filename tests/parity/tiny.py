@@ -13,18 +13,21 @@ from transformers import (
     BertGenerationConfig,
     BigBirdConfig,
     BlenderbotConfig,
+    BlenderbotSmallConfig,
     CamembertConfig,
     Data2VecTextConfig,
     DistilBertConfig,
     ElectraConfig,
     ErnieConfig,
     LlamaConfig,
+    M2M100Config,
     MarianConfig,
     MBartConfig,
     MegatronBertConfig,
     ModernBertConfig,
     MPNetConfig,
     PegasusConfig,
+    PLBartConfig,
     PretrainedConfig,
     RemBertConfig,
     RobertaPreLayerNormConfig,
@@ -100,7 +103,11 @@ BARTS: dict[str, Tiny] = {
     "marian": _tiny(MarianConfig, **BART_LIKE),
     "pegasus": _tiny(PegasusConfig, **BART_LIKE, scale_embedding=True),
     "blenderbot": _tiny(BlenderbotConfig, **BART_LIKE),
+    "blenderbot-small": _tiny(BlenderbotSmallConfig, **BART_LIKE, scale_embedding=True),
+    "plbart": _tiny(PLBartConfig, **BART_LIKE, activation_function="relu"),
+    "m2m_100": _tiny(M2M100Config, **BART_LIKE, encoder_layerdrop=0.0, decoder_layerdrop=0.0),
 }
+"""Families whose checkpoints hold both pieces."""
 
 ENCODERS: dict[str, Tiny] = {
     **BOTH,
@@ -130,7 +137,8 @@ ENCODERS: dict[str, Tiny] = {
 
 DECODERS: dict[str, Tiny] = {
     **BOTH,
-    **BARTS,
+    # torch joins M2M100's decoder to no encoder but its own
+    **{name: tiny for name, tiny in BARTS.items() if name != "m2m_100"},
     "xglm": _tiny(
         XGLMConfig,
         vocab_size=VOCAB,

@@ -207,7 +207,9 @@ class WholeFormat:
             own = [row for row in rows if not (shared and row[0] == SHARED)]
             groups[f"encoder {group}"] = tuple((f"encoder.{a}", f"model.encoder.{b}", how) for a, b, how in own)
         for group, rows in ours[1].groups.items():
-            named = [(a, "model.shared.weight" if shared and a == SHARED else b, how) for a, b, how in rows]
+            place = "" if group == "head" else "model.decoder."
+            full = [(a, place + b.removeprefix(place), how) for a, b, how in rows]
+            named = [(a, "model.shared.weight" if shared and a == SHARED else b, how) for a, b, how in full]
             groups[f"decoder {group}"] = tuple((f"decoder.{a}", b, how) for a, b, how in named)
         tokens = "shared.weight" if shared else "decoder.embed_tokens.weight"
         copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") if shared else ()

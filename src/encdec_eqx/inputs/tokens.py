@@ -26,7 +26,7 @@ class Embeddings(AbstractInputs):
         positions: the table of positions, added, or the angles that rotate queries and keys, or only carried.
         token_types: the table of segments.
         task_types: the table of tasks, whose first row is added.
-        norm: of the sum.
+        norm: of the sum, or of the token embeddings.
         projection: from the tables' width to the layers'.
         dropout: of the normalised sum.
         position_use: what the positions are for.
@@ -34,6 +34,7 @@ class Embeddings(AbstractInputs):
         token_types_from_tokens: whether types are looked up in the token table.
         scale: factor on token embeddings.
         scale_given: whether it applies to embeddings that the caller gives, too.
+        norm_first: whether the norm is of the token embeddings, before anything is added.
     """
 
     tokens: AbstractEmbedding
@@ -48,6 +49,7 @@ class Embeddings(AbstractInputs):
     token_types_from_tokens: bool = eqx.field(static=True)
     scale: float = eqx.field(static=True)
     scale_given: bool = eqx.field(static=True)
+    norm_first: bool = eqx.field(static=True)
 
     def embed(
         self,
@@ -120,6 +122,8 @@ class Embeddings(AbstractInputs):
     ) -> Float[Array, "batch length hidden"]:
         """Add positions and types to token embeddings (those of `look_up` or `given`)."""
         x = embedded.astype(self.tokens.dtype)
+        if self.norm is not None and self.norm_first:
+            x = self.norm(x)
         if token_type_ids is not None:
             x = x + self._types()(token_type_ids)
         elif self.token_types is not None:
@@ -128,7 +132,7 @@ class Embeddings(AbstractInputs):
             x = x + self.positions(positions + self.position_offset)
         if self.task_types is not None:
             x = x + jnp.broadcast_to(self.task_types.weight[0], x.shape)
-        if self.norm is not None:
+        if self.norm is not None and not self.norm_first:
             x = self.norm(x)
         x = self.dropout(x, key=key)
         return x if self.projection is None else self.projection(x)
@@ -172,6 +176,7 @@ class Embeddings(AbstractInputs):
             token_types_from_tokens=settings.token_types_from_tokens,
             scale=settings.scale,
             scale_given=settings.scale_inputs_embeds,
+            norm_first=settings.norm_before_positions,
         )
 
 

@@ -7,7 +7,7 @@ from ..pair_config import WholeFormat as WholeFormat
 from ..pair_config import read_pair as read_pair
 from ..pair_config import write_pair as write_pair
 from .albert import ALBERT
-from .bart import BART, BLENDERBOT, MARIAN, MBART, PEGASUS
+from .bart import BART, BLENDERBOT, BLENDERBOT_SMALL, MARIAN, MBART, PEGASUS, PLBART
 from .bart_decoders import TROCR, XGLM
 from .bert import BERT, BERT_GENERATION, ERNIE, MEGATRON_BERT
 from .big_bird import BIG_BIRD
@@ -15,6 +15,7 @@ from .distilbert import DISTILBERT
 from .electra import ELECTRA, ROFORMER
 from .gpt2 import GPT2
 from .llama import LLAMA
+from .m2m_100 import M2M_100
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .rembert import REMBERT
@@ -27,6 +28,7 @@ FAMILIES: dict[str, Family] = {
         *(ERNIE, MEGATRON_BERT, REMBERT, ELECTRA, BERT_GENERATION, BIG_BIRD, ROFORMER, DISTILBERT, ALBERT, MPNET),
         MODERNBERT,
         *(GPT2, BART, MBART, MARIAN, PEGASUS, BLENDERBOT, XGLM, TROCR),
+        *(BLENDERBOT_SMALL, PLBART, M2M_100),
         LLAMA,
     )
 }

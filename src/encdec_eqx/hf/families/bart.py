@@ -1,4 +1,4 @@
-"""BART and its variants mBART, Pegasus, Blenderbot and Marian: encoder and decoder of one checkpoint, each a piece too.
+"""BART, mBART, PLBart, Pegasus, the Blenderbots and Marian: encoder and decoder of one checkpoint, each a piece too.
 
 Lewis et al. 2020, arXiv:1910.13461.
 """
@@ -107,7 +107,9 @@ SHARED = {
     "decoder.embed_tokens.weight": "embed_tokens.weight",
 }
 
-PREFIXES: Mapping[Role, tuple[str, ...]] = {
+BARTS_ALONE = "of 2020's versions of BART alone; nothing reads it"
+
+PREFIXES: dict[Role, tuple[str, ...]] = {
     "encoder": ("model.encoder", "encoder", "model"),
     "decoder": ("model.decoder", "decoder", "model"),
 }
@@ -160,10 +162,9 @@ BART = Family(
 
 def _variant(name: str, **changes: Any) -> Family:
     """A family whose checkpoints hold both pieces, as BART's do; torch's classes begin with `name`."""
-    forced = "of 2020's versions of BART alone; nothing reads it"
     own: dict[str, Any] = {
         "architectures": {"encoder": f"{name}Encoder", "decoder": f"{name}ForCausalLM"},
-        "ignored": IGNORED | {"force_bos_token_to_be_generated": forced},
+        "ignored": IGNORED | {"force_bos_token_to_be_generated": BARTS_ALONE},
         "old_generation": lambda hf: {},
         "whole": Whole(architecture=f"{name}ForConditionalGeneration"),
     }
@@ -216,6 +217,55 @@ BLENDERBOT = _variant(
 """Blenderbot: BART with norms in front of each sub-layer and one after the last, none after the embeddings
 
 Roller et al. 2020, arXiv:2004.13637.
+"""
+
+BLENDERBOT_SMALL = _variant(
+    "BlenderbotSmall",
+    model_type="blenderbot-small",
+    config_rows=variant(
+        number_from_zero(ATTRIBUTES),
+        Attribute("scale_embedding", "embeddings.scale", False, root_of("d_model"), role="encoder"),
+        Attribute("is_decoder", "embeddings.norm_before_positions", False),
+        without=["scale_embedding"],
+        max_position_embeddings=512,
+        encoder_layers=8,
+        encoder_ffn_dim=2048,
+        decoder_layers=8,
+        decoder_ffn_dim=2048,
+        d_model=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        decoder_start_token_id=1,
+    ),
+    constants={**CONSTANTS, "positions.offset": 0},
+)
+"""Blenderbot-small: BART, but its decoder adds positions to token embeddings that are normed and never scaled
+
+Roller et al. 2020, arXiv:2004.13637.
+"""
+
+PLBART = _variant(
+    "PLBart",
+    model_type="plbart",
+    config_rows=variant(
+        ATTRIBUTES,
+        vocab_size=50005,
+        encoder_layers=6,
+        encoder_ffn_dim=3072,
+        encoder_attention_heads=12,
+        decoder_layers=6,
+        decoder_ffn_dim=3072,
+        decoder_attention_heads=12,
+        d_model=768,
+        attention_dropout=0.1,
+        scale_embedding=True,
+        decoder_start_token_id=None,
+    ),
+    spellings={**BART.spellings, "initializer_range": "init_std"},
+)
+"""PLBart: BART under another name, for programs
+
+Ahmad et al. 2021, arXiv:2103.06333.
 """
 
 

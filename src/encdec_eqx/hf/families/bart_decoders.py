@@ -14,7 +14,7 @@ from .bart import BART
 
 _ATTRIBUTES = tuple(row for row in bart.ATTRIBUTES if row.role is None)
 _NO_BIAS = {"causal": True, "head.bias": False, "head.fixed_bias": False}
-_POSITIONS = ("embeddings.positions.weight", "embed_positions.weights", "same")
+POSITIONS_BUFFER = ("embeddings.positions.weight", "embed_positions.weights", "same")
 
 XGLM = dataclasses.replace(
     BART,
@@ -38,7 +38,7 @@ XGLM = dataclasses.replace(
     spellings={"hidden_size": "d_model", "num_attention_heads": "attention_heads", "num_hidden_layers": "num_layers"},
     rows={
         **bart.ROWS,
-        "base": tuple(_POSITIONS if row[0] == _POSITIONS[0] else row for row in bart.ROWS["base"]),
+        "base": tuple(POSITIONS_BUFFER if row[0] == POSITIONS_BUFFER[0] else row for row in bart.ROWS["base"]),
         "head": bart.ROWS["head"][:1],
     },
     optional={"embeddings.positions.weight": False},
