@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .cache import DecoderCache as DecoderCache
     from .config import AlibiConfig as AlibiConfig
     from .config import AttentionConfig as AttentionConfig
+    from .config import CrossAttention as CrossAttention
     from .config import EmbeddingsConfig as EmbeddingsConfig
     from .config import FeedForwardConfig as FeedForwardConfig
     from .config import GatedMLPConfig as GatedMLPConfig
@@ -53,7 +54,7 @@ _NAMES = {
     "_padding": "RightPadding",
     "_trees": "astype",
     "cache": "DecoderCache",
-    "config": "AlibiConfig AttentionConfig EmbeddingsConfig FeedForwardConfig GatedMLPConfig HeadConfig "
+    "config": "AlibiConfig AttentionConfig CrossAttention EmbeddingsConfig FeedForwardConfig GatedMLPConfig HeadConfig "
     "LayerNormConfig LayerSpec MLPConfig NormConfig PositionsConfig QKNormConfig RMSNormConfig RelativeBiasConfig "
     "RotaryConfig StackConfig",
     "decoder": "Decoder DecoderOutput",

@@ -6,7 +6,7 @@ A switch is named by its effect and combines freely with the others.
 import dataclasses
 import importlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ._quoting import quoted
 from .layers.alibi import AlibiConfig as AlibiConfig
@@ -24,6 +24,8 @@ from .layers.validation import MAX_SIZE as MAX_SIZE
 
 SINUSOIDS = ("sinusoidal_halves", "sinusoidal_interleaved", "sinusoidal_tensor2tensor")
 """Kinds of position tables that are constants."""
+
+CrossKind = Literal["sublayer", "gated", "merged"]
 
 MAX_LAYERS = 1024
 """Most layers of a stack. Each takes some 10 ms to put together; the deepest that were published have 500."""
@@ -56,6 +58,9 @@ class LayerSpec:
         block: how its sub-layers stand: one after another (`"serial"`), or attention and feed-forward side by side,
             reading the same normed input (`"parallel"`: GPT-J, Phi) or one normed for each (`"parallel_norms"`:
             GPT-NeoX).
+        cross_kind: how the layer attends to encoder states, if it does: in a sub-layer of its own (`"sublayer"`), in
+            one whose output is multiplied by the tanh of a learned gate (`"gated"`: Flamingo), or in self-attention,
+            which reads target and source in one softmax (`"merged"`: T5Gemma 2).
     """
 
     score_scale: float | None = None
@@ -66,16 +71,64 @@ class LayerSpec:
     rotary: int | None = 0
     self_norm: bool = True
     block: Literal["serial", "parallel", "parallel_norms"] = "serial"
+    cross_kind: CrossKind = "sublayer"
 
     def __post_init__(self):
         one_of(self, "block", ("serial", "parallel", "parallel_norms"))
+        one_of(self, "cross_kind", get_args(CrossKind))
         if self.window is not None:
             positive(self, "window")
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What layers that share weights have in common."""
-        return self.cross_attention, self.window, self.rotary, self.self_norm, self.block
+        return self.cross_attention, self.window, self.rotary, self.self_norm, self.block, self.cross_kind
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossAttention:
+    """How a decoder that was pretrained without cross-attention gets it; `docs/grafting.md` says what to choose.
+
+    Attributes:
+        every: in every k-th layer: k, 2k, 3k and so on, counted from 1; the layers after the last whole group of k get
+            none.
+        init: how it begins. `"random"`: weights drawn as in a new model, in a sub-layer between self-attention and
+            feed-forward. `"copy"`: such a sub-layer with the weights and norms of the layer's self-attention.
+            `"zero_gate"`: such a sub-layer, drawn, its output multiplied by the tanh of a gate that is 0 at first, so
+            that the decoder begins as it was pretrained (Alayrac et al. 2022). `"merged"`: no new array at all:
+            self-attention reads target and source in one softmax, by its own projections (T5Gemma 2).
+    """
+
+    every: int = 1
+    init: Literal["random", "copy", "zero_gate", "merged"] = "random"
+
+    def __post_init__(self):
+        positive(self, "every")
+        one_of(self, "init", ("random", "copy", "zero_gate", "merged"))
+
+    @property
+    def kind(self) -> CrossKind:
+        """What `LayerSpec.cross_kind` of its layers is."""
+        kinds: dict[str, CrossKind] = {"zero_gate": "gated", "merged": "merged"}
+        return kinds.get(self.init, "sublayer")
+
+
+def with_cross_layers(config: "StackConfig", every: int, kind: CrossKind) -> "StackConfig":
+    """The config with cross-attention of this kind in every k-th layer, and in no other.
+
+    Raises:
+        ValueError: no layer would have it, or layers that share weights would differ.
+    """
+    if every > len(config.layers):
+        raise ValueError(
+            f"cross-attention in every layer of {every} would be in none: the decoder has {len(config.layers)} layers."
+        )
+
+    def spec(at: int, layer: LayerSpec) -> LayerSpec:
+        has = (at + 1) % every == 0
+        return dataclasses.replace(layer, cross_attention=has, cross_kind=kind if has else "sublayer")
+
+    return config.replace(layers=tuple(spec(at, layer) for at, layer in enumerate(config.layers)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -354,5 +407,6 @@ def _check_shared_layers(layers: tuple[LayerSpec, ...]) -> None:
         if layer.weights is not None and kinds.setdefault(layer.weights, layer.kind) != layer.kind:
             raise ValueError(
                 f"layer {index} shares weights {layer.weights} with a layer that differs in `cross_attention`, "
-                "`window`, `rotary`, `self_norm` or `block`; layers that share weights must be of one kind."
+                "`window`, `rotary`, `self_norm`, `block` or `cross_kind`; layers that share weights must be of one "
+                "kind."
             )

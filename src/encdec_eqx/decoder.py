@@ -1,6 +1,7 @@
 """The decoder piece: logits for whole sequences, and for the next tokens with an explicit cache."""
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -17,10 +18,10 @@ from ._old_words import TaughtAttributes, taught
 from ._padding import RightPadding, dense_mask
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, checked
 from .cache import Branches, DecoderCache
-from .config import StackConfig
+from .config import CrossAttention, StackConfig
 from .heads import LMHead
 from .hf.files.hub import HubOptions
-from .hf.piece import load_piece, save_piece
+from .hf.piece import how_drawn, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.counting import PositionRule
 from .inputs.tokens import Embeddings, as_token_types, longest
@@ -30,7 +31,7 @@ from .layers.context import AttentionContext, AttentionMask
 from .layers.linear import AbstractLinear, Linear, split_key
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, StackOutput, UnrolledStack
-from .surgery.cross_attention import add_cross_attention
+from .surgery.cross_attention import graft
 from .surgery.resize import resize_embedding, resize_head
 
 
@@ -376,6 +377,7 @@ class Decoder(TaughtAttributes):
         token: str | bool | None = None,
         strict_config: bool = False,
         model_type: str | None = None,
+        cross_attention: CrossAttention | None = None,
         **attributes: Any,
     ) -> "Decoder":
         """Load a decoder from a checkpoint of any of the family's models.
@@ -394,6 +396,9 @@ class Decoder(TaughtAttributes):
                 and one warning name them, and they are saved again.
             model_type: the family's name in configs, such as `"bert"`, for a `config.json` that has none and whose
                 `architectures` do not tell, or that has another name for it.
+            cross_attention: how a decoder that was pretrained without cross-attention gets it, as in
+                `with_cross_attention`. By default it is loaded where the checkpoint has it, and drawn in every layer
+                where it has none.
             **attributes: attributes of the config to set, such as a dropout rate, under Hugging Face's names.
 
         Returns:
@@ -415,6 +420,7 @@ class Decoder(TaughtAttributes):
             strict_config=strict_config,
             model_type=model_type,
             overrides=attributes,
+            graft=None if cross_attention is None else functools.partial(graft, how=cross_attention),
         )
 
     @taught
@@ -430,22 +436,26 @@ class Decoder(TaughtAttributes):
         save_piece(folder, self.with_layout("unrolled"), "decoder")
 
     @checked
-    def with_cross_attention(self, *, key: PRNGKey, cross_attention_hidden_size: int | None = None) -> "Decoder":
-        """The same decoder with newly initialised cross-attention in every layer.
+    def with_cross_attention(
+        self,
+        cross_attention: CrossAttention | None = None,
+        *,
+        key: PRNGKey | None = None,
+        cross_attention_hidden_size: int | None = None,
+    ) -> "Decoder":
+        """The same decoder with cross-attention; its own arrays stay, and only what is new is made.
 
         Args:
-            key: draws the new weights.
+            cross_attention: in which layers, and how it begins; default drawn, in every layer.
+            key: draws new weights. `init="copy"` and `init="merged"` need none.
             cross_attention_hidden_size: width of the states to attend to; default the decoder's own.
 
         Raises:
-            ValueError: it has cross-attention already.
+            ValueError: it has cross-attention already, no layer would get any, or it cannot be made of this decoder.
+            TypeError: weights are to be drawn, and there is no key.
         """
-        if self.config.cross_attention:
-            raise ValueError("this decoder has cross-attention already.")
-        layers = tuple(dataclasses.replace(spec, cross_attention=True) for spec in self.config.layers)
-        config = self.config.replace(layers=layers, cross_attention_hidden_size=cross_attention_hidden_size)
-        stack = add_cross_attention(self.stack, config, key=key)
-        return Decoder(self.embeddings, stack, self.head, config, self.load_report, self.pooler)
+        how, drawn = cross_attention or CrossAttention(), how_drawn(self.config.initializer_range, key)
+        return graft(self, how, key=key, drawn=drawn, width=cross_attention_hidden_size)
 
     def with_layout(self, layout: Layout, *, remat: Remat | bool = False, unroll: int = 1) -> "Decoder":
         """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""

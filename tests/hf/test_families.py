@@ -16,6 +16,7 @@ from encdec_eqx import Decoder, Encoder, StackConfig
 from encdec_eqx._trees import path_name
 from encdec_eqx.config import (
     AttentionConfig,
+    CrossAttention,
     EmbeddingsConfig,
     FeedForwardConfig,
     GatedMLPConfig,
@@ -360,6 +361,27 @@ def test_what_a_format_cannot_express_is_an_error_that_names_it(family: str, cha
     config = dataclasses.replace(StackConfig.from_hf(_hf(family)), **changes)
     with pytest.raises(ValueError, match=rf"a {family} config\.json cannot express .*{field} = "):
         FAMILIES[family].to_hf(config, "encoder")
+
+
+def _of_families_without_cross() -> list[str]:
+    """Families whose decoders can do without cross-attention."""
+    plain = {"is_decoder": True, "add_cross_attention": False}
+    return [name for name in ABLE["decoder"] if not StackConfig.from_hf(_hf(name, **plain)).cross_attention]
+
+
+@pytest.mark.parametrize("family", _of_families_without_cross())
+def test_grafted_cross_attention_is_said_and_named_in_every_family(family: str):
+    plain = StackConfig.from_hf(_hf(family, is_decoder=True, add_cross_attention=False))
+    shared = any(layer.weights is not None for layer in plain.layers)
+    before = eqx.filter_eval_shape(Decoder.init, plain, key=jax.random.key(0))
+    for init in ("copy", "zero_gate", "merged"):
+        how: Any = CrossAttention(every=1 if shared else 2, init=init)
+        decoder = eqx.filter_eval_shape(lambda d, how=how: d.with_cross_attention(how, key=jax.random.key(0)), before)
+        written = FAMILIES[family].to_hf(decoder.config, "decoder")
+        assert written.get("cross_attention_every", 1) == how.every
+        assert StackConfig.from_hf(written) == decoder.config
+        named = [ours for _, (ours, _, _) in FAMILIES[family].table(decoder.config, "decoder").rows()]
+        assert set(named) == {path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(decoder)[0]}
 
 
 def _skeleton(config: StackConfig, role: str) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from encdec_eqx import AttentionConfig, Decoder, EmbeddingsConfig, Encoder, LayerSpec, PositionsConfig, StackConfig
+from encdec_eqx import (
+    AttentionConfig,
+    CrossAttention,
+    Decoder,
+    EmbeddingsConfig,
+    Encoder,
+    LayerSpec,
+    PositionsConfig,
+    StackConfig,
+)
 from encdec_eqx.config import (
     AlibiConfig,
     GatedMLPConfig,
@@ -21,8 +30,9 @@ from encdec_eqx.config import (
     RMSNormConfig,
     RotaryConfig,
 )
+from encdec_eqx.layers.context import AttentionContext, AttentionMask, LayerContext
 from models import decoder_config, encoder_config, random_ids, randomised, right_mask
-from tolerances import SAME_MODEL
+from tolerances import CLOSED_GATE, MERGED_ATTENTION, SAME_MODEL
 
 RMS = RMSNormConfig(eps=1e-5)
 BOTH = RMSNormConfig(placement="both", unit_offset=True, scale_in_float32=True)
@@ -274,3 +284,91 @@ def test_a_head_scales_its_input_and_caps_its_logits() -> None:
     head = dataclasses.replace(decoder.head, scale=0.25, logit_cap=0.5)
     scaled = dataclasses.replace(decoder, head=head)
     _close(scaled(ids).logits, 0.5 * np.tanh(0.25 * plain / 0.5))
+
+
+MANNERS = {
+    **DECODERS,
+    "BERT": _stack(_heads(qkv_bias=True), norm=LayerNormConfig(eps=1e-5)),
+    "relative keys": _stack(_heads(relative_positions="key")),
+}
+
+
+def _plain(name: str) -> Decoder:
+    return randomised(Decoder.init(_config(MANNERS[name], decoder_config), key=jax.random.key(0)))
+
+
+def _logits(decoder: Decoder, ids: Any, states: Any) -> jax.Array:
+    return decoder(ids, encoder_hidden_states=states).logits
+
+
+@pytest.mark.parametrize("name", ["BERT", "Gemma 2", "OLMo 2", "Bloom", "Falcon"])
+def test_a_closed_gate_leaves_the_decoder_as_it_was(name: str) -> None:
+    """Wherever norms stand; and it can open, which nothing behind it needs to learn first."""
+    plain = _plain(name)
+    gated = plain.with_cross_attention(CrossAttention(init="zero_gate"), key=jax.random.key(1))
+    states, ids = jax.random.normal(jax.random.key(2), (2, 5, 16)), random_ids(0, 2, 6)
+    np.testing.assert_array_equal(_logits(gated, ids, states), _logits(plain, ids, None))
+
+    @eqx.filter_jit
+    def compiled(decoder: Decoder, states: Any) -> Any:
+        return eqx.filter_grad(lambda d: jnp.sum(jnp.sin(_logits(d, ids, states))))(decoder), _logits(
+            decoder, ids, states
+        )
+
+    gradient, logits = compiled(gated, states)
+    np.testing.assert_allclose(logits, eqx.filter_jit(_logits)(plain, ids, None), rtol=0, atol=CLOSED_GATE)
+    for block in gradient.stack.blocks:
+        assert abs(float(block.cross_gate)) > 1e-5
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(block.cross_attention))
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen 2", "Gemma 3", "OLMo 2", "Bloom", "Falcon", "umT5", "relative keys"])
+def test_merged_attention_is_one_softmax_over_target_and_source(name: str) -> None:
+    """By the layer's own projections: a plain layer's weights, scaled, beside those of source keys, not rotated."""
+    plain = _plain(name)
+    merged = plain.with_cross_attention(CrossAttention(init="merged"))
+    assert all(x is y for x, y in zip(jax.tree.leaves(merged), jax.tree.leaves(plain), strict=True))
+    x, states = (jax.random.normal(jax.random.key(at), (2, size, 16)) for at, size in enumerate((6, 5)))
+    target, source = 1 - right_mask([0, 2], 6), right_mask([5, 3], 5)
+    context = AttentionContext(
+        AttentionMask(jnp.asarray(target, bool), causal=True),
+        cross_mask=AttentionMask(jnp.asarray(source, bool)),
+        encoder_states=states,
+        positions=jnp.maximum(jnp.cumsum(jnp.asarray(target), axis=1) - 1, 0),
+        need_weights=True,
+    )
+    stacks: Any = plain.stack, merged.stack
+    context = dataclasses.replace(stacks[0]._prepared(context, 6), need_weights=True)
+    layer, own = LayerContext(stacks[0].scales[0]), stacks[0].blocks[0].self_attention
+    alone = own(x, context, layer, key=None)
+    out = stacks[1].blocks[0].self_attention(x, context, layer, key=None)
+    seen = np.asarray(target, bool)[:, None, :, None]
+    in_target, in_source = (np.asarray(part) for part in (out.weights[..., :6], out.weights[..., 6:]))
+    assert not np.any(in_source * (1 - source)[:, None, None, :])
+    share = in_target.sum(-1, keepdims=True)
+    assert np.all((share > 1e-3) & (share < 1 - 1e-3) | ~seen)
+    close = {"rtol": 0, "atol": MERGED_ATTENTION}
+    np.testing.assert_allclose(in_target, np.asarray(alone.weights) * share, **close)
+    np.testing.assert_allclose(share + in_source.sum(-1, keepdims=True), 1.0, **close)
+
+    # of a query's own key and a source key, rotations aside, the scores are known
+    q, kv = own.project(x, None)
+    rotated, _ = own.project(x, context)
+    _, theirs = own.project(states, None)
+    heads, cap = plain.config.attention, plain.config.attention.logit_cap
+    groups = heads.num_heads // heads.kv_heads
+    mine, k, v, of_source = (np.repeat(np.asarray(a, np.float64), groups, 1) for a in (kv.k, theirs.k, kv.v, theirs.v))
+    own_scores = np.einsum("bhqe,bhqe->bhq", np.asarray(q, np.float64), mine)[..., None]
+    if own.distances is not None:
+        at_zero = np.asarray(own.distances.weight, np.float64)[own.distances.weight.shape[0] // 2]
+        own_scores = own_scores + (np.asarray(q, np.float64) @ at_zero)[..., None]
+    own_scores = own_scores * layer.scale
+    if own.relative_bias is not None:
+        own_scores = own_scores + np.asarray(own.relative_bias(jnp.zeros((1, 1), jnp.int32)), np.float64)
+    scores = np.einsum("bhqe,bhse->bhqs", np.asarray(rotated, np.float64), k) * layer.scale
+    capped = [a if cap is None else cap * np.tanh(a / cap) for a in (scores, own_scores)]
+    ratio = np.exp(capped[0] - capped[1]) * source[:, None, None, :]
+    of_own = np.diagonal(in_target, axis1=2, axis2=3)[..., None]
+    np.testing.assert_allclose(np.where(seen, in_source, 0), np.where(seen, ratio * of_own, 0), **close)
+    mixed = np.einsum("bhqk,bhke->bqhe", in_target, v) + np.einsum("bhqs,bhse->bqhe", in_source, of_source)
+    np.testing.assert_allclose(out.out, own.out(jnp.asarray(mixed.reshape(2, 6, -1), jnp.float32)), **close)

@@ -8,12 +8,13 @@ what is common to all. `num_hidden_layers` and `cross_attention` stand for `laye
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from .._quoting import quoted
 from ..config import (
     MAX_LAYERS,
     AttentionConfig,
+    CrossKind,
     EmbeddingsConfig,
     FeedForwardConfig,
     HeadConfig,
@@ -117,11 +118,40 @@ _EOS = Convert(
 )
 _TIED = Convert(lambda value, hf: value, lambda value, config: value is ABSENT or value)
 
+
+def _every(value: Any, hf: Mapping[str, Any]) -> Any:
+    if value < 1:
+        raise ValueError(f"cross_attention_every is {quoted(value)}; expected at least 1")
+    return value
+
+
+def _written_every(config: StackConfig) -> Any:
+    """In every how many layers there is cross-attention; left out where in all, or in none, or in no such order."""
+    first = next((at for at, layer in enumerate(config.layers) if layer.cross_attention), 0)
+    regular = all(layer.cross_attention == ((at + 1) % (first + 1) == 0) for at, layer in enumerate(config.layers))
+    return first + 1 if regular and first else ABSENT
+
+
+def _written_kind(config: StackConfig) -> Any:
+    kinds = {layer.cross_kind for layer in config.layers if layer.cross_attention}
+    return next(iter(kinds)) if len(kinds) == 1 and kinds != {"sublayer"} else ABSENT
+
+
 COMMON = (
     Attribute("model_type", "model_type"),
     Attribute("is_decoder", "causal", False),
     Attribute("add_cross_attention", "cross_attention", False),
     Attribute("cross_attention_hidden_size", "cross_attention_hidden_size"),
+    # of ours, for grafted cross-attention; `Family.from_hf` reads them
+    Attribute("cross_attention_every", (), 1, Convert(_every, lambda value, config: _written_every(config))),
+    Attribute(
+        "cross_attention_kind",
+        (),
+        "sublayer",
+        choice({kind: kind for kind in get_args(CrossKind)}, "cross_attention_kind")._replace(
+            write=lambda value, config: _written_kind(config)
+        ),
+    ),
     Attribute("tie_word_embeddings", "head.tied", True, _TIED),
     Attribute("bos_token_id", "bos_token_id"),
     Attribute("eos_token_id", "eos_token_id", None, _EOS),

@@ -16,7 +16,7 @@ import numpy as np
 
 from .._quoting import quoted
 from .._trees import path_name
-from ..config import SINUSOIDS, LayerSpec, StackConfig
+from ..config import SINUSOIDS, LayerSpec, StackConfig, with_cross_layers
 from ..heads import LMHead
 from ..inputs.tokens import Embeddings, constant_positions
 from ..layers.linear import Linear
@@ -34,10 +34,10 @@ from .attributes import (
 )
 from .attributes import Role as Role
 from .ignored import GENERATION, IGNORED, OF_THE_FILE
-from .names import NameTable, Row
+from .names import GATE, NameTable, Row
 from .transforms import How
 
-_WHY_ABSENT = {
+WHY_ABSENT = {
     "cross": "cross-attention, which this model does not have",
     "pooler": "the pooler, which a decoder does not have",
     "head": "the language-model head, which an encoder does not have",
@@ -143,7 +143,8 @@ class Family:
             values = self._values(hf)
             if values["is_decoder"] and "decoder" not in self.architectures:
                 raise ValueError("is_decoder is true, but models of this family can only be encoders; set it to false")
-            return self.finish(read_rows((*COMMON, *self.config_rows), values, self.constants, self.parts), values)
+            rows = (*COMMON, *self.config_rows)
+            return _crossing(self.finish(read_rows(rows, values, self.constants, self.parts), values), values)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"the {self.model_type} config cannot be used: {error}") from None
 
@@ -217,7 +218,7 @@ class Family:
             settings={self.tied_copy[0]: "tie_word_embeddings"} if tied else {},
             unused=tuple(("", pattern, reason) for pattern, reason in self.unused)
             + tuple(
-                ("", _bare(row[1], prefixes).replace(".", r"\."), _WHY_ABSENT[group])
+                ("", _bare(row[1], prefixes).replace(".", r"\."), WHY_ABSENT[group])
                 for group, rows in absent.items()
                 for row in rows
             ),
@@ -272,12 +273,22 @@ class Family:
         kinds = _kinds(config)
         present = arrays(_one_of_each_kind(config), role)
         rows = tuple(_of_role(self.rows.get(group, ()), role, config))
+        if group == "cross" and GATE not in rows:
+            rows += (GATE,)
         for i in range(max(distinct) + 1):
             kind = kinds.index(_kind(config.layers[distinct.index(i)]))
             layer = self.layer.format(i=i) if isinstance(self.layer, str) else self.layer(i, config)
             for ours, theirs, transform in rows:
                 if absent or f"stack.blocks.{kind}.{ours}" in present:
                     yield f"stack.blocks.{i}.{ours}", f"{layer}.{theirs}", transform
+
+
+def _crossing(config: StackConfig, values: Mapping[str, Any]) -> StackConfig:
+    """The config with cross-attention as the attributes say that it was grafted."""
+    every, kind = values["cross_attention_every"], values["cross_attention_kind"]
+    if not (values["is_decoder"] and config.cross_attention) or (every, kind) == (1, "sublayer"):
+        return config
+    return with_cross_layers(config, every, kind)
 
 
 @functools.lru_cache(maxsize=256)

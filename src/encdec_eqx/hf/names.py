@@ -137,12 +137,15 @@ def norm(ours: str, theirs: str) -> tuple[Row, ...]:
     return tuple((f"{ours}.{leaf}", f"{theirs}.{leaf}", "same") for leaf in ("weight", "bias"))
 
 
+GATE: Row = ("cross_gate", "cross_attn_gate", "same")
+"""The row of a gate on cross-attention, which every family's decoders may have."""
+
 GRAFTED: tuple[Row, ...] = (
     *norm("cross_norm", "cross_attn_layernorm"),
     *projections("cross_attention", *(f"cross_attn.{name}_proj" for name in "qkv")),
     *linear("cross_attention.out", "cross_attn.o_proj"),
     *norm("cross_output_norm", "cross_attn_output_layernorm"),
-    ("cross_gate", "cross_attn_gate", "same"),
+    GATE,
 )
 """The rows below a layer of cross-attention that torch's class for the family does not have; `docs/checkpoints.md`."""
 

@@ -13,15 +13,16 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from .._quoting import quoted
+from .._quoting import printable, quoted
 from ..config import StackConfig
 from ..layers.int8 import to_int8
-from .family import Family, Role
-from .files.folder import CONFIG, open_tensors, read_config
+from .family import WHY_ABSENT, Family, Role
+from .files.folder import CONFIG, Tensors, open_tensors, read_config
 from .files.hub import HubOptions
 from .int8_files import file_format, open_int8, own_names, paths_as_names, split_int8
 from .load import POSITIONS, check_size, initial, load
 from .model_types import family_of, stack_config, with_model_type
+from .names import NameTable
 from .report import UNUSED_POOLER, LoadReport, choices, refuse_unknown
 from .save import recorded_dtype, save
 
@@ -46,11 +47,13 @@ def load_piece(
     strict_config: bool,
     model_type: str | None,
     overrides: Mapping[str, Any],
+    graft: Callable[..., Any] | None = None,
 ) -> Any:
     """What `Encoder.from_pretrained` and `Decoder.from_pretrained` load: the module, with its `LoadReport`.
 
     `build` makes a newly initialised one from a config and a key, and is only traced. `key` draws what the checkpoint
-    lacks, as `build` would with it; `overrides` are attributes of the config to set.
+    lacks, as `build` would with it; `overrides` are attributes of the config to set. `graft` gives a decoder that
+    is loaded without cross-attention some: it takes the decoder, a key, and how it draws in words.
     """
     folder = hub.folder(path)
     place = folder / CONFIG
@@ -58,7 +61,7 @@ def load_piece(
     hf, named = with_model_type(hf, model_type, place, "model_type")
     family = family_of(hf, place, role)
     _check_overrides(family, hf["model_type"], overrides)
-    as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True}
+    as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": graft is None}
     if role == "encoder":
         as_role = {"is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None}
     config = stack_config(family, {**hf, **as_role, **overrides}, place)
@@ -69,6 +72,8 @@ def load_piece(
     table = family.table(config, role)
     what = f"a {config.model_type} {role}{', int8' if int8 else ''}"
     tensors = open_int8(folder) if int8 else open_tensors(folder)
+    if graft is not None:
+        _check_without_cross(hf, config, table, tensors)
     positions = {POSITIONS: config.positions.max_positions}
     check_size(own_names(table) if int8 else table, tensors, what=what, positions=positions)
     key_used = jax.random.key(0) if key is None else key
@@ -98,8 +103,12 @@ def load_piece(
         unknown=tuple(unknown),
         attributes=json.dumps(family.unused_attributes({**hf, **as_role})),
     )
-    log(report)
-    return dataclasses.replace(module, load_report=report)
+    module = dataclasses.replace(module, load_report=report)
+    if graft is not None:
+        # of the key that a whole new decoder would draw its stack with
+        module = graft(module, key=jax.random.split(key_used, 3)[1], drawn=how)
+    log(module.load_report)
+    return module
 
 
 def save_piece(folder: str | os.PathLike, module: Any, role: Role) -> None:
@@ -141,6 +150,19 @@ def how_drawn(initializer_range: float, key: Any) -> str:
     """How new arrays were made, in words."""
     source = "the key given" if key is not None else "jax.random.key(0), as no key was given"
     return f"drawn with standard deviation {initializer_range:g} from {source}"
+
+
+def _check_without_cross(hf: Mapping[str, Any], config: StackConfig, table: NameTable, tensors: Tensors) -> None:
+    """Only a decoder without cross-attention can be given some."""
+    found = [name for name in tensors.entries if table.why_unused(table.canonical(name)) == WHY_ABSENT["cross"]]
+    merged = bool(hf.get("add_cross_attention")) and hf.get("cross_attention_kind") == "merged"
+    if config.cross_attention or found or merged:
+        what = f"has {quoted(found[0])}" if found else "says so"
+        what = what if not config.cross_attention else f"is of {config.model_type!r}, whose decoders all have it"
+        raise ValueError(
+            f"cross_attention= is for decoders that were pretrained without it, but {printable(tensors.path)} {what}: "
+            "leave the argument out, and what the checkpoint has is loaded."
+        )
 
 
 def _check_overrides(family: Family, model_type: str, overrides: Mapping[str, Any]) -> None:

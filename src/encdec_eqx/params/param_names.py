@@ -19,6 +19,7 @@ _RENAMED = (
     (re.compile(r"(^|\.)stack\.blocks\."), r"\1layers."),
     (re.compile(r"\.self_norm\."), r".self_attention.norm."),
     (re.compile(r"\.cross_norm\."), r".cross_attention.norm."),
+    (re.compile(r"\.cross_gate$"), r".cross_attention.gate"),
     (re.compile(r"\.feed_forward_norm\."), r".feed_forward.norm."),
     (re.compile(r"^(decoder\.)?head\."), r"\1lm_head."),
 )
