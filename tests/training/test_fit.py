@@ -67,11 +67,12 @@ def same(left: Any, right: Any) -> bool:
 
 
 def test_fit_is_the_loop_that_one_would_write(tmp_path: Path):
-    model, records, settings = pair(), reversal(40), config(tmp_path / "run", label_smoothing_factor=0.1)
+    model, records, settings = pair(), reversal(40), config(tmp_path / "run", label_smoothing_factor=0.1, unroll=2)
     result = fit(model, records, settings)
     ready = prepare(model, records, settings)
+    assert ready.model.decoder.stack.unroll == ready.model.encoder.stack.unroll == 2
     step = make_train_step(ready.optimizer, label_smoothing=0.1)
-    state = init_train_state(model.with_layout("scanned"), ready.optimizer)
+    state = init_train_state(model.with_layout("scanned", unroll=2), ready.optimizer)
     examples = examples_of(records)
     batches = Batches(examples, batch_size=8, max_shapes=2, seed=0)
     losses = []

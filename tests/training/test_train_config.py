@@ -42,6 +42,7 @@ WRONG = [
     ({"num_train_epochs": 1.0, "max_steps": 5}, ValueError, "num_train_epochs=1.0 and max_steps=5 are both given"),
     ({"per_device_train_batch_size": 8, "tokens_per_batch": 99}, ValueError, "are both given: leave one out"),
     ({"warmup_ratio": 0.1, "warmup_steps": 5}, ValueError, "are both given: leave one out"),
+    ({"unroll": 0}, ValueError, "unroll must be at least 1, got 0"),
     ({"remat": "keep"}, ValueError, "remat must be one of keep_all, keep_products"),
     ({"lora_rank": 4}, ValueError, "lora_rank would do nothing: set lora"),
     ({"gradient_accumulation_steps": 3}, ValueError, "cannot be split into gradient_accumulation_steps=3"),

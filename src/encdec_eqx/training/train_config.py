@@ -56,6 +56,7 @@ class TrainConfig(OptimizerConfig):
         lora_rank: Rank of the adapters; default 8.
         lora_alpha: Their scale is `lora_alpha / lora_rank`; default: the rank.
         remat: What the backward pass recomputes, as in `with_layout("scanned", remat=...)`.
+        unroll: Layers in an iteration of the loop over layers, as in `with_layout("scanned", unroll=...)`: for GPUs.
         eval_steps: Steps between two evaluations; default: one at the end of each epoch.
         per_device_eval_batch_size: Examples per batch of an evaluation.
         max_eval_samples: Evaluate on the first so many examples; default all.
@@ -102,6 +103,7 @@ class TrainConfig(OptimizerConfig):
     lora_rank: int | None = None
     lora_alpha: float | None = None
     remat: Remat | bool = False
+    unroll: int = 1
     # evaluation
     eval_steps: int | None = None
     per_device_eval_batch_size: int = 32
@@ -232,7 +234,7 @@ _LIMITS = (_HUGE, _MOST, _MOST_ROWS, _MOST_TOKENS)
 _COUNTS = (
     "max_steps", "gradient_accumulation_steps", "max_shapes", "max_source_length", "max_target_length", "lora_rank",
     "eval_steps", "max_eval_samples", "generation_num_beams", "generation_max_new_tokens", "early_stopping_patience",
-    "logging_steps", "save_steps", "save_total_limit",
+    "logging_steps", "unroll", "save_steps", "save_total_limit",
 )  # fmt: skip
 
 _RANGES: dict[str, tuple[type, float, float]] = {

@@ -261,7 +261,7 @@ def prepare(
         model = add_lora(model, config.lora, rank=rank, alpha=config.lora_alpha, key=key)
     return TrainingRun(
         config=config,
-        model=model.with_layout("scanned", remat=config.remat),
+        model=model.with_layout("scanned", remat=config.remat, unroll=config.unroll),
         optimizer=transformation,
         schedule=schedule,
         loss=loss,
