@@ -11,6 +11,7 @@ from encdec_eqx import (
     EmbeddingsConfig,
     Encoder,
     FeedForwardConfig,
+    HeadConfig,
     LayerSpec,
     NormConfig,
     PositionsConfig,
@@ -45,6 +46,13 @@ def test_configs_are_hashable_values() -> None:
         (lambda: PositionsConfig(max_positions=4, counting="non_padding"), "give `padding_idx`"),
         (lambda: EmbeddingsConfig(token_type_size=-1), "cannot be negative"),
         (lambda: EmbeddingsConfig(token_type_size=2, token_types_from_tokens=True), "choose one"),
+        (
+            lambda: EmbeddingsConfig(projected="types"),  # pyright: ignore[reportArgumentType]
+            "'types'; expected one of sum, tokens",
+        ),
+        (lambda: EmbeddingsConfig(projected="tokens", token_types_from_tokens=True), "Project the 'sum', or leave one"),
+        (lambda: HeadConfig(input_size=0), "input_size is 0"),
+        (lambda: decoder_config(head=HeadConfig(input_size=8)), "takes states of width 8; set"),
         (
             lambda: encoder_config().replace(layers=(LayerSpec(weights=0), LayerSpec(weights=0, cross_attention=True))),
             "layer 1 shares weights 0",

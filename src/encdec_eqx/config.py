@@ -203,6 +203,9 @@ class EmbeddingsConfig:
         padding_idx: row of the token table whose gradient is zero, as in torch.
         size: width of the tables, if it is not that of the layers; needs `projection`.
         projection: whether a linear map leads from the tables' width to the layers' (Lan et al. 2020).
+        projected: what it maps: the normalised `"sum"`, or the `"tokens"` before positions are added, which then have
+            the layers' width (OPT).
+        projection_bias: whether it has a bias.
         scale: factor on the looked-up token embeddings.
         scale_inputs_embeds: whether it applies to embeddings that the caller gives, too.
         task_type_size: rows of a table of tasks, of which the first is added (ERNIE); 0 for none.
@@ -219,13 +222,21 @@ class EmbeddingsConfig:
     scale_inputs_embeds: bool = False
     task_type_size: int = 0
     norm_before_positions: bool = False
+    projected: Literal["sum", "tokens"] = "sum"
+    projection_bias: bool = True
 
     def __post_init__(self):
         rate(self, "dropout")
+        one_of(self, "projected", ("sum", "tokens"))
         if self.size is not None:
             positive(self, "size")
             if not self.projection:
                 raise ValueError(f"EmbeddingsConfig.size is {self.size}: set `projection`, the map to the layers.")
+        if self.projected == "tokens" and self.token_types_from_tokens:
+            raise ValueError(
+                "EmbeddingsConfig.projected is 'tokens' and token_types_from_tokens true: types from the token table "
+                "have its width, and are added to what the map makes of tokens. Project the 'sum', or leave one out."
+            )
         for name in ("task_type_size", "token_type_size"):
             if not 0 <= (value := getattr(self, name)) <= MAX_SIZE:
                 bounds = f"it cannot be negative, nor above {MAX_SIZE}"
@@ -247,6 +258,8 @@ class HeadConfig:
         activation: activation of the transform, one of `ACTIVATIONS`.
         size: width that the transform leads to, if it is not that of the layers.
         fixed_bias: whether the bias is a constant of the checkpoint, never trained (BART's `final_logits_bias`).
+        input_size: width to which a linear map without bias brings the last states, those among `hidden_states` too;
+            as they are, if `None` (OPT).
         scale: factor on the states that the output matrix takes (a tied T5 has 1 / sqrt(hidden_size)).
         logit_cap: logits are squashed to stay below it, by cap · tanh(logit / cap) (Gemma 2).
     """
@@ -259,9 +272,12 @@ class HeadConfig:
     fixed_bias: bool = False
     scale: float = 1.0
     logit_cap: float | None = None
+    input_size: int | None = None
 
     def __post_init__(self):
         one_of(self, "activation", ACTIVATIONS)
+        if self.input_size is not None:
+            positive(self, "input_size")
         positive_real(self, *(("scale",) if self.logit_cap is None else ("scale", "logit_cap")))
         if self.size is not None:
             positive(self, "size")
@@ -327,7 +343,7 @@ class StackConfig:
             raise ValueError("StackConfig.layers is empty: a stack needs at least one LayerSpec.")
         if len(self.layers) > MAX_LAYERS:
             raise ValueError(f"StackConfig.layers has {len(self.layers)} layers; expected at most {MAX_LAYERS}.")
-        width = self.attention.head_dim if self.positions.use == "rotated" else self.embedding_size
+        width = self.attention.head_dim if self.positions.use == "rotated" else self.summed_size
         if self.positions.kind in SINUSOIDS and self.positions.max_positions * width > MAX_CONSTANT_TABLE:
             raise ValueError(
                 f"the table of positions has {self.positions.max_positions} rows of {width}, which are computed; "
@@ -344,7 +360,7 @@ class StackConfig:
         if self.head is not None and self.head.tied and self.head_width != self.embedding_size:
             raise ValueError(
                 f"the head is tied to the token table, whose width is {self.embedding_size}, but takes states of width "
-                f"{self.head_width}; set HeadConfig.size (with `transform`) or untie it."
+                f"{self.head_width}; set HeadConfig.size (with `transform`) or HeadConfig.input_size, or untie it."
             )
         rotations = len(self.attention.rotary)
         if rotations and any(layer.rotary is not None and not 0 <= layer.rotary < rotations for layer in self.layers):
@@ -387,9 +403,19 @@ class StackConfig:
         return self.embeddings.size or self.hidden_size
 
     @property
+    def summed_size(self) -> int:
+        """Width of the tables that are added to token embeddings."""
+        return self.hidden_size if self.embeddings.projected == "tokens" else self.embedding_size
+
+    @property
+    def last_size(self) -> int:
+        """Width of the states after the last layer."""
+        return (self.head.input_size if self.head is not None else None) or self.hidden_size
+
+    @property
     def head_width(self) -> int:
         """Width of the states that the output matrix takes."""
-        return (self.head.size if self.head is not None else None) or self.hidden_size
+        return (self.head.size if self.head is not None else None) or self.last_size
 
     @property
     def num_hidden_layers(self) -> int:

@@ -65,10 +65,10 @@ class LMHead(eqx.Module):
         """
         if config.head is None:
             raise ValueError("this StackConfig has no `head`: a decoder needs a HeadConfig.")
-        head, size, scale, width = config.head, config.hidden_size, config.initializer_range, config.head_width
+        head, scale, width = config.head, config.initializer_range, config.head_width
         dense_key, projection_key = jax.random.split(key)
         return cls(
-            dense=Linear.init(size, width, scale=scale, key=dense_key) if head.transform else None,
+            dense=Linear.init(config.last_size, width, scale=scale, key=dense_key) if head.transform else None,
             norm=init_norm(config.norm, width) if head.transform else None,
             projection=None
             if head.tied

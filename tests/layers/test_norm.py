@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def test_layer_norm_without_a_bias() -> None:
     wide = x.astype(np.float64)
     theirs = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 0.1) * weight
     np.testing.assert_allclose(LayerNorm(jnp.asarray(weight), None, 0.1)(jnp.asarray(x)), theirs, atol=ORACLE)
+
+
+def test_a_layer_norm_that_learns_nothing() -> None:
+    x, config = 3 * _normal(0, 2, 5, 8) + 1, LayerNormConfig(eps=0.1, scale=False, bias=False)
+    wide = x.astype(np.float64)
+    theirs = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 0.1)
+    ours = init_norm(config, 8)
+    np.testing.assert_allclose(ours(jnp.asarray(x)), theirs, atol=ORACLE)
+    assert not jax.tree.leaves(ours)
+    assert ours.weight.shape == (8,)
+    assert ours(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("scale_in_float32", [False, True])
@@ -91,6 +103,8 @@ def test_rms_norm_does_not_see_the_size_of_its_input(scale: float, seed: int) ->
 def test_what_configs_refuse() -> None:
     with pytest.raises(ValueError, match=r"RMSNormConfig\.eps is 0\.0; it must be above 0"):
         RMSNormConfig(eps=0.0)
+    with pytest.raises(ValueError, match=r"scale is false and bias true; a shift follows a scale"):
+        LayerNormConfig(scale=False)
     with pytest.raises(ValueError, match=r"placement is 'sideways'; expected one of post, pre, both, output"):
         RMSNormConfig(placement="sideways")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"span is 'token'; expected one of head, each_head, all_heads"):

@@ -57,6 +57,16 @@ def test_pairs_rotate_by_position_times_frequency(pairs: str, dim: int | None) -
     np.testing.assert_array_equal(ours[..., width:], x[..., width:])
 
 
+def test_an_odd_share_of_a_head_spreads_its_angles_over_an_odd_number() -> None:
+    x, positions = _normal(0, 2, 3, 4, 8), np.asarray([[0, 1, 2, 3], [7, 5, 5, 40]])
+    config = RotaryConfig(theta=100.0, dim=4, counted=3)
+    ours = np.asarray(Rotation.of_positions(config, 8, jnp.asarray(positions))(jnp.asarray(x)))
+    angles = positions[:, None, :, None] * 100.0 ** (-np.arange(0, 4, 2) / 3)
+    theirs = _as_complex(x[..., :4], "halves") * np.exp(1j * angles)
+    np.testing.assert_allclose(_as_complex(ours[..., :4], "halves"), theirs, atol=ORACLE)
+    np.testing.assert_array_equal(ours[..., 4:], x[..., 4:])
+
+
 def test_rows_of_a_table_rotate_neighbours() -> None:
     x, positions = jnp.asarray(_normal(0, 2, 3, 4, 8)), jnp.asarray([[0, 1, 2, 3], [7, 5, 5, 40]])
     rows = jnp.asarray(sinusoids("sinusoidal_halves", 41, 8))[positions]
@@ -132,6 +142,8 @@ def test_yarn_s_factor_follows_from_its_settings() -> None:
 def test_what_configs_refuse() -> None:
     with pytest.raises(ValueError, match=r"RotaryConfig\.dim is 3; pairs rotate"):
         RotaryConfig(dim=3)
+    with pytest.raises(ValueError, match=r"RotaryConfig\.counted is 5 and dim 8; expected dim or one less"):
+        RotaryConfig(dim=8, counted=5)
     with pytest.raises(ValueError, match=r"pairs is 'odd'; expected one of halves, neighbours"):
         RotaryConfig(pairs="odd")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="expected the first to be the smaller"):

@@ -28,6 +28,7 @@ class Embeddings(AbstractInputs):
         task_types: the table of tasks, whose first row is added.
         norm: of the sum, or of the token embeddings.
         projection: from the tables' width to the layers'.
+        projects_tokens: whether it maps tokens before anything is added to them, or the normalised sum.
         dropout: of the normalised sum.
         position_use: what the positions are for.
         position_offset: the table's row of position 0.
@@ -50,6 +51,7 @@ class Embeddings(AbstractInputs):
     scale: float = eqx.field(static=True)
     scale_given: bool = eqx.field(static=True)
     norm_first: bool = eqx.field(static=True)
+    projects_tokens: bool = eqx.field(static=True)
 
     def embed(
         self,
@@ -122,6 +124,8 @@ class Embeddings(AbstractInputs):
     ) -> Float[Array, "batch length hidden"]:
         """Add positions and types to token embeddings (those of `look_up` or `given`)."""
         x = embedded.astype(self.tokens.dtype)
+        first, last = (self.projection, None) if self.projects_tokens else (None, self.projection)
+        x = x if first is None else first(x)
         if self.norm is not None and self.norm_first:
             x = self.norm(x)
         if token_type_ids is not None:
@@ -135,7 +139,7 @@ class Embeddings(AbstractInputs):
         if self.norm is not None and not self.norm_first:
             x = self.norm(x)
         x = self.dropout(x, key=key)
-        return x if self.projection is None else self.projection(x)
+        return x if last is None else last(x)
 
     def rotations(self, positions: Int32[Array, "batch length"]) -> tuple[Rotation, ...]:
         """By what self-attention rotates, if the table of positions is for that."""
@@ -153,7 +157,7 @@ class Embeddings(AbstractInputs):
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Embeddings":
         """Normal tables of standard deviation `config.initializer_range`."""
-        scale, size, settings = config.initializer_range, config.embedding_size, config.embeddings
+        scale, size, settings = config.initializer_range, config.summed_size, config.embeddings
         token_key, position_key, type_key, task_key, projection_key = jax.random.split(key, 5)
 
         def table(entries: int, table_key: PRNGKey) -> Embedding | None:
@@ -161,13 +165,23 @@ class Embeddings(AbstractInputs):
 
         return cls(
             tokens=Embedding.init(
-                config.vocab_size, size, scale=scale, padding_idx=settings.padding_idx, key=token_key
+                config.vocab_size,
+                config.embedding_size,
+                scale=scale,
+                padding_idx=settings.padding_idx,
+                key=token_key,
             ),
             positions=_init_positions(config, position_key),
             token_types=table(settings.token_type_size, type_key),
             task_types=table(settings.task_type_size, task_key),
             norm=init_norm(config.norm, size) if settings.norm else None,
-            projection=Linear.init(size, config.hidden_size, scale=scale, key=projection_key)
+            projection=Linear.init(
+                config.embedding_size,
+                config.hidden_size,
+                scale=scale,
+                bias=settings.projection_bias,
+                key=projection_key,
+            )
             if settings.projection
             else None,
             dropout=Dropout(settings.dropout),
@@ -177,6 +191,7 @@ class Embeddings(AbstractInputs):
             scale=settings.scale,
             scale_given=settings.scale_inputs_embeds,
             norm_first=settings.norm_before_positions,
+            projects_tokens=settings.projected == "tokens",
         )
 
 
@@ -186,14 +201,14 @@ def _init_positions(config: StackConfig, key: PRNGKey) -> Embedding | None:
         return None
     if rule.kind != "learned":
         return Embedding(jnp.asarray(constant_positions(config)), fixed=True)
-    size, scale = config.embedding_size, config.initializer_range
+    size, scale = config.summed_size, config.initializer_range
     return Embedding.init(rule.max_positions, size, scale=scale, padding_idx=rule.padding_idx, key=key)
 
 
 def constant_positions(config: StackConfig) -> Float[np.ndarray, "positions size"]:
     """The table of a stack whose positions are constants."""
     rule = config.positions
-    size = config.attention.head_dim if rule.use == "rotated" else config.embedding_size
+    size = config.attention.head_dim if rule.use == "rotated" else config.summed_size
     # fairseq's form leaves the row of the padding id empty, whichever position that row stands for
     zero_row = config.embeddings.padding_idx if rule.kind == "sinusoidal_tensor2tensor" else None
     return sinusoids(rule.kind, rule.max_positions, size, zero_row=zero_row)

@@ -35,6 +35,7 @@ class LayerNormConfig:
         final: whether one more norm follows the last layer.
         final_in_hidden_states: whether the last of a call's `hidden_states` is taken after that norm.
         bias: whether a learned shift follows the scale.
+        scale: whether there is a learned scale; without one there is no shift either (some of OPT's kin).
     """
 
     eps: float = 1e-12
@@ -42,10 +43,13 @@ class LayerNormConfig:
     final: bool = False
     final_in_hidden_states: bool = True
     bias: bool = True
+    scale: bool = True
 
     def __post_init__(self):
         one_of(self, "placement", get_args(Placement))
         positive_real(self, "eps")
+        if self.bias and not self.scale:
+            raise ValueError("LayerNormConfig.scale is false and bias true; a shift follows a scale: leave both out.")
 
 
 @part_config
@@ -110,11 +114,7 @@ class LayerNorm(AbstractNorm):
     axes: int = eqx.field(static=True, default=1)
 
     def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
-        over = _last(self.axes)
-        wide = x.astype(jnp.float32)
-        centred = wide - jnp.mean(wide, axis=over, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=over, keepdims=True)
-        normed = centred * jax.lax.rsqrt(variance + self.eps)
+        normed = _standardised(x, self.axes, self.eps)
         scaled = normed * jnp.broadcast_to(self.weight.astype(jnp.float32), x.shape)
         if self.bias is not None:
             scaled = scaled + jnp.broadcast_to(self.bias.astype(jnp.float32), x.shape)
@@ -124,6 +124,22 @@ class LayerNorm(AbstractNorm):
     def init(cls, config: LayerNormConfig, *size: int, axes: int = 1) -> "LayerNorm":
         """Unit scale, zero shift."""
         return cls(jnp.ones(size), jnp.zeros(size) if config.bias else None, config.eps, axes)
+
+
+class UnscaledLayerNorm(AbstractNorm):
+    """Normalises the last `axes` axes to mean 0 and variance 1, and learns nothing."""
+
+    size: tuple[int, ...] = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
+    axes: int = eqx.field(static=True, default=1)
+
+    @property
+    def weight(self) -> Float[Array, "*size"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The scale that there might be: ones, which no checkpoint holds."""
+        return jnp.ones(self.size)
+
+    def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
+        return _standardised(x, self.axes, self.eps).astype(x.dtype)
 
 
 class RMSNorm(AbstractNorm):
@@ -151,7 +167,9 @@ class RMSNorm(AbstractNorm):
         return cls(weight, config.eps, axes, config.unit_offset, config.scale_in_float32)
 
 
-def init_norm(config: LayerNormConfig | RMSNormConfig, *size: int, axes: int = 1) -> LayerNorm | RMSNorm:
+def init_norm(
+    config: LayerNormConfig | RMSNormConfig, *size: int, axes: int = 1
+) -> LayerNorm | UnscaledLayerNorm | RMSNorm:
     """The norm that the config describes.
 
     Args:
@@ -160,15 +178,25 @@ def init_norm(config: LayerNormConfig | RMSNormConfig, *size: int, axes: int = 1
         axes: how many of the last axes are normalised together.
     """
     if isinstance(config, LayerNormConfig):
+        if not config.scale:
+            return UnscaledLayerNorm(size=size, eps=config.eps, axes=axes)  # pyright: ignore[reportCallIssue]
         return LayerNorm.init(config, *size, axes=axes)
     return RMSNorm.init(config, *size, axes=axes)
 
 
-def init_qk_norm(config: QKNormConfig, heads: int, head_dim: int) -> LayerNorm | RMSNorm:
+def init_qk_norm(config: QKNormConfig, heads: int, head_dim: int) -> LayerNorm | UnscaledLayerNorm | RMSNorm:
     """The norm of queries, or of keys, which come as (…, heads, head_dim)."""
     if config.span == "head":
         return init_norm(config.norm, head_dim)
     return init_norm(config.norm, heads, head_dim, axes=2 if config.span == "all_heads" else 1)
+
+
+def _standardised(x: Float[Array, "*batch hidden"], axes: int, eps: float) -> Float[Array, "*batch hidden"]:
+    """Mean 0 and variance 1 over the last axes, in float32."""
+    over, wide = _last(axes), x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=over, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=over, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + eps)
 
 
 def _last(axes: int) -> tuple[int, ...]:

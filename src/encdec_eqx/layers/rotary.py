@@ -255,12 +255,15 @@ class RotaryConfig:
             RoFormer).
         dim: how many of a head's first entries rotate, the others pass; all, if `None`.
         scaling: how angles are stretched to sequences longer than those of pretraining.
+        counted: what number of entries the angles are spread over, if not `dim`: that or one less, an odd number, where
+            the share of a head that a config names is one (GPT-NeoX).
     """
 
     theta: float = 10000.0
     pairs: Pairs = "halves"
     dim: int | None = None
     scaling: RotaryScaling | None = None
+    counted: int | None = None
 
     def __post_init__(self):
         positive_real(self, "theta")
@@ -269,6 +272,8 @@ class RotaryConfig:
             positive(self, "dim")
             if self.dim % 2:
                 raise ValueError(f"RotaryConfig.dim is {self.dim}; pairs rotate, so expected an even number.")
+        if self.counted is not None and (self.dim is None or self.counted not in (self.dim - 1, self.dim)):
+            raise ValueError(f"RotaryConfig.counted is {self.counted} and dim {self.dim}; expected dim or one less.")
 
 
 class Rotation(eqx.Module):
@@ -287,7 +292,8 @@ class Rotation(eqx.Module):
     @classmethod
     def of_positions(cls, config: RotaryConfig, head_dim: int, positions: Integer[Array, "rows queries"]) -> "Rotation":
         """The rotation of tokens at `positions`, in float32 whatever the model's dtype."""
-        frequencies = scaled_frequencies(config.scaling, config.theta, config.dim or head_dim, positions)
+        dim = config.counted or config.dim or head_dim
+        frequencies = scaled_frequencies(config.scaling, config.theta, dim, positions)
         angles = positions.astype(jnp.float32)[..., None] * frequencies[None, None]
         factor = 1.0 if config.scaling is None else config.scaling.attention_factor
         cos, sin = jnp.cos(angles), jnp.sin(angles)

@@ -23,6 +23,7 @@ from ..cache import AbstractKV, CrossKV
 from ..config import AttentionConfig, LayerSpec, StackConfig
 from ..layers.alibi import alibi_bias
 from ..layers.context import AttentionContext, AttentionMask, LayerContext
+from ..layers.linear import AbstractLinear, Linear
 from ..layers.norm import AbstractNorm, init_norm
 from ..layers.relative_bias import RelativeBias
 from ..layers.rotary import Rotation
@@ -34,15 +35,15 @@ class StackOutput(eqx.Module):
     """What a stack returns; the tuples have one entry per layer (hidden states one more), `None` if not asked for.
 
     Attributes:
-        last_hidden_state: after the last layer and the final norm, if there is one.
+        last_hidden_state: after the last layer, the final norm and the map to another width, if there are such.
         hidden_states: the input, then each layer's output, the last after the final norm where the reference has it so.
         self_attentions: attention weights.
         cross_attentions: attention weights; `None` for a layer that attended to no encoder states.
         self_kv: the caches with the new tokens written, arranged as they came; `None` without caches.
     """
 
-    last_hidden_state: Float[Array, "rows queries hidden"]
-    hidden_states: tuple[Float[Array, "rows queries hidden"], ...] | None
+    last_hidden_state: Float[Array, "rows queries last"]
+    hidden_states: tuple[Float[Array, "rows queries _"], ...] | None
     self_attentions: tuple[Float[Array, "rows heads queries keys"], ...] | None
     cross_attentions: tuple[Float[Array, "rows heads queries source"] | None, ...] | None
     self_kv: Any
@@ -70,6 +71,7 @@ class Shared(eqx.Module):
         other: what layers of another mechanism share, as its config's `init_shared` makes it.
         attention: the config of the layers' attention.
         norm_in_hidden_states: whether the last of the hidden states is taken after the final norm.
+        final_projection: the map of the normed states to the width that the head takes.
     """
 
     final_norm: AbstractNorm | None
@@ -77,18 +79,23 @@ class Shared(eqx.Module):
     other: Any
     attention: AttentionConfig = eqx.field(static=True)
     norm_in_hidden_states: bool = eqx.field(static=True)
+    final_projection: AbstractLinear | None = None
 
     @classmethod
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Shared":
         """A unit norm and normal tables, where the config has them."""
         made = config.attention.init_shared(config.hidden_size, scale=config.initializer_range, key=key)
         is_bias = isinstance(made, RelativeBias)
+        size, last = config.hidden_size, config.last_size
         return cls(
-            final_norm=init_norm(config.norm, config.hidden_size) if config.norm.final else None,
+            final_norm=init_norm(config.norm, size) if config.norm.final else None,
             relative_bias=made if is_bias else None,
             other=None if is_bias else made,
             attention=config.attention,
             norm_in_hidden_states=config.norm.final_in_hidden_states,
+            final_projection=None
+            if last == size
+            else Linear.init(size, last, scale=config.initializer_range, bias=False, key=jax.random.fold_in(key, 1)),
         )
 
 
@@ -126,6 +133,7 @@ class AbstractStack(eqx.Module):
         last, results, self_kv = self._run(x, context, self_kv, cross_kv, keys, output_hidden_states)
         with jax.named_scope("final_norm"):
             normed = last if self.shared.final_norm is None else self.shared.final_norm(last)
+            normed = normed if self.shared.final_projection is None else self.shared.final_projection(normed)
         hidden = None
         if output_hidden_states:
             outputs = [*(_kept(result.hidden) for result in results[:-1])]
