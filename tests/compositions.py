@@ -41,6 +41,12 @@ ENCODER_PARTNERS: dict[str, Partners] = {
 
 DECODER_PARTNERS: dict[str, Partners] = {
     "llama": Partners(None, None, ("bert", "electra")),
+    "gpt_neox": Partners(None, None, ("roberta", "albert")),
+    "gptj": Partners(None, None, ("mpnet", "bart")),
+    "phi": Partners(None, None, ("ernie", "modernbert")),
+    "opt": Partners(None, None, ("distilbert", "camembert")),
+    "falcon": Partners(None, None, ("rembert", "xlm-roberta")),
+    "bloom": Partners(None, None, ("gpt2", "roformer")),
     "blenderbot-small": Partners("distilbert", None, ("m2m_100",)),
     "m2m_100": Partners(None, None, ("mpnet", "plbart")),
     "plbart": Partners("gpt2", None, ("albert",)),

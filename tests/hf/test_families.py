@@ -52,6 +52,14 @@ SMALL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("blenderbot", "blenderbot-small"), _BART),
     "trocr": {name: size for name, size in _BART.items() if not name.startswith("encoder_")},
     "llama": {**_SIZES, "num_key_value_heads": 1},
+    "gpt_neox": {**_SIZES, "rotary_pct": 0.5},
+    "gptj": {"vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 6, "rotary_dim": 2},
+    "phi": {**_SIZES, "num_key_value_heads": 1},
+    "opt": {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 12}
+    | {"max_position_embeddings": 6, "word_embed_proj_dim": 6},
+    "falcon": {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4}
+    | {"ffn_hidden_size": 12, "max_position_embeddings": 6},
+    "bloom": {"vocab_size": 11, "hidden_size": 8, "n_layer": 2, "n_head": 2},
     "xglm": {"vocab_size": 11, "d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 12}
     | {"max_position_embeddings": 6},
 }
@@ -97,6 +105,21 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"is_decoder": True, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "rope_theta": 50.0}),
     ("llama", {**DECODER, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 3}}),
     ("llama", {**DECODER, "rope_scaling": LLAMA3}),
+    ("gpt_neox", {**DECODER, "use_parallel_residual": False, "attention_bias": False, "hidden_dropout": 0.2}),
+    ("gpt_neox", {"is_decoder": True, "rotary_pct": 0.75, "rotary_emb_base": 50.0, "attention_dropout": 0.1}),
+    ("gpt_neox", {"is_decoder": True, "rope_scaling": LLAMA3, "layer_norm_eps": 1e-3}),
+    ("gptj", {**DECODER, "rotary_dim": 4, "n_inner": 20, "resid_pdrop": 0.1, "embd_pdrop": 0.2, "attn_pdrop": 0.3}),
+    ("phi", {**DECODER, "qk_layernorm": True, "num_key_value_heads": 2, "partial_rotary_factor": 1.0}),
+    ("phi", {"is_decoder": True, "head_dim": 6, "partial_rotary_factor": 2 / 3, "embd_pdrop": 0.1, "resid_pdrop": 0.2}),
+    ("opt", {**DECODER, "word_embed_proj_dim": 8, "do_layer_norm_before": False, "enable_bias": False}),
+    ("opt", {"is_decoder": True, "_remove_final_layer_norm": True, "init_std": 0.1, "dropout": 0.0}),
+    ("opt", {"is_decoder": True, "layer_norm_elementwise_affine": False, "pad_token_id": None}),
+    ("falcon", {**DECODER, "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 2}),
+    ("falcon", {**DECODER, "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+    ("falcon", {**DECODER, "multi_query": True, "parallel_attn": False, "bias": True}),
+    ("falcon", {**DECODER, "multi_query": False, "parallel_attn": False, "alibi": True, "num_kv_heads": 4}),
+    ("falcon", {"is_decoder": True, "rope_theta": 50.0, "rope_scaling": LLAMA3, "hidden_dropout": 0.1}),
+    ("bloom", {**DECODER, "apply_residual_connection_post_layernorm": True, "hidden_dropout": 0.1}),
 ]
 
 
@@ -210,6 +233,11 @@ _SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activati
 LEGACY: dict[str, dict[str, Any]] = {
     "bert": _BERTS,
     "roberta": _BERTS,
+    "gpt_neox": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    "gptj": {"n_ctx": 6, "rotary": True, "scale_attn_weights": True, "summary_type": "cls_index"},
+    "opt": {"activation_dropout": 0.0, "layerdrop": 0.0},
+    "falcon": {"apply_residual_connection_post_layernorm": False},
+    "bloom": {"offset_alibi": 100, "seq_length": 2048, "masked_softmax_fusion": True, "n_inner": None},
     "gpt2": {"n_ctx": 6, "summary_type": "cls_index"},
     "electra": {**_SUMMARY, "summary_last_dropout": 0.1},
     "rembert": {"classifier_dropout_prob": 0.1, "position_embedding_type": "absolute"},
@@ -301,6 +329,19 @@ REFUSED = [
     ("llama", {"rope_scaling": {"type": "linear"}}, "the kind 'linear' needs factor as well"),
     ("llama", {"rope_scaling": 4.0}, "attribute 'rope_scaling' is 4.0; expected dict or null"),
     ("llama", {"num_key_value_heads": 3}, "expected a divisor of num_heads"),
+    ("gptj", {"rotary_dim": None}, "rotary_dim is null, .*; expected how many of a head are to rotate"),
+    ("gptj", {"rotary_dim": 3}, r"RotaryConfig\.dim is 3; pairs rotate"),
+    ("opt", {"word_embed_proj_dim": 0}, "size is 0"),
+    (
+        "falcon",
+        {"multi_query": False, "num_kv_heads": 2},
+        "num_kv_heads is 2, num_attention_heads 4 .*; expected as many",
+    ),
+    ("falcon", {"new_decoder_architecture": True, "parallel_attn": False}, "expected true: torch has no such layer"),
+    ("falcon", {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 3}, "is 3; expected 1 or 2"),
+    ("falcon", {"num_ln_in_parallel_attn": 2}, "expected null or 1: torch has no such layer"),
+    ("bloom", {"pretraining_tp": 2, "slow_but_exact": True}, "leaves out the biases of `dense`"),
+    ("bloom", {"n_embed": 12}, "two names of one attribute"),
 ]
 
 

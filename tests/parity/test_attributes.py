@@ -68,6 +68,10 @@ ODD_OF_FAMILIES: dict[str, Any] = (
     | {"initializer_cutoff_factor": 3.0, "deterministic_flash_attn": True, "reference_compile": False}
     | {"layer_norm_eps": 0.9, "position_embedding_type": "relative_key"}
     | {"pretraining_tp": 1}
+    | {"rope_theta": 3.0, "partial_rotary_factor": 0.9, "rotary": False, "scale_attn_weights": False}
+    | {"activation_dropout": 0.9, "apply_residual_connection_post_layernorm": True, "offset_alibi": 3, "seq_length": 3}
+    | {"masked_softmax_fusion": False, "bias_dropout_fusion": False, "attention_softmax_in_fp32": False}
+    | {"skip_bias_add": False, "skip_bias_add_qkv": True, "n_inner": 3}
 )
 ODD_OPTIONS: dict[str, Any] = (
     {"max_length": 5, "max_new_tokens": 4, "min_length": 3, "min_new_tokens": 3, "do_sample": True}

@@ -14,11 +14,15 @@ from transformers import (
     BigBirdConfig,
     BlenderbotConfig,
     BlenderbotSmallConfig,
+    BloomConfig,
     CamembertConfig,
     Data2VecTextConfig,
     DistilBertConfig,
     ElectraConfig,
     ErnieConfig,
+    FalconConfig,
+    GPTJConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     M2M100Config,
     MarianConfig,
@@ -26,7 +30,9 @@ from transformers import (
     MegatronBertConfig,
     ModernBertConfig,
     MPNetConfig,
+    OPTConfig,
     PegasusConfig,
+    PhiConfig,
     PLBartConfig,
     PretrainedConfig,
     RemBertConfig,
@@ -180,11 +186,40 @@ LLAMA_LIKE = {
 
 CAUSAL: dict[str, Tiny] = {
     "llama": _tiny(LlamaConfig, **LLAMA_LIKE, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
+    "gpt_neox": _tiny(GPTNeoXConfig, **SIZES, rotary_pct=0.5, rotary_emb_base=100, hidden_act="gelu_new"),
+    "gptj": _tiny(
+        GPTJConfig, vocab_size=VOCAB, n_embd=24, n_layer=2, n_head=3, n_positions=32, rotary_dim=4, n_inner=28
+    ),
+    "phi": _tiny(PhiConfig, **{**SIZES, "num_attention_heads": 4}, num_key_value_heads=2, rope_theta=50.0),
+    "opt": _tiny(
+        OPTConfig,
+        vocab_size=VOCAB,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        ffn_dim=28,
+        max_position_embeddings=32,
+        word_embed_proj_dim=16,
+    ),
+    "falcon": _tiny(
+        FalconConfig,
+        vocab_size=VOCAB,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_kv_heads=2,
+        new_decoder_architecture=True,
+        ffn_hidden_size=28,
+        rope_theta=50.0,
+        layer_norm_epsilon=2e-5,
+    ),
+    "bloom": _tiny(BloomConfig, vocab_size=VOCAB, hidden_size=24, n_layer=2, n_head=6, layer_norm_epsilon=2e-5),
 }
 """Families that can be decoders and to which torch gives no cross-attention: causal language models, compared alone."""
 
 LLAMA3 = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0, "original_max_position_embeddings": 24}
 YARN = {"factor": 3.0, "beta_fast": 4.0, "beta_slow": 0.5, "original_max_position_embeddings": 12}
+OLD_FALCON: dict[str, Any] = {"new_decoder_architecture": False, "num_kv_heads": None}
 PLAIN_LLAMA = {"attention_bias": False, "mlp_bias": False}
 
 CAUSAL_VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -196,5 +231,26 @@ CAUSAL_VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": {"rope_type": "yarn", **YARN, "attention_factor": 1.3, "truncate": False}}),
     ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 3.0}}),
     ("llama", {"rope_scaling": {"rope_type": "default"}, "pad_token_id": 0, "hidden_act": "relu"}),
+    ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}),
+    ("gpt_neox", {"rotary_pct": 1.0, "rope_scaling": {"type": "linear", "factor": 2.5}}),
+    ("gpt_neox", {"hidden_size": 24, "num_attention_heads": 4, "rotary_pct": 0.25}),  # 1.5 entries of 6
+    ("gptj", {"rotary_dim": 8, "n_inner": None, "tie_word_embeddings": True, "activation_function": "relu"}),
+    ("phi", {"qk_layernorm": True, "num_key_value_heads": None, "partial_rotary_factor": 1.0}),
+    ("phi", {"qk_layernorm": True, "num_key_value_heads": 1, "hidden_size": 48, "partial_rotary_factor": 0.4}),
+    ("phi", {"head_dim": 10, "partial_rotary_factor": 0.4, "tie_word_embeddings": True, "pad_token_id": 0}),
+    ("phi", {"rope_scaling": {"rope_type": "llama3", **LLAMA3}, "hidden_act": "relu"}),
+    ("opt", {"do_layer_norm_before": False, "activation_function": "gelu"}),
+    ("opt", {"word_embed_proj_dim": None, "enable_bias": False}),
+    ("opt", {"word_embed_proj_dim": None, "do_layer_norm_before": False, "tie_word_embeddings": False}),
+    ("opt", {"_remove_final_layer_norm": True, "word_embed_proj_dim": 36, "pad_token_id": 0}),
+    ("falcon", {"num_ln_in_parallel_attn": 1, "bias": True, "tie_word_embeddings": False, "activation": "relu"}),
+    ("falcon", {"num_kv_heads": None, "rope_scaling": {"rope_type": "linear", "factor": 2.5}}),
+    ("falcon", {**OLD_FALCON, "ffn_hidden_size": None}),
+    ("falcon", {**OLD_FALCON, "multi_query": False, "bias": True}),
+    ("falcon", {**OLD_FALCON, "parallel_attn": False}),
+    ("falcon", {**OLD_FALCON, "parallel_attn": False, "multi_query": False, "bias": True}),
+    ("bloom", {"apply_residual_connection_post_layernorm": True, "n_head": 3}),
+    ("bloom", {"n_head": 4, "tie_word_embeddings": False}),
+    ("bloom", {"n_head": 12}),
 ]
 """Settings that the models above do not have; each is compared in a call, a cached one, and through files."""

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from .._quoting import quoted
+from ..config import StackConfig
 from .files.folder import Tensors
-from .transforms import How
+from .transforms import Fused, How
 
 Row = tuple[str, str, How]
 """The path of our array, the checkpoint's name, and the name of a transform."""
@@ -130,6 +131,36 @@ def projections(ours: str, q: str, k: str, v: str) -> tuple[Row, ...]:
     """The rows of attention's projections, which ours fuses where they are of one size: those of all forms it takes."""
     fused = linear(f"{ours}.qkv", q, k, v) + linear(f"{ours}.kv", k, v)
     return fused + linear(f"{ours}.q", q) + linear(f"{ours}.k", k) + linear(f"{ours}.v", v)
+
+
+def fused_projections(ours: str, theirs: str) -> tuple[tuple[str, str, Callable[[StackConfig], Fused]], ...]:
+    """The rows of attention's projections in all forms, where files hold them as one tensor.
+
+    Its rows go by key-value heads: the queries that a head serves, its key, its value.
+    """
+    return tuple(
+        row
+        for part, name in enumerate("qkv")
+        for leaf, how in (("weight", "transposed"), ("bias", "flat"))
+        for row in (
+            (
+                f"{ours}.qkv.{leaf}",
+                f"{theirs}.{leaf}",
+                _by_head(f"{'bias' if leaf == 'bias' else how} part {part}", part),
+            ),
+            (f"{ours}.{name}.{leaf}", f"{theirs}.{leaf}", _by_head(how, part)),
+        )
+    )
+
+
+def _by_head(how: str, part: int) -> Callable[[StackConfig], Fused]:
+    """A part of such a tensor, by the config's heads."""
+
+    def fused(config: StackConfig) -> Fused:
+        heads, kv_heads = config.attention.num_heads, config.attention.kv_heads
+        return Fused(how, kv_heads, (heads // kv_heads, 1, 1), config.attention.head_dim, part)
+
+    return fused
 
 
 def norm(ours: str, theirs: str) -> tuple[Row, ...]:

@@ -97,7 +97,7 @@ def rope_remarks(hf: Mapping[str, Any]) -> tuple[str, ...]:
 def share(config: StackConfig) -> float:
     """What part of a head the first of its rotations turns, as a number that leads back to the same entries."""
     size = config.attention.head_dim
-    dim = config.attention.rotary[0].dim or size
+    dim = config.attention.rotary[0].counted or config.attention.rotary[0].dim or size
     value = dim / size
     return value if int(size * value) == dim else math.nextafter(value, 1.0)
 

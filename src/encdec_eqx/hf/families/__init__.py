@@ -11,13 +11,16 @@ from .bart import BART, BLENDERBOT, BLENDERBOT_SMALL, MARIAN, MBART, PEGASUS, PL
 from .bart_decoders import TROCR, XGLM
 from .bert import BERT, BERT_GENERATION, ERNIE, MEGATRON_BERT
 from .big_bird import BIG_BIRD
+from .bloom import BLOOM, FALCON
 from .distilbert import DISTILBERT
 from .electra import ELECTRA, ROFORMER
 from .gpt2 import GPT2
+from .gpt_neox import GPT_NEOX, GPTJ, PHI
 from .llama import LLAMA
 from .m2m_100 import M2M_100
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
+from .opt import OPT
 from .rembert import REMBERT
 from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, ROBERTA_PRELAYERNORM, XLM_ROBERTA, XLM_ROBERTA_XL
 
@@ -30,6 +33,7 @@ FAMILIES: dict[str, Family] = {
         *(GPT2, BART, MBART, MARIAN, PEGASUS, BLENDERBOT, XGLM, TROCR),
         *(BLENDERBOT_SMALL, PLBART, M2M_100),
         LLAMA,
+        *(GPT_NEOX, GPTJ, PHI, OPT, FALCON, BLOOM),
     )
 }
 

@@ -12,7 +12,7 @@ from ..attributes import Attribute, Convert, variant, write_only
 from ..family import Family
 from ..names import linear, norm
 
-_INNER = Convert(
+INNER = Convert(
     lambda size, hf: 4 * hf["n_embd"] if size is None else size,
     lambda size, config: None if size == 4 * config.hidden_size else size,
 )
@@ -29,7 +29,7 @@ _ROWS = (
     Attribute("n_embd", "hidden_size", 768),
     Attribute("n_layer", "num_hidden_layers", 12),
     Attribute("n_head", "attention.num_heads", 12),
-    Attribute("n_inner", "feed_forward.size", None, _INNER),
+    Attribute("n_inner", "feed_forward.size", None, INNER),
     Attribute("activation_function", "feed_forward.activation", "gelu_new"),
     Attribute("resid_pdrop", "dropout", 0.1),
     Attribute("embd_pdrop", "embeddings.dropout", 0.1),
