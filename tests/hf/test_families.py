@@ -33,6 +33,7 @@ from models import decoder_config
 # BERT's words for the sizes, as most of its relatives use them.
 _SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
 _SIZES |= {"intermediate_size": 12, "max_position_embeddings": 6}
+_GROUPED = {**_SIZES, "num_key_value_heads": 1}
 # BART's: both pieces in one config, of unequal depth.
 _BART = {"vocab_size": 11, "d_model": 8, "max_position_embeddings": 6, "pad_token_id": 1}
 _BART |= {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 12}
@@ -51,7 +52,6 @@ SMALL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("bart", "mbart", "plbart", "marian", "pegasus", "m2m_100"), _BART),
     **dict.fromkeys(("blenderbot", "blenderbot-small"), _BART),
     "trocr": {name: size for name, size in _BART.items() if not name.startswith("encoder_")},
-    "llama": {**_SIZES, "num_key_value_heads": 1},
     "gpt_neox": {**_SIZES, "rotary_pct": 0.5},
     "gptj": {"vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 6, "rotary_dim": 2},
     "phi": {**_SIZES, "num_key_value_heads": 1},
@@ -60,6 +60,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "falcon": {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4}
     | {"ffn_hidden_size": 12, "max_position_embeddings": 6},
     "bloom": {"vocab_size": 11, "hidden_size": 8, "n_layer": 2, "n_head": 2},
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2"), _GROUPED),
+    "stablelm": {**_GROUPED, "partial_rotary_factor": 0.5},
     "xglm": {"vocab_size": 11, "d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 12}
     | {"max_position_embeddings": 6},
 }
@@ -120,6 +122,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("falcon", {**DECODER, "multi_query": False, "parallel_attn": False, "alibi": True, "num_kv_heads": 4}),
     ("falcon", {"is_decoder": True, "rope_theta": 50.0, "rope_scaling": LLAMA3, "hidden_dropout": 0.1}),
     ("bloom", {**DECODER, "apply_residual_connection_post_layernorm": True, "hidden_dropout": 0.1}),
+    ("mistral", {**DECODER, "sliding_window": None, "head_dim": 6}),
+    ("qwen2", {**DECODER, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+    ("qwen3", {**DECODER, "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]}),
+    ("smollm3", {**DECODER, "no_rope_layers": [0, 1], "use_sliding_window": True, "sliding_window": 3}),
+    ("olmo2", {**DECODER, "attention_bias": True, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+    ("stablelm", {**DECODER, "qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}),
 ]
 
 
@@ -342,6 +350,12 @@ REFUSED = [
     ("falcon", {"num_ln_in_parallel_attn": 2}, "expected null or 1: torch has no such layer"),
     ("bloom", {"pretraining_tp": 2, "slow_but_exact": True}, "leaves out the biases of `dense`"),
     ("bloom", {"n_embed": 12}, "two names of one attribute"),
+    ("mistral", {"layer_types": ["full_attention"] * 2}, "torch's cache would drop tokens by it"),
+    ("qwen2", {"layer_types": ["sliding_attention"]}, "layer_types is .*; expected .* for each of the 2 layers"),
+    ("qwen3", {"layer_types": ["sliding_attention"] * 2}, "has layers that slide, and sliding_window is null"),
+    ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0; expected at least 1"),
+    ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers is .*; expected 0 or 1 for each of the 2 layers"),
+    ("olmo2", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "expected one of default, linear, dynamic$"),
 ]
 
 

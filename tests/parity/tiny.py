@@ -28,16 +28,22 @@ from transformers import (
     MarianConfig,
     MBartConfig,
     MegatronBertConfig,
+    MistralConfig,
     ModernBertConfig,
     MPNetConfig,
+    Olmo2Config,
     OPTConfig,
     PegasusConfig,
     PhiConfig,
     PLBartConfig,
     PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
     RemBertConfig,
     RobertaPreLayerNormConfig,
     RoFormerConfig,
+    SmolLM3Config,
+    StableLmConfig,
     TrOCRConfig,
     XGLMConfig,
     XLMRobertaConfig,
@@ -184,6 +190,12 @@ LLAMA_LIKE = {
     "rope_theta": 300.0,
 }
 
+EVEN_HEADS = {**{name: size for name, size in LLAMA_LIKE.items() if name != "head_dim"}, "hidden_size": 40}
+STABLE = {**{name: size for name, size in EVEN_HEADS.items() if name != "rms_norm_eps"}, "layer_norm_eps": 2e-5}
+STABLE |= {"num_attention_heads": 5, "num_key_value_heads": 5}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
+SMOL_TOKENS = {"pad_token_id": 2, "bos_token_id": 3, "eos_token_id": 4}
+
 CAUSAL: dict[str, Tiny] = {
     "llama": _tiny(LlamaConfig, **LLAMA_LIKE, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
     "gpt_neox": _tiny(GPTNeoXConfig, **SIZES, rotary_pct=0.5, rotary_emb_base=100, hidden_act="gelu_new"),
@@ -214,6 +226,12 @@ CAUSAL: dict[str, Tiny] = {
         layer_norm_epsilon=2e-5,
     ),
     "bloom": _tiny(BloomConfig, vocab_size=VOCAB, hidden_size=24, n_layer=2, n_head=6, layer_norm_epsilon=2e-5),
+    "mistral": _tiny(MistralConfig, **LLAMA_LIKE, sliding_window=4),
+    "qwen2": _tiny(Qwen2Config, **EVEN_HEADS, **WINDOWS),
+    "qwen3": _tiny(Qwen3Config, **{**LLAMA_LIKE, **WINDOWS, "sliding_window": 5}, attention_bias=True),
+    "smollm3": _tiny(SmolLM3Config, **EVEN_HEADS, **SMOL_TOKENS, no_rope_layer_interval=2, attention_bias=True),
+    "olmo2": _tiny(Olmo2Config, **EVEN_HEADS),
+    "stablelm": _tiny(StableLmConfig, **STABLE, use_qkv_bias=True, qk_layernorm=True, partial_rotary_factor=0.5),
 }
 """Families that can be decoders and to which torch gives no cross-attention: causal language models, compared alone."""
 
@@ -252,5 +270,23 @@ CAUSAL_VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("bloom", {"apply_residual_connection_post_layernorm": True, "n_head": 3}),
     ("bloom", {"n_head": 4, "tie_word_embeddings": False}),
     ("bloom", {"n_head": 12}),
+    ("mistral", {"sliding_window": None, "tie_word_embeddings": True, "num_key_value_heads": None}),
+    ("mistral", {"head_dim": None, "hidden_size": 40, "sliding_window": 1}),
+    ("qwen2", {"use_sliding_window": False, "tie_word_embeddings": True}),
+    ("qwen2", {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 6}),
+    ("qwen2", {"sliding_window": 2, "max_window_layers": 0, "rope_scaling": {"type": "yarn", **YARN}}),
+    ("qwen3", {"use_sliding_window": False, "attention_bias": False, "tie_word_embeddings": True, "head_dim": 8}),
+    ("qwen3", {"layer_types": ["sliding_attention", "sliding_attention"], "num_key_value_heads": 4}),
+    ("smollm3", {"no_rope_layers": [0, 0], "attention_bias": False, "mlp_bias": True, "tie_word_embeddings": False}),
+    ("smollm3", {"no_rope_layers": [0, 1], "use_sliding_window": True, "sliding_window": 4}),
+    ("smollm3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "head_dim": 6}),
+    ("olmo2", {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 3.0}, "head_dim": 8}),
+    ("olmo2", {"num_key_value_heads": None, "tie_word_embeddings": True, "pad_token_id": None}),
+    ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False, "partial_rotary_factor": 0.25}),
+    ("stablelm", {"num_key_value_heads": 1, "partial_rotary_factor": 1.0, "tie_word_embeddings": True}),
+    (
+        "stablelm",
+        {"qk_layernorm": False, "use_parallel_residual": True, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    ),
 ]
 """Settings that the models above do not have; each is compared in a call, a cached one, and through files."""

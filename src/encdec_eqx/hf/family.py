@@ -83,7 +83,8 @@ class Family:
             config.
         rows: groups of rows `(ours, theirs, transform)`: `base`, `layer` (below one layer), `cross` (likewise),
             `pooler`, `head`. A row counts only if a model of the config has the array, and only in the role that stands
-            as its fourth element, if one does. Name and transform may be functions of the config.
+            as its fourth element, if one does. Name and transform may be functions of the config; where the second
+            returns several transforms, each is of a tensor of its own, whose number in the name is `{k}`.
         optional: paths of ours that a file may lack, because they are constants (sinusoids) or may be empty (a fixed
             bias), to whether a piece writes them even so.
         buffers: tensors that nothing reads but torch's class expects, and their shapes, by the config.
@@ -326,9 +327,14 @@ def _kind(layer: LayerSpec) -> LayerSpec:
 
 def _of_role(rows: tuple[tuple[Any, ...], ...], role: Role, config: StackConfig) -> Iterator[Row]:
     for ours, theirs, transform, *only in rows:
-        if only in ([], [role]):
-            name = theirs if isinstance(theirs, str) else theirs(config)
-            yield ours, name, transform if isinstance(transform, How) else transform(config)
+        if only not in ([], [role]):
+            continue
+        name = theirs if isinstance(theirs, str) else theirs(config)
+        how = transform if isinstance(transform, How) else transform(config)
+        if isinstance(how, tuple):
+            yield from ((ours, name.format(k=k), part) for k, part in enumerate(how))
+        else:
+            yield ours, name, how
 
 
 def _prefixed(prefix: str, rows: Iterator[Row] | list[Row]) -> tuple[Row, ...]:

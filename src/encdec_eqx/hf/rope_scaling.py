@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._quoting import quoted
@@ -26,27 +26,39 @@ _KINDS: Mapping[str, tuple[Any, Mapping[str, str]]] = {
 _OPTIONAL = {*_YARN, *_ORIGINAL}
 
 
-def rotary_rows(theta: float, *, partial: float | None = None, pairs: Pairs = "halves") -> tuple[Attribute, ...]:
+def rotary_rows(
+    theta: float,
+    *,
+    partial: float | None = None,
+    pairs: Pairs = "halves",
+    kinds: Sequence[str] = tuple(_KINDS),
+    word: str = "rope_type",
+) -> tuple[Attribute, ...]:
     """The rows of `rope_theta` and `rope_scaling`, and of `partial_rotary_factor` where a family has it.
 
     Args:
         theta: the default base.
         partial: the default share of a head that rotates; `None`: there is no such attribute, and all of it rotates.
         pairs: which entries rotate together.
+        kinds: the kinds of scaling that torch's class takes.
+        word: what it calls a kind when it is written.
     """
+
+    def written(config: StackConfig) -> dict[str, Any] | None:
+        return scaling_to_hf(config.attention.rotary[0].scaling, word=word)
 
     def read(value: float, hf: Mapping[str, Any]) -> tuple[RotaryConfig, ...]:
         dim = None if partial is None else int(_head_dim(hf) * hf["partial_rotary_factor"])
-        return (RotaryConfig(theta=value, dim=dim, pairs=pairs, scaling=scaling_from_hf(hf)),)
+        return (RotaryConfig(theta=value, dim=dim, pairs=pairs, scaling=scaling_from_hf(hf, kinds)),)
 
     rows = (
         Attribute("rope_theta", "attention.rotary", theta, Convert(read, lambda rotary, config: rotary[0].theta)),
-        Attribute("rope_scaling", (), None, write_only(_scaling), kinds=(dict, type(None))),
+        Attribute("rope_scaling", (), None, write_only(written), kinds=(dict, type(None))),
     )
     return rows if partial is None else (*rows, Attribute("partial_rotary_factor", (), partial, write_only(share)))
 
 
-def scaling_from_hf(hf: Mapping[str, Any]) -> RotaryScaling | None:
+def scaling_from_hf(hf: Mapping[str, Any], kinds: Sequence[str] = tuple(_KINDS)) -> RotaryScaling | None:
     """What `rope_scaling` says, its kind as `rope_type` or as `type`, the older word, which wins in torch.
 
     Raises:
@@ -55,8 +67,8 @@ def scaling_from_hf(hf: Mapping[str, Any]) -> RotaryScaling | None:
     said = hf["rope_scaling"]
     if said is None or (kind := _kind(said)) == "default":
         return None
-    if not isinstance(kind, str) or kind not in _KINDS:
-        known = ", ".join(("default", *_KINDS))
+    if not isinstance(kind, str) or kind not in kinds:
+        known = ", ".join(("default", *kinds))
         raise ValueError(f"rope_scaling is {quoted(said)}: its rope_type is {quoted(kind)}; expected one of {known}")
     scaling, names = _KINDS[kind]
     given = {ours: _number(kind, name, said) for name, ours in names.items() if said.get(name) is not None}
@@ -71,13 +83,13 @@ def scaling_from_hf(hf: Mapping[str, Any]) -> RotaryScaling | None:
     return scaling(**given)
 
 
-def scaling_to_hf(scaling: RotaryScaling | None) -> dict[str, Any] | None:
+def scaling_to_hf(scaling: RotaryScaling | None, *, word: str = "rope_type") -> dict[str, Any] | None:
     """The `rope_scaling` that reads back as the same, what is at its default left out."""
     for kind, (made, names) in _KINDS.items():
         if isinstance(scaling, made):
             usual = {field.name: field.default for field in dataclasses.fields(made)}
             values = {name: getattr(scaling, ours) for name, ours in names.items()}
-            return {"rope_type": kind} | {n: v for n, v in values.items() if v != usual[names[n]]}
+            return {word: kind} | {n: v for n, v in values.items() if v != usual[names[n]]}
     return None
 
 
@@ -100,10 +112,6 @@ def share(config: StackConfig) -> float:
     dim = config.attention.rotary[0].counted or config.attention.rotary[0].dim or size
     value = dim / size
     return value if int(size * value) == dim else math.nextafter(value, 1.0)
-
-
-def _scaling(config: StackConfig) -> dict[str, Any] | None:
-    return scaling_to_hf(config.attention.rotary[0].scaling)
 
 
 def _kind(said: Mapping[str, Any]) -> Any:

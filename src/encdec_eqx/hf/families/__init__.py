@@ -16,13 +16,17 @@ from .distilbert import DISTILBERT
 from .electra import ELECTRA, ROFORMER
 from .gpt2 import GPT2
 from .gpt_neox import GPT_NEOX, GPTJ, PHI
-from .llama import LLAMA
+from .llama import LLAMA, MISTRAL
 from .m2m_100 import M2M_100
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
+from .olmo2 import OLMO2
 from .opt import OPT
+from .qwen import QWEN2, QWEN3
 from .rembert import REMBERT
 from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, ROBERTA_PRELAYERNORM, XLM_ROBERTA, XLM_ROBERTA_XL
+from .smollm3 import SMOLLM3
+from .stablelm import STABLELM
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -32,8 +36,8 @@ FAMILIES: dict[str, Family] = {
         MODERNBERT,
         *(GPT2, BART, MBART, MARIAN, PEGASUS, BLENDERBOT, XGLM, TROCR),
         *(BLENDERBOT_SMALL, PLBART, M2M_100),
-        LLAMA,
         *(GPT_NEOX, GPTJ, PHI, OPT, FALCON, BLOOM),
+        *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, STABLELM),
     )
 }
 

@@ -1,11 +1,16 @@
-"""Llama: RMSNorm before each sub-layer, a gated feed-forward, rotations, grouped keys and values, an untied head.
+"""Llama and Mistral: RMSNorm before each sub-layer, a gated feed-forward, rotations, grouped keys and values.
 
-Touvron et al. 2023, arXiv:2302.13971.
+Touvron et al. 2023, arXiv:2302.13971; Jiang et al. 2023, arXiv:2310.06825.
 """
 
-from ...config import GatedMLPConfig, RMSNormConfig
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ...config import GatedMLPConfig, RMSNormConfig, StackConfig
 from ..attributes import Attribute, Convert, variant
 from ..family import Family
+from ..layer_types import window_row, with_windows
 from ..names import GRAFTED, linear, norm, projections
 from ..rope_scaling import rope_remarks, rotary_rows
 
@@ -14,6 +19,7 @@ KV_HEADS = Attribute(
     "attention.num_kv_heads",
     None,
     Convert(lambda value, hf: hf["num_attention_heads"] if value is None else value, lambda value, config: value),
+    kinds=(int, type(None)),
 )
 """As many as query heads, unless the config says another number"""
 
@@ -78,3 +84,27 @@ LLAMA = Family(
     tied_copy=("lm_head.weight", "embed_tokens.weight"),
 )
 """Llama, and what says so in its config: SmolLM, TinyLlama, Vicuna, Yi, DeepSeek's distillations"""
+
+
+def _windows(config: StackConfig, hf: Mapping[str, Any]) -> StackConfig:
+    """The config with one window for all layers, if there is one."""
+    return with_windows(config, hf, usual=[hf["sliding_window"] is not None] * len(config.layers))
+
+
+MISTRAL = dataclasses.replace(
+    LLAMA,
+    model_type="mistral",
+    architectures={"decoder": "MistralForCausalLM"},
+    config_rows=variant(
+        ATTRIBUTES,
+        window_row(4096),
+        without=["attention_bias", "mlp_bias"],
+        intermediate_size=14336,
+        num_key_value_heads=8,
+        max_position_embeddings=4096 * 32,
+    ),
+    constants={**CONSTANTS, "attention.qkv_bias": False, "attention.out_bias": False},
+    finish=_windows,
+    ignored={},
+)
+"""Mistral: Llama's layers without biases, each of which sees a window"""
