@@ -15,7 +15,7 @@ from ..training.data.batches import from_all_over, sample
 from ..training.data.records import Pairs
 from ..training.job import ModelSource, TrainJob, read_job
 from ..training.optim.optimizer import make_optimizer
-from ..training.run_job import check_sources, load_model, load_tokenizers, pairs_of
+from ..training.run_job import check_sources, load_model, load_tokenizers, pairs_of, speaking
 from ..training.toml import speaking_toml
 from ..training.train_config import check_learning_rate
 from .checks import diagnose
@@ -62,7 +62,7 @@ def run_doctor(
             raise ValueError("learning_rate is tried on data, and none was given: add data=... (--data FILE).")
         check_sources(job.model, job.data)
         tokenizers = load_tokenizers(job.model)
-        model = load_model(job.model)
+        model = speaking(load_model(job.model), tokenizers)
         examples = None if job.data.train_file is None else _examples(model, tokenizers, job)
         few, batch = ([], None) if examples is None else sample(examples, _ROWS, source_pad(model))
         # the run's own, at the highest rate of its schedule

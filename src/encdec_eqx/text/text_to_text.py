@@ -60,27 +60,34 @@ class TextToText:
     """
 
     def __init__(self, model: EncoderDecoder, tokenizers: TokenizerPair):
-        """Join a model and its tokenizers.
+        """Join a model and its tokenizers, whose target language it is then told.
 
         Raises:
             ValueError: they do not fit; see `TokenizerPair.check`.
         """
-        self.model = model
-        self.tokenizers = tokenizers.for_model(model)
+        self.model = tokenizers.configure(model)
+        self.tokenizers = tokenizers.for_model(self.model)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike, **options: Any) -> "TextToText":
+    def from_pretrained(
+        cls, path: str | os.PathLike, *, src_lang: str | None = None, tgt_lang: str | None = None, **options: Any
+    ) -> "TextToText":
         """Load what `save_pretrained` saved.
 
         Args:
             path: the folder.
+            src_lang: language of the sources of a model of several; see `TokenizerPair.with_languages`.
+            tgt_lang: language of what it says.
             **options: as for `EncoderDecoder.from_pretrained`.
 
         Raises:
             FileNotFoundError: the model or a tokenizer is not there.
             ValueError: a file is damaged, or they do not fit.
         """
-        return cls(EncoderDecoder.from_pretrained(path, **options), TokenizerPair.load(path))
+        tokenizers = TokenizerPair.load(path)
+        if src_lang is not None or tgt_lang is not None:
+            tokenizers = tokenizers.with_languages(src_lang, tgt_lang)
+        return cls(EncoderDecoder.from_pretrained(path, **options), tokenizers)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Save the model as `EncoderDecoder.save_pretrained` does, and the tokenizers beside it."""
@@ -117,6 +124,8 @@ class TextToText:
         *,
         batch_size: int = 32,
         max_source_length: int | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
         key: Any = None,
         **options: Any,
     ) -> TextResult:
@@ -126,6 +135,8 @@ class TextToText:
             texts: the sources.
             batch_size: texts at once.
             max_source_length: most ids of a source; longer ones are cut (reported). Default: what the encoder can read.
+            src_lang: language of the sources; default that of the tokenizers. See `TokenizerPair.with_languages`.
+            tgt_lang: language of what is said; default that of the tokenizers, or the model.
             key: a PRNG key for sampling; text `i` draws with `fold_in(key, i)`, whatever it is batched with.
             **options: as for `EncoderDecoder.generate`: `max_new_tokens`, `num_beams`, ... What it takes
                 per sequence (`decoder_input_ids`, ...) has one row per text here.
@@ -135,7 +146,8 @@ class TextToText:
                 texts (`input_ids`, ...).
             ValueError: there are no texts, one is empty, `batch_size` is below 1, or as `EncoderDecoder.generate`.
         """
-        ids, cut = self._sources(texts, max_source_length)
+        ids, cut = self._sources(texts, max_source_length, src_lang)
+        options |= self._language(tgt_lang, options)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         check_key(key)
@@ -163,7 +175,15 @@ class TextToText:
             forced_words_met=None if met[0] is None else np.stack(met),
         )
 
-    def stream(self, text: str, *, max_source_length: int | None = None, **options: Any) -> Iterator[str]:
+    def stream(
+        self,
+        text: str,
+        *,
+        max_source_length: int | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
         """Generate for one text, and yield the output so far each time that it grows.
 
         The whole output is yielded every time, because later tokens may change how earlier ones are written ("do n" is
@@ -172,6 +192,8 @@ class TextToText:
         Args:
             text: the source.
             max_source_length: see `generate`.
+            src_lang: see `generate`.
+            tgt_lang: see `generate`.
             **options: as for `EncoderDecoder.stream`.
 
         Raises:
@@ -183,7 +205,8 @@ class TextToText:
         if options.get("output_cross_attentions"):
             raise ValueError("output_cross_attentions would do nothing in a stream: call .generate([text], ...).")
         _split_options(options, 1)
-        ids, _ = self._sources([text], max_source_length)
+        ids, _ = self._sources([text], max_source_length, src_lang)
+        options |= self._language(tgt_lang, options)
         tokens = np.zeros(0, np.int32)
         said = None
         for chunk in self.model.stream(**self._batch(ids), **options):
@@ -194,10 +217,21 @@ class TextToText:
                 said = now
                 yield now
 
-    def _sources(self, texts: Sequence[str], max_length: int | None) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    def _language(self, tgt_lang: str | None, options: Mapping[str, Any]) -> dict[str, int]:
+        """The option of a call that makes it write a language."""
+        if tgt_lang is None:
+            return {}
+        option = self.tokenizers.language_option(tgt_lang)
+        if given := [name for name in option if name in options]:
+            raise ValueError(f"tgt_lang and {given[0]} both say how an output begins: give one of them.")
+        return option
+
+    def _sources(
+        self, texts: Sequence[str], max_length: int | None, src_lang: str | None
+    ) -> tuple[list[np.ndarray], tuple[int, ...]]:
         texts = check_texts(texts)
         limit = source_limit(self.model) if max_length is None else max_length
-        encoded = self.tokenizers.encode_source(texts, limit)
+        encoded = self.tokenizers.encode_source(texts, limit, src_lang=src_lang)
         if not encoded:
             raise ValueError("there is nothing to generate from: no texts were given.")
         for index, row in enumerate(encoded):

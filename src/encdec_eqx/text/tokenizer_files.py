@@ -6,6 +6,7 @@ there is no `Exception` at all, so that a caller's `except ValueError` would see
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from .._writing import write_whole
 from ..hf.files.hub import hub_file, shipped_folder
 
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
+CONFIG = "tokenizer_config.json"
 
 
 def copy_bare(tokenizer: Any) -> Any:
@@ -76,6 +78,40 @@ def read_pretrained(path: str | os.PathLike) -> Any:
     return read(hub_file(os.fspath(path), BOTH))
 
 
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """What `tokenizer_config.json` says beside the tokenizer of a folder or a Hub repository; empty without one.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    there = shipped_folder(path) or Path(path).expanduser()
+    if there.is_file():
+        return {}
+    if there.is_dir():
+        file = there / CONFIG
+    else:
+        try:
+            file = hub_file(os.fspath(path), CONFIG)
+        except FileNotFoundError:
+            return {}
+    return object_of(file) if file.is_file() else {}
+
+
+def object_of(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        said = loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{printable(file)} is not JSON: {printable(str(error), 300)}.") from None
+    if not isinstance(said, dict):
+        raise ValueError(f"{printable(file)} holds {quoted(said)}; expected an object.")
+    return said
+
+
 def read_folder(folder: Path) -> tuple[Any, Any]:
     """The source's and the target's tokenizer from the folder of a saved model.
 
@@ -97,8 +133,15 @@ def read_folder(folder: Path) -> tuple[Any, Any]:
     )
 
 
-def write_folder(folder: Path, source: Any, target: Any) -> None:
-    """Save both: one file if they are the same. Another number of files there, from an earlier save, is removed."""
+def write_folder(folder: Path, source: Any, target: Any, config: Mapping[str, Any] | None = None) -> None:
+    """Save both: one file if they are the same. Another number of files there, from an earlier save, is removed.
+
+    Args:
+        folder: made if it does not exist.
+        source: the source's tokenizer.
+        target: the target's.
+        config: what to write beside them as `tokenizer_config.json`; nothing, if None.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     same = source.to_str() == target.to_str()
     files = {BOTH: source} if same else {SOURCE: source, TARGET: target}
@@ -106,6 +149,17 @@ def write_folder(folder: Path, source: Any, target: Any) -> None:
         write_whole(folder / name, tokenizer.to_str(pretty=True).encode())
     for name in {BOTH, SOURCE, TARGET} - set(files):
         (folder / name).unlink(missing_ok=True)
+    if config is not None:
+        write_whole(folder / CONFIG, json.dumps(config, indent=2).encode())
+
+
+def put_around(tokenizer: Any, before: list[str], after: list[str]) -> None:
+    """Make a tokenizer put these of its tokens around every text."""
+    special = [(token, tokenizer.token_to_id(token)) for token in (*before, *after)]
+    with as_value_error(f"the tokenizer cannot put {before} and {after} around a text"):
+        tokenizer.post_processor = _library().processors.TemplateProcessing(
+            single=[*before, "$A", *after], special_tokens=special
+        )
 
 
 def _library() -> Any:

@@ -12,11 +12,10 @@ from .._quoting import quoted
 from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import TOKEN_NAMES
 from ..surgery.resize import resizing_call, share_embedding
+from .languages import LANGUAGE_CODE
 from .texts import source_config
 
 _LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
-_LOOKS_LIKE_A_CODE = re.compile(r"__\w+__|[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
-"""A language's code as mBART (`ro_RO`), NLLB (`ron_Latn`) and M2M100 (`__ro__`) write it."""
 
 
 def check(model: EncoderDecoder, source: Any, target: Any) -> None:
@@ -81,7 +80,7 @@ def _wrong_role(what: str, token_id: int, tokenizer: Any, side: str) -> str:
 def looks_special(tokenizer: Any, token_id: int) -> bool:
     """Whether it is no part of a text: registered as special, or written like a special token or a language's code."""
     token = tokenizer.id_to_token(token_id)
-    return _is_special(tokenizer, token_id) or (token is not None and bool(_LOOKS_LIKE_A_CODE.fullmatch(token)))
+    return _is_special(tokenizer, token_id) or (token is not None and bool(LANGUAGE_CODE.fullmatch(token)))
 
 
 def _is_special(tokenizer: Any, token_id: int) -> bool:

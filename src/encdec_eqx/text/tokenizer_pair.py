@@ -13,6 +13,7 @@ from ..encoder_decoder import EncoderDecoder
 from ..generation.special_tokens import SpecialTokens
 from ..targets import TargetForm
 from . import tokenizer_files as files
+from .languages import Languages
 from .texts import Encoded, check_texts, report_cut
 from .tokenizer_files import as_value_error
 from .tokenizer_fit import check, keeps_all, looks_special, unknown_id
@@ -31,16 +32,20 @@ class TokenizerPair:
         target: another, or the same.
         special_tokens: the model's; from `for_model`. Targets end with its `eos_token_id`.
         target_form: what targets begin and end with; from `for_model`. By the special tokens alone if it is not given.
+        languages: of a tokenizer of several languages; from `with_languages`, or `tokenizer_config.json`.
     """
 
     source: Any
     target: Any
     special_tokens: SpecialTokens | None = None
     target_form: TargetForm | None = None
+    languages: Languages | None = None
 
     def __post_init__(self):
         same = self.source is self.target
         object.__setattr__(self, "source", files.copy_bare(self.source))
+        if self.languages is not None and self.languages.src_lang is not None:
+            files.put_around(self.source, *self.languages.around(self.source, self.languages.src_lang))
         object.__setattr__(self, "target", self.source if same else files.copy_bare(self.target))
         if self.target_form is None and self.special_tokens is not None:
             object.__setattr__(self, "target_form", TargetForm.of_tokens(self.special_tokens))
@@ -67,7 +72,9 @@ class TokenizerPair:
             ValueError: a file is damaged.
         """
         first = files.read_pretrained(encoder)
-        return cls(first, first if encoder == decoder else files.read_pretrained(decoder))
+        if encoder != decoder:
+            return cls(first, files.read_pretrained(decoder))
+        return cls(first, first, languages=Languages.of_config(files.read_config(encoder), first))
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "TokenizerPair":
@@ -78,15 +85,64 @@ class TokenizerPair:
             ImportError: tokenizers is not installed.
             ValueError: a file is damaged, or there are too many.
         """
-        return cls(*files.read_folder(Path(folder)))
+        source, target = files.read_folder(Path(folder))
+        return cls(source, target, languages=Languages.of_config(files.read_config(Path(folder)), source))
 
     def save(self, folder: str | os.PathLike) -> None:
         """Save both: `tokenizer.json` if they are the same, else `source_tokenizer.json` and `target_tokenizer.json`.
 
+        What is known of languages goes into `tokenizer_config.json`, as transformers writes it.
+
         Args:
             folder: made if it does not exist; usually the one that the model is saved in.
         """
-        files.write_folder(Path(folder), self.source, self.target)
+        config = None if self.languages is None else self.languages.to_config()
+        files.write_folder(Path(folder), self.source, self.target, config)
+
+    def with_languages(
+        self, src_lang: str | None = None, tgt_lang: str | None = None, *, kind: str | None = None
+    ) -> "TokenizerPair":
+        """The same for texts of two languages: their codes stand where transformers' tokenizers put them.
+
+        A target's language is the model's to write, so the model is told too: `model = tokenizers.configure(model)`,
+        which `TextToText` does by itself.
+
+        Args:
+            src_lang: language of sources, as the tokenizer writes it: `"eng_Latn"` (NLLB), `"en"` (M2M100), `"en_XX"`
+                (mBART). Default: the one that it has.
+            tgt_lang: language of targets. Default: the one that it has, or what the model says.
+            kind: transformers' class of the tokenizer, such as `"NllbTokenizer"`; default: what `tokenizer_config.json`
+                said, if there was one.
+
+        Raises:
+            ValueError: the tokenizer has no such language, or its kind is not known.
+        """
+        known = self._known() if kind is None else Languages(kind=kind)
+        languages = known.replace(src_lang=src_lang, tgt_lang=tgt_lang)
+        if languages.tgt_lang is not None:
+            languages.option(self.target, languages.tgt_lang)
+        return TokenizerPair(self.source, self.target, languages=languages)
+
+    def language_option(self, tgt_lang: str | None = None) -> dict[str, int]:
+        """The option of `generate` for a target language: `forced_bos_token_id`, or an mBART-25's start token.
+
+        Args:
+            tgt_lang: the language; default the pair's own, and no option if that is None.
+
+        Raises:
+            ValueError: the tokenizer has no such language, or where it puts codes is not known (`with_languages`).
+        """
+        if tgt_lang is not None:
+            return self._known().option(self.target, tgt_lang)
+        languages = self.languages
+        return (
+            {} if languages is None or languages.tgt_lang is None else languages.option(self.target, languages.tgt_lang)
+        )
+
+    def configure(self, model: EncoderDecoder) -> EncoderDecoder:
+        """The model, made to write the pair's target language: in labels, decoder inputs, generation and its files."""
+        option = self.language_option()
+        return model.with_special_tokens(**option) if option else model
 
     def check(self, model: EncoderDecoder) -> None:
         """Raise where the tokenizers do not fit the model.
@@ -104,29 +160,45 @@ class TokenizerPair:
             ValueError: see `check`.
         """
         self.check(model)
-        return replace(self, special_tokens=model.special_tokens, target_form=TargetForm.of(model))
+        form = TargetForm.of(model)
+        for name, code in self.language_option().items():
+            if code not in (form.first, form.start):
+                raise ValueError(
+                    f"the tokenizers' targets are in {quoted(self.languages and self.languages.tgt_lang)}; the model's "
+                    f"{name} is not {code}, so it would not write it. model = tokenizers.configure(model) tells it."
+                )
+        return replace(self, special_tokens=model.special_tokens, target_form=form)
 
-    def encode_source(self, texts: Sequence[str], max_length: int | None = None) -> Encoded:
+    def encode_source(
+        self, texts: Sequence[str], max_length: int | None = None, *, src_lang: str | None = None
+    ) -> Encoded:
         """Ids for the encoder, with the special tokens that its tokenizer adds.
 
         Args:
             texts: what to encode.
             max_length: most ids, special tokens included; texts are cut in front of the closing ones.
+            src_lang: their language, if it is not the pair's.
 
         Returns:
             A list of int32 arrays; `truncated` has the indices of the texts that were cut (logged too).
 
         Raises:
             TypeError: `texts` is one string, or one of them is none; says which.
-            ValueError: `max_length` leaves no room for text.
+            ValueError: `max_length` leaves no room for text, or there is no such language.
         """
-        room = _room(max_length, self.source.num_special_tokens_to_add(False), "source")
+        around = None if src_lang is None else self._known().around(self.source, src_lang)
+        before, after = ([self.source.token_to_id(token) for token in side] for side in around or ((), ()))
+        added = len(before) + len(after) if around else self.source.num_special_tokens_to_add(False)
+        room = _room(max_length, added, "source")
         ids: list[np.ndarray] = []
         cut: list[int] = []
         for encoding in _encodings(self.source, check_texts(texts)):
             if room is not None and len(encoding.ids) > room:
                 cut.append(len(ids))
                 encoding.truncate(room)
+            if around:
+                ids.append(np.asarray([*before, *encoding.ids, *after], np.int32))
+                continue
             with as_value_error("the tokenizer cannot put its special tokens around a text"):
                 ids.append(np.asarray(self.source.post_process(encoding).ids, np.int32))
         report_cut("source", len(cut), len(ids), max_length)
@@ -208,6 +280,15 @@ class TokenizerPair:
         whole = [at not in encoded.bad and (unknown is None or unknown not in row) for at, row in enumerate(encoded)]
         said = zip(texts, self.decode_target(encoded), whole, strict=True)
         return [again if sound and keeps_all(self.target, text, again) else text for text, again, sound in said]
+
+    def _known(self) -> Languages:
+        if self.languages is None:
+            raise ValueError(
+                "where this tokenizer puts a language's code is not known: there was no tokenizer_config.json that "
+                "names its class in transformers. tokenizers.with_languages(..., kind='NllbTokenizer') names it; also "
+                "'M2M100Tokenizer', 'MBart50Tokenizer', 'MBartTokenizer', 'PLBartTokenizer'."
+            )
+        return self.languages
 
     def _form_with_eos(self) -> TargetForm:
         form = self.target_form

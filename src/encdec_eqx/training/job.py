@@ -46,6 +46,9 @@ class ModelSource:
         eos_token_id: Ends a target.
         decoder_start_token_id: The decoder's first input.
         forced_bos_token_id: What generation puts first, and labels begin with: the language's code of an mBART-50.
+        src_lang: Language of the sources, where the tokenizer knows several: "eng_Latn" (NLLB), "en" (M2M100), "en_XX"
+            (mBART). Default: what its files say.
+        tgt_lang: Language of the targets, which labels and outputs then begin with.
         model_seed: Draws what is new in a model made of two pieces.
     """
 
@@ -58,6 +61,8 @@ class ModelSource:
     eos_token_id: int | None = None
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
     model_seed: int = 0
 
     def __post_init__(self):

@@ -44,7 +44,7 @@ def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
         pairs = pairs_of(data, data.train_file, on_bad)
         held_out = pairs_of(data, data.validation_file, on_bad) if data.validation_file else None
         return fit(
-            load_model(job.model),
+            speaking(load_model(job.model), tokenizers),
             pairs,
             job.train,
             eval_data=held_out,
@@ -70,12 +70,28 @@ def load_model(source: ModelSource) -> EncoderDecoder:
     return model.with_special_tokens(**given) if given else model
 
 
+def speaking(model: EncoderDecoder, tokenizers: TokenizerPair | None) -> EncoderDecoder:
+    """The model, told the language of the tokenizers' targets."""
+    return model if tokenizers is None else tokenizers.configure(model)
+
+
 def load_tokenizers(source: ModelSource) -> TokenizerPair | None:
     """The tokenizers that a job names, or those beside its model; None if there are none: data must be encoded then.
 
     Raises:
         FileNotFoundError: A tokenizer that is named is not there, or only one of the two can be found.
+        ValueError: A language is named, and there is no tokenizer, or one that does not know it.
     """
+    tokenizers = _find_tokenizers(source)
+    if source.src_lang is None and source.tgt_lang is None:
+        return tokenizers
+    if tokenizers is None:
+        raise ValueError("[model] src_lang and tgt_lang are languages of a tokenizer, and there is none: name one.")
+    with _naming("[model] src_lang, tgt_lang"):
+        return tokenizers.with_languages(source.src_lang, source.tgt_lang)
+
+
+def _find_tokenizers(source: ModelSource) -> TokenizerPair | None:
     named = source.source_tokenizer is not None or source.target_tokenizer is not None
     pair = source.model_name_or_path
     if pair is not None and not named and Path(pair).is_dir():

@@ -32,6 +32,8 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"\(TokenizerPair\.encode_target(?: and data\.Batches do it| does| does it)\)",
      "(records of text are encoded so)"),
     (r": TokenizerPair\.encode_target does\.", ": records of text are ended so."),
+    (r"model = tokenizers\.configure\(model\)", "[model] tgt_lang"),
+    (r"tokenizers\.with_languages\(", "in Python, tokenizers.with_languages("),
     (r"AutoTokenizer\.from_pretrained\(", "in Python, AutoTokenizer.from_pretrained("),
     (r"pass on_bad=\"report\" to go on without them", 'set [data] on_bad_records = "report" to go on without them'),
     (r"on_bad=\"report\"", '[data] on_bad_records = "report"'),
