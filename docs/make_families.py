@@ -76,6 +76,10 @@ DIFFERENCES = """
   is generated as it would be without; torch counts the padding from the first new token on.
 - **Blenderbot-small's `scale_embedding`** scales its encoder alone, as in torch, whose decoder computes the factor and
   does not use it.
+- **T5's derived attributes.** `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj`, which counts. Where a
+  file contradicts itself torch follows the derived ones; here the load report says so. T5's dropout of the states
+  after the last norm is not built, nor its bounds on float16.
+- **T5's decoder alone** has no class in torch: it is saved under the names, and the class, of a whole checkpoint.
 - **ERNIE's tasks**: the first row of the table is added, as where torch is given no `task_type_ids`.
 - **Dropout** sits in the same place in all families; where torch has it elsewhere in one, the family's file says so. It
   changes training's noise, not the function.

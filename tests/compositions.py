@@ -36,6 +36,9 @@ ENCODER_PARTNERS: dict[str, Partners] = {
     "blenderbot-small": Partners("ernie", None, ("xglm",)),
     "m2m_100": Partners("gpt2", None, ("roformer",)),
     "plbart": Partners("electra", None, ("mbart",)),
+    "t5": Partners(live="gpt2", stored="bert", run=("umt5",)),
+    "mt5": Partners(live="bart", stored="roberta", run=("t5",)),
+    "umt5": Partners(live="ernie", stored="gpt2", run=("mt5",)),
 }
 """Decoders for each later encoder."""
 
@@ -56,6 +59,9 @@ DECODER_PARTNERS: dict[str, Partners] = {
     "blenderbot-small": Partners("distilbert", None, ("m2m_100",)),
     "m2m_100": Partners(None, None, ("mpnet", "plbart")),
     "plbart": Partners("gpt2", None, ("albert",)),
+    "t5": Partners(live=None, stored=None, run=("bert", "mt5")),
+    "mt5": Partners(live=None, stored=None, run=("roberta", "umt5")),
+    "umt5": Partners(live=None, stored=None, run=("distilbert", "t5")),
 }
 """Encoders for each later decoder."""
 

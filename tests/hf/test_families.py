@@ -39,6 +39,9 @@ _BART = {"vocab_size": 11, "d_model": 8, "max_position_embeddings": 6, "pad_toke
 _BART |= {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 12}
 _BART |= {"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 16}
 
+# T5's: heads that are wider than the model, decoders of another depth, positions without a bound.
+_T5 = {"vocab_size": 11, "d_model": 8, "d_kv": 5, "num_heads": 2, "d_ff": 12, "num_layers": 2, "num_decoder_layers": 1}
+
 SMALL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl"), _SIZES),
     **dict.fromkeys(("roberta-prelayernorm", "ernie", "megatron-bert", "bert-generation", "big_bird"), _SIZES),
@@ -51,6 +54,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gpt2": {"vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 6},
     **dict.fromkeys(("bart", "mbart", "plbart", "marian", "pegasus", "m2m_100"), _BART),
     **dict.fromkeys(("blenderbot", "blenderbot-small"), _BART),
+    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     "trocr": {name: size for name, size in _BART.items() if not name.startswith("encoder_")},
     "gpt_neox": {**_SIZES, "rotary_pct": 0.5},
     "gptj": {"vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 6, "rotary_dim": 2},
@@ -98,6 +102,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("distilbert", {"sinusoidal_pos_embds": True, "activation": "relu", "dropout": 0.2, "attention_dropout": 0.3}),
     ("albert", {"num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2}),
     ("albert", {"num_hidden_groups": 2, "embedding_size": 8, "hidden_dropout_prob": 0}),
+    ("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, **DECODER}),
+    ("t5", {"feed_forward_proj": "gelu", "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}),
+    ("mt5", {"feed_forward_proj": "relu", "dropout_rate": 0.0, "layer_norm_epsilon": 1e-5, "initializer_factor": 0.3}),
+    ("umt5", {"feed_forward_proj": "gated-silu", "decoder_start_token_id": 3, "pad_token_id": 4, **DECODER}),
     ("mpnet", {"relative_attention_num_buckets": 40, "pad_token_id": 0}),
     ("modernbert", {"num_hidden_layers": 5, "local_attention": 6, "global_attn_every_n_layers": 4, "norm_eps": 1e-3}),
     ("modernbert", {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "hidden_activation": "silu"}),
@@ -177,6 +185,35 @@ def test_gpt2_score_scales_are_by_layer():
     assert [layer.score_scale for layer in config.layers] == [0.5, 0.25]
     config = StackConfig.from_hf(_hf("gpt2", scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False))
     assert [layer.score_scale for layer in config.layers] == [1.0, 0.5]
+
+
+def test_t5s_attributes_mean_what_torch_means_by_them():
+    config = StackConfig.from_hf(_hf("t5", feed_forward_proj="gated-gelu"))
+    assert config.feed_forward == GatedMLPConfig(size=12, activation="gelu_new", dropout=0.1)
+    assert [layer.score_scale for layer in config.layers] == [1.0, 1.0]
+    assert config.attention.relative_bias is not None
+    assert config.attention.relative_bias.bidirectional
+    tied, untied = (StackConfig.from_hf(_hf("t5", **DECODER, tie_word_embeddings=tie)) for tie in (True, False))
+    assert tied.head is not None
+    assert untied.head is not None
+    assert (tied.head.scale, untied.head.scale) == (8**-0.5, 1.0)
+    assert tied.attention.relative_bias is not None
+    assert not tied.attention.relative_bias.bidirectional
+    # absent or null, the decoder is as deep as the encoder
+    for depth in ({}, {"num_decoder_layers": None}):
+        hf = {name: value for name, value in _hf("t5").items() if name != "num_decoder_layers"}
+        assert len(StackConfig.from_hf({**hf, **depth, **DECODER}).layers) == 2
+
+
+def test_what_t5s_configs_derive_is_not_trusted():
+    derived = {"dense_act_fn": "relu", "is_gated_act": False}
+    plain = _hf("t5", feed_forward_proj="gated-silu")
+    assert StackConfig.from_hf({**plain, **derived}) == StackConfig.from_hf(plain)
+    (remark,) = FAMILIES["t5"].remarks({**plain, **derived})
+    assert "dense_act_fn = 'relu' and is_gated_act = False in config.json: feed_forward_proj = 'gated-silu'" in remark
+    written = FAMILIES["t5"].to_hf(StackConfig.from_hf({**plain, **derived}), "encoder")
+    assert (written["dense_act_fn"], written["is_gated_act"]) == ("silu", True)
+    assert FAMILIES["t5"].remarks({**plain, **written}) == ()
 
 
 def test_alberts_layers_are_shared_by_groups():
@@ -324,6 +361,9 @@ REFUSED = [
     ("albert", {"num_hidden_groups": 3}, "num_hidden_layers is 2, num_hidden_groups 3 .* expected groups of at least"),
     ("mpnet", {"relative_attention_num_buckets": 8}, "buckets is 32 and entries 8; expected a row a bucket"),
     ("roformer", {"num_attention_heads": 8}, "positions rotate pairs, but AttentionConfig.head_dim is 1: odd"),
+    ("t5", {"feed_forward_proj": "gelu-gated"}, "'gelu-gated'; expected an activation, or 'gated-' and an activation"),
+    ("t5", {"feed_forward_proj": "gated-gelu-new"}, "'gated-gelu-new'; expected an activation, or 'gated-'"),
+    ("umt5", {"feed_forward_proj": "gated-swoosh"}, "activation is 'swoosh'"),
     *((name, {"is_decoder": True}, "models of this family can only be encoders") for name in ("distilbert", "mpnet")),
     ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0; expected at least 1"),
     ("modernbert", {"local_attention": -1}, "local_attention is -1; expected the width of a window"),
@@ -385,6 +425,7 @@ INEXPRESSIBLE = [
     ("xlm-roberta-xl", {"norm": NormConfig(eps=1e-5, placement="pre")}, "norm"),
     ("distilbert", {"norm": NormConfig(eps=1e-5)}, "norm"),
     ("albert", {"layers": (LayerSpec(),) * 2}, "layers"),
+    ("t5", {"feed_forward": GatedMLPConfig(size=12, activation="gelu")}, "feed_forward"),
     ("mpnet", {"attention": AttentionConfig(num_heads=2, head_dim=4, dropout=0.1)}, "attention"),
     ("rembert", {"embeddings": EmbeddingsConfig(token_type_size=2, norm=True, padding_idx=0)}, "embeddings"),
 ]

@@ -21,7 +21,7 @@ from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.training import init_train_state, make_train_step, trainable
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "families"
-WHOLE = ["bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus", "plbart"]
+WHOLE = ["bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus", "plbart", "t5", "umt5"]
 
 
 def _copy(family: str, folder: Path, *, tensors: dict[str, Any] | None = None, **attributes: Any) -> Path:

@@ -17,9 +17,12 @@ from transformers import (
     EncoderDecoderConfig,
     EncoderDecoderModel,
     GPT2Config,
+    MT5EncoderModel,
     PretrainedConfig,
     PreTrainedModel,
     RobertaConfig,
+    T5EncoderModel,
+    UMT5EncoderModel,
 )
 
 # A thread is enough for tiny models; several, in several workers, would wait for each other most of the time.
@@ -27,6 +30,10 @@ torch.set_num_threads(1)
 
 VOCAB = 61
 """Ids of the tiny models; prime, so that no other size is taken for it."""
+
+
+T5_ENCODERS = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
+"""Torch's classes for encoders alone, of families that have one beside those of both pieces."""
 
 
 def tiny_bert(**changes: Any) -> BertConfig:
@@ -132,6 +139,8 @@ def _encoder_alone(config: PretrainedConfig) -> PreTrainedModel | None:
     """The encoder of a family whose base model holds a decoder as well; None where the base model is the encoder."""
     if not config.is_encoder_decoder:
         return None
+    if config.model_type in T5_ENCODERS:
+        return T5_ENCODERS[config.model_type](config)
     base = AutoModel.from_config(config, attn_implementation="eager")
     return base.get_encoder()
 

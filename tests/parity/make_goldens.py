@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).parent.parent
 sys.path[:0] = [str(HERE / "parity"), str(HERE)]
 
-from tiny import BARTS, CAUSAL, DECODERS, ENCODERS  # noqa: E402
+from tiny import BARTS, CAUSAL, DECODERS, ENCODERS, T5S  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: E402
 from transformers.modeling_utils import no_init_weights  # noqa: E402
 
@@ -89,7 +89,8 @@ def make_family_pair(encoder: str, decoder: str, seed: int) -> None:
 
 def make_whole(family: str, seed: int) -> None:
     """A checkpoint of both pieces, with a bias of the logits where the family has one."""
-    config = BARTS[family](encoder_layers=1, decoder_layers=1)
+    one_each = ("num_layers", "num_decoder_layers") if family in T5S else ("encoder_layers", "decoder_layers")
+    config = {**BARTS, **T5S}[family](**dict.fromkeys(one_each, 1))
     config._attn_implementation = "eager"
     model = randomise(AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager"), seed)
     for bias in (buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"):
@@ -152,7 +153,7 @@ def cases() -> dict[str, Callable[[], None]]:
     """Every folder, and what makes it."""
     every: dict[str, Callable[[], None]] = {name: functools.partial(make, name) for name in CASES}
     every |= {"+".join(pair): functools.partial(make_family_pair, *pair, at) for at, pair in enumerate(STORED)}
-    every |= {name: functools.partial(make_whole, name, at) for at, name in enumerate(BARTS)}
+    every |= {name: functools.partial(make_whole, name, at) for at, name in enumerate({**BARTS, **T5S})}
     return every | {name: functools.partial(make_causal, name) for name in CAUSAL}
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from quick import quick_jit
 from safetensors.torch import load_file
-from tiny import BARTS, DECODERS, ENCODERS
+from tiny import BARTS, DECODERS, ENCODERS, T5S
 from transformers import EncoderDecoderModel
 
 from compositions import LIVE
@@ -55,8 +55,10 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     reference = random_pair(ENCODERS[encoder](), DECODERS[decoder](), **ids)
     with torch.no_grad():
         # Logits far enough apart that a different order of summation cannot change the largest.
-        for parameter in reference.parameters():
-            parameter *= 2 if parameter.ndim > 1 else 1
+        for name, parameter in reference.named_parameters():
+            # T5's scores are not divided by the root of a head's width, and are far enough apart already
+            as_it_is = encoder in T5S and name.startswith("encoder.")
+            parameter *= 2 if parameter.ndim > 1 and not as_it_is else 1
     folder = saved(reference, tmp_path_factory.mktemp("pair"))
     return Pair(encoder, decoder, reference, folder, EncoderDecoder.from_pretrained(folder))
 
@@ -184,7 +186,7 @@ def test_files_go_to_torch_and_back(pair: Pair, tmp_path: Path) -> None:
 
 def _reloaded(pair: Pair, folder: Path) -> Any:
     """Torch's model from our folder."""
-    if pair.encoder not in BARTS:
+    if pair.encoder not in {**BARTS, **T5S}:
         model, info = EncoderDecoderModel.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
         assert not any(info.values()), info
         return mended(model.eval())

@@ -1,4 +1,4 @@
-"""Whole checkpoints of BART and its kin against live torch: both pieces of one family in the family's own format."""
+"""Whole checkpoints of BART, T5 and their kin against live torch: both pieces of one family in its own format."""
 
 import functools
 from pathlib import Path
@@ -28,19 +28,25 @@ from transformers import (
     MarianMTModel,
     MBartConfig,
     MBartForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
     PegasusConfig,
     PegasusForConditionalGeneration,
     PLBartConfig,
     PLBartForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
 )
 from transformers.models.m2m_100.modeling_m2m_100 import M2M100Decoder, M2M100Encoder
 
-from encdec_eqx import Decoder, Encoder, EncoderDecoder, seq2seq_loss
+from encdec_eqx import Decoder, Encoder, EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.generation.processors import SourceNGrams
 from hf import VOCAB, as_torch, random_batch, randomise, saved
 from tolerances import PARITY_ATTENTION, PARITY_GRADIENT, PARITY_HIDDEN, PARITY_LOGITS, PARITY_LOSS
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
     "d_model": 24,
     "encoder_layers": 2,
@@ -53,6 +59,20 @@ SIZES = {
     "dropout": 0.0,
 }
 BART_TOKENS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+T5_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 24,
+    "d_kv": 5,
+    "d_ff": 28,
+    "num_heads": 4,
+    # torch's cache has as many layers as the encoder: a deeper decoder overruns it
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "relative_attention_num_buckets": 10,
+    "relative_attention_max_distance": 7,
+    "dropout_rate": 0.0,
+    "decoder_start_token_id": 0,
+}
 CASES: dict[str, tuple[type, type, dict[str, Any]]] = {
     "bart": (BartForConditionalGeneration, BartConfig, BART_TOKENS),
     "bart_untied": (BartForConditionalGeneration, BartConfig, {**BART_TOKENS, "tie_word_embeddings": False}),
@@ -93,12 +113,21 @@ CASES: dict[str, tuple[type, type, dict[str, Any]]] = {
         # the id of padding is among those of the batches
         {"pad_token_id": 6, "scale_embedding": False, "activation_function": "gelu"},
     ),
+    "t5": (T5ForConditionalGeneration, T5Config, {**T5_SIZES, "layer_norm_epsilon": 1e-3}),
+    "t5_gated_untied": (
+        T5ForConditionalGeneration,
+        T5Config,
+        {**T5_SIZES, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "mt5": (MT5ForConditionalGeneration, MT5Config, {**T5_SIZES, "feed_forward_proj": "gated-silu"}),
+    "umt5": (UMT5ForConditionalGeneration, UMT5Config, {**T5_SIZES, "pad_token_id": 2, "eos_token_id": [1, 9]}),
 }
 
 
 def _torch_model(case: str, **changes: Any) -> Any:
     kind, config_class, settings = CASES[case]
-    config = config_class(**{**SIZES, **settings, **changes})
+    sizes = {} if "num_layers" in settings else SIZES
+    config = config_class(**{**sizes, **settings, **changes})
     config._attn_implementation = "eager"
     model = randomise(kind(config), sorted(CASES).index(case))
     if case == "bart":
@@ -223,7 +252,22 @@ def test_greedy_ids_and_generation_defaults_equal_torch(both: tuple[Any, Encoder
         got = model.generate(**source, **options)
         np.testing.assert_array_equal(got.sequences, expected)
         ends = reference.generation_config.forced_eos_token_id
-        assert (expected == ends).any(axis=1).all()
+        assert ends is None or (expected == ends).any(axis=1).all()
+
+
+def test_the_loss_of_labels_equals_torch(both: tuple[Any, EncoderDecoder, Path]) -> None:
+    reference, model, _ = both
+    batch = random_batch(7, padding="left")
+    source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    labels = np.where(batch["decoder_attention_mask"][:, ::-1] == 1, batch["decoder_input_ids"], -100)
+    with torch.no_grad():
+        loss = reference(**as_torch(source), labels=torch.from_numpy(labels).long()).loss
+    pad, start = model.special_tokens.pad_token_id, model.special_tokens.decoder_start_token_id
+    assert pad is not None
+    assert start is not None
+    shifted = np.array(shift_tokens_right(labels, pad, start))
+    total, weight = seq2seq_loss(_call(model, {**source, "decoder_input_ids": shifted}).logits, labels)
+    np.testing.assert_allclose(total / weight, loss, rtol=0, atol=PARITY_LOSS)
 
 
 def _same_up_to_the_end(ours: np.ndarray, theirs: np.ndarray, end: int) -> None:

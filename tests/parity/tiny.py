@@ -31,6 +31,7 @@ from transformers import (
     MistralConfig,
     ModernBertConfig,
     MPNetConfig,
+    MT5Config,
     Olmo2Config,
     OPTConfig,
     PegasusConfig,
@@ -44,7 +45,9 @@ from transformers import (
     RoFormerConfig,
     SmolLM3Config,
     StableLmConfig,
+    T5Config,
     TrOCRConfig,
+    UMT5Config,
     XGLMConfig,
     XLMRobertaConfig,
     XLMRobertaXLConfig,
@@ -86,6 +89,21 @@ BART_LIKE = {
     "forced_eos_token_id": None,
 }
 
+T5_LIKE = {
+    "vocab_size": VOCAB,
+    "d_model": 24,
+    "d_kv": 5,
+    "d_ff": 28,
+    "num_heads": 4,
+    # torch's cache has as many layers as the encoder: a deeper decoder overruns it
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "relative_attention_num_buckets": 12,
+    "relative_attention_max_distance": 9,
+    "layer_norm_epsilon": 2e-5,
+    "decoder_start_token_id": 0,
+}
+
 
 def _tiny(kind: type[PretrainedConfig], **settings: Any) -> Tiny:
     return lambda **changes: kind(**{**settings, **changes})
@@ -121,9 +139,17 @@ BARTS: dict[str, Tiny] = {
 }
 """Families whose checkpoints hold both pieces."""
 
+T5S: dict[str, Tiny] = {
+    "t5": _tiny(T5Config, **T5_LIKE, feed_forward_proj="gelu"),
+    "mt5": _tiny(MT5Config, **T5_LIKE, feed_forward_proj="gated-silu"),
+    "umt5": _tiny(UMT5Config, **T5_LIKE),
+}
+"""Whose decoders torch has in whole checkpoints alone."""
+
 ENCODERS: dict[str, Tiny] = {
     **BOTH,
     **BARTS,
+    **T5S,
     "distilbert": _tiny(
         DistilBertConfig, vocab_size=VOCAB, dim=16, n_layers=2, n_heads=2, hidden_dim=28, max_position_embeddings=32
     ),

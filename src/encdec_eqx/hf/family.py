@@ -50,12 +50,16 @@ class Whole:
 
     Attributes:
         architecture: torch's class, as a saved config names it.
+        base: what stands in front of the names of torch's base model, which both pieces are parts of.
+        unused: patterns of tensors that are not used, and why.
         saves_positions: whether torch's class writes constant tables of positions.
         shared: whether the pieces share one embedding matrix, by the attributes of the config.
         write: attributes that describe neither piece alone, from both configs and whether they share.
     """
 
     architecture: str
+    base: str = "model."
+    unused: tuple[tuple[str, str], ...] = ()
     saves_positions: bool = True
     shared: Callable[[Mapping[str, Any]], bool] = lambda hf: True
     write: Callable[[StackConfig, StackConfig, bool], dict[str, Any]] = lambda encoder, decoder, shared: {}

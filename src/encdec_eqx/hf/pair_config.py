@@ -203,13 +203,16 @@ class WholeFormat:
         """The name table of both."""
         ours = self.family.table(encoder, "encoder"), self.family.table(decoder, "decoder")
         groups: dict[str, tuple[Row, ...]] = {}
+        base = self.whole.base
         for group, rows in ours[0].groups.items():
             own = [row for row in rows if not (shared and row[0] == SHARED)]
-            groups[f"encoder {group}"] = tuple((f"encoder.{a}", f"model.encoder.{b}", how) for a, b, how in own)
+            place = f"{base}encoder."
+            full = [(a, place + b.removeprefix(place), how) for a, b, how in own]
+            groups[f"encoder {group}"] = tuple((f"encoder.{a}", b, how) for a, b, how in full)
         for group, rows in ours[1].groups.items():
-            place = "" if group == "head" else "model.decoder."
+            place = "" if group == "head" else f"{base}decoder."
             full = [(a, place + b.removeprefix(place), how) for a, b, how in rows]
-            named = [(a, "model.shared.weight" if shared and a == SHARED else b, how) for a, b, how in full]
+            named = [(a, f"{base}shared.weight" if shared and a == SHARED else b, how) for a, b, how in full]
             groups[f"decoder {group}"] = tuple((f"decoder.{a}", b, how) for a, b, how in named)
         tokens = "shared.weight" if shared else "decoder.embed_tokens.weight"
         copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") if shared else ()
@@ -221,7 +224,7 @@ class WholeFormat:
         written = {"embeddings.positions.weight": self.whole.saves_positions, "head.bias": True}
         return NameTable(
             groups=groups,
-            scopes=(("", "model"),),
+            scopes=(("", base.removesuffix(".")),),
             duplicates=duplicates,
             settings=settings,
             # with a head of its own torch ties nothing, and takes each piece's table as the file has it
@@ -229,6 +232,7 @@ class WholeFormat:
             unused=(
                 ("", r"(encoder|decoder)\.version", "a mark of older versions"),
                 ("", r"(classification_head|qa_outputs)\..*", "the head of another task"),
+                *(("", pattern, reason) for pattern, reason in self.whole.unused),
             ),
             computed={
                 f"{piece}.{path}": (make, written[path])

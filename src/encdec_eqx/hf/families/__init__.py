@@ -27,6 +27,7 @@ from .rembert import REMBERT
 from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, ROBERTA_PRELAYERNORM, XLM_ROBERTA, XLM_ROBERTA_XL
 from .smollm3 import SMOLLM3
 from .stablelm import STABLELM
+from .t5 import MT5, T5, UMT5
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Family] = {
         *(BLENDERBOT_SMALL, PLBART, M2M_100),
         *(GPT_NEOX, GPTJ, PHI, OPT, FALCON, BLOOM),
         *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, STABLELM),
+        *(T5, MT5, UMT5),
     )
 }
 
