@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -19,7 +20,7 @@ from ._padding import RightPadding, dense_mask
 from ._quoting import printable
 from ._typing import Array, ArrayLike, PRNGKey, SourceMask, TargetIds, TargetMask, check_key, checked
 from .cache import DecoderCache
-from .config import StackConfig
+from .config import CrossAttention, StackConfig
 from .decoder import Decoder
 from .encoder import Encoder, EncoderOutput, EncoderProtocol
 from .generation.generation_config import FORCED_TOKENS, MARK, GenerationConfig, check_forced, file_settings
@@ -33,6 +34,7 @@ from .joining import check_pieces, decoder_settings, projection, special_token_i
 from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
 from .layers.linear import AbstractLinear, split_key
+from .surgery.cross_attention import graft
 from .surgery.resize import Reshapes
 from .surgery.ties import Ties, tie, untie
 
@@ -109,6 +111,11 @@ class EncoderDecoder(Generates, Reshapes):
                 something of generating that cannot be.
         """
         check_pieces(encoder, decoder)
+        return cls._joined(encoder, decoder, key=key)
+
+    @classmethod
+    def _joined(cls, encoder: Any, decoder: Decoder, *, key: PRNGKey | None = None) -> "EncoderDecoder":
+        """`from_pieces`, also of a decoder that is to be given cross-attention when it is filled."""
         check_key(key)
         linear, new = projection(encoder.hidden_size, decoder, key=key)
         options = decoder_settings(decoder)
@@ -139,6 +146,8 @@ class EncoderDecoder(Generates, Reshapes):
         model_type: str | None = None,
         encoder_model_type: str | None = None,
         decoder_model_type: str | None = None,
+        cross_attention: CrossAttention | None = None,
+        key: PRNGKey | None = None,
     ) -> "EncoderDecoder":
         """Load a pair saved by `save_pretrained`, by torch's `EncoderDecoderModel` or by the old Flax class.
 
@@ -159,6 +168,9 @@ class EncoderDecoder(Generates, Reshapes):
                 attribute and whose `architectures` do not tell, or that has another name for it.
             encoder_model_type: the same for the encoder's part of a pair's config.
             decoder_model_type: the same for the decoder's.
+            cross_attention: for a pair that was saved with a decoder without cross-attention: how it gets some, as in
+                `Decoder.with_cross_attention`. A projection that is missing, too, is drawn.
+            key: draws what is new then; default `jax.random.key(0)`.
 
         Returns:
             The model; its `load_report` says what was loaded and what was left aside.
@@ -166,10 +178,12 @@ class EncoderDecoder(Generates, Reshapes):
         Raises:
             MissingFileError: the checkpoint or one of its files is not there (a FileNotFoundError and a ValueError).
             NotImplementedError: its weights are in a format that is not read, such as `pytorch_model.bin`.
-            TypeError: an encoder is given, and the checkpoint has its own.
-            ValueError: a file is damaged, or does not fit the config: all problems in one message. No array may be new.
-                Or an encoder is missing, or has another width than the saved one.
+            TypeError: an encoder is given, and the checkpoint has its own; or a key, and nothing is drawn.
+            ValueError: a file is damaged, or does not fit the config: all problems in one message. No array may be new,
+                unless `cross_attention` says so. Or an encoder is missing, or has another width than the saved one.
         """
+        if key is not None and cross_attention is None:
+            raise TypeError("from_pretrained got a key, but draws nothing without cross_attention=; leave it out.")
         loaded = load_pair(
             path,
             cls._skeleton,
@@ -182,6 +196,8 @@ class EncoderDecoder(Generates, Reshapes):
                 "encoder_model_type": encoder_model_type,
                 "decoder_model_type": decoder_model_type,
             },
+            graft=None if cross_attention is None else functools.partial(graft, how=cross_attention),
+            key=key,
         )
         model: EncoderDecoder = loaded.model
         tokens, options = file_settings(
@@ -262,7 +278,7 @@ class EncoderDecoder(Generates, Reshapes):
         """A model of these shapes, to be traced and filled; an encoder of the caller's own is there already."""
         key = jax.random.key(0)
         piece = Encoder.init(encoder, key=key) if isinstance(encoder, StackConfig) else encoder
-        model = cls.from_pieces(piece, Decoder.init(decoder, key=key))
+        model = cls._joined(piece, Decoder.init(decoder, key=key))
         return dataclasses.replace(model, encoder=tie(model.encoder, ties), ties=ties, model_type=model_type)
 
     def pieces(self) -> tuple[Any, Decoder]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from encdec_eqx import AttentionConfig, Decoder, Encoder, EncoderDecoder, LayerSpec, NormConfig, StackConfig
 from encdec_eqx._trees import path_name
@@ -37,6 +38,10 @@ def plain_decoder(depth: int = 4, **changes: Any) -> Decoder:
 
 def states(size: int = 12) -> jax.Array:
     return jax.random.normal(jax.random.key(1), (2, 5, size))
+
+
+def _named(tree: Any) -> dict[str, jax.Array]:
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def paths(tree: Any) -> set[str]:
@@ -235,3 +240,42 @@ def test_a_checkpoint_that_has_cross_attention_is_given_no_other(init: Any, tmp_
     assert not encoder.config.cross_attention
     assert dataclasses.replace(encoder.config.layers[0], rotary=0) == LayerSpec()
     assert isinstance(encoder.stack.blocks[0].self_attention, SelfAttention)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _without_cross(folder: Path) -> EncoderDecoder:
+    """A pair's folder that lost all of its decoder's cross-attention, and the projection; the pair that it was."""
+    encoder = Encoder.init(encoder_config(), key=KEY)
+    pair = randomised(EncoderDecoder.from_pieces(encoder, plain_decoder(2).with_cross_attention(key=KEY), key=KEY))
+    pair.save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    left = {name: array for name, array in tensors.items() if "cross" not in name and "proj." not in name[:17]}
+    save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
+    return pair
+
+
+def test_a_pair_without_cross_attention_is_told_how_to_get_some(tmp_path: Path):
+    pair = _without_cross(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"no cross-attention at all, .*EncoderDecoder\.from_pretrained\(\.\.\., cross_"
+    ) as told:
+        EncoderDecoder.from_pretrained(tmp_path)
+    call = re.search(r"EncoderDecoder\.from_pretrained\(\.\.\., (cross_attention=.*?\))\)", str(told.value))
+    assert call is not None
+    grafted = eval(f"EncoderDecoder.from_pretrained(tmp_path, {call[1]})")
+    assert [spec.cross_kind for spec in grafted.decoder.config.layers] == ["gated"] * 2
+    new = dict(grafted.load_report.new)
+    assert new.keys() == {path for path in paths(grafted) if "cross" in path or "enc_to_dec_proj" in path}
+    assert eqx.tree_equal(grafted.encoder, pair.encoder)
+    own = {name: array for name, array in _named(grafted.decoder).items() if "cross" not in name}
+    assert all(np.array_equal(array, _named(pair.decoder)[name]) for name, array in own.items())
+    grafted.save_pretrained(tmp_path / "again")
+    assert eqx.tree_equal(jax.tree.leaves(EncoderDecoder.from_pretrained(tmp_path / "again")), jax.tree.leaves(grafted))
+
+
+def test_a_whole_pair_is_given_no_other_cross_attention(tmp_path: Path):
+    encoder = Encoder.init(encoder_config(), key=KEY)
+    EncoderDecoder.from_pieces(encoder, plain_decoder(1).with_cross_attention(key=KEY)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"pretrained without it, but .* has 'decoder\..*cross"):
+        EncoderDecoder.from_pretrained(tmp_path, cross_attention=CrossAttention())
+    with pytest.raises(TypeError, match="got a key, but draws nothing"):
+        EncoderDecoder.from_pretrained(tmp_path, key=KEY)

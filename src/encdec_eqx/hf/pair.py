@@ -5,6 +5,7 @@ joined.
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -12,21 +13,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 
 from .._quoting import printable, quoted
 from ..config import StackConfig
 from ..layers.int8 import to_int8
+from ..layers.linear import Linear
 from .families import FAMILIES, WHOLES
 from .family import Family, Role
-from .files.folder import CONFIG, open_tensors, read_config, read_generation_config
+from .files.folder import CONFIG, Tensors, open_tensors, read_config, read_generation_config
 from .files.hub import HubOptions
 from .int8_files import file_format, open_int8, own_names, paths_as_names, split_int8
-from .load import POSITIONS, check_size, load
+from .load import POSITIONS, check_size, initial, load
 from .model_types import PAIRS, family_of, stack_config, with_model_type
-from .names import NameTable, linear, merge, split_tied
+from .names import NameTable, linear, merge, split_tied, strip_wrappers
 from .pair_config import MODEL_TYPE as PAIR
 from .pair_config import SHARED, PairConfig, WholeFormat, read_pair, write_pair
-from .piece import hf_config, log
+from .piece import check_without_cross, hf_config, how_drawn, log
 from .report import LoadReport, choices, refuse_unknown
 from .save import recorded_dtype, save
 
@@ -76,11 +79,14 @@ def load_pair(
     hub: HubOptions,
     strict_config: bool,
     model_types: Mapping[str, str | None],
+    graft: Callable[..., Any] | None = None,
+    key: Any = None,
 ) -> LoadedPair:
     """What `EncoderDecoder.from_pretrained` loads; nothing may be missing.
 
     `build` makes a new model from the encoder's config (or `own`, an encoder of the user's), the decoder's, the paths
     that they share, and the name of the format; it is only traced. `model_types` has the arguments of that name.
+    `graft` gives a decoder that was saved without cross-attention some, as in `load_piece`; `key` is for what is drawn.
     """
     folder = hub.folder(path)
     place = folder / CONFIG
@@ -91,6 +97,8 @@ def load_pair(
         pair = read_pair(hf) if whole is None else whole.read(hf)
     except ValueError as error:
         raise ValueError(f"{place}: {error}.") from None
+    if graft is not None:
+        pair = dataclasses.replace(pair, decoder={**pair.decoder, "add_cross_attention": False})
     _check_own(own, pair.encoder, folder)
     pieces: dict[Role, _Piece] = {"encoder": _piece("encoder", pair.encoder, place, whole)} if own is None else {}
     pieces["decoder"] = decoder = _piece("decoder", pair.decoder, place, whole)
@@ -115,6 +123,10 @@ def load_pair(
     tensors = open_int8(folder) if int8 else open_tensors(folder)
     positions = {f"{role}.{POSITIONS}": config.positions.max_positions for role, config in configs.items()}
     check_size(own_names(table) if int8 else table, tensors, what=what, positions=positions)
+    if graft is not None:
+        check_without_cross(pair.decoder, decoder.config, table, tensors)
+    elif not int8:
+        _check_crosses(table, tensors, place)
     skeleton = eqx.filter_eval_shape(lambda: build(configs.get("encoder", own), decoder.config, ties, model_type))
     if own is not None:
         skeleton = dataclasses.replace(skeleton, encoder=None)
@@ -123,7 +135,16 @@ def load_pair(
     if int8:
         skeleton = eqx.filter_eval_shape(to_int8, skeleton)
         table = paths_as_names(skeleton)
-    model, loaded = load(skeleton, table, tensors, what=what, dtype=dtype)
+    key_used = jax.random.key(0) if key is None else key
+    model, loaded = load(
+        skeleton,
+        table,
+        tensors,
+        what=what,
+        dtype=dtype,
+        may_be_new={} if graft is None else {"projection": "the projection between the widths"},
+        draw=functools.partial(initial, lambda key: _new_projection(skeleton, key), jax.random.fold_in(key_used, 1)),
+    )
     remarks = [remark for piece in pieces.values() for remark in piece.family.remarks(piece.hf)]
     report = LoadReport(
         source=str(path),
@@ -137,12 +158,21 @@ def load_pair(
         unknown=tuple(unknown),
         attributes=json.dumps(dict(pair.others)),
     )
-    log(report)
     reported = {"encoder": own}
     for role, piece in pieces.items():
         attributes = json.dumps(piece.family.unused_attributes(piece.hf))
         of_piece = LoadReport(source=str(path), what=f"the {role} of {what}", attributes=attributes)
         reported[role] = dataclasses.replace(getattr(model, role), load_report=of_piece)
+    if graft is not None:
+        drawn = how_drawn(decoder.config.initializer_range, key)
+        piece: Any = reported["decoder"]
+        grafted = graft(piece, key=key_used, drawn=drawn)
+        new = [(name, f"projection between the widths; {drawn}") for name, _ in loaded.new]
+        new += [(f"decoder.{name}", why) for name, why in grafted.load_report.new]
+        notes = (*report.notes, *grafted.load_report.notes)
+        report = dataclasses.replace(report, new=tuple(new), notes=notes)
+        reported["decoder"] = dataclasses.replace(grafted, load_report=piece.load_report)
+    log(report)
     return LoadedPair(
         model=dataclasses.replace(model, **reported, load_report=report),
         config=hf if whole is None else {**hf, **options},
@@ -186,6 +216,33 @@ def save_pair(
         weights=form.weights,
         folders={} if own is None else {OWN_FOLDER: own.save_pretrained},
     )
+
+
+def _check_crosses(table: NameTable, tensors: Tensors, place: Path) -> None:
+    """That a decoder which came without any cross-attention is not told of array by array.
+
+    Raises:
+        ValueError: the file has the rest of the decoder, and nothing of its cross-attention.
+    """
+    bare, _ = strip_wrappers(tensors, table)
+    present = {table.canonical(name) for name in bare.entries}
+    found = {
+        group: any(table.canonical(theirs) in present for _, theirs, _ in table.groups.get(group, ()))
+        for group in ("decoder base", "decoder cross")
+    }
+    if "decoder cross" in table.groups and found["decoder base"] and not found["decoder cross"]:
+        raise ValueError(
+            f"{printable(tensors.path)}: the decoder has no cross-attention at all, so it could not read the encoder's "
+            f"states (missing {quoted(table.groups['decoder cross'][0][1])} and all that belongs to it). Give it some, "
+            "to be trained: EncoderDecoder.from_pretrained(..., cross_attention=CrossAttention(init='zero_gate')), "
+            "with encdec_eqx.config.CrossAttention; docs/grafting.md says which init to choose. (If it was merged into "
+            f"self-attention, {printable(place)} lacks 'cross_attention_kind': 'merged' under 'decoder'.)"
+        )
+
+
+def _new_projection(skeleton: Any, key: Any) -> dict[str, Any]:
+    like, scale = skeleton.enc_to_dec_proj, skeleton.decoder.config.initializer_range
+    return {"enc_to_dec_proj": Linear.init(*like.weight.shape, scale=scale, key=key)}
 
 
 def _check_own(own: Any, config: Mapping[str, Any], folder: Path) -> None:

@@ -73,7 +73,7 @@ def load_piece(
     what = f"a {config.model_type} {role}{', int8' if int8 else ''}"
     tensors = open_int8(folder) if int8 else open_tensors(folder)
     if graft is not None:
-        _check_without_cross(hf, config, table, tensors)
+        check_without_cross(hf, config, table, tensors)
     positions = {POSITIONS: config.positions.max_positions}
     check_size(own_names(table) if int8 else table, tensors, what=what, positions=positions)
     key_used = jax.random.key(0) if key is None else key
@@ -152,8 +152,12 @@ def how_drawn(initializer_range: float, key: Any) -> str:
     return f"drawn with standard deviation {initializer_range:g} from {source}"
 
 
-def _check_without_cross(hf: Mapping[str, Any], config: StackConfig, table: NameTable, tensors: Tensors) -> None:
-    """Only a decoder without cross-attention can be given some."""
+def check_without_cross(hf: Mapping[str, Any], config: StackConfig, table: NameTable, tensors: Tensors) -> None:
+    """That a decoder which is to be given cross-attention has none.
+
+    Raises:
+        ValueError: its family's always have it, or the checkpoint does.
+    """
     found = [name for name in tensors.entries if table.why_unused(table.canonical(name)) == WHY_ABSENT["cross"]]
     merged = bool(hf.get("add_cross_attention")) and hf.get("cross_attention_kind") == "merged"
     if config.cross_attention or found or merged:

@@ -21,6 +21,8 @@ _RENAMED = (
     (re.compile(r"\.cross_norm\."), r".cross_attention.norm."),
     (re.compile(r"\.cross_gate$"), r".cross_attention.gate"),
     (re.compile(r"\.feed_forward_norm\."), r".feed_forward.norm."),
+    (re.compile(r"\.(self_|cross_)output_norm\."), r".\1attention.output_norm."),
+    (re.compile(r"\.feed_forward_output_norm\."), r".feed_forward.output_norm."),
     (re.compile(r"^(decoder\.)?head\."), r"\1lm_head."),
 )
 """From the paths of fields to names: a sublayer's norm belongs to the sublayer, and the head is the `lm_head`."""
