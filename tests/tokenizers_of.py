@@ -1,4 +1,4 @@
-"""Small tokenizers of both common kinds. Written out, not trained: training breaks ties by chance.
+"""Small tokenizers of every common kind. Written out, not trained: training breaks ties by chance.
 
 Knows nothing of models.
 """
@@ -55,4 +55,41 @@ def byte_pairs(*, more: int = 0) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.add_special_tokens(tokens[:1])
+    return tokenizer
+
+
+def sentence_pieces(*, gemma: bool = False) -> Tokenizer:
+    """Llama 2's kind, or Gemma's: bytes for what the vocabulary lacks, <s> or <bos> in front of a text, no padding.
+
+    Args:
+        gemma: whether padding comes first, and no space is put in front of a text.
+    """
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"] if gemma else ["<unk>", "<s>", "</s>"]
+    letters = sorted({*"".join(_WORDS), *"ABCHTWh,.?!'"})
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *letters]
+    merges: list[tuple[str, str]] = []
+    for word in [f"{space}{word}" for word in _WORDS for space in ("", "\u2581")]:
+        for at in range(1, len(word)):
+            pair = (word[:at], word[at])
+            if pair not in merges:
+                merges.append(pair)
+                tokens += [] if "".join(pair) in tokens else ["".join(pair)]
+    vocabulary = {token: at for at, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    spaces = normalizers.Replace(" ", "\u2581")
+    tokenizer.normalizer = spaces if gemma else normalizers.Sequence([normalizers.Prepend("\u2581"), spaces])
+    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(parts if gemma else [*parts, decoders.Strip(" ", 1, 0)])
+    tokenizer.add_special_tokens(special)
+    first = "<bos>" if gemma else "<s>"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A", special_tokens=[(first, vocabulary[first])]
+    )
+    return tokenizer
+
+
+def chat_byte_pairs() -> Tokenizer:
+    """Qwen's kind: that of GPT-2, with tokens of chats behind the vocabulary, and no token in front of a text."""
+    tokenizer = byte_pairs()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     return tokenizer

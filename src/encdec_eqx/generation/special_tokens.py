@@ -187,8 +187,9 @@ def _means_none(value: Any) -> bool:
 
 
 _HINTS = {
-    "decoder_start_token_id": "; BERT-like tokenizers use [CLS], RoBERTa-like <s>, GPT-2 <|endoftext|>",
-    "eos_token_id": "; BERT-like tokenizers use [SEP], RoBERTa-like </s>, GPT-2 <|endoftext|>",
+    "decoder_start_token_id": "; BERT-like tokenizers use [CLS], RoBERTa's and Llama's <s>, Gemma's <bos>; where there "
+    "is no such token (GPT-2, Qwen, OLMo) it is <|endoftext|>",
+    "eos_token_id": "; BERT-like tokenizers use [SEP], RoBERTa's and Llama's </s>, GPT-2's and Qwen's <|endoftext|>",
     "pad_token_id": "; BERT-like tokenizers use [PAD], RoBERTa-like <pad>",
 }
 

@@ -214,7 +214,8 @@ class TokenizerPair:
         every kind give what a decoder should say.
 
         Args:
-            texts: what to encode. A text that already begins or ends so is not given a second token.
+            texts: what to encode. A text that already begins or ends so is not given a second token, and one that
+                brings the start token along (Llama's `<s>`) loses it: the decoder reads it anyway.
             max_length: most ids, the forced first one and EOS included; what is cut gets its EOS too.
             on_bad: of texts with the EOS token inside: "error", or "report" them in the result's `bad`.
 
@@ -232,7 +233,7 @@ class TokenizerPair:
         cut: list[int] = []
         bad: dict[int, str] = {}
         for at, encoding in enumerate(_encodings(self.target, check_texts(texts))):
-            content = form.bare(encoding.ids)
+            content = form.bare(self._without_start(encoding.ids, form))
             if inside := set(form.ends or ()).intersection(content):
                 bad[at] = f"the target has the end token {quoted(self.target.id_to_token(min(inside)))} inside"
             elif room is not None and len(content) > room:
@@ -289,6 +290,13 @@ class TokenizerPair:
                 "'M2M100Tokenizer', 'MBart50Tokenizer', 'MBartTokenizer', 'PLBartTokenizer'."
             )
         return self.languages
+
+    def _without_start(self, ids: list[int], form: TargetForm) -> list[int]:
+        """A text's ids without the start token that it brings along, as what a chat template makes does."""
+        start = form.start
+        if not ids or start is None or ids[0] != start or start in (form.ends or ()):
+            return ids
+        return ids[1:] if looks_special(self.target, start) else ids
 
     def _form_with_eos(self) -> TargetForm:
         form = self.target_form
