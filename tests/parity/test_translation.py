@@ -1,19 +1,23 @@
 """Where languages stand in texts, against transformers' tokenizers, and what models then say, against torch."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     M2M100Config,
     M2M100ForConditionalGeneration,
+    M2M100Tokenizer,
     MBart50TokenizerFast,
     MBartConfig,
     MBartForConditionalGeneration,
     MBartTokenizerFast,
     NllbTokenizerFast,
+    PLBartTokenizer,
 )
 
 from encdec_eqx import EncoderDecoder
@@ -119,3 +123,56 @@ def test_texts_are_translated_as_by_torch(case: str, tmp_path: Path) -> None:
     speaker.save_pretrained(tmp_path / "saved")
     loaded = TextToText.from_pretrained(tmp_path / "saved")
     assert loaded(TEXTS, num_beams=2, max_new_tokens=6) == again
+
+
+ODD = [
+    "  two  spaces ",
+    "北京 ☃☃ x☃",
+    "ﬁne ½ \uff21\uff22",
+    "\ttab\nnew line",
+    "a" * 50,
+    "--- !!! ???",
+    "</s> inside",
+    "",
+    "▁",
+    "▁ x",
+]
+
+
+@pytest.mark.parametrize("rule", ["nmt_nfkc", "identity"])
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_sentencepiece_models_are_read_as_sentencepiece_reads_them(kind: str, rule: str, tmp_path: Path) -> None:
+    """M2M100's numbers pieces by a file beside it, PLBart's in their own order: both have no other form."""
+    lines = [line for line in Path(__file__).read_text(encoding="utf-8").splitlines() if line.strip()]
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(lines),
+        model_prefix=str(tmp_path / "sentencepiece.bpe"),
+        vocab_size=300,
+        model_type=kind,
+        normalization_rule_name=rule,
+        minloglevel=2,
+    )
+    model = tmp_path / "sentencepiece.bpe.model"
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    names = [pieces.IdToPiece(at) for at in range(3, pieces.GetPieceSize())]
+    numbered = ["<s>", "<pad>", "</s>", "<unk>", *sorted(names)]
+    (tmp_path / "vocab.json").write_text(json.dumps({name: at for at, name in enumerate(numbered)}))
+    m2m100 = M2M100Tokenizer(str(tmp_path / "vocab.json"), str(model))
+    for theirs, codes in ((m2m100, ("en", "zu")), (PLBartTokenizer(str(model)), ("java", "en_XX"))):
+        folder = tmp_path / type(theirs).__name__
+        theirs.save_pretrained(folder)
+        pair = TokenizerPair.from_pretrained(folder, folder)
+        texts = [*lines, *ODD]
+        assert [row.tolist() for row in pair.encode_source(texts)] == theirs(texts)["input_ids"]
+        for code in codes:
+            theirs.src_lang = code
+            expected = theirs(texts)["input_ids"]
+            assert [row.tolist() for row in pair.encode_source(texts, src_lang=code)] == expected
+            assert [row.tolist() for row in pair.with_languages(code).encode_source(texts)] == expected
+        said = [row.tolist() for row in pair.encode_source(TEXTS)]
+        assert pair.source.decode_batch(said, skip_special_tokens=True) == TEXTS
+        pair.save(tmp_path / "saved")
+        again = TokenizerPair.load(tmp_path / "saved")
+        assert [row.tolist() for row in again.encode_source(texts)] == [
+            row.tolist() for row in pair.encode_source(texts)
+        ]

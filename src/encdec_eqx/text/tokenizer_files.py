@@ -1,11 +1,9 @@
 """Tokenizer files: of a saved model, or of one piece in its folder or Hub repository, checked before they are read.
 
-The only file that imports `tokenizers`. That library is written in Rust: it allocates room for every id up to the
-largest one (a file of a few lines with an id of 2³¹ ends the process), its errors are bare `Exception`s, and a panic
-there is no `Exception` at all, so that a caller's `except ValueError` would see neither.
+The library allocates room for every id up to the largest one: a file of a few lines with an id of 2³¹ would end the
+process.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +15,8 @@ from .._json import loads
 from .._quoting import printable, quoted
 from .._writing import write_whole
 from ..hf.files.hub import hub_file, shipped_folder
+from .rust_errors import as_value_error as as_value_error
+from .sentencepiece_files import MODEL, read_slow
 
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -69,13 +69,41 @@ def read_pretrained(path: str | os.PathLike) -> Any:
     if there.is_file():
         return read(there)
     if there.is_dir():
-        if not (there / BOTH).is_file():
+        tokenizer = _read_from(there)
+        if tokenizer is None:
             raise FileNotFoundError(
                 f"{there} has no {BOTH}. transformers writes one: "
                 f"AutoTokenizer.from_pretrained({os.fspath(path)!r}).save_pretrained({os.fspath(path)!r})"
             )
-        return read(there / BOTH)
-    return read(hub_file(os.fspath(path), BOTH))
+        return tokenizer
+    try:
+        return read(hub_file(os.fspath(path), BOTH))
+    except FileNotFoundError:
+        _library()
+        slow = read_slow(lambda name: _of_the_hub(os.fspath(path), name), read_config(path))
+        if slow is None:
+            raise
+        return slow
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds one tokenizer, or one for each side."""
+    return any(folder.glob(f"*{BOTH}")) or (folder / MODEL).is_file()
+
+
+def _read_from(folder: Path) -> Any:
+    """The one tokenizer of a folder, None if it has none: `tokenizer.json`, or what is in its place."""
+    if (folder / BOTH).is_file():
+        return read(folder / BOTH)
+    _library()
+    return read_slow(lambda name: folder / name if (folder / name).is_file() else None, read_config(folder))
+
+
+def _of_the_hub(repo: str, name: str) -> Path | None:
+    try:
+        return hub_file(repo, name)
+    except FileNotFoundError:
+        return None
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -87,14 +115,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     there = shipped_folder(path) or Path(path).expanduser()
     if there.is_file():
         return {}
-    if there.is_dir():
-        file = there / CONFIG
-    else:
-        try:
-            file = hub_file(os.fspath(path), CONFIG)
-        except FileNotFoundError:
-            return {}
-    return object_of(file) if file.is_file() else {}
+    file = there / CONFIG if there.is_dir() else _of_the_hub(os.fspath(path), CONFIG)
+    return object_of(file) if file is not None and file.is_file() else {}
 
 
 def object_of(file: Path) -> dict[str, Any]:
@@ -120,8 +142,7 @@ def read_folder(folder: Path) -> tuple[Any, Any]:
         ValueError: the folder has both one tokenizer for all and separate ones, or a file is damaged.
     """
     there = [name for name in (BOTH, SOURCE, TARGET) if (folder / name).is_file()]
-    if there == [BOTH]:
-        tokenizer = read(folder / BOTH)
+    if there in ([BOTH], []) and (tokenizer := _read_from(folder)) is not None:
         return tokenizer, tokenizer
     if there == [SOURCE, TARGET]:
         return read(folder / SOURCE), read(folder / TARGET)
@@ -230,18 +251,3 @@ def _ids(vocabulary: Any, added: Any, processor: Any) -> Iterator[tuple[Any, Any
 
 def _get(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else None
-
-
-@contextlib.contextmanager
-def as_value_error(what: str) -> Iterator[None]:
-    """Raise a ValueError that begins with `what` where the block raises something of the Rust side's.
-
-    Raises:
-        ValueError: the block raised an `Exception`, or a panic.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{what}: {printable(str(error), 300)}") from None

@@ -13,6 +13,7 @@ from .._installing import install
 from ..encoder_decoder import EncoderDecoder
 from ..hf.files.hub import named_folder
 from ..text import TokenizerPair
+from ..text.tokenizer_files import has_tokenizer
 from .callbacks import FitResult
 from .data import OnBad, Pairs, read_pairs
 from .data.formats import check_format, format_of
@@ -95,7 +96,7 @@ def _find_tokenizers(source: ModelSource) -> TokenizerPair | None:
     named = source.source_tokenizer is not None or source.target_tokenizer is not None
     pair = source.model_name_or_path
     if pair is not None and not named and Path(pair).is_dir():
-        return TokenizerPair.load(pair) if any(Path(pair).glob("*tokenizer.json")) else None
+        return TokenizerPair.load(pair) if has_tokenizer(Path(pair)) else None
     encoder = source.source_tokenizer or source.encoder_name_or_path or pair
     decoder = source.target_tokenizer or source.decoder_name_or_path or pair
     assert encoder is not None
@@ -107,7 +108,7 @@ def _find_tokenizers(source: ModelSource) -> TokenizerPair | None:
 
 def _bare_folder(name: str) -> bool:
     """Whether a piece lies in a folder of this machine, without a tokenizer."""
-    return Path(name).is_dir() and not (Path(name) / "tokenizer.json").is_file()
+    return Path(name).is_dir() and not has_tokenizer(Path(name))
 
 
 def pairs_of(data: DataSource, files: Path | tuple[Path, ...], on_bad: OnBad) -> Pairs:
