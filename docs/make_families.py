@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from compositions import DECODERS, ENCODERS, LIVE, RUN, STORED  # noqa: E402
-from encdec_eqx.hf.families import FAMILIES  # noqa: E402
+from encdec_eqx.hf.families import FAMILIES, WHOLES  # noqa: E402
 
 INTRODUCTION = """# Families
 
@@ -110,10 +110,11 @@ def _about() -> dict[str, tuple[str, str]]:
 def _families() -> str:
     lines = ["| family | | as an encoder | as a decoder | whole | file |", "|---|---|---|---|---|---|"]
     about = _about()
+    wholes = {form.family.model_type: form.architecture for form in WHOLES.values()}
     for name in sorted(FAMILIES):
         family, (file, text) = FAMILIES[name], about[name]
         classes = [family.architectures.get("encoder"), family.architectures.get("decoder")]
-        classes.append(family.whole.architecture if family.whole is not None else None)
+        classes.append(wholes.get(name))
         encoder, decoder, whole = (f"`{kind}`" if kind else "no" for kind in classes)
         lines.append(f"| `{name}` | {text} | {encoder} | {decoder} | {whole} | `{file}` |")
     return "\n".join(lines) + "\n"

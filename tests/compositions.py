@@ -8,10 +8,13 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from encdec_eqx.hf.families import FAMILIES
+from encdec_eqx.hf.families import FAMILIES, WHOLES
 
 ENCODERS = sorted(name for name, family in FAMILIES.items() if "encoder" in family.architectures)
 DECODERS = sorted(name for name, family in FAMILIES.items() if "decoder" in family.architectures)
+
+WHOLE_OF = {form.family.model_type: name for name, form in WHOLES.items()}
+"""The `model_type` of the whole checkpoints that families are stored in."""
 
 FAMILY_GOLDENS = Path(__file__).parent / "goldens" / "families"
 
@@ -32,6 +35,7 @@ class Partners(NamedTuple):
 
 
 ENCODER_PARTNERS: dict[str, Partners] = {
+    "t5_gemma_module": Partners(None, None, ("gpt2", "bert")),
     "modernbert": Partners(live="bert", stored="bert-generation", run=("gpt2",)),
     "blenderbot-small": Partners("ernie", None, ("xglm",)),
     "m2m_100": Partners("gpt2", None, ("roformer",)),
@@ -43,6 +47,10 @@ ENCODER_PARTNERS: dict[str, Partners] = {
 """Decoders for each later encoder."""
 
 DECODER_PARTNERS: dict[str, Partners] = {
+    "t5_gemma_module": Partners(None, None, ("roberta", "distilbert")),
+    "gemma": Partners(None, None, ("albert", "mpnet")),
+    "gemma2": Partners(None, None, ("bert", "ernie")),
+    "gemma3_text": Partners(None, None, ("electra", "roformer")),
     "llama": Partners(None, None, ("bert", "electra")),
     "gpt_neox": Partners(None, None, ("roberta", "albert")),
     "gptj": Partners(None, None, ("mpnet", "bart")),
@@ -105,6 +113,6 @@ def stored_config(role: str, family: str) -> dict[str, Any]:
     """The stored tiny Hugging Face config of a family in a role, from its pair, or from its own folder."""
     at = 0 if role == "encoder" else 1
     pair = next((f for f in FAMILY_GOLDENS.iterdir() if "+" in f.name and f.name.split("+")[at] == family), None)
-    hf = json.loads(((pair or FAMILY_GOLDENS / family) / "config.json").read_text())
+    hf = json.loads(((pair or FAMILY_GOLDENS / WHOLE_OF.get(family, family)) / "config.json").read_text())
     hf = hf.get(role, hf)
     return hf | ({"is_decoder": True, "add_cross_attention": True} if role == "decoder" else {"is_decoder": False})

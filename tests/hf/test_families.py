@@ -41,6 +41,7 @@ _BART |= {"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 
 
 # T5's: heads that are wider than the model, decoders of another depth, positions without a bound.
 _T5 = {"vocab_size": 11, "d_model": 8, "d_kv": 5, "num_heads": 2, "d_ff": 12, "num_layers": 2, "num_decoder_layers": 1}
+_GEMMA = {**_SIZES, "num_key_value_heads": 1, "head_dim": 6}
 
 SMALL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl"), _SIZES),
@@ -66,6 +67,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "bloom": {"vocab_size": 11, "hidden_size": 8, "n_layer": 2, "n_head": 2},
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2"), _GROUPED),
     "stablelm": {**_GROUPED, "partial_rotary_factor": 0.5},
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "t5_gemma_module"), _GEMMA),
     "xglm": {"vocab_size": 11, "d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 12}
     | {"max_position_embeddings": 6},
 }
@@ -136,6 +138,14 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("smollm3", {**DECODER, "no_rope_layers": [0, 1], "use_sliding_window": True, "sliding_window": 3}),
     ("olmo2", {**DECODER, "attention_bias": True, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
     ("stablelm", {**DECODER, "qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}),
+    ("gemma", {**DECODER, "hidden_act": "silu", "attention_bias": True, "pad_token_id": None, "rope_theta": 50.0}),
+    ("gemma2", {"is_decoder": True, "query_pre_attn_scalar": 7.3, "attn_logit_softcapping": None}),
+    ("gemma2", {**DECODER, "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}),
+    ("gemma2", {**DECODER, "final_logit_softcapping": None, "rope_scaling": LLAMA3, "hidden_activation": "relu"}),
+    ("gemma3_text", {**DECODER, "rope_local_base_freq": 50.0, "query_pre_attn_scalar": 7}),
+    ("gemma3_text", {"is_decoder": True, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+    ("t5_gemma_module", {"attn_logit_softcapping": 3.0, "dropout_rate": 0.1, "rope_theta": 50.0}),
+    ("t5_gemma_module", {**DECODER, "cross_attention_hidden_size": 10, "final_logit_softcapping": None}),
 ]
 
 
@@ -396,6 +406,13 @@ REFUSED = [
     ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0; expected at least 1"),
     ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers is .*; expected 0 or 1 for each of the 2 layers"),
     ("olmo2", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "expected one of default, linear, dynamic$"),
+    ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0; expected a number above 0"),
+    ("gemma2", {"sliding_window": None}, "layers that slide, and sliding_window is null"),
+    ("gemma2", {"sliding_window": 0}, "LayerSpec.window is 0; expected a whole number of at least 1"),
+    ("gemma2", {"layer_types": ["full_attention"]}, "for each of the 2 layers"),
+    ("gemma2", {"layer_types": ["full_attention", "chunked_attention"]}, "'full_attention' or 'sliding_attention' for"),
+    ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0; expected at least 1"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "a decoder sees no token after its own"),
 ]
 
 

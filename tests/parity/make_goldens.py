@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).parent.parent
 sys.path[:0] = [str(HERE / "parity"), str(HERE)]
 
-from tiny import BARTS, CAUSAL, DECODERS, ENCODERS, T5S  # noqa: E402
+from tiny import BARTS, CAUSAL, DECODERS, ENCODERS, T5GEMMAS, T5S  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: E402
 from transformers.modeling_utils import no_init_weights  # noqa: E402
 
@@ -102,6 +102,13 @@ def make_whole(family: str, seed: int) -> None:
     _store(model, folder, seed, unsaved=("embed_positions",) if family == "marian" else ())
 
 
+def make_t5gemma() -> None:
+    """A checkpoint of T5Gemma whose pieces are as wide as each other."""
+    config = T5GEMMAS["t5gemma_even"]()
+    model = randomise(AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager"), 0)
+    _store(model, HERE / "goldens" / "families" / "t5gemma", 0)
+
+
 def make_causal(family: str) -> None:
     """A causal language model alone, its batch padded on the left."""
     with no_init_weights():  # which fails for StableLM's norms
@@ -154,6 +161,7 @@ def cases() -> dict[str, Callable[[], None]]:
     every: dict[str, Callable[[], None]] = {name: functools.partial(make, name) for name in CASES}
     every |= {"+".join(pair): functools.partial(make_family_pair, *pair, at) for at, pair in enumerate(STORED)}
     every |= {name: functools.partial(make_whole, name, at) for at, name in enumerate({**BARTS, **T5S})}
+    every["t5gemma"] = make_t5gemma
     return every | {name: functools.partial(make_causal, name) for name in CAUSAL}
 
 

@@ -17,6 +17,7 @@ import torch
 from tiny import BARTS, CAUSAL, DECODERS, ENCODERS, T5S
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, GenerationConfig, PretrainedConfig
 from transformers.modeling_utils import no_init_weights
+from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
 
 from encdec_eqx import Decoder, Encoder
 from encdec_eqx.generation.options import DEFAULTS, NOT_BUILT, option_names
@@ -68,6 +69,7 @@ ODD_OF_FAMILIES: dict[str, Any] = (
     | {"sparse_prediction": True, "sparse_pred_ignore_index": 3, "repad_logits_with_grad": True}
     | {"initializer_cutoff_factor": 3.0, "deterministic_flash_attn": True, "reference_compile": False}
     | {"layer_norm_eps": 0.9, "position_embedding_type": "relative_key"}
+    | {"hidden_activation": "silu", "attn_logit_softcapping": 0.5, "_sliding_window_pattern": 2}
     | {"pretraining_tp": 1}
     | {"rope_theta": 3.0, "partial_rotary_factor": 0.9, "rotary": False, "scale_attn_weights": False}
     | {"activation_dropout": 0.9, "apply_residual_connection_post_layernorm": True, "offset_alibi": 3, "seq_length": 3}
@@ -97,7 +99,7 @@ def _parameters(kind: Any) -> set[str]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_attribute_that_torchs_classes_know_is_known(family: str):
-    kind = CONFIG_MAPPING[family]
+    kind = T5GemmaModuleConfig if family == "t5_gemma_module" else CONFIG_MAPPING[family]
     names = _parameters(kind) | _parameters(PretrainedConfig) | set(kind.attribute_map)
     names |= set(PretrainedConfig._get_global_generation_defaults())
     names |= {name for name in GenerationConfig().to_dict() if name not in ("transformers_version",)}

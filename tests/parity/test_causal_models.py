@@ -52,8 +52,10 @@ def _alone(family: str, folder: Path, **changes: Any) -> Alone:
     reference: Any = randomise(made, 0)
     with torch.no_grad():
         # Logits far enough apart that a different order of summation cannot change the largest.
-        for parameter in reference.parameters():
+        for name, parameter in reference.named_parameters():
             parameter *= 2 if parameter.ndim > 1 else 1
+            # what Gemma stores of a scale is how far it is from 1
+            parameter -= int(family.startswith("gemma") and name.endswith("norm.weight"))
     saved(reference, folder)
     return Alone(family, reference, folder, Decoder.from_pretrained(folder, add_cross_attention=False))
 

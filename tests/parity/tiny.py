@@ -21,6 +21,9 @@ from transformers import (
     ElectraConfig,
     ErnieConfig,
     FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPTJConfig,
     GPTNeoXConfig,
     LlamaConfig,
@@ -46,6 +49,7 @@ from transformers import (
     SmolLM3Config,
     StableLmConfig,
     T5Config,
+    T5GemmaConfig,
     TrOCRConfig,
     UMT5Config,
     XGLMConfig,
@@ -220,6 +224,7 @@ EVEN_HEADS = {**{name: size for name, size in LLAMA_LIKE.items() if name != "hea
 STABLE = {**{name: size for name, size in EVEN_HEADS.items() if name != "rms_norm_eps"}, "layer_norm_eps": 2e-5}
 STABLE |= {"num_attention_heads": 5, "num_key_value_heads": 5}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
+GEMMA_LIKE = {**LLAMA_LIKE, "sliding_window": 4, "query_pre_attn_scalar": 7}
 SMOL_TOKENS = {"pad_token_id": 2, "bos_token_id": 3, "eos_token_id": 4}
 
 CAUSAL: dict[str, Tiny] = {
@@ -258,6 +263,9 @@ CAUSAL: dict[str, Tiny] = {
     "smollm3": _tiny(SmolLM3Config, **EVEN_HEADS, **SMOL_TOKENS, no_rope_layer_interval=2, attention_bias=True),
     "olmo2": _tiny(Olmo2Config, **EVEN_HEADS),
     "stablelm": _tiny(StableLmConfig, **STABLE, use_qkv_bias=True, qk_layernorm=True, partial_rotary_factor=0.5),
+    "gemma": _tiny(GemmaConfig, **LLAMA_LIKE, attention_bias=True, hidden_act="gelu", hidden_activation="relu"),
+    "gemma2": _tiny(Gemma2Config, **GEMMA_LIKE, attn_logit_softcapping=1.5, final_logit_softcapping=2.5),
+    "gemma3_text": _tiny(Gemma3TextConfig, **GEMMA_LIKE, sliding_window_pattern=2, rope_local_base_freq=70.0),
 }
 """Families that can be decoders and to which torch gives no cross-attention: causal language models, compared alone."""
 
@@ -265,6 +273,9 @@ LLAMA3 = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0, "origi
 YARN = {"factor": 3.0, "beta_fast": 4.0, "beta_slow": 0.5, "original_max_position_embeddings": 12}
 OLD_FALCON: dict[str, Any] = {"new_decoder_architecture": False, "num_kv_heads": None}
 PLAIN_LLAMA = {"attention_bias": False, "mlp_bias": False}
+
+THREE = {"num_hidden_layers": 3}
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 CAUSAL_VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {**PLAIN_LLAMA, "tie_word_embeddings": True, "head_dim": None, "num_key_value_heads": None}),
@@ -314,5 +325,65 @@ CAUSAL_VARIANTS: list[tuple[str, dict[str, Any]]] = [
         "stablelm",
         {"qk_layernorm": False, "use_parallel_residual": True, "rope_scaling": {"type": "linear", "factor": 2.0}},
     ),
+    ("gemma", {"attention_bias": False, "tie_word_embeddings": False, "num_key_value_heads": 4, "pad_token_id": None}),
+    ("gemma", {"num_key_value_heads": 1, "hidden_act": "silu", "rope_scaling": {"type": "linear", "factor": 2.5}}),
+    ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None, "tie_word_embeddings": False}),
+    ("gemma2", {**THREE, "layer_types": [FULL, SLIDING, SLIDING], "query_pre_attn_scalar": 7.3}),
+    ("gemma2", {"layer_types": [FULL] * 2, "query_pre_attn_scalar": 10, "attention_bias": True}),
+    ("gemma2", {**THREE, "rope_scaling": {"rope_type": "llama3", **LLAMA3}, "num_key_value_heads": 4}),
+    ("gemma3_text", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "attn_logit_softcapping": 2.0}),
+    ("gemma3_text", {**THREE, "layer_types": [SLIDING, FULL, FULL], "final_logit_softcapping": 1.5}),
+    ("gemma3_text", {**THREE, "sliding_window_pattern": 3, "rope_scaling": {"rope_type": "yarn", **YARN}}),
+    ("gemma3_text", {"sliding_window_pattern": 1, "tie_word_embeddings": False, "pad_token_id": 6}),
+    ("gemma3_text", {"rope_scaling": {"rope_type": "dynamic", "factor": 3.0}, "attention_bias": True}),
 ]
 """Settings that the models above do not have; each is compared in a call, a cached one, and through files."""
+
+_GEMMA_ENCODER = {
+    "hidden_size": 20,
+    "intermediate_size": 36,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "max_position_embeddings": 40,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 11,
+}
+_GEMMA_DECODER = {
+    **_GEMMA_ENCODER,
+    "hidden_size": 16,
+    "intermediate_size": 28,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 4,
+    "sliding_window": 3,
+    "query_pre_attn_scalar": 5.5,
+}
+
+
+def _t5gemma(encoder: dict[str, Any], decoder: dict[str, Any], **settings: Any) -> Tiny:
+    nested = {"encoder": {**_GEMMA_ENCODER, **encoder}, "decoder": {**_GEMMA_DECODER, **decoder}}
+    return _tiny(T5GemmaConfig, **nested, vocab_size=VOCAB, **settings)
+
+
+_TOKENS = {"bos_token_id": 5, "eos_token_id": 7, "pad_token_id": 3}
+_UNLIKE = {"attn_logit_softcapping": None, "attention_bias": True, "hidden_activation": "silu", "rms_norm_eps": 1e-3}
+T5GEMMAS: dict[str, Tiny] = {
+    "t5gemma": _t5gemma({}, {}),
+    "t5gemma_untied": _t5gemma(
+        {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 9.0},
+        {"final_logit_softcapping": 1.5, "num_key_value_heads": 6, "tie_word_embeddings": False},
+        tie_word_embeddings=False,
+        dropout_rate=0.1,
+        attention_dropout=0.2,
+    ),
+    "t5gemma_plain": _t5gemma(
+        {**_UNLIKE, "rope_theta": 300.0, "pad_token_id": 3},
+        {**_UNLIKE, **_TOKENS, "final_logit_softcapping": None, "layer_types": ["full_attention", "sliding_attention"]},
+    ),
+    # as wide as each other, so that the pieces join others
+    "t5gemma_even": _t5gemma({"num_hidden_layers": 2, "hidden_size": 16}, {}),
+}
+"""Whole checkpoints of T5Gemma. Its pieces have the config of a class that torch gives no name of its own."""

@@ -218,7 +218,7 @@ class Family:
             duplicates[self.tied_copy[0]] = self.tied_copy[1]
         return NameTable(
             groups={group: rows for group, rows in present.items() if rows},
-            scopes=tuple(("", prefix) for prefix in prefixes),
+            scopes=tuple(("", prefix) for prefix in sorted(prefixes, key=len, reverse=True)),
             duplicates=duplicates,
             settings={self.tied_copy[0]: "tie_word_embeddings"} if tied else {},
             unused=tuple(("", pattern, reason) for pattern, reason in self.unused)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._quoting import printable, quoted
 from ..config import StackConfig
-from .families import FAMILIES
+from .families import FAMILIES, NESTED
 from .family import Family, Role
 from .files.folder import CONFIG
 from .pair_config import MODEL_TYPE
@@ -31,6 +31,9 @@ def read_config(hf: Mapping[str, Any], *, strict: bool) -> StackConfig:
         ValueError: the family is unknown, or an attribute has a value that is not supported.
     """
     model_type = hf.get("model_type")
+    if isinstance(model_type, str) and model_type in NESTED:
+        inside = " and ".join(map(repr, NESTED[model_type].keys))
+        raise ValueError(f"a config of {model_type!r} holds that of a piece under {inside}: give that one.")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise ValueError(f"unknown model_type {quoted(model_type)} in a config; known families: {known}.")
@@ -38,6 +41,19 @@ def read_config(hf: Mapping[str, Any], *, strict: bool) -> StackConfig:
     config = family.from_hf(hf)
     warn_of_unknown(f"the {family.model_type} config", family.unknown(hf), strict=strict)
     return config
+
+
+def part_of(hf: Mapping[str, Any], role: Role, place: Path | str) -> Mapping[str, Any]:
+    """The config of a piece: the one given, or the part of it that describes the piece.
+
+    Raises:
+        ValueError: the part is absent, or not what it should be.
+    """
+    nested = NESTED.get(str(hf.get("model_type")))
+    try:
+        return hf if nested is None else nested.part(hf, role)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}.") from None
 
 
 def family_of(hf: Mapping[str, Any], place: Path | str, role: Role) -> Family:
@@ -99,10 +115,13 @@ def with_model_type(
         return {**hf, "model_type": given}, () if said == given else (note,)
     if said is not None:
         return dict(hf), ()
-    if isinstance(hf.get("encoder"), Mapping) and isinstance(hf.get("decoder"), Mapping):
-        return {**hf, "model_type": PAIRS[0]}, (f"{CONFIG} has no model_type; it describes an encoder and a decoder",)
     named = hf.get("architectures")
     named = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    nested = [form.model_type for form in NESTED.values() if form.architecture in named]
+    if len(nested) == 1:
+        return {**hf, "model_type": nested[0]}, (f"{CONFIG} has no model_type; architectures = {quoted(named)}",)
+    if isinstance(hf.get("encoder"), Mapping) and isinstance(hf.get("decoder"), Mapping):
+        return {**hf, "model_type": PAIRS[0]}, (f"{CONFIG} has no model_type; it describes an encoder and a decoder",)
     found = sorted({family for name in named for family in _families(name)})
     if len(found) == 1:
         why = f"{CONFIG} has no model_type; architectures = {quoted(named)} is of {found[0]!r}"

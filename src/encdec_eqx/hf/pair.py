@@ -27,6 +27,7 @@ from .int8_files import file_format, open_int8, own_names, paths_as_names, split
 from .load import POSITIONS, check_size, initial, load
 from .model_types import PAIRS, family_of, stack_config, with_model_type
 from .names import NameTable, linear, merge, split_tied, strip_wrappers
+from .nested_config import NestedFormat
 from .pair_config import MODEL_TYPE as PAIR
 from .pair_config import SHARED, PairConfig, WholeFormat, read_pair, write_pair
 from .piece import check_without_cross, hf_config, how_drawn, log
@@ -117,7 +118,7 @@ def load_pair(
         what, model_type = f"a {first} to {decoder.config.model_type} pair", PAIR
         table, ties = _pair_table(configs, tied=pair.tied and own is None)
     else:
-        what, model_type = f"a {first} model", first
+        what, model_type = f"a {hf['model_type']} model", hf["model_type"]
         table, ties = whole.table(**configs, shared=pair.tied), (SHARED,) if pair.tied else ()
     what += ", int8" if int8 else ""
     tensors = open_int8(folder) if int8 else open_tensors(folder)
@@ -270,9 +271,9 @@ def _check_own(own: Any, config: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def _piece(role: Role, hf: Mapping[str, Any], file: Path, whole: WholeFormat | None) -> _Piece:
+def _piece(role: Role, hf: Mapping[str, Any], file: Path, whole: WholeFormat | NestedFormat | None) -> _Piece:
     """One piece of a checkpoint's config."""
-    place = str(file) if whole is not None else f"{file}, {role!r}"
+    place = str(file) if isinstance(whole, WholeFormat) else f"{file}, {role!r}"
     family = family_of(hf, place, role)
     return _Piece(hf, family, stack_config(family, hf, place), place)
 
@@ -302,7 +303,7 @@ def _with_model_types(
     return hf, notes
 
 
-def _whole(hf: Mapping[str, Any], place: Any) -> WholeFormat | None:
+def _whole(hf: Mapping[str, Any], place: Any) -> WholeFormat | NestedFormat | None:
     """The format of a whole checkpoint; None for a pair.
 
     Raises:

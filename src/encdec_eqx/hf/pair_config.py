@@ -71,6 +71,18 @@ def check_kinds(hf: Mapping[str, Any]) -> None:
             check_kind(name, hf[name], default)
 
 
+def check_only_values(hf: Mapping[str, Any]) -> None:
+    """That attributes of both pieces are at the only value that is supported.
+
+    Raises:
+        ValueError: one has another.
+    """
+    for name in (name for name in hf if name in _FIXED):
+        allowed, why = _FIXED[name]
+        if not at_fixed(hf[name], allowed):
+            raise ValueError(f"attribute {name!r} = {quoted(hf[name])}; expected {allowed!r}: {why}")
+
+
 def read_pair(hf: Mapping[str, Any]) -> PairConfig:
     """Take the `config.json` of a pair apart.
 
@@ -90,10 +102,7 @@ def read_pair(hf: Mapping[str, Any]) -> PairConfig:
             "the encoder's config has is_decoder or add_cross_attention set; expected both false there. If its weights "
             "are an encoder's, set both to false in config.json"
         )
-    for name in (name for name in hf if name in _FIXED):
-        allowed, why = _FIXED[name]
-        if not at_fixed(hf[name], allowed):
-            raise ValueError(f"attribute {name!r} = {quoted(hf[name])}; expected {allowed!r}: {why}")
+    check_only_values(hf)
     known = {"model_type", "encoder", "decoder", "tie_encoder_decoder", *TOKENS, *_IGNORED, *_FIXED}
     unknown = {name: value for name, value in hf.items() if name not in known}
     ignored = {name: value for name, value in hf.items() if name in IGNORED and name not in OF_THE_FILE}
@@ -132,6 +141,11 @@ class WholeFormat:
 
     family: Family
     whole: Whole
+
+    @property
+    def architecture(self) -> str:
+        """Torch's class, as a saved config names it."""
+        return self.whole.architecture
 
     def read(self, hf: Mapping[str, Any]) -> PairConfig:
         """Take a `config.json` that describes both pieces apart.

@@ -21,7 +21,7 @@ from .files.folder import CONFIG, Tensors, open_tensors, read_config
 from .files.hub import HubOptions
 from .int8_files import file_format, open_int8, own_names, paths_as_names, split_int8
 from .load import POSITIONS, check_size, initial, load
-from .model_types import family_of, stack_config, with_model_type
+from .model_types import family_of, part_of, stack_config, with_model_type
 from .names import NameTable
 from .report import UNUSED_POOLER, LoadReport, choices, refuse_unknown
 from .save import recorded_dtype, save
@@ -59,6 +59,7 @@ def load_piece(
     place = folder / CONFIG
     hf, int8 = split_int8(read_config(folder), place)
     hf, named = with_model_type(hf, model_type, place, "model_type")
+    hf = part_of(hf, role, place)
     family = family_of(hf, place, role)
     _check_overrides(family, hf["model_type"], overrides)
     as_role: dict[str, Any] = {"is_decoder": True, "add_cross_attention": graft is None}

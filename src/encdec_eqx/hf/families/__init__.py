@@ -2,6 +2,7 @@
 
 from ..family import Family as Family
 from ..family import Role as Role
+from ..nested_config import NestedFormat, NestedText
 from ..pair_config import PairConfig as PairConfig
 from ..pair_config import WholeFormat as WholeFormat
 from ..pair_config import read_pair as read_pair
@@ -14,6 +15,7 @@ from .big_bird import BIG_BIRD
 from .bloom import BLOOM, FALCON
 from .distilbert import DISTILBERT
 from .electra import ELECTRA, ROFORMER
+from .gemma import GEMMA, GEMMA2, GEMMA3_TEXT, GEMMA3_WITH_IMAGES
 from .gpt2 import GPT2
 from .gpt_neox import GPT_NEOX, GPTJ, PHI
 from .llama import LLAMA, MISTRAL
@@ -28,6 +30,7 @@ from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, ROBERTA_PRELAYERNORM, XL
 from .smollm3 import SMOLLM3
 from .stablelm import STABLELM
 from .t5 import MT5, T5, UMT5
+from .t5gemma import T5_GEMMA_MODULE, T5GEMMA
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -40,8 +43,15 @@ FAMILIES: dict[str, Family] = {
         *(GPT_NEOX, GPTJ, PHI, OPT, FALCON, BLOOM),
         *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, STABLELM),
         *(T5, MT5, UMT5),
+        *(GEMMA, GEMMA2, GEMMA3_TEXT, T5_GEMMA_MODULE),
     )
 }
 
-WHOLES = {name: WholeFormat(one, one.whole) for name, one in FAMILIES.items() if one.whole is not None}
+WHOLES: dict[str, WholeFormat | NestedFormat] = {
+    **{name: WholeFormat(one, one.whole) for name, one in FAMILIES.items() if one.whole is not None},
+    T5GEMMA.model_type: T5GEMMA,
+}
 """The formats of checkpoints that hold both pieces of one family, by `model_type`."""
+
+NESTED: dict[str, NestedFormat | NestedText] = {form.model_type: form for form in (T5GEMMA, GEMMA3_WITH_IMAGES)}
+"""Models whose config holds that of a piece, by `model_type`."""
