@@ -80,6 +80,9 @@ DIFFERENCES = """
   file contradicts itself torch follows the derived ones; here the load report says so. T5's dropout of the states
   after the last norm is not built, nor its bounds on float16.
 - **T5's decoder alone** has no class in torch: it is saved under the names, and the class, of a whole checkpoint.
+- **ModernBERT's scaled rotations** (`rope_scaling`) are refused; none of its published models has them.
+- **DeBERTa's embeddings of padding** are not set to zero, as only its convolution would see them, which does not here
+  either; and `norm_rel_ebd` without `relative_attention` leaves a norm unread, which is not written again.
 - **ERNIE's tasks**: the first row of the table is added, as where torch is given no `task_type_ids`.
 - **Dropout** sits in the same place in all families; where torch has it elsewhere in one, the family's file says so. It
   changes training's noise, not the function.

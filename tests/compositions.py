@@ -36,6 +36,7 @@ class Partners(NamedTuple):
 
 ENCODER_PARTNERS: dict[str, Partners] = {
     "t5_gemma_module": Partners(None, None, ("gpt2", "bert")),
+    "deberta-v2": Partners(live="gpt2", stored="electra", run=("bert",)),
     "modernbert": Partners(live="bert", stored="bert-generation", run=("gpt2",)),
     "blenderbot-small": Partners("ernie", None, ("xglm",)),
     "m2m_100": Partners("gpt2", None, ("roformer",)),

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from ._quoting import quoted
 from .layers.alibi import AlibiConfig as AlibiConfig
 from .layers.attention import AttentionConfig as AttentionConfig
+from .layers.convolution import ConvolutionConfig as ConvolutionConfig
 from .layers.feed_forward import ACTIVATIONS as ACTIVATIONS
 from .layers.feed_forward import GatedMLPConfig as GatedMLPConfig
 from .layers.feed_forward import MLPConfig as MLPConfig
@@ -57,7 +58,8 @@ class LayerSpec:
         self_norm: whether self-attention has its norm (ModernBERT's first layer has none).
         block: how its sub-layers stand: one after another (`"serial"`), or attention and feed-forward side by side,
             reading the same normed input (`"parallel"`: GPT-J, Phi) or one normed for each (`"parallel_norms"`:
-            GPT-NeoX).
+            GPT-NeoX); `"convolved"`: one after another, and a convolution of the layer's input is added to its output
+            (DeBERTa v2's first layer).
         cross_kind: how the layer attends to encoder states, if it does: in a sub-layer of its own (`"sublayer"`), in
             one whose output is multiplied by the tanh of a learned gate (`"gated"`: Flamingo), or in self-attention,
             which reads target and source in one softmax (`"merged"`: T5Gemma 2).
@@ -70,11 +72,11 @@ class LayerSpec:
     window: int | None = None
     rotary: int | None = 0
     self_norm: bool = True
-    block: Literal["serial", "parallel", "parallel_norms"] = "serial"
+    block: Literal["serial", "parallel", "parallel_norms", "convolved"] = "serial"
     cross_kind: CrossKind = "sublayer"
 
     def __post_init__(self):
-        one_of(self, "block", ("serial", "parallel", "parallel_norms"))
+        one_of(self, "block", ("serial", "parallel", "parallel_norms", "convolved"))
         one_of(self, "cross_kind", get_args(CrossKind))
         if self.window is not None:
             positive(self, "window")
@@ -203,8 +205,8 @@ class EmbeddingsConfig:
         padding_idx: row of the token table whose gradient is zero, as in torch.
         size: width of the tables, if it is not that of the layers; needs `projection`.
         projection: whether a linear map leads from the tables' width to the layers' (Lan et al. 2020).
-        projected: what it maps: the normalised `"sum"`, or the `"tokens"` before positions are added, which then have
-            the layers' width (OPT).
+        projected: what it maps: the normalised `"sum"`, the `"tokens"` before positions are added, which then have
+            the layers' width (OPT), or the `"unnormed_sum"`, so that the norm has the layers' width (DeBERTa).
         projection_bias: whether it has a bias.
         scale: factor on the looked-up token embeddings.
         scale_inputs_embeds: whether it applies to embeddings that the caller gives, too.
@@ -222,12 +224,12 @@ class EmbeddingsConfig:
     scale_inputs_embeds: bool = False
     task_type_size: int = 0
     norm_before_positions: bool = False
-    projected: Literal["sum", "tokens"] = "sum"
+    projected: Literal["sum", "tokens", "unnormed_sum"] = "sum"
     projection_bias: bool = True
 
     def __post_init__(self):
         rate(self, "dropout")
-        one_of(self, "projected", ("sum", "tokens"))
+        one_of(self, "projected", ("sum", "tokens", "unnormed_sum"))
         if self.size is not None:
             positive(self, "size")
             if not self.projection:
@@ -245,6 +247,11 @@ class EmbeddingsConfig:
             raise ValueError("token types come from a table of their own or from the token table: choose one.")
         if self.norm_before_positions and not self.norm:
             raise ValueError("EmbeddingsConfig.norm_before_positions is true and norm false: there is none to place.")
+        if self.norm_before_positions and self.projected == "unnormed_sum":
+            raise ValueError(
+                "EmbeddingsConfig.norm_before_positions is true and projected 'unnormed_sum', of which the norm is: "
+                "choose one."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -304,6 +311,7 @@ class StackConfig:
         head: the language-model head; `None` for an encoder.
         causal: whether a position sees only itself and those before it.
         cross_attention_hidden_size: width of the states that cross-attention reads; `None` means `hidden_size`.
+        convolution: what `"convolved"` layers have; an encoder's only, as it looks ahead.
         dropout: rate of dropout on the output of each sub-layer.
         initializer_range: standard deviation of initial weights.
         pooler: whether BERT's pooler is carried through checkpoints; nothing here uses it.
@@ -328,6 +336,7 @@ class StackConfig:
     head: HeadConfig | None = None
     causal: bool = False
     cross_attention_hidden_size: int | None = None
+    convolution: ConvolutionConfig | None = None
     dropout: float = 0.0
     initializer_range: float = 0.02
     pooler: bool = False
@@ -357,6 +366,7 @@ class StackConfig:
                 f"{LARGEST_REAL:g}."
             )
         _check_shared_layers(self.layers)
+        _check_convolution(self)
         if self.head is not None and self.head.tied and self.head_width != self.embedding_size:
             raise ValueError(
                 f"the head is tied to the token table, whose width is {self.embedding_size}, but takes states of width "
@@ -436,3 +446,21 @@ def _check_shared_layers(layers: tuple[LayerSpec, ...]) -> None:
                 "`window`, `rotary`, `self_norm`, `block` or `cross_kind`; layers that share weights must be of one "
                 "kind."
             )
+
+
+def _check_convolution(config: StackConfig) -> None:
+    convolved = any(layer.block == "convolved" for layer in config.layers)
+    if convolved != (config.convolution is not None):
+        raise ValueError(
+            f"StackConfig.convolution is {config.convolution} and {'some' if convolved else 'no'} LayerSpec.block is "
+            "'convolved': give both or neither."
+        )
+    if config.convolution is None:
+        return
+    if config.causal or config.cross_attention:
+        raise ValueError("StackConfig.convolution looks ahead, which a decoder must not; leave it out.")
+    if config.hidden_size % config.convolution.groups:
+        raise ValueError(
+            f"ConvolutionConfig.groups is {config.convolution.groups}; expected a divisor of hidden_size, "
+            f"{config.hidden_size}."
+        )

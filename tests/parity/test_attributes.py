@@ -68,7 +68,6 @@ ODD_OF_FAMILIES: dict[str, Any] = (
     | {"classifier_pooling": "mean", "classifier_bias": True, "classifier_activation": "relu", "decoder_bias": False}
     | {"sparse_prediction": True, "sparse_pred_ignore_index": 3, "repad_logits_with_grad": True}
     | {"initializer_cutoff_factor": 3.0, "deterministic_flash_attn": True, "reference_compile": False}
-    | {"layer_norm_eps": 0.9, "position_embedding_type": "relative_key"}
     | {"hidden_activation": "silu", "attn_logit_softcapping": 0.5, "_sliding_window_pattern": 2}
     | {"pretraining_tp": 1}
     | {"rope_theta": 3.0, "partial_rotary_factor": 0.9, "rotary": False, "scale_attn_weights": False}
@@ -76,6 +75,8 @@ ODD_OF_FAMILIES: dict[str, Any] = (
     | {"masked_softmax_fusion": False, "bias_dropout_fusion": False, "attention_softmax_in_fp32": False}
     | {"skip_bias_add": False, "skip_bias_add_qkv": True, "n_inner": 3}
     | {"n_positions": 3, "scalable_attention": False}
+    | {"layer_norm_eps": 0.9, "position_embedding_type": "relative_key", "legacy": False}
+    | {"pooler_dropout": 0.9, "pooler_hidden_act": "relu", "pooler_hidden_size": 3}
 )
 ODD_OPTIONS: dict[str, Any] = (
     {"max_length": 5, "max_new_tokens": 4, "min_length": 3, "min_new_tokens": 3, "do_sample": True}

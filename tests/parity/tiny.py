@@ -17,6 +17,7 @@ from transformers import (
     BloomConfig,
     CamembertConfig,
     Data2VecTextConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     ErnieConfig,
@@ -60,7 +61,8 @@ from transformers import (
 from hf import VOCAB, tiny_bert, tiny_gpt2, tiny_roberta
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, where this module compiles functions
+    warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, where these modules compile functions
+    import transformers.models.deberta_v2.modeling_deberta_v2
     import transformers.models.modernbert.modeling_modernbert  # noqa: F401
 
 Tiny = Callable[..., PretrainedConfig]
@@ -159,6 +161,19 @@ ENCODERS: dict[str, Tiny] = {
     ),
     "albert": _tiny(AlbertConfig, **{**SIZES, "num_hidden_layers": 4, "num_hidden_groups": 2, "embedding_size": 12}),
     "mpnet": _tiny(MPNetConfig, **SIZES, relative_attention_num_buckets=35),
+    "deberta-v2": _tiny(
+        DebertaV2Config,
+        **SIZES,
+        type_vocab_size=3,
+        embedding_size=12,
+        pad_token_id=1,
+        relative_attention=True,
+        pos_att_type="p2c|c2p",
+        position_buckets=6,
+        norm_rel_ebd="layer_norm",
+        conv_kernel_size=3,
+        conv_groups=2,
+    ),
     "modernbert": _tiny(
         ModernBertConfig,
         vocab_size=VOCAB,

@@ -5,6 +5,7 @@ from ..config import LayerSpec, StackConfig
 from .block import AbstractBlock as AbstractBlock
 from .block import Block as Block
 from .block import BlockOutput as BlockOutput
+from .convolved import ConvolvedBlock as ConvolvedBlock
 from .gated import GatedBlock as GatedBlock
 from .gated import GatedParallelBlock as GatedParallelBlock
 from .merged import MergedBlock as MergedBlock
@@ -16,6 +17,7 @@ KINDS: dict[tuple[str, str], type[Block] | type[ParallelBlock]] = {
     ("serial", "gated"): GatedBlock,
     ("serial", "merged"): MergedBlock,
     ("parallel", "sublayer"): ParallelBlock,
+    ("convolved", "sublayer"): ConvolvedBlock,
     ("parallel", "gated"): GatedParallelBlock,
     ("parallel", "merged"): MergedParallelBlock,
 }

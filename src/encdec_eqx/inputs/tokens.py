@@ -28,7 +28,6 @@ class Embeddings(AbstractInputs):
         task_types: the table of tasks, whose first row is added.
         norm: of the sum, or of the token embeddings.
         projection: from the tables' width to the layers'.
-        projects_tokens: whether it maps tokens before anything is added to them, or the normalised sum.
         dropout: of the normalised sum.
         position_use: what the positions are for.
         position_offset: the table's row of position 0.
@@ -36,6 +35,7 @@ class Embeddings(AbstractInputs):
         scale: factor on token embeddings.
         scale_given: whether it applies to embeddings that the caller gives, too.
         norm_first: whether the norm is of the token embeddings, before anything is added.
+        projected: what the projection maps, as `EmbeddingsConfig.projected` says.
     """
 
     tokens: AbstractEmbedding
@@ -51,7 +51,7 @@ class Embeddings(AbstractInputs):
     scale: float = eqx.field(static=True)
     scale_given: bool = eqx.field(static=True)
     norm_first: bool = eqx.field(static=True)
-    projects_tokens: bool = eqx.field(static=True)
+    projected: str = eqx.field(static=True)
 
     def embed(
         self,
@@ -124,8 +124,8 @@ class Embeddings(AbstractInputs):
     ) -> Float[Array, "batch length hidden"]:
         """Add positions and types to token embeddings (those of `look_up` or `given`)."""
         x = embedded.astype(self.tokens.dtype)
-        first, last = (self.projection, None) if self.projects_tokens else (None, self.projection)
-        x = x if first is None else first(x)
+        if self.projection is not None and self.projected == "tokens":
+            x = self.projection(x)
         if self.norm is not None and self.norm_first:
             x = self.norm(x)
         if token_type_ids is not None:
@@ -136,10 +136,12 @@ class Embeddings(AbstractInputs):
             x = x + self.positions(positions + self.position_offset)
         if self.task_types is not None:
             x = x + jnp.broadcast_to(self.task_types.weight[0], x.shape)
+        if self.projection is not None and self.projected == "unnormed_sum":
+            x = self.projection(x)
         if self.norm is not None and not self.norm_first:
             x = self.norm(x)
         x = self.dropout(x, key=key)
-        return x if last is None else last(x)
+        return x if self.projection is None or self.projected != "sum" else self.projection(x)
 
     def rotations(self, positions: Int32[Array, "batch length"]) -> tuple[Rotation, ...]:
         """By what self-attention rotates, if the table of positions is for that."""
@@ -174,7 +176,9 @@ class Embeddings(AbstractInputs):
             positions=_init_positions(config, position_key),
             token_types=table(settings.token_type_size, type_key),
             task_types=table(settings.task_type_size, task_key),
-            norm=init_norm(config.norm, size) if settings.norm else None,
+            norm=init_norm(config.norm, size if settings.projected == "sum" else config.hidden_size)
+            if settings.norm
+            else None,
             projection=Linear.init(
                 config.embedding_size,
                 config.hidden_size,
@@ -191,7 +195,7 @@ class Embeddings(AbstractInputs):
             scale=settings.scale,
             scale_given=settings.scale_inputs_embeds,
             norm_first=settings.norm_before_positions,
-            projects_tokens=settings.projected == "tokens",
+            projected=settings.projected,
         )
 
 

@@ -39,10 +39,10 @@ class DisentangledConfig:
 
     def __post_init__(self):
         positive(self, "span", "max_distance")
-        if self.buckets and not 2 <= self.span // 2 < self.max_distance - 1:
+        if self.buckets and not 1 <= self.span // 2 < self.max_distance - 1:
             raise ValueError(
                 f"DisentangledConfig.span is {self.span} and max_distance {self.max_distance}; with buckets, expected "
-                "a span of at least 4 and a max_distance above span / 2 + 1."
+                "a span of at least 2 and a max_distance above span / 2 + 1."
             )
 
 
@@ -66,7 +66,7 @@ def _edges(middle: int, max_distance: int) -> Integer[np.ndarray, " edges"]:
     def step(distance: int) -> int:
         return math.ceil(np.log(np.float32(distance) / np.float32(middle)) / width * np.float32(middle - 1))
 
-    distances = range(middle, 4 * max_distance)
+    distances = range(middle, 2**24)  # whole numbers that float32 holds
     return np.asarray([middle + bisect.bisect_left(distances, at, key=step) for at in range(1, middle + 2)], np.int32)
 
 

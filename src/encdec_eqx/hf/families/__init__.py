@@ -13,6 +13,7 @@ from .bart_decoders import TROCR, XGLM
 from .bert import BERT, BERT_GENERATION, ERNIE, MEGATRON_BERT
 from .big_bird import BIG_BIRD
 from .bloom import BLOOM, FALCON
+from .deberta import DEBERTA_V2
 from .distilbert import DISTILBERT
 from .electra import ELECTRA, ROFORMER
 from .gemma import GEMMA, GEMMA2, GEMMA3_TEXT, GEMMA3_WITH_IMAGES
@@ -37,7 +38,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM),
         *(ERNIE, MEGATRON_BERT, REMBERT, ELECTRA, BERT_GENERATION, BIG_BIRD, ROFORMER, DISTILBERT, ALBERT, MPNET),
-        MODERNBERT,
+        *(MODERNBERT, DEBERTA_V2),
         *(GPT2, BART, MBART, MARIAN, PEGASUS, BLENDERBOT, XGLM, TROCR),
         *(BLENDERBOT_SMALL, PLBART, M2M_100),
         *(GPT_NEOX, GPTJ, PHI, OPT, FALCON, BLOOM),

@@ -17,8 +17,9 @@ from ...params.param_names import ParamNames, param_names
 from ...params.selectors import select
 from ...stack.unrolled import AbstractStack
 
-_TABLES = {"embeddings", "lm_head", "distances", "relative_bias"}
-"""Words in the names of arrays whose rows belong to tokens, positions or distances, and of the way back to tokens."""
+_TABLES = {"embeddings", "lm_head", "distances", "relative_bias", "other"}
+"""Words in the names of arrays whose rows belong to tokens, positions or distances, and of the way back to tokens;
+`stack.shared.other` is DeBERTa's table of relative positions."""
 
 
 @dataclasses.dataclass(frozen=True)
