@@ -93,3 +93,15 @@ def chat_byte_pairs() -> Tokenizer:
     tokenizer = byte_pairs()
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     return tokenizer
+
+
+def unigrams() -> Tokenizer:
+    """T5's kind: pieces with their log-probabilities, a template text </s>, sentinels behind the pieces."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *((f"▁{word}", -3.0) for word in _WORDS)]
+    pieces += [("▁", -2.0), *((letter, -5.0) for letter in _LETTERS)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", "<extra_id_1>", "<extra_id_0>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer

@@ -1,14 +1,18 @@
-"""The tokenizer pair against transformers, on the real tokenizer of all-MiniLM-L6-v2 (see `test_real_weights.py`)."""
+"""The tokenizer pair against transformers: T5's kinds, and all-MiniLM-L6-v2's own (see `test_real_weights.py`)."""
 
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_real_weights import SENTENCES, _package
-from transformers import BertTokenizerFast
+from transformers import BertTokenizerFast, ByT5Tokenizer, T5TokenizerFast
 
-from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
-from encdec_eqx.text import TextToText, TokenizerPair
+from encdec_eqx import Decoder, Encoder, EncoderDecoder, SpecialTokens, StackConfig
+from encdec_eqx.text import TextToText, TokenizerPair, byte_tokenizer
+from tokenizers_of import unigrams
 
 LONG = [*SENTENCES, "unbelievable! " * 40, "Größe, naïve café; 北京 ..."]
 
@@ -71,3 +75,42 @@ def test_texts_go_through_a_real_encoder_and_back_from_a_folder(
     assert (tmp_path / "tokenizer.json").is_file()
     assert TextToText.from_pretrained(tmp_path)(SENTENCES, max_new_tokens=4) == said
     assert BertTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))(LONG[0]).input_ids[0] == 101
+
+
+T5_TOKENS = SpecialTokens(eos_token_id=1, pad_token_id=0, decoder_start_token_id=0)
+# sentinels and spaces around special tokens; a text that ends with </s> gets no second one from ByT5's class alone
+PARTS = st.sampled_from(["<extra_id_0>", "<extra_id_124>", " <pad> ", "<unk>", "</s> x", "<", " ", "ö", "北京", "a b"])
+LETTERS = st.characters(codec="utf-8", exclude_characters="\ufffd")
+BYTES = ByT5Tokenizer()
+BYTE_PAIR = TokenizerPair(byte_tokenizer(), byte_tokenizer(), T5_TOKENS)
+
+
+@given(st.lists(PARTS | st.text(LETTERS, max_size=6), max_size=6).map("".join))
+@settings(max_examples=300)
+def test_bytes_are_byt5s(text: str) -> None:
+    assert BYTE_PAIR.encode_source([text])[0].tolist() == BYTES(text).input_ids
+
+
+@given(st.lists(st.integers(2, 383) | st.sampled_from([198, 185, 232, 143, 150]), max_size=12))
+@settings(max_examples=300)
+def test_ids_become_the_text_that_byt5_makes_of_them(ids: list[int]) -> None:
+    theirs = BYTES.decode(ids, skip_special_tokens=True, spaces_between_special_tokens=False)
+    assert BYTE_PAIR.decode_target([np.asarray(ids, np.int32)]) == [theirs.replace("\ufffd", "")]
+
+
+def test_a_saved_byt5_tokenizer_is_found_by_its_class(tmp_path: Path) -> None:
+    ByT5Tokenizer(extra_ids=20).save_pretrained(tmp_path)
+    made = TokenizerPair.load(tmp_path).source
+    assert (made.get_vocab_size(), made.token_to_id("<extra_id_19>")) == (279, 278)
+
+
+def test_t5s_kind_is_transformers_s(tmp_path: Path) -> None:
+    made = unigrams()
+    made.save(str(tmp_path / "tokenizer.json"))
+    theirs = T5TokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), extra_ids=2)
+    pair = TokenizerPair(made, made, T5_TOKENS)
+    texts = ["the cat sat on the mat", "  hello   world", "the <extra_id_0> sat <extra_id_1>", "gehen x", ""]
+    expected = theirs(texts).input_ids
+    assert [row.tolist() for row in pair.encode_source(texts)] == expected
+    assert [row.tolist() for row in pair.encode_target(texts)] == expected
+    assert pair.decode_target(expected) == theirs.batch_decode(expected, skip_special_tokens=True)

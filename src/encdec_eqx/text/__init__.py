@@ -7,4 +7,5 @@ from .text_to_text import TextResult as TextResult
 from .text_to_text import TextToText as TextToText
 from .texts import Encoded as Encoded
 from .texts import report_cut as report_cut
+from .tokenizer_files import byte_tokenizer as byte_tokenizer
 from .tokenizer_pair import TokenizerPair as TokenizerPair

@@ -14,7 +14,10 @@ from .._installing import install
 from .._json import loads
 from .._quoting import printable, quoted
 from .._writing import write_whole
+from ..hf.files.folder import CONFIG as MODEL_CONFIG
 from ..hf.files.hub import hub_file, shipped_folder
+from .byte_tokenizer import CLASS as BYTES
+from .byte_tokenizer import EXTRA_IDS, byte_file, extra_tokens
 from .rust_errors import as_value_error as as_value_error
 from .sentencepiece_files import MODEL, read_slow
 
@@ -81,14 +84,15 @@ def read_pretrained(path: str | os.PathLike) -> Any:
     except FileNotFoundError:
         _library()
         slow = read_slow(lambda name: _of_the_hub(os.fspath(path), name), read_config(path))
-        if slow is None:
+        made = _of_bytes(path) if slow is None else slow
+        if made is None:
             raise
-        return slow
+        return made
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds one tokenizer, or one for each side."""
-    return any(folder.glob(f"*{BOTH}")) or (folder / MODEL).is_file()
+    return any(folder.glob(f"*{BOTH}")) or (folder / MODEL).is_file() or _class_of_bytes(folder) is not None
 
 
 def _read_from(folder: Path) -> Any:
@@ -96,7 +100,8 @@ def _read_from(folder: Path) -> Any:
     if (folder / BOTH).is_file():
         return read(folder / BOTH)
     _library()
-    return read_slow(lambda name: folder / name if (folder / name).is_file() else None, read_config(folder))
+    slow = read_slow(lambda name: folder / name if (folder / name).is_file() else None, read_config(folder))
+    return _of_bytes(folder) if slow is None else slow
 
 
 def _of_the_hub(repo: str, name: str) -> Path | None:
@@ -106,8 +111,49 @@ def _of_the_hub(repo: str, name: str) -> Path | None:
         return None
 
 
-def read_config(path: str | os.PathLike) -> dict[str, Any]:
+def byte_tokenizer(extra_ids: int = EXTRA_IDS) -> Any:
+    """ByT5's tokenizer, which has no file: the id of a byte is the byte and 3; pad is 0, `</s>` 1, `<unk>` 2.
+
+    It is a `tokenizers.Tokenizer` that puts `</s>` behind a text. Decoding leaves out bytes that are no UTF-8, as
+    transformers does, and U+FFFD, by which the library marks them.
+
+    Args:
+        extra_ids: how many tokens `<extra_id_0>`, … follow the bytes, from id 259 on.
+
+    Raises:
+        ImportError: tokenizers is not installed.
+        ValueError: `extra_ids` is no number of tokens.
+    """
+    return _library().Tokenizer.from_str(byte_file(extra_tokens({"extra_ids": extra_ids})))
+
+
+def _class_of_bytes(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What a folder or a repository says of its tokenizer, if that is ByT5's."""
+    config = read_config(path)
+    if config.get("tokenizer_class") is None:
+        config = {**read_config(path, MODEL_CONFIG), **config}
+    return config if config.get("tokenizer_class") == BYTES else None
+
+
+def _of_bytes(path: str | os.PathLike) -> Any | None:
+    """ByT5's tokenizer, if a folder or a repository without a tokenizer file says that its tokenizer is one.
+
+    Raises:
+        ValueError: it says so, and tokens that cannot be.
+    """
+    config = _class_of_bytes(path)
+    if config is None:
+        return None
+    try:
+        return _library().Tokenizer.from_str(byte_file(extra_tokens(config)))
+    except ValueError as error:
+        raise ValueError(f"the {BYTES} of {printable(os.fspath(path))} cannot be made: {error}.") from None
+
+
+def read_config(path: str | os.PathLike, name: str = CONFIG) -> dict[str, Any]:
     """What `tokenizer_config.json` says beside the tokenizer of a folder or a Hub repository; empty without one.
+
+    `name` is that of another such file.
 
     Raises:
         ValueError: it is no JSON object.
@@ -115,7 +161,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     there = shipped_folder(path) or Path(path).expanduser()
     if there.is_file():
         return {}
-    file = there / CONFIG if there.is_dir() else _of_the_hub(os.fspath(path), CONFIG)
+    file = there / name if there.is_dir() else _of_the_hub(os.fspath(path), name)
     return object_of(file) if file is not None and file.is_file() else {}
 
 
