@@ -8,13 +8,16 @@ import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
 import jaxtyping
 import pytest
 
+import by_file
 import fast_tier
+from exhaustive_tier import EXHAUSTIVE
 from gpu_tier import GPU
 
 SOURCE = Path(__file__).parent.parent / "src"
@@ -86,40 +89,67 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
-TIERS = {"fast": fast_tier.FAST, "gpu": GPU}
+TIERS = {"fast": fast_tier.FAST, "gpu": GPU, "exhaustive": EXHAUSTIVE}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m fast` or `-m gpu`, files without such a test are not even imported: that takes as long as the tests."""
+    """With `-m fast` and its like, files without such a test are not even imported: that takes as long as the tests."""
     tier = TIERS.get(config.option.markexpr)
     if tier is not None and collection_path.name.startswith("test_"):
         return None if fast_tier.holds(collection_path, tier=tier) else True
     return None
 
 
-_WITHOUT_GPU = pytest.StashKey[int]()
+_LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks the tests of the tiers, and leaves out those that a GPU alone can run where there is none."""
+    """Marks the tests of the tiers; leaves out what takes long, and, where there is no GPU, what that alone can run."""
     for item in items:
         for name, tier in TIERS.items():
             if fast_tier.holds(item.path, item.name, tier):
                 item.add_marker(name)
-    without = [item for item in items if item.get_closest_marker("needs_gpu")]
-    if without and jax.default_backend() != "gpu":
-        items[:] = [item for item in items if item not in without]
-        config.stash[_WITHOUT_GPU] = len(without)
+    where = jax.default_backend()
+    if where != "gpu":
+        why = f"need a GPU and were deselected, as jax runs on {where}: see tests/gpu.md"
+        _leave_out(config, items, "needs_gpu", why)
+    if not fast_tier.chosen(config.option, config.args):
+        why = "are exhaustive and were deselected: `pytest -m exhaustive` runs them, as does .ci/run"
+        _leave_out(config, items, "exhaustive", why)
+    if hasattr(config, "workeroutput"):
+        items.sort(key=lambda item: by_file.rank(item.path))
+        config.workeroutput["left_out"] = config.stash.get(_LEFT_OUT, [])
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], marker: str, why: str) -> None:
+    without = [item for item in items if item.get_closest_marker(marker)]
+    if without:
+        items[:] = [item for item in items if not item.get_closest_marker(marker)]
+        config.stash.setdefault(_LEFT_OUT, []).append(f"{len(without)} tests {why}")
         config.hook.pytest_deselected(items=without)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker left out, all have left out."""
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deals out whole files, unless another way is asked for."""
+    if config.option.dist != "load" or not by_file.serves(config.args):
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # the order of `by_file`, not by numbers of tests
+    return LoadFileScheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Says what was left out, and why: a test that did not run has not passed."""
-    if number := config.stash.get(_WITHOUT_GPU, 0):
-        where = jax.default_backend()
-        terminalreporter.line(
-            f"{number} tests need a GPU and were deselected, as jax runs on {where}: see tests/gpu.md"
-        )
+    for line in config.stash.get(_LEFT_OUT, []):
+        terminalreporter.line(line)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ trains, and no more compiled programs than needed.
 """
 
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).parent
 
@@ -80,3 +81,13 @@ def holds(path: Path, name: str | None = None, tier: tuple[str, ...] = FAST) -> 
     if name is None:
         return any(entry.partition("::")[0] == file for entry in tier)
     return any(entry in tier for entry in (file, f"{file}::{name}", f"{file}::{name.partition('[')[0]}"))
+
+
+def chosen(options: Any, arguments: list[str]) -> bool:
+    """Whether a run was told which tests it is to run: by a mark, by a word, or by their ids. It then leaves none out.
+
+    Args:
+        options: of pytest's command line.
+        arguments: its paths and ids.
+    """
+    return bool(options.markexpr or options.keyword or any("::" in each for each in arguments))
