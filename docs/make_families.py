@@ -43,6 +43,10 @@ Tiny models with every parameter random (scales of norms and biases too), agains
 - configs: each is written and read back; all attributes of torch's config class are known, and those that are ignored
   change nothing in torch; attributes that nothing is known of are named.
 
+Families that torch joins to no encoder (Llama and its kin, GPT-NeoX, OPT, …) are compared alone, with their causal
+language models, in all of this; greedy ids follow prompts padded on the left. Cross-attention is then what
+[grafting](checkpoints.md) adds.
+
 `tests/parity/` does this live. The default run compares one stored model per family and role with torch's stored
 numbers (`tests/goldens/families/`), and traces every pair of the table below.
 
@@ -83,6 +87,13 @@ DIFFERENCES = """
 - **ModernBERT's scaled rotations** (`rope_scaling`) are refused; none of its published models has them.
 - **DeBERTa's embeddings of padding** are not set to zero, as only its convolution would see them, which does not here
   either; and `norm_rel_ebd` without `relative_attention` leaves a norm unread, which is not written again.
+- **Rotations that depend on the longest call** (`rope_scaling` of the kinds `dynamic` and `longrope`): keys in a cache
+  keep what they were rotated by, as in torch; but torch's `dynamic` also remembers its longest call, and here a call
+  depends on nothing but itself.
+- **Sequences longer than `max_position_embeddings`** are refused where a table ends there. Where positions are
+  rotations or biases nothing ends, and nothing is refused, as in torch.
+- **`head_dim: null`** in a config of Qwen 2, SmolLM3 or OLMo 2 means `hidden_size / num_attention_heads`, as it does in
+  Llama's; torch fails on it.
 - **ERNIE's tasks**: the first row of the table is added, as where torch is given no `task_type_ids`.
 - **Dropout** sits in the same place in all families; where torch has it elsewhere in one, the family's file says so. It
   changes training's noise, not the function.

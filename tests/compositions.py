@@ -64,6 +64,7 @@ DECODER_PARTNERS: dict[str, Partners] = {
     "qwen3": Partners(None, None, ("mpnet", "bart")),
     "smollm3": Partners(None, None, ("bert", "gpt2")),
     "olmo2": Partners(None, None, ("ernie", "mbart")),
+    "phi3": Partners(None, None, ("pegasus", "bert")),
     "stablelm": Partners(None, None, ("rembert", "camembert")),
     "blenderbot-small": Partners("distilbert", None, ("m2m_100",)),
     "m2m_100": Partners(None, None, ("mpnet", "plbart")),

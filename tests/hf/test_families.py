@@ -66,7 +66,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "falcon": {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4}
     | {"ffn_hidden_size": 12, "max_position_embeddings": 6},
     "bloom": {"vocab_size": 11, "hidden_size": 8, "n_layer": 2, "n_head": 2},
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2"), _GROUPED),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3"), _GROUPED),
     "stablelm": {**_GROUPED, "partial_rotary_factor": 0.5},
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "t5_gemma_module"), _GEMMA),
     "xglm": {"vocab_size": 11, "d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 12}
@@ -79,6 +79,8 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 LLAMA3 |= {"original_max_position_embeddings": 3}
 DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
 DEBERTA |= {"norm_rel_ebd": "layer_norm"}
+
+LONG_ROPE = {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]}
 
 # What each family accepts besides its sizes.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -146,6 +148,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("qwen3", {**DECODER, "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]}),
     ("smollm3", {**DECODER, "no_rope_layers": [0, 1], "use_sliding_window": True, "sliding_window": 3}),
     ("olmo2", {**DECODER, "attention_bias": True, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+    ("phi3", {**DECODER, "rope_scaling": LONG_ROPE, "original_max_position_embeddings": 3}),
+    ("phi3", {**DECODER, "num_key_value_heads": 2, "resid_pdrop": 0.1, "sliding_window": 4}),
     ("stablelm", {**DECODER, "qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}),
     ("gemma", {**DECODER, "hidden_act": "silu", "attention_bias": True, "pad_token_id": None, "rope_theta": 50.0}),
     ("gemma2", {"is_decoder": True, "query_pre_attn_scalar": 7.3, "attn_logit_softcapping": None}),
@@ -431,6 +435,12 @@ REFUSED = [
     ("qwen3", {"layer_types": ["sliding_attention"] * 2}, "has layers that slide, and sliding_window is null"),
     ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0; expected at least 1"),
     ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers is .*; expected 0 or 1 for each of the 2 layers"),
+    (
+        "phi3",
+        {"rope_scaling": {**LONG_ROPE, "long_factor": [1.0]}},
+        "has long_factor = .*; expected a list of 2 numbers",
+    ),
+    ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "the type 'linear'; expected one of longrope"),
     ("olmo2", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "expected one of default, linear, dynamic$"),
     ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0; expected a number above 0"),
     ("gemma2", {"sliding_window": None}, "layers that slide, and sliding_window is null"),

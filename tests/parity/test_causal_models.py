@@ -7,6 +7,7 @@ can say besides, in `tiny.CAUSAL_VARIANTS`.
 import copy
 import dataclasses
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import pytest
 import torch
 from quick import quick_jit
 from safetensors.torch import load_file
-from tiny import CAUSAL, CAUSAL_VARIANTS
+from tiny import CAUSAL, CAUSAL_VARIANTS, LONG_ROPE, YARN
 from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import no_init_weights
 
 from compositions import DECODERS, ENCODERS, joined_by_torch
-from encdec_eqx import Decoder, seq2seq_loss
+from encdec_eqx import Decoder, StackConfig, seq2seq_loss
 from encdec_eqx.hf.families import WHOLES
 from encdec_eqx.stack import Layout
 from hf import VOCAB, as_torch, random_batch, randomise, saved
@@ -252,3 +253,29 @@ def test_other_settings(family: str, changes: dict[str, Any], tmp_path: Path) ->
     _compare(EVERYTHING["scanned"](alone.model, arrays, "unrolled"), theirs, arrays["attention_mask"])
     _close(_in_chunks(alone.model, arrays), theirs.logits, PARITY_LOGITS, arrays["attention_mask"])
     _check_files(alone, tmp_path / "ours")
+
+
+SCALED: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 3.0}, "max_position_embeddings": 4}),
+    ("qwen2", {"rope_scaling": {"rope_type": "yarn", **YARN}, "max_position_embeddings": 5}),
+    ("phi3", {"rope_scaling": {"type": "longrope", **LONG_ROPE}, "original_max_position_embeddings": 6}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), SCALED, ids=str)
+def test_sequences_longer_than_those_of_pretraining(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing limits them; some rotations depend on the largest position of a call."""
+    alone = _alone(family, tmp_path, **changes)
+    for arrays in (_batch(8, "left"), {**(batch := _batch(9, "right")), "position_ids": batch["position_ids"] + 50}):
+        theirs = _call(alone.reference, arrays).logits
+        _close(_plain(alone.model, arrays), theirs, PARITY_LOGITS, arrays["attention_mask"])
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "smollm3"])
+def test_configs_from_before_layer_types(family: str, tmp_path: Path) -> None:
+    alone = _alone(family, tmp_path, use_sliding_window=True, sliding_window=3)
+    path = tmp_path / "config.json"
+    hf = json.loads(path.read_text())
+    assert "sliding_attention" in hf["layer_types"]
+    older = {name: value for name, value in hf.items() if name not in ("layer_types", "no_rope_layers")}
+    assert StackConfig.from_hf({**older, "is_decoder": True}) == alone.model.config

@@ -39,6 +39,7 @@ from transformers import (
     Olmo2Config,
     OPTConfig,
     PegasusConfig,
+    Phi3Config,
     PhiConfig,
     PLBartConfig,
     PretrainedConfig,
@@ -277,6 +278,7 @@ CAUSAL: dict[str, Tiny] = {
     "qwen3": _tiny(Qwen3Config, **{**LLAMA_LIKE, **WINDOWS, "sliding_window": 5}, attention_bias=True),
     "smollm3": _tiny(SmolLM3Config, **EVEN_HEADS, **SMOL_TOKENS, no_rope_layer_interval=2, attention_bias=True),
     "olmo2": _tiny(Olmo2Config, **EVEN_HEADS),
+    "phi3": _tiny(Phi3Config, **EVEN_HEADS, partial_rotary_factor=0.4, pad_token_id=3, sliding_window=5),
     "stablelm": _tiny(StableLmConfig, **STABLE, use_qkv_bias=True, qk_layernorm=True, partial_rotary_factor=0.5),
     "gemma": _tiny(GemmaConfig, **LLAMA_LIKE, attention_bias=True, hidden_act="gelu", hidden_activation="relu"),
     "gemma2": _tiny(Gemma2Config, **GEMMA_LIKE, attn_logit_softcapping=1.5, final_logit_softcapping=2.5),
@@ -287,6 +289,7 @@ CAUSAL: dict[str, Tiny] = {
 LLAMA3 = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0, "original_max_position_embeddings": 24}
 YARN = {"factor": 3.0, "beta_fast": 4.0, "beta_slow": 0.5, "original_max_position_embeddings": 12}
 OLD_FALCON: dict[str, Any] = {"new_decoder_architecture": False, "num_kv_heads": None}
+LONG_ROPE = {"short_factor": [1.0, 1.5], "long_factor": [1.0, 4.0]}
 PLAIN_LLAMA = {"attention_bias": False, "mlp_bias": False}
 
 THREE = {"num_hidden_layers": 3}
@@ -334,6 +337,10 @@ CAUSAL_VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("smollm3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "head_dim": 6}),
     ("olmo2", {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 3.0}, "head_dim": 8}),
     ("olmo2", {"num_key_value_heads": None, "tie_word_embeddings": True, "pad_token_id": None}),
+    ("phi3", {"num_key_value_heads": None, "sliding_window": None, "tie_word_embeddings": True}),
+    ("phi3", {"rope_scaling": {"type": "longrope", **LONG_ROPE}, "original_max_position_embeddings": 24}),
+    ("phi3", {"rope_scaling": {"type": "su", **LONG_ROPE}, "num_key_value_heads": 4}),
+    ("phi3", {"partial_rotary_factor": 0.5}),  # 5 entries of 10
     ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False, "partial_rotary_factor": 0.25}),
     ("stablelm", {"num_key_value_heads": 1, "partial_rotary_factor": 1.0, "tie_word_embeddings": True}),
     (

@@ -25,6 +25,7 @@ from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .olmo2 import OLMO2
 from .opt import OPT
+from .phi3 import PHI3
 from .qwen import QWEN2, QWEN3
 from .rembert import REMBERT
 from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, ROBERTA_PRELAYERNORM, XLM_ROBERTA, XLM_ROBERTA_XL
@@ -42,7 +43,7 @@ FAMILIES: dict[str, Family] = {
         *(GPT2, BART, MBART, MARIAN, PEGASUS, BLENDERBOT, XGLM, TROCR),
         *(BLENDERBOT_SMALL, PLBART, M2M_100),
         *(GPT_NEOX, GPTJ, PHI, OPT, FALCON, BLOOM),
-        *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, STABLELM),
+        *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, STABLELM, PHI3),
         *(T5, MT5, UMT5),
         *(GEMMA, GEMMA2, GEMMA3_TEXT, T5_GEMMA_MODULE),
     )
