@@ -15,6 +15,7 @@ from encdec_eqx._padding import RightPadding
 from encdec_eqx.blocks import ConvolvedBlock
 from encdec_eqx.config import ConvolutionConfig
 from encdec_eqx.layers.convolution import Convolution
+from encdec_eqx.params.param_names import param_names
 from encdec_eqx.stack import Layout
 from encdec_eqx.stack.unrolled import UnrolledStack
 from models import decoder_config, encoder_config, random_ids, randomised
@@ -70,6 +71,10 @@ def test_a_new_one_is_drawn_and_drops_out() -> None:
     assert (first.convolution.weight.shape, first.convolution.bias.shape) == ((16, 16, 3), (16,))
     assert math.isclose(first.convolution.weight.std(), encoder.config.initializer_range, rel_tol=0.1)
     ids = random_ids(0, 1, 4)
+    names = [name for place in param_names(encoder).places for name in place.names]
+    assert {name for name in names if "convolution" in name} == {
+        f"layers.0.convolution.{name}" for name in ("weight", "bias", "norm.weight", "norm.bias")
+    }
     plain, dropped = (encoder(ids, key=key).last_hidden_state for key in (None, jax.random.key(1)))
     assert not np.allclose(plain, dropped)
 

@@ -15,12 +15,14 @@ from ..stack.unrolled import UnrolledStack, schedule
 
 _RENAMED = (
     (re.compile(r"(^|\.)stack\.shared\.final_norm\."), r"\1norm."),
+    (re.compile(r"(^|\.)stack\.shared\.other\."), r"\1relative_positions."),
     (re.compile(r"(^|\.)stack\.shared\."), r"\1"),
     (re.compile(r"(^|\.)stack\.blocks\."), r"\1layers."),
     (re.compile(r"\.self_norm\."), r".self_attention.norm."),
     (re.compile(r"\.cross_norm\."), r".cross_attention.norm."),
     (re.compile(r"\.cross_gate$"), r".cross_attention.gate"),
     (re.compile(r"\.feed_forward_norm\."), r".feed_forward.norm."),
+    (re.compile(r"\.convolution_norm\."), r".convolution.norm."),
     (re.compile(r"\.(self_|cross_)output_norm\."), r".\1attention.output_norm."),
     (re.compile(r"\.feed_forward_output_norm\."), r".feed_forward.output_norm."),
     (re.compile(r"^(decoder\.)?head\."), r"\1lm_head."),

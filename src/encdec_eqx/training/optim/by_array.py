@@ -17,9 +17,8 @@ from ...params.param_names import ParamNames, param_names
 from ...params.selectors import select
 from ...stack.unrolled import AbstractStack
 
-_TABLES = {"embeddings", "lm_head", "distances", "relative_bias", "other"}
-"""Words in the names of arrays whose rows belong to tokens, positions or distances, and of the way back to tokens;
-`stack.shared.other` is DeBERTa's table of relative positions."""
+_TABLES = {"embeddings", "lm_head", "distances", "relative_bias", "relative_positions"}
+"""Words in the names of arrays whose rows belong to tokens, positions or distances, and of the way back to tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
