@@ -18,7 +18,8 @@ from judging import Attempt, attempt
 from mutations import HOSTILE_TEXTS, Pairs, Raw, any_value, change_bytes, change_json, encoded, parsed, written
 from safetensors.numpy import load, save
 
-from encdec_eqx import EncoderDecoder
+from encdec_eqx import Decoder, EncoderDecoder
+from encdec_eqx.hf.families import WHOLES
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "families"
 FIRST = 1_000
@@ -33,6 +34,7 @@ QUICK = ("bart", "marian", "pegasus", "xlm-roberta-xl+gpt2")
 """Checkpoints that are read soon, for damage to which their family does not matter."""
 
 Tell = Callable[[str], None]
+Model = EncoderDecoder | Decoder
 Files = dict[str, bytes]
 
 
@@ -41,6 +43,7 @@ class Base:
 
     Attributes:
         name: the folder's.
+        load: reads such a folder.
         files: content by name.
         model: what the library makes of it.
         tensors: numbered tensors by name.
@@ -57,7 +60,8 @@ class Base:
         self.tensors = _numbered(stored)
         self.files["model.safetensors"] = save(self.tensors, {"format": "pt"})
         write(folder, self.files)
-        self.model = EncoderDecoder.from_pretrained(folder)
+        self.load = _load_alone if "+" not in name and name not in WHOLES else EncoderDecoder.from_pretrained
+        self.model = self.load(folder)
         self.arrays = arrays_of(self.model)
         end = np.concatenate([tensor.ravel() for tensor in self.tensors.values()])
         self.places = {path: _places(array, end) for path, array in self.arrays.items()}
@@ -93,6 +97,11 @@ class Base:
                     f"loaded {path}[{at}] = {flat[at]} where the file has {expected[at]} ({differ.size} such)"
                 )
         return faults
+
+
+def _load_alone(folder: Path) -> Decoder:
+    """A language model, without the cross-attention that its file does not have."""
+    return Decoder.from_pretrained(folder, add_cross_attention=False)
 
 
 def _numbered(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -181,7 +190,7 @@ class Checkpoints:
         """Anything else that is done to the folder."""
         return ""
 
-    def check(self, base: Base, files: Files, model: EncoderDecoder) -> list[str]:
+    def check(self, base: Base, files: Files, model: Model) -> list[str]:
         """What else is wrong about a model that was loaded."""
         return []
 
@@ -194,7 +203,7 @@ class Checkpoints:
         write(folder, files)
         more = self.prepare(rng, folder)
         tell(f"{base.name}: {what} {more}")
-        result = attempt(lambda: EncoderDecoder.from_pretrained(folder), names=[str(folder)], unchanged=[folder])
+        result = attempt(lambda: base.load(folder), names=[str(folder)], unchanged=[folder])
         return self.judged(base, files, result)
 
     def judged(self, base: Base, files: Files, result: Attempt) -> tuple[str, list[str]]:
@@ -207,13 +216,12 @@ class Checkpoints:
         return "loaded", result.faults + base.wrong(result.value, tensors) + self.check(base, files, result.value)
 
 
-CONFIGS: tuple[Callable[[EncoderDecoder], Any], ...] = (
-    lambda model: model.encoder.config,
-    lambda model: model.decoder.config,
-    lambda model: model.special_tokens,
-    lambda model: model.generation_config,
-)
-"""What reading a config comes to."""
+def configs(model: Model) -> tuple[Any, ...]:
+    """What reading a config comes to."""
+    if isinstance(model, Decoder):
+        return (model.config,)
+    return model.encoder.config, model.decoder.config, model.special_tokens, model.generation_config
+
 
 UNREAD = {
     *("encoder", "decoder", "dtype", "torch_dtype", "architectures", "transformers_version", "_name_or_path"),
@@ -232,12 +240,13 @@ class Config(Checkpoints):
         content, what = change_json(rng, base.files["config.json"].decode())
         return {**base.files, "config.json": content}, what
 
-    def check(self, base: Base, files: Files, model: EncoderDecoder) -> list[str]:
+    def check(self, base: Base, files: Files, model: Model) -> list[str]:
         """Every attribute that was changed or added has changed the model's configs, or is kept and named."""
-        if any(of(model) != of(base.model) for of in CONFIGS):
+        if configs(model) != configs(base.model):
             return []
         old, new = json.loads(base.files["config.json"]), json.loads(files["config.json"])
-        reports = (model.load_report, model.encoder.load_report, model.decoder.load_report)
+        pieces = () if isinstance(model, Decoder) else (model.encoder, model.decoder)
+        reports = [part.load_report for part in (model, *pieces)]
         kept = {name for report in reports for name in json.loads(report.attributes)}
         lost = []
         for before, after in ((old, new), *((old.get(side, {}), new.get(side, {})) for side in ("encoder", "decoder"))):
