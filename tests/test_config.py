@@ -51,6 +51,7 @@ def test_configs_are_hashable_values() -> None:
             "'types'; expected one of sum, tokens",
         ),
         (lambda: EmbeddingsConfig(projected="tokens", token_types_from_tokens=True), "Project the 'sum', or leave one"),
+        (lambda: EmbeddingsConfig(padding_idx=-(10**20)), "padding_idx is -1000.*; expected a token id"),
         (lambda: HeadConfig(input_size=0), "input_size is 0"),
         (lambda: decoder_config(head=HeadConfig(input_size=8)), "takes states of width 8; set"),
         (

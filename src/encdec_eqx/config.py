@@ -230,6 +230,8 @@ class EmbeddingsConfig:
     def __post_init__(self):
         rate(self, "dropout")
         one_of(self, "projected", ("sum", "tokens", "unnormed_sum"))
+        if self.padding_idx is not None and not -(2**31) <= self.padding_idx < 2**31:
+            raise ValueError(f"EmbeddingsConfig.padding_idx is {quoted(self.padding_idx)}; expected a token id.")
         if self.size is not None:
             positive(self, "size")
             if not self.projection:

@@ -428,7 +428,7 @@ REFUSED = [
     ("falcon", {"new_decoder_architecture": True, "parallel_attn": False}, "expected true: torch has no such layer"),
     ("falcon", {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 3}, "is 3; expected 1 or 2"),
     ("falcon", {"num_ln_in_parallel_attn": 2}, "expected null or 1: torch has no such layer"),
-    ("bloom", {"pretraining_tp": 2, "slow_but_exact": True}, "leaves out the biases of `dense`"),
+    ("bloom", {"slow_but_exact": True}, "leaves out the biases of `dense`"),
     ("bloom", {"n_embed": 12}, "two names of one attribute"),
     ("mistral", {"layer_types": ["full_attention"] * 2}, "torch's cache would drop tokens by it"),
     ("qwen2", {"layer_types": ["sliding_attention"]}, "layer_types is .*; expected .* for each of the 2 layers"),

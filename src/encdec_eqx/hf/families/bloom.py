@@ -13,16 +13,6 @@ from ..names import GRAFTED, fused_projections, linear, norm
 from ..rope_scaling import rope_remarks, scaling_from_hf, scaling_to_hf
 from .gpt_neox import BUFFERS, CONSTANTS, every_layer
 
-
-def _exact(value: bool, hf: Mapping[str, Any]) -> Any:
-    if value and hf["pretraining_tp"] > 1:
-        raise ValueError(
-            f"slow_but_exact is true and pretraining_tp {hf['pretraining_tp']}: torch then leaves out the biases of "
-            "`dense` and `dense_4h_to_h`, with which the model was trained. Set slow_but_exact to false"
-        )
-    return ABSENT
-
-
 _OF_MEGATRON = (
     *("offset_alibi", "seq_length", "masked_softmax_fusion", "bias_dropout_fusion", "attention_softmax_in_fp32"),
     *("skip_bias_add", "skip_bias_add_qkv", "n_inner"),
@@ -56,8 +46,6 @@ BLOOM = Family(
             ),
             Attribute("hidden_dropout", "dropout", 0.0),
             Attribute("attention_dropout", "attention.dropout", 0.0),
-            Attribute("pretraining_tp", (), 1),
-            Attribute("slow_but_exact", (), False, read_only(_exact)),
         ),
         bos_token_id=1,
         eos_token_id=2,
@@ -72,7 +60,17 @@ BLOOM = Family(
         # no config says how long sequences of pretraining were; it limits nothing
         "positions.max_positions": 2048,
     },
-    ignored=dict.fromkeys(_OF_MEGATRON, "of Megatron's training; nothing reads it"),
+    ignored={
+        **dict.fromkeys(_OF_MEGATRON, "of Megatron's training; nothing reads it"),
+        "pretraining_tp": "read with slow_but_exact alone",
+    },
+    fixed={
+        "slow_but_exact": (
+            False,
+            "torch sums in parts then, and leaves out the biases of `dense` and `dense_4h_to_h`. Set it to false: "
+            "the model is the same, and has its biases",
+        ),
+    },
     spellings={"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "n_embed": "hidden_size"},
     layer="h.{i}",
     rows={
