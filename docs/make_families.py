@@ -94,6 +94,18 @@ DIFFERENCES = """
   rotations or biases nothing ends, and nothing is refused, as in torch.
 - **`head_dim: null`** in a config of Qwen 2, SmolLM3 or OLMo 2 means `hidden_size / num_attention_heads`, as it does in
   Llama's; torch fails on it.
+- **T5Gemma without a mask.** Torch masks the ids that are padding where no mask is given (in the decoder, if there is
+  no cache); here no mask means none, as in every family. Torch's cache also forgets source positions that are further
+  off than the decoder's window (`generate(cache_implementation="dynamic_full")` does not): here all are attended.
+- **T5Gemma's head** has a matrix of its own where `tie_word_embeddings` is false. Torch ties it to the *encoder's*
+  table if only the outer config says false: set it in `decoder`, too, as what is saved here does. Labels begin behind
+  the decoder's BOS token in torch; here behind the start token, which is the same unless a checkpoint names another.
+- **T5Gemma's pieces** are saved as torch's `T5GemmaEncoder` and `T5GemmaDecoder` have them, whose config goes by the
+  name `t5_gemma_module` there, too. Torch reads them with `config=` given, and joins them to no other family.
+- **T5Gemma 2** is not in transformers 4.57.6, and not built.
+- **Gemma's `hidden_activation`** is not read, as in torch: `hidden_act` counts, and the load report says so where the
+  two differ. Of Gemma 3 neither reads `attn_logit_softcapping`.
+- **Gemma 3 with images** (`gemma3`): its text model is read, and saved as one of its own.
 - **ERNIE's tasks**: the first row of the table is added, as where torch is given no `task_type_ids`.
 - **Dropout** sits in the same place in all families; where torch has it elsewhere in one, the family's file says so. It
   changes training's noise, not the function.

@@ -151,8 +151,8 @@ class EncoderDecoder(Generates, Reshapes):
     ) -> "EncoderDecoder":
         """Load a pair saved by `save_pretrained`, by torch's `EncoderDecoderModel` or by the old Flax class.
 
-        Whole checkpoints of BART and its variants (mBART, Marian, NLLB, …) and of T5's (Flan-T5, ByT5, mT5, UMT5) load
-        too; `pieces()` takes them apart.
+        Whole checkpoints of BART and its variants (mBART, Marian, NLLB, …), of T5's (Flan-T5, ByT5, mT5, UMT5) and of
+        T5Gemma load too; `pieces()` takes them apart.
 
         Args:
             path: a folder with `config.json` and the weights, or a Hub id (with the `hub` extra).

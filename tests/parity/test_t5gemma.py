@@ -4,6 +4,8 @@ Torch masks by ids where no mask is given, and its cache of a window forgets sou
 `generate` keeps all.
 """
 
+import copy
+import inspect
 import json
 import warnings
 from pathlib import Path
@@ -22,9 +24,11 @@ from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfi
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaDecoder, T5GemmaEncoder, T5GemmaEncoderModel
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, seq2seq_loss
+from encdec_eqx.hf.families import WHOLES
 from encdec_eqx.training import shift_tokens_right
 from hf import as_torch, random_batch, randomise, saved
 from tolerances import (
+    BF16_RATIO,
     FAMILY_GRADIENT,
     FAMILY_HIDDEN,
     PARITY_ATTENTION,
@@ -134,6 +138,26 @@ def test_loss_and_every_gradient_equal_torch(both: tuple[Any, EncoderDecoder, Pa
         theirs = reference.get_parameter(name).grad.numpy()
         allowed = FAMILY_GRADIENT * max(1.0, np.abs(theirs).max())
         np.testing.assert_allclose(gradient, theirs, rtol=0, atol=allowed, err_msg=name)
+
+
+@quick_jit
+def _logits(model: EncoderDecoder, arrays: Arrays) -> jax.Array:
+    return model(**arrays).logits
+
+
+def test_bfloat16_is_as_close_as_torchs(both: tuple[Any, EncoderDecoder, Path]) -> None:
+    """On average over several batches: on one alone either may be twice as close as the other."""
+    reference, _, folder = both
+    half = copy.deepcopy(reference).to(torch.bfloat16)
+    model = EncoderDecoder.from_pretrained(folder, dtype=jax.numpy.bfloat16)
+    errors, allowed = [], []
+    for seed in range(8):
+        arrays = random_batch(seed)
+        valid = arrays["decoder_attention_mask"] == 1
+        wide = _torch_call(reference, arrays).logits.numpy()[valid]
+        errors.append(np.square(np.asarray(_logits(model, arrays))[valid] - wide).mean())
+        allowed.append(np.square(_torch_call(half, arrays).logits.float().numpy()[valid] - wide).mean())
+    assert np.sqrt(np.mean(errors)) <= BF16_RATIO * np.sqrt(np.mean(allowed))
 
 
 def test_greedy_ids_and_beams_equal_torch(both: tuple[Any, EncoderDecoder, Path]) -> None:
@@ -248,3 +272,15 @@ def test_what_the_config_of_both_says_wins_in_torch_too(tmp_path: Path) -> None:
         assert piece.config.attention.dropout == config.attention_dropout
     assert model.decoder.config.cross_width == theirs.decoder.cross_attention_hidden_size
     assert model.decoder.head.projection is None
+
+
+def test_every_attribute_of_the_config_of_both_is_known() -> None:
+    said = _config_names() | {"model_type": "t5gemma", "encoder": {}, "decoder": {}}
+    assert not WHOLES["t5gemma"].read(said).unknown
+
+
+def _config_names() -> dict[str, Any]:
+    """What torch's class takes and writes, at its defaults."""
+    taken = inspect.signature(T5GemmaConfig.__init__).parameters
+    names = {name: taken[name].default for name in taken if name not in ("self", "kwargs")}
+    return {**PretrainedConfig().to_dict(), **T5GemmaConfig().to_dict(), **names}

@@ -9,7 +9,7 @@ from typing import Any
 
 from .._quoting import quoted
 from ..config import StackConfig
-from .attributes import TOKENS, differing_fields
+from .attributes import FIXED, TOKENS, differing_fields
 from .family import Family, Role
 from .ignored import GENERATION, IGNORED, OF_THE_FILE
 from .names import NameTable, Row
@@ -112,6 +112,7 @@ class NestedFormat:
         if hf.get("tie_encoder_decoder"):
             raise ValueError("tie_encoder_decoder is true; expected false: the pieces have no tensor in common")
         known = {"model_type", *_NESTED, "tie_word_embeddings", "tie_encoder_decoder", *_OF_BOTH, *TOKENS, *_UNUSED}
+        known |= {*FIXED, "cross_attention_hidden_size"}
         unknown = {name: value for name, value in hf.items() if name not in known}
         unused = {name: value for name, value in hf.items() if name in _UNUSED and name not in OF_THE_FILE}
         roles = {role: {**hf[role], "is_decoder": role == "decoder"} for role in _NESTED}
