@@ -30,6 +30,7 @@ def _blocks(text: str) -> list[str]:
         "diagnosis",
         "adding_a_family",
         "accelerators",
+        "grafting",
     ],
 )
 def test_page_runs_from_top_to_bottom(page: str):

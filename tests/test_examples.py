@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -158,3 +159,19 @@ def test_warm_starts_are_compared_and_done_runs_are_not_repeated(pronounce, tmp_
     assert (tmp_path / "warm_start.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(pronounce.warm_start, "fit", None)
     assert pronounce.warm_start.main(words) == results
+
+
+def test_ways_of_grafting_are_compared(tmp_path, monkeypatch, capsys):
+    module = _load("grafting")
+    monkeypatch.setattr(module, "WAYS", [("merged", 2)])
+    monkeypatch.setattr(module, "DECODER", {**module.DECODER, "n_embd": 8, "n_layer": 2, "n_head": 2})
+    work = ["--seeds", "1", "--steps", "10", "--pretraining-steps", "1", "--target", "9"]
+    results = module.main(["--output", str(tmp_path), *work])
+    [found] = results.values()
+    assert found["steps"] == [0] and np.isfinite([found["first_loss"], found["last_loss"]]).all()
+    assert module.steps_until([{"step": 0, "loss": 2.0}, {"step": 10, "loss": 0.5}], 0.5) == 10
+    assert (tmp_path / "grafting.png").exists() and "merged, every 2: [0]" in capsys.readouterr().out
+    first, second = (module.sequences(np.random.default_rng(at), 400) for at in range(2))
+    follows = {(a, b) for row in first for a, b in itertools.pairwise(row.tolist())}
+    assert {(a, b) for row in second for a, b in itertools.pairwise(row.tolist())} <= follows
+    assert len(follows) == module.SYMBOLS * module.FOLLOWERS

@@ -22,10 +22,13 @@ from encdec_eqx import (
     EncoderDecoder,
     FeedForwardConfig,
     HeadConfig,
+    LayerSpec,
     NormConfig,
 )
+from encdec_eqx.config import CrossAttention
 from encdec_eqx.demo.lexicon import encode_pronunciation
 from encdec_eqx.demo.pieces import IGNORED_LABEL, encode_words, join, load_pieces, padded
+from encdec_eqx.doctor.checks import _without_explained
 from encdec_eqx.doctor.command import run_doctor
 from encdec_eqx.doctor.losses import (
     Reading,
@@ -394,3 +397,20 @@ def test_the_command_reads_a_described_run(saved: Path):
 def test_the_command_refuses_a_rate_without_data(saved: Path):
     with pytest.raises(ValueError, match="tried on data"):
         run_doctor(saved / "model", learning_rate=1e-3)
+
+
+def test_closed_gates_are_no_fault_unless_they_stay_closed():
+    config = decoder_config(depth=2, layers=(LayerSpec(),) * 2)
+    decoder = Decoder.init(config, key=jax.random.key(0))
+    decoder = decoder.with_cross_attention(CrossAttention(init="zero_gate"), key=jax.random.key(1))
+    pair = EncoderDecoder.from_pieces(Encoder.init(encoder_config(depth=1), key=jax.random.key(2)), decoder)
+
+    def found(pair: EncoderDecoder, **options: Any) -> list[tuple[str, str]]:
+        return [(one.code, one.severity) for one in diagnose(pair, None, **options).findings]
+
+    assert found(pair) == [("gates_closed", "info")]
+    assert ("gates_closed", "error") in found(pair, trainable="!cross_attention.gate")
+    ajar = eqx.tree_at(lambda m: m.decoder.stack.blocks[0].cross_gate, pair, replace_fn=lambda gate: gate + 0.1)
+    assert found(ajar) == []
+    left = [Finding(code=code, severity="error", message="", fix="") for code in ("gates_closed", "encoder_ignored")]
+    assert [one.code for one in _without_explained(left)] == ["gates_closed"]

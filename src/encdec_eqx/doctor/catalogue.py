@@ -225,6 +225,13 @@ _IN_THE_ARRAYS = {
     "dead_cross_attention": Entry(ERROR,
         "the source cannot reach the decoder at {places} place(s): the weights of {first} are 0.",
         _INITIALISE_AGAIN),
+    "gates_closed": Entry(INFO,
+        "the gates of all {gates} cross-attentions are closed (0), as zero_gate begins: the decoder writes as it was "
+        "pretrained, and until the first step has opened them nothing of the encoder, and no gradient, passes.",
+        "train; nothing has to be done."),
+    "gates_closed/frozen": Entry(ERROR,
+        "the gates of all {gates} cross-attentions are closed (0) and frozen: the source cannot reach the decoder.",
+        'train them too: trainable(model, "cross_attention | enc_to_dec_proj | ...").'),
     "cross_attention_uniform": Entry(ERROR,
         "{places} cross-attention(s) attend to all source positions alike: the queries or keys of {first} are 0.",
         _INITIALISE_AGAIN),

@@ -32,6 +32,7 @@ _BLOCK_RUNS = {
 
 _EXPLAINS = {
     "dead_cross_attention": ("encoder_ignored", "gradient_zero"),
+    "gates_closed": ("encoder_ignored", "gradient_zero"),
     "encoder_constant": ("gradient_zero",),
     "nothing_to_attend": ("encoder_ignored", "gradient_zero"),
     "attention_mask_inverted": ("nothing_to_attend", "attention_mask_missing"),
@@ -147,6 +148,7 @@ def _of_weights(sizes: Weights, trained: set[str]) -> Iterator[Finding]:
     yield from weights.not_finite(sizes)
     yield from weights.are_half_precision(sizes, trained)
     yield from weights.cross_attention_is_dead(sizes)
+    yield from weights.gates_are_closed(sizes, trained)
     yield from weights.embeddings_have_odd_sizes(sizes)
     yield from weights.nothing_is_trained(trained)
     yield from weights.new_parts_are_frozen(sizes, trained)

@@ -114,7 +114,7 @@ def named_arrays(tree: Any) -> list[tuple[str, np.ndarray]]:
     """
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     named = [(found.names[0], leaves[found.leaf], found.at) for found in places(tree)]
-    whole = [(name, x if at is None else x[at]) for name, x, at in named if jnp.issubdtype(x.dtype, jnp.floating)]
+    whole = [(name, x if at is None else x[at, ...]) for name, x, at in named if jnp.issubdtype(x.dtype, jnp.floating)]
     return [part for name, array in whole for part in _parts(name, array)]
 
 
@@ -163,6 +163,15 @@ def cross_attention_is_dead(weights: Weights) -> Iterator[Finding]:
         yield found("dead_cross_attention", places=len(dead), first=dead[0])
     if even:
         yield found("cross_attention_uniform", places=len(even), first=even[0])
+
+
+def gates_are_closed(weights: Weights, trained: set[str]) -> Iterator[Finding]:
+    """Gates of cross-attention that are all 0: no fault where they are trained, though the encoder is not heard yet."""
+    gates = [f"{name}.gate" for name in weights.cross_attentions if f"{name}.gate" in weights]
+    if not gates or len(gates) < len(weights.cross_attentions) or any(weights[name].rms for name in gates):
+        return
+    opened = any(name in trained for name in gates)
+    yield found("gates_closed" if opened else "gates_closed/frozen", gates=len(gates))
 
 
 def embeddings_have_odd_sizes(weights: Weights) -> Iterator[Finding]:

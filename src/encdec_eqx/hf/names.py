@@ -178,7 +178,7 @@ GRAFTED: tuple[Row, ...] = (
     *norm("cross_output_norm", "cross_attn_output_layernorm"),
     GATE,
 )
-"""The rows below a layer of cross-attention that torch's class for the family does not have; `docs/checkpoints.md`."""
+"""The rows below a layer of cross-attention that torch's class for the family does not have; `docs/grafting.md`."""
 
 
 def merge(*tables: NameTable) -> NameTable:
