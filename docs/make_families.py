@@ -43,7 +43,7 @@ Tiny models with every parameter random (scales of norms and biases too), agains
 - configs: each is written and read back; all attributes of torch's config class are known, and those that are ignored
   change nothing in torch; attributes that nothing is known of are named.
 
-Families that torch joins to no encoder (Llama and its kin, GPT-NeoX, OPT, …) are compared alone, with their causal
+Families that torch joins to no encoder (Llama and its variants, GPT-NeoX, OPT, …) are compared alone, with their causal
 language models, in all of this; greedy ids follow prompts padded on the left. Cross-attention is then what
 [grafting](checkpoints.md) adds.
 

@@ -69,8 +69,8 @@ ODD_OF_FAMILIES: dict[str, Any] = (
     | {"sparse_prediction": True, "sparse_pred_ignore_index": 3, "repad_logits_with_grad": True}
     | {"initializer_cutoff_factor": 3.0, "deterministic_flash_attn": True, "reference_compile": False}
     | {"hidden_activation": "silu", "attn_logit_softcapping": 0.5, "_sliding_window_pattern": 2}
-    | {"layer_norm_eps": 0.9, "position_embedding_type": "relative_key"}
-    | {"embd_pdrop": 0.9, "pretraining_tp": 2}
+    | {"embd_pdrop": 0.9, "pretraining_tp": 2, "is_llama_config": False, "rope_interleaved": True}
+    | {"transformers.js_config": {"dtype": "q4"}, "use_mrope": True, "max_window_layers": 1}
     | {"rope_theta": 3.0, "partial_rotary_factor": 0.9, "rotary": False, "scale_attn_weights": False}
     | {"activation_dropout": 0.9, "apply_residual_connection_post_layernorm": True, "offset_alibi": 3, "seq_length": 3}
     | {"masked_softmax_fusion": False, "bias_dropout_fusion": False, "attention_softmax_in_fp32": False}

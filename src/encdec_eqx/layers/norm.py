@@ -35,7 +35,7 @@ class LayerNormConfig:
         final: whether one more norm follows the last layer.
         final_in_hidden_states: whether the last of a call's `hidden_states` is taken after that norm.
         bias: whether a learned shift follows the scale.
-        scale: whether there is a learned scale; without one there is no shift either (some of OPT's kin).
+        scale: whether there is a learned scale; without one there is no shift either (some variants of OPT).
     """
 
     eps: float = 1e-12

@@ -68,6 +68,12 @@ UNUSED = (
     (r"score\..*", "the head of another task"),
 )
 
+_SMOL = "of SmolLM2's configs; torch's class does not read it"
+IGNORED = {
+    "pretraining_tp": "how older versions split a matrix product; changes no number",
+    **dict.fromkeys(("is_llama_config", "rope_interleaved", "transformers.js_config"), _SMOL),
+}
+
 LLAMA = Family(
     model_type="llama",
     architectures={"decoder": "LlamaForCausalLM"},
@@ -75,7 +81,7 @@ LLAMA = Family(
     config_rows=ATTRIBUTES,
     constants=CONSTANTS,
     parts=PARTS,
-    ignored={"pretraining_tp": "how older versions split a matrix product; changes no number"},
+    ignored=IGNORED,
     remarks=rope_remarks,
     layer="layers.{i}",
     rows=ROWS,

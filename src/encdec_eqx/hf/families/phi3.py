@@ -105,6 +105,7 @@ PHI3 = dataclasses.replace(
         pad_token_id=32000,
     ),
     ignored={"embd_pdrop": "of dropout after the embeddings, which torch does not have"},
+    fixed={"attention_bias": (False, "no projection of this family has a bias")},
     remarks=lambda hf: (),
     rows={
         **llama.ROWS,

@@ -50,7 +50,7 @@ QWEN2 = dataclasses.replace(
     config_rows=variant(_ATTRIBUTES, without=["attention_bias"]),
     constants={**llama.CONSTANTS, "attention.qkv_bias": True, "attention.out_bias": False},
     finish=_upper,
-    ignored={},
+    ignored={"use_mrope": "of configs of Qwen 2 and 2.5, whose class does not read it"},
 )
 """Qwen 2 and 2.5, and QwQ"""
 
@@ -69,6 +69,7 @@ QWEN3 = dataclasses.replace(
         head_dim=128,
     ),
     constants=llama.CONSTANTS,
+    ignored={},
     rows={
         **llama.ROWS,
         "layer": (

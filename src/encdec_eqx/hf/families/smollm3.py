@@ -69,6 +69,9 @@ SMOLLM3 = dataclasses.replace(
         eos_token_id=128001,
     ),
     finish=_in_turn,
-    ignored={},
+    ignored={
+        "pretraining_tp": llama.IGNORED["pretraining_tp"],
+        "max_window_layers": "of SmolLM3's configs, whose class does not read it",
+    },
 )
 """SmolLM3: some layers have no positions; a tied head"""
