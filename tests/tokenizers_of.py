@@ -3,6 +3,8 @@
 Knows nothing of models.
 """
 
+import struct
+
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 PAD, UNK, CLS, SEP = 0, 1, 2, 3
@@ -105,3 +107,34 @@ def unigrams() -> Tokenizer:
     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", "<extra_id_1>", "<extra_id_0>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return tokenizer
+
+
+PIECES = {"▁cat": -1.0, "▁c": -2.0, "at": -3.0, "s": -4.0, "▁": -5.0, "c": -6.0, "a": -7.0, "t": -8.0}
+"""Pieces and scores of `sentencepiece_model`, beside its three special ones."""
+
+
+def proto_field(number: int, value: int | float | bytes) -> bytes:
+    """A field of a protocol buffer; whole numbers and lengths below 128."""
+    key = number << 3 | (0 if isinstance(value, int) else 5 if isinstance(value, float) else 2)
+    start = bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])
+    if isinstance(value, int):
+        return start + bytes([value])
+    return start + (struct.pack("<f", value) if isinstance(value, float) else bytes([len(value)]) + value)
+
+
+def sentencepiece_model(kind: int, *, more: bytes = b"", charsmap: bytes = b"", byte_fallback: int = 0) -> bytes:
+    """A file of SentencePiece's.
+
+    Args:
+        kind: 1 for unigrams, 2 for byte pairs, 3 for words.
+        more: fields behind the others.
+        charsmap: compiled replacements of characters.
+        byte_fallback: 1 if unknown characters are spelled in bytes.
+    """
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((text, at, 1) for text, at in PIECES.items())]
+    parts = [
+        proto_field(1, proto_field(1, text.encode()) + proto_field(2, score) + proto_field(3, of))
+        for text, score, of in pieces
+    ]
+    trainer = proto_field(3, kind) + proto_field(35, byte_fallback)
+    return b"".join([*parts, proto_field(2, trainer), proto_field(3, proto_field(2, charsmap)), more])

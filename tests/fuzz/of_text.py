@@ -1,4 +1,4 @@
-"""Damaged `tokenizer.json` files: the Rust library that reads them must neither abort nor answer for the caller.
+"""Damaged files of tokenizers: the Rust library that reads them must neither abort nor answer for the caller.
 
 Knows no model.
 """
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from judging import attempt
-from mutations import any_value, change_json, encoded, objects, parsed, written
+from mutations import any_value, change_bytes, change_json, encoded, objects, parsed, written
 from tokenizers import Tokenizer
 
 from encdec_eqx.text import TokenizerPair
-from tokenizers_of import byte_pairs, word_pieces
+from tokenizers_of import PIECES, byte_pairs, sentencepiece_model, word_pieces
 
 ASSETS = Path(__file__).parent.parent.parent / "src" / "encdec_eqx" / "demo" / "assets" / "pronounce"
 TEXTS = ["the cat sat", "hello world", "", "é漢 \u2028", "a" * 50]
@@ -92,4 +92,44 @@ def _changed_ids(rng: random.Random, text: str) -> tuple[bytes, str]:
     return encoded(written(tree)), f"an added token or a template has {number}"
 
 
-KINDS = {"tokenizers": Tokenizers}
+class SentencePieces:
+    """M2M100's and PLBart's files: a SentencePiece model, numbers of its pieces, what kind of tokenizer it is."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        names = ["<s>", "<pad>", "</s>", "<unk>", *PIECES]
+        self.vocabulary = json.dumps({name: at for at, name in enumerate(names)})
+        self.configs = [
+            json.dumps({"tokenizer_class": kind, "language_codes": codes, "src_lang": None})
+            for kind, codes in (("M2M100Tokenizer", "wmt21"), ("PLBartTokenizer", "base"))
+        ]
+
+    def __call__(self, rng: random.Random, tell: Callable[[str], None]) -> tuple[str, list[str]]:
+        """One mutation."""
+        files = {
+            "sentencepiece.bpe.model": sentencepiece_model(rng.choice([1, 2])),
+            "vocab.json": self.vocabulary.encode(),
+            "tokenizer_config.json": rng.choice(self.configs).encode(),
+        }
+        name = rng.choice(["sentencepiece.bpe.model", *files])
+        change = change_bytes(rng, files[name]) if name.endswith("model") else change_json(rng, files[name].decode())
+        files[name] = change[0]
+        tell(f"{name}: {change[1]}")
+        folder = self.folder / "pieces"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        result = attempt(lambda: TokenizerPair.load(folder), names=[*files, str(folder)], unchanged=[folder])
+        if result.value is None:
+            return "refused", result.faults
+        pair = result.value
+        encoding = attempt(lambda: [ids.tolist() for ids in pair.encode_source(TEXTS)])
+        faults = result.faults + encoding.faults
+        if encoding.value is not None:
+            known = pair.source.get_vocab_size()
+            faults += [f"made the id {one} of {known}" for row in encoding.value for one in row if not 0 <= one < known]
+        return "loaded", faults
+
+
+KINDS = {"tokenizers": Tokenizers, "sentencepieces": SentencePieces}

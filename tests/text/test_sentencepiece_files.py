@@ -1,7 +1,6 @@
 """SentencePiece models in place of a `tokenizer.json`. `tests/parity` compares with SentencePiece itself."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,10 @@ from encdec_eqx.text import TokenizerPair
 from encdec_eqx.text.sentencepiece_files import read_model
 from encdec_eqx.training.job import ModelSource
 from encdec_eqx.training.run_job import load_tokenizers
+from tokenizers_of import PIECES, proto_field, sentencepiece_model
 
 UNIGRAM, BPE, WORDS = 1, 2, 3
-SCORES = {"▁cat": -1.0, "▁c": -2.0, "at": -3.0, "s": -4.0, "▁": -5.0, "c": -6.0, "a": -7.0, "t": -8.0}
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-
-
-def _field(number: int, value: Any) -> bytes:
-    """A field of a protocol buffer."""
-    if isinstance(value, int):
-        return bytes([number << 3 & 127 | 128, number << 3 >> 7, value]) if number > 15 else bytes([number << 3, value])
-    if isinstance(value, float):
-        return bytes([number << 3 | 5]) + struct.pack("<f", value)
-    return bytes([number << 3 | 2, len(value)]) + value
-
-
-def _model(kind: int, *, more: bytes = b"", charsmap: bytes = b"", **trainer: int) -> bytes:
-    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((text, at, 1) for text, at in SCORES.items())]
-    parts = [_field(1, _field(1, text.encode()) + _field(2, at) + _field(3, of)) for text, at, of in pieces]
-    said = _field(3, kind) + b"".join(_field(int(name[1:]), value) for name, value in trainer.items())
-    return b"".join([*parts, _field(2, said), _field(3, _field(2, charsmap)), more])
 
 
 def _folder(
@@ -40,7 +23,7 @@ def _folder(
     (folder / "sentencepiece.bpe.model").write_bytes(model)
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, **config}))
     if kind == "M2M100Tokenizer":
-        names = [*SPECIAL, *sorted(SCORES)]
+        names = [*SPECIAL, *sorted(PIECES)]
         numbered = {name: at for at, name in enumerate(names)} if vocabulary is None else vocabulary
         (folder / "vocab.json").write_text(json.dumps(numbered))
     return folder
@@ -52,11 +35,11 @@ def _tokens(pair: TokenizerPair, text: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", [UNIGRAM, BPE])
 def test_m2m100_numbers_pieces_by_its_vocabulary_and_languages_behind_it(kind: int, tmp_path: Path) -> None:
-    folder = _folder(tmp_path, _model(kind))
+    folder = _folder(tmp_path, sentencepiece_model(kind))
     for pair in (TokenizerPair.from_pretrained(folder, folder), TokenizerPair.load(folder)):
         assert _tokens(pair, "  cat  cats ") == ["__en__", "▁cat", "▁cat", "s", "</s>"]
         assert _tokens(pair.with_languages("zu"), "xy") == ["__zu__", "▁", "<unk>", "</s>"]
-        assert pair.source.token_to_id("▁cat") == 4 + sorted(SCORES).index("▁cat")
+        assert pair.source.token_to_id("▁cat") == 4 + sorted(PIECES).index("▁cat")
         assert [pair.source.token_to_id(f"__{code}__") for code in ("af", "en", "zu")] == [12, 12 + 18, 12 + 99]
         assert pair.source.decode(pair.encode_source(["cats cat"])[0].tolist()) == "cats cat"
         pair.save(tmp_path / "saved")
@@ -65,22 +48,22 @@ def test_m2m100_numbers_pieces_by_its_vocabulary_and_languages_behind_it(kind: i
 
 
 def test_plbart_numbers_pieces_in_their_order_behind_its_special_tokens(tmp_path: Path) -> None:
-    base = TokenizerPair.load(_folder(tmp_path / "base", _model(UNIGRAM), kind="PLBartTokenizer"))
+    base = TokenizerPair.load(_folder(tmp_path / "base", sentencepiece_model(UNIGRAM), kind="PLBartTokenizer"))
     assert base.encode_source(["cats"])[0].tolist() == [4, 7, 2]
     assert base.encode_source(["cats"], src_lang="python")[0].tolist() == [4, 7, 2, 13]
     assert base.source.token_to_id("<mask>") == 15
-    folder = _folder(tmp_path / "multi", _model(UNIGRAM), kind="PLBartTokenizer", language_codes="multi")
+    folder = _folder(tmp_path / "multi", sentencepiece_model(UNIGRAM), kind="PLBartTokenizer", language_codes="multi")
     multi = TokenizerPair.load(folder)
     assert (multi.source.token_to_id("__go__"), multi.source.token_to_id("<mask>")) == (18, None)
 
 
 def test_a_piece_that_goes_over_a_space_is_found(tmp_path: Path) -> None:
-    wide = _field(1, _field(1, "▁cat▁cat".encode()) + _field(2, -0.5))
-    folder = _folder(tmp_path, _model(UNIGRAM, more=wide), kind="PLBartTokenizer")
+    wide = proto_field(1, proto_field(1, "▁cat▁cat".encode()) + proto_field(2, -0.5))
+    folder = _folder(tmp_path, sentencepiece_model(UNIGRAM, more=wide), kind="PLBartTokenizer")
     assert _tokens(TokenizerPair.load(folder), "cat cat") == ["▁cat▁cat", "</s>"]
 
 
-NUMBERS = {name: at for at, name in enumerate([*SPECIAL, *sorted(SCORES)])}
+NUMBERS = {name: at for at, name in enumerate([*SPECIAL, *sorted(PIECES)])}
 
 
 @pytest.mark.parametrize(
@@ -88,18 +71,34 @@ NUMBERS = {name: at for at, name in enumerate([*SPECIAL, *sorted(SCORES)])}
     [
         (b"\x08", {}, r"sentencepiece\.bpe\.model is no SentencePiece model, or damaged"),
         (b"", {}, "is no SentencePiece model: it has no pieces"),
-        (_model(WORDS), {}, "is a model of words or characters; expected one of unigrams or byte pairs"),
-        (_model(UNIGRAM, f35=1), {}, "which spells unknown characters in bytes"),
-        (_model(UNIGRAM), {"vocabulary": {**NUMBERS, "s": 40}}, "does not number its pieces from 0"),
-        (_model(UNIGRAM), {"vocabulary": [1]}, "does not number its pieces from 0"),
-        (_model(UNIGRAM), {"vocabulary": {"<s>": 0}}, r"begins with \['<s>'\]; expected <s>, <pad>, </s>, <unk>"),
+        (sentencepiece_model(WORDS), {}, "is a model of words or characters; expected one of unigrams or byte pairs"),
+        (sentencepiece_model(UNIGRAM, byte_fallback=1), {}, "which spells unknown characters in bytes"),
+        (sentencepiece_model(UNIGRAM), {"vocabulary": {**NUMBERS, "s": 40}}, "does not number its pieces from 0"),
+        (sentencepiece_model(UNIGRAM), {"vocabulary": [1]}, "does not number its pieces from 0"),
         (
-            _model(BPE),
+            sentencepiece_model(UNIGRAM),
+            {"vocabulary": {"<s>": 0}},
+            r"begins with \['<s>'\]; expected <s>, <pad>, </s>, <unk>",
+        ),
+        (
+            sentencepiece_model(BPE),
             {"vocabulary": {name: at for name, at in NUMBERS.items() if at < 11}},
             "has no id for 1 pieces of .*, such as '▁cat'.* Encode with transformers' M2M100Tokenizer",
         ),
-        (_model(UNIGRAM), {"language_codes": "klingon"}, "language_codes is 'klingon'; expected m2m100 or wmt21"),
-        (_model(UNIGRAM, charsmap=b"\xff" * 9), {}, r"no tokenizer can be made of .*sentencepiece\.bpe\.model: "),
+        (
+            sentencepiece_model(UNIGRAM),
+            {"language_codes": "klingon"},
+            "language_codes is 'klingon'; expected m2m100 or wmt21",
+        ),
+        (sentencepiece_model(UNIGRAM, charsmap=b"\xff" * 9), {}, "the replacements of characters are cut short"),
+        (sentencepiece_model(UNIGRAM, charsmap=bytes(4) + b"\xff"), {}, r"no tokenizer can be made of .*model: "),
+        (
+            sentencepiece_model(BPE, more=proto_field(1, proto_field(1, b"at"))),
+            {},
+            "has a piece twice, or an empty one",
+        ),
+        (sentencepiece_model(BPE, more=proto_field(1, proto_field(1, b""))), {}, "has a piece twice, or an empty one"),
+        (sentencepiece_model(BPE, more=proto_field(1, proto_field(2, float("nan")))), {}, "damaged .a score is nan"),
     ],
 )
 def test_what_cannot_be_read_is_named(model: bytes, settings: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -109,17 +108,17 @@ def test_what_cannot_be_read_is_named(model: bytes, settings: dict[str, Any], sa
 
 
 def test_a_file_cut_anywhere_is_read_or_named(tmp_path: Path) -> None:
-    whole = _model(BPE)
+    whole = sentencepiece_model(BPE)
     for length in range(1, len(whole)):
         file = tmp_path / "cut"
         file.write_bytes(whole[:length])
         try:
-            assert len(read_model(file).pieces) <= len(SCORES) + 3
+            assert len(read_model(file).pieces) <= len(PIECES) + 3
         except ValueError as error:
             assert str(file) in str(error)
 
 
 def test_other_folders_without_a_tokenizer_say_how_to_make_one(tmp_path: Path) -> None:
-    folder = _folder(tmp_path, _model(UNIGRAM), kind="NllbTokenizer")
+    folder = _folder(tmp_path, sentencepiece_model(UNIGRAM), kind="NllbTokenizer")
     with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json\. transformers writes one"):
         TokenizerPair.from_pretrained(folder, folder)

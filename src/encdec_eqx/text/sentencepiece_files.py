@@ -4,6 +4,7 @@ Such a file is a protocol buffer (sentencepiece_model.proto) of three parts: pie
 how text is normalised (Kudo and Richardson 2018, arXiv:1808.06226).
 """
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -82,7 +83,7 @@ def read_slow(find: Callable[[str], Path | None], config: Mapping[str, Any]) -> 
         return None
     codes = _CODES[kind]
     named = config.get("language_codes") or next(iter(codes))
-    if named not in codes:
+    if not isinstance(named, str) or named not in codes:
         raise ValueError(f"tokenizer_config.json: language_codes is {quoted(named)}; expected {' or '.join(codes)}.")
     model = read_model(file)
     if vocabulary is not None and kind == "M2M100Tokenizer":
@@ -172,23 +173,37 @@ def read_model(file: Path) -> SentencePieceModel:
         pieces = tuple(_piece(dict(_fields(value))) for number, value in parts if number == 1)
         trainer = dict(_fields(next((value for number, value in parts if number == 2), b"")))
         normaliser = dict(_fields(next((value for number, value in parts if number == 3), b"")))
-    except (ValueError, IndexError, TypeError, struct.error) as error:
+        charsmap = _charsmap(normaliser.get(2, b""))
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ValueError(f"{printable(file)} is no SentencePiece model, or damaged ({error}). Copy it again.") from None
     if not pieces:
         raise ValueError(f"{printable(file)} is no SentencePiece model: it has no pieces.")
+    if len({piece.text for piece in pieces}) < len(pieces) or not all(piece.text for piece in pieces):
+        raise ValueError(
+            f"{printable(file)} has a piece twice, or an empty one; expected different ones. Copy it again."
+        )
     if (longest := max(len(piece.text) for piece in pieces)) > _LONGEST:
         raise ValueError(f"{printable(file)} has a piece of {longest} characters; expected at most {_LONGEST}.")
     kind, bytewise = trainer.get(3, _UNIGRAM), bool(trainer.get(35, 0)) or any(p.kind == _BYTE for p in pieces)
     if kind not in (_UNIGRAM, _BPE) or bytewise:
         what = "which spells unknown characters in bytes" if bytewise else "of words or characters"
         raise ValueError(f"{printable(file)} is a model {what}; expected one of unigrams or byte pairs, without.")
-    charsmap = normaliser.get(2, b"")
     flags = (bool(normaliser.get(number, 1)) for number in (3, 4))
     return SentencePieceModel(pieces, kind, charsmap, *flags)
 
 
 def _piece(fields: Mapping[int, Any]) -> Piece:
-    return Piece(fields[1].decode(), struct.unpack("<f", fields.get(2, b"\0\0\0\0"))[0], fields.get(3, _NORMAL))
+    (score,) = struct.unpack("<f", fields.get(2, b"\0\0\0\0"))
+    if not math.isfinite(score):
+        raise ValueError(f"a score is {score}")
+    return Piece(fields[1].decode(), score, fields.get(3, _NORMAL))
+
+
+def _charsmap(content: bytes) -> bytes:
+    """As it is, if it holds as much as it says: the library would make room for whatever that is."""
+    if content and struct.unpack("<I", content[:4])[0] > len(content) - 4:
+        raise ValueError("the replacements of characters are cut short")
+    return content
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
