@@ -239,6 +239,14 @@ def test_what_t5s_configs_derive_is_not_trusted():
     assert FAMILIES["t5"].remarks({**plain, **written}) == ()
 
 
+def test_what_a_kind_of_rope_scaling_does_not_read_is_said():
+    said = {"type": "yarn", "factor": 2.0, "finetuned": True}
+    (remark,) = FAMILIES["llama"].remarks({"rope_scaling": said})
+    assert remark == "rope_scaling: 'yarn' does not read 'finetuned', here and in torch: not saved again"
+    assert not FAMILIES["llama"].remarks({"rope_scaling": LLAMA3})
+    assert not FAMILIES["llama"].remarks({"rope_scaling": None})
+
+
 def test_alberts_layers_are_shared_by_groups():
     sizes = {"num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2}
     layers = StackConfig.from_hf(_hf("albert", **sizes)).layers
