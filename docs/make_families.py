@@ -94,6 +94,13 @@ DIFFERENCES = """
   rotations or biases nothing ends, and nothing is refused, as in torch.
 - **`head_dim: null`** in a config of Qwen 2, SmolLM3 or OLMo 2 means `hidden_size / num_attention_heads`, as it does in
   Llama's; torch fails on it.
+- **Falcon's ALiBi** is added once, as by torch's default attention; its eager attention of 4.57.6 adds it twice. The
+  load report says so. What torch cannot run is refused: the new architecture without `parallel_attn`, or two norms
+  without it. `multi_query` and, of old models, `num_kv_heads` are written as what they come to.
+- **Bloom's `slow_but_exact`** is refused: torch then leaves out the biases of two maps.
+- **GPT-J's `n_positions`** limits nothing; torch has angles for as many positions, and fails beyond them.
+- **GPT-NeoX's odd shares.** A `rotary_pct` that comes to an odd number of entries rotates one more, as in torch.
+- **OPT's last hidden state** has the width of its token table, `word_embed_proj_dim`, as in torch.
 - **T5Gemma without a mask.** Torch masks the ids that are padding where no mask is given (in the decoder, if there is
   no cache); here no mask means none, as in every family. Torch's cache also forgets source positions that are further
   off than the decoder's window (`generate(cache_implementation="dynamic_full")` does not): here all are attended.

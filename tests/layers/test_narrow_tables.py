@@ -54,3 +54,11 @@ def test_positions_have_the_width_of_the_layers(narrow: Decoder) -> None:
     assert narrow.embeddings.positions is not None
     assert narrow.embeddings.positions.weight.shape == (24, 12)
     assert narrow.embeddings.tokens.weight.shape[1] == NARROW
+
+
+def test_cross_attention_of_a_stack_whose_norms_learn_nothing_has_the_dtype_of_the_rest(narrow: Decoder) -> None:
+    norm = dataclasses.replace(narrow.config.norm, scale=False, bias=False)
+    layers = tuple(dataclasses.replace(layer, cross_attention=False) for layer in narrow.config.layers)
+    plain = Decoder.init(narrow.config.replace(norm=norm, layers=layers), key=jax.random.key(0)).astype(jnp.bfloat16)
+    grafted = plain.with_cross_attention(key=jax.random.key(1))
+    assert {leaf.dtype for leaf in jax.tree.leaves(grafted)} == {jnp.dtype(jnp.bfloat16)}

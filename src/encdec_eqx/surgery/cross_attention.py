@@ -162,9 +162,10 @@ class _SubLayer:
 
     @property
     def _dtype(self) -> Any:
-        """Of the layer's norms."""
+        """Of the layer's norms, or of its other arrays if they have none."""
         norm: Any = getattr(self.block, "self_norm", None) or getattr(self.block, "feed_forward_norm", None)
-        return norm.weight.dtype
+        leaves = jax.tree.leaves(norm) or jax.tree.leaves(eqx.filter(self.block, eqx.is_inexact_array))
+        return leaves[0].dtype
 
 
 def _plain(linear: Any) -> Linear:

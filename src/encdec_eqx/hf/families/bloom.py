@@ -248,5 +248,6 @@ FALCON = Family(
 """Falcon: attention and feed-forward side by side or one after the other, with rotations or ALiBi
 
 ALiBi counts once, as where torch attends by `scaled_dot_product_attention`, its default; its eager attention of 4.57.6
-adds it twice.
+adds it twice. Dropout: torch has one mask for the sum of both sides, none of attention weights beside rotations, and
+where sub-layers stand in turn attention's output is dropped at `attention_dropout`.
 """
