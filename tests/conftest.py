@@ -4,6 +4,7 @@ Warnings are errors; that is set in `pyproject.toml`. Knows nothing of the libra
 import shows up as the failure of a test.
 """
 
+import gc
 import importlib.metadata
 import os
 from collections.abc import Iterator
@@ -63,6 +64,10 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     # a quarter less time; later versions have no such emitters, and abort at a flag that they do not know
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
+
+# Tracing makes and drops many small objects, nearly none of them in cycles. Looking for those as often as Python
+# does by itself took 2.1 of 29.5 s of processor time (three files, 929 tests), this way 0.2 s.
+gc.set_threshold(20_000, 25, 25)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
