@@ -84,6 +84,8 @@ DIFFERENCES = """
   file contradicts itself torch follows the derived ones; here the load report says so. T5's dropout of the states
   after the last norm is not built, nor its bounds on float16.
 - **T5's decoder alone** has no class in torch: it is saved under the names, and the class, of a whole checkpoint.
+- **Longformer** is not among the families. Its windows are here, but its files hold projections for global attention in
+  every layer, which would have to be carried along unused: torch misses them in a file that lacks them.
 - **ModernBERT's scaled rotations** (`rope_scaling`) are refused; none of its published models has them.
 - **DeBERTa's embeddings of padding** are not set to zero, as only its convolution would see them, which does not here
   either; and `norm_rel_ebd` without `relative_attention` leaves a norm unread, which is not written again.

@@ -23,9 +23,8 @@ from tolerances import ORACLE, SAME_MODEL
 
 
 def _convolved(kernel_size: int = 3, groups: int = 1) -> StackConfig:
-    config = encoder_config()
-    layers = (LayerSpec(block="convolved"), *config.layers[1:])
-    return config.replace(layers=layers, convolution=ConvolutionConfig(kernel_size=kernel_size, groups=groups))
+    convolution = ConvolutionConfig(kernel_size=kernel_size, groups=groups)
+    return encoder_config(layers=(LayerSpec(block="convolved"),), convolution=convolution)
 
 
 @pytest.mark.parametrize(("kernel_size", "groups"), [(1, 1), (5, 1), (3, 2)])
