@@ -153,6 +153,20 @@ def test_what_one_config_cannot_express_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_decoder_in_a_whole_file_without_an_encoder_is_a_piece(tmp_path: Path) -> None:
+    """SONAR's text decoder: its source is one state, the sentence's vector."""
+    expected = Decoder.from_pretrained(GOLDENS / "m2m_100")
+    file = _copy("m2m_100", tmp_path) / "model.safetensors"
+    tensors = {name: one for name, one in load_file(file).items() if not name.startswith("model.encoder.")}
+    save_file(tensors, file, metadata={"format": "pt"})
+    decoder = Decoder.from_pretrained(tmp_path)
+    assert eqx.tree_equal(decoder, expected)
+    states = jnp.ones((2, 1, decoder.hidden_size))
+    assert decoder(np.array([[2, 9], [2, 9]], np.int32), encoder_hidden_states=states).logits.shape == (2, 2, 61)
+    with pytest.raises(ValueError, match=r"missing 'model\.encoder"):
+        EncoderDecoder.from_pretrained(tmp_path)
+
+
 def test_a_bias_that_says_something_is_kept_and_one_that_does_not_is_not_written(tmp_path: Path) -> None:
     decoder = Decoder.from_pretrained(GOLDENS / "bart")
     decoder.save_pretrained(tmp_path / "biased")
