@@ -17,9 +17,9 @@ from ._inputs import IGNORED
 from ._typing import ArrayLike
 from .generation.special_tokens import ARGUMENT, PASSED, START, TOKEN_NAMES, SpecialTokens, is_per_row
 
-_CODE_BEHIND_THE_END = ("mbart",)
+_CODE_BEHIND_THE_END = ("mbart", "plbart")
 """Formats of whole checkpoints whose labels may carry the language's code behind the end (`a b c </s> ro_RO`), which
-moves to the front as the first decoder input (`ro_RO a b c </s>`): `shift_tokens_right` of transformers' mBART."""
+moves to the front as the first decoder input (`ro_RO a b c </s>`): their `shift_tokens_right` in transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,14 +145,14 @@ def test_records_of_ids_are_taken_as_they_are():
 MBART_LABELS = np.array([[4, 5, END, RO, -100], [6, END, DE, -100, -100], [RO, 4, END, -100, -100], [4, 5, 6, 7, END]])
 
 
-def test_a_code_behind_the_end_starts_its_row_in_mbart_alone():
-    for family, starts in (("mbart", [RO, DE, END, END]), ("bart", [END] * 4)):
+def test_a_code_behind_the_end_starts_its_row_in_mbart_and_plbart_alone():
+    for family, starts in (("mbart", [RO, DE, END, END]), ("plbart", [RO, DE, END, END]), ("bart", [END] * 4)):
         one = model(family)
         batch = {"input_ids": jnp.ones((4, 2), jnp.int32), "labels": jnp.asarray(MBART_LABELS)}
         inputs = np.asarray(completed_batch(batch, one)["decoder_input_ids"])
         assert inputs[:, 0].tolist() == starts
         np.testing.assert_array_equal(inputs[:, 1:], np.where(MBART_LABELS < 0, PAD, MBART_LABELS)[:, :-1])
-        np.testing.assert_array_equal(TargetForm.of(one).starts(MBART_LABELS), starts if family == "mbart" else END)
+        np.testing.assert_array_equal(TargetForm.of(one).starts(MBART_LABELS), END if family == "bart" else starts)
 
 
 def test_start_tokens_may_differ_from_row_to_row():

@@ -43,6 +43,7 @@ from transformers.models.m2m_100.modeling_m2m_100 import M2M100Decoder, M2M100En
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, seq2seq_loss, shift_tokens_right
 from encdec_eqx.generation.processors import SourceNGrams
+from encdec_eqx.targets import TargetForm
 from hf import VOCAB, as_torch, random_batch, randomise, saved
 from tolerances import PARITY_ATTENTION, PARITY_GRADIENT, PARITY_HIDDEN, PARITY_LOGITS, PARITY_LOSS
 
@@ -259,10 +260,14 @@ def test_the_loss_of_labels_equals_torch(both: tuple[Any, EncoderDecoder, Path])
     reference, model, _ = both
     batch = random_batch(7, padding="left")
     source = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    labels = np.where(batch["decoder_attention_mask"][:, ::-1] == 1, batch["decoder_input_ids"], -100)
+    real = batch["decoder_attention_mask"][:, ::-1] == 1
+    labels = np.where(real, batch["decoder_input_ids"], -100)
+    if reference.config.model_type in ("mbart", "plbart"):
+        # a language's code behind the end, as their tokenizers put it, which is what torch's decoders start with
+        labels[np.arange(len(labels)), real.sum(axis=1) - 2] = reference.config.eos_token_id
     with torch.no_grad():
         loss = reference(**as_torch(source), labels=torch.from_numpy(labels).long()).loss
-    pad, start = model.special_tokens.pad_token_id, model.special_tokens.decoder_start_token_id
+    pad, start = model.special_tokens.pad_token_id, TargetForm.of(model).starts(labels)
     assert pad is not None
     assert start is not None
     shifted = np.array(shift_tokens_right(labels, pad, start))
