@@ -1,6 +1,7 @@
 """Stacks in the manner of modern families, made of the parts alone: what holds for every stack holds for them."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -155,10 +156,12 @@ def _config(settings: dict[str, Any], make: Any) -> StackConfig:
     return make(size=16, **{"pooler": False, **settings} if make is encoder_config else settings)
 
 
+@functools.cache  # drawing the weights takes longer than most of what is done with them
 def _decoder(name: str) -> Decoder:
     return randomised(Decoder.init(_config(DECODERS[name], decoder_config), key=jax.random.key(0)))
 
 
+@functools.cache
 def _encoder(name: str) -> Encoder:
     return randomised(Encoder.init(_config(ENCODERS[name], encoder_config), key=jax.random.key(0)))
 
