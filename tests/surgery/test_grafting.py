@@ -279,3 +279,9 @@ def test_a_whole_pair_is_given_no_other_cross_attention(tmp_path: Path):
         EncoderDecoder.from_pretrained(tmp_path, cross_attention=CrossAttention())
     with pytest.raises(TypeError, match="got a key, but draws nothing"):
         EncoderDecoder.from_pretrained(tmp_path, key=KEY)
+
+
+def test_a_family_that_always_has_cross_attention_is_given_no_other():
+    folder = Path(__file__).parent.parent / "goldens" / "families" / "bart"
+    with pytest.raises(ValueError, match="is of 'bart', whose decoders all have it: leave the argument out"):
+        Decoder.from_pretrained(folder, cross_attention=CrossAttention())
