@@ -5,9 +5,13 @@ have learned, pages and scripts at full length, further sizes and options of wha
 """
 
 EXHAUSTIVE = (
+    "test_benchmarks.py::test_a_draft_of_first_layers_agrees_as_far_as_the_others_are_weak",
     "test_benchmarks.py::test_a_training_worker_tells_what_was_compiled_and_what_memory_a_step_takes",
+    "test_benchmarks.py::test_our_side_of_the_gpu_cells_works_here",
     "test_benchmarks.py::test_our_ways_to_train_compute_the_same",
+    "test_benchmarks.py::test_proposals_are_compared_with_plain_search",
     "test_benchmarks.py::test_ragged_examples_come_in_few_shapes_and_their_padding_does_not_count",
+    "test_benchmarks.py::test_ways_to_move_beams_are_compiled_timed_and_counted",
     "test_docs.py::test_page_runs_from_top_to_bottom[fine_tuning]",
     "test_docs.py::test_page_runs_from_top_to_bottom[from_scratch]",
     "test_docs.py::test_page_runs_from_top_to_bottom[generation]",
