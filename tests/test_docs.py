@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from encdec_eqx.hf.families import FAMILIES
+
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -42,6 +44,15 @@ def test_page_runs_from_top_to_bottom(page: str):
     with jax.numpy_dtype_promotion("standard"):
         for block in blocks:
             exec(compile(block, path, "exec"), names)
+
+
+def test_the_readme_counts_the_families():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    counted = {
+        role: sum(role in family.architectures for family in FAMILIES.values()) for role in ("encoder", "decoder")
+    }
+    assert re.findall(r"(\d+) families", text) == [str(counted["encoder"]), str(counted["decoder"])]
+    assert f"- **Families**: {len(FAMILIES)} of them" in text
 
 
 @pytest.mark.parametrize(
