@@ -1,7 +1,6 @@
 """The decoder piece: logits for whole sequences, and for the next tokens with an explicit cache."""
 
 import dataclasses
-import functools
 import os
 from typing import Any
 
@@ -24,14 +23,14 @@ from .hf.files.hub import HubOptions
 from .hf.piece import how_drawn, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.counting import PositionRule
-from .inputs.tokens import Embeddings, as_token_types, longest
+from .inputs.tokens import Embeddings, as_token_types, check_positions_used, longest
 from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
 from .layers.context import AttentionContext, AttentionMask
 from .layers.linear import AbstractLinear, Linear, split_key
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, StackOutput, UnrolledStack
-from .surgery.cross_attention import graft
+from .surgery.cross_attention import graft, grafting
 from .surgery.resize import resize_embedding, resize_head
 
 
@@ -325,6 +324,7 @@ class Decoder(TaughtAttributes):
     def _explicit(self, position_ids: ArrayLike | None) -> Int32[Array, "batch target"] | None:
         if position_ids is None:
             return None
+        check_positions_used(self.config)
         return as_ids("position_ids", position_ids, self.config.positions.limit, "the table of positions")
 
     def _checked_states(self, states: ArrayLike | None) -> Array | None:
@@ -420,7 +420,7 @@ class Decoder(TaughtAttributes):
             strict_config=strict_config,
             model_type=model_type,
             overrides=attributes,
-            graft=None if cross_attention is None else functools.partial(graft, how=cross_attention),
+            graft=grafting(cross_attention),
         )
 
     @taught

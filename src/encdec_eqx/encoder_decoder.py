@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 import os
 from typing import Any
 
@@ -34,7 +33,7 @@ from .joining import check_pieces, decoder_settings, projection, special_token_i
 from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
 from .layers.linear import AbstractLinear, split_key
-from .surgery.cross_attention import graft
+from .surgery.cross_attention import grafting
 from .surgery.resize import Reshapes
 from .surgery.ties import Ties, tie, untie
 
@@ -197,7 +196,7 @@ class EncoderDecoder(Generates, Reshapes):
                 "encoder_model_type": encoder_model_type,
                 "decoder_model_type": decoder_model_type,
             },
-            graft=None if cross_attention is None else functools.partial(graft, how=cross_attention),
+            graft=grafting(cross_attention),
             key=key,
         )
         model: EncoderDecoder = loaded.model

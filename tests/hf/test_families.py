@@ -451,6 +451,8 @@ REFUSED = [
     ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "the type 'linear'; expected one of longrope"),
     ("olmo2", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "expected one of default, linear, dynamic$"),
     ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0; expected a number above 0"),
+    ("gemma2", {"query_pre_attn_scalar": float("nan")}, "query_pre_attn_scalar is nan; expected a number above 0"),
+    ("t5", {"d_model": 0}, "0; expected a whole number of at least 1"),
     ("gemma2", {"sliding_window": None}, "layers that slide, and sliding_window is null"),
     ("gemma2", {"sliding_window": 0}, "LayerSpec.window is 0; expected a whole number of at least 1"),
     ("gemma2", {"layer_types": ["full_attention"]}, "for each of the 2 layers"),

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.training import init_train_state, make_train_step, trainable
+from encdec_eqx.training.batch import checked_batch
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "families"
 WHOLE = ["bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus", "plbart", "t5", "umt5"]
@@ -46,6 +47,23 @@ def test_the_pieces_share_one_table_and_come_apart_whole(family: str) -> None:
     assert encoder.embeddings.tokens.weight is decoder.embeddings.tokens.weight
     assert eqx.tree_equal(Encoder.from_pretrained(GOLDENS / family), encoder)
     assert eqx.tree_equal(Decoder.from_pretrained(GOLDENS / family), decoder)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t5, ids: t5.encode(ids, position_ids=ids),
+        lambda t5, ids: t5.generate(ids, position_ids=ids, max_new_tokens=1),
+        lambda t5, ids: t5(ids, ids, decoder_position_ids=ids),
+        lambda t5, ids: checked_batch({"input_ids": ids, "labels": ids, "position_ids": ids}, t5),
+        lambda t5, ids: checked_batch({"input_ids": ids, "labels": ids, "decoder_position_ids": ids}, t5),
+    ],
+)
+def test_t5s_tokens_are_not_numbered(call: Any) -> None:
+    """Positions that would change nothing are refused, wherever they are given."""
+    t5 = EncoderDecoder.from_pretrained(GOLDENS / "t5")
+    with pytest.raises(ValueError, match=r"position_ids` were given, but a t5 stack does not number .* Leave them out"):
+        call(t5, np.array([[5, 6]], np.int32))
 
 
 @pytest.mark.parametrize("family", WHOLE)

@@ -202,6 +202,11 @@ def test_a_merged_pair_searches_and_is_saved(tmp_path: Path):
         (lambda: CrossAttention(every=0), ValueError, r"CrossAttention\.every is 0; expected a whole number"),
         (lambda: CrossAttention(init="gate"), ValueError, r"CrossAttention\.init is 'gate'; expected one of random, c"),  # type: ignore[arg-type]
         (
+            lambda: Decoder.from_pretrained("nowhere", cross_attention="zero_gate"),  # type: ignore[arg-type]
+            TypeError,
+            r"(?s)cross_attention.*'zero_gate'.*CrossAttention",
+        ),
+        (
             lambda: plain_decoder(2).with_cross_attention(CrossAttention(every=3), key=KEY),
             ValueError,
             r"CrossAttention\(every=3\) does not fit this decoder: .* in none: the decoder has 2 layers",

@@ -23,7 +23,7 @@ from .._typing import ArrayLike
 from ..config import StackConfig
 from ..encoder import EncoderOutput
 from ..inputs.counting import PositionRule as PositionRule
-from ..inputs.tokens import longest
+from ..inputs.tokens import check_positions_used, longest
 
 LEAST_SOURCE = 16
 LEAST_PREFIX = 8
@@ -181,6 +181,7 @@ def from_ids(
     taken = known if getattr(encoder, "takes_right_padding", False) else mask
     options: dict[str, Any] = {"attention_mask": taken, "position_ids": None}
     if position_ids is not None:
+        check_positions_used(config)
         table = "the encoder's position table"
         options["position_ids"] = like_ids("position_ids", position_ids, config.positions.limit, table)
     if token_type_ids is not None:

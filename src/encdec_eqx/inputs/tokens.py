@@ -70,6 +70,7 @@ class Embeddings(AbstractInputs):
         check_length("input_ids" if ids is not None else "inputs_embeds", length, longest(config, position_ids))
         mask = as_mask("attention_mask", attention_mask, (batch, length))
         if position_ids is not None:
+            check_positions_used(config)
             limit = config.positions.limit
             positions = as_ids("position_ids", position_ids, limit, "the encoder's table of positions")
         else:
@@ -223,6 +224,27 @@ def longest(config: StackConfig, position_ids: ArrayLike | None) -> int:
     if config.attention.relative_positions != "none":
         return config.positions.max_positions
     return config.positions.longest if position_ids is None else np.iinfo(np.int32).max
+
+
+def check_positions_used(config: StackConfig, name: str = "position_ids") -> None:
+    """That explicit positions would number something.
+
+    Of a T5 they would not, and torch's takes none. Where torch's class takes them and they count for nothing (ALiBi's,
+    DeBERTa's without a table), they are accepted here, too.
+
+    Args:
+        config: of the stack that is given positions.
+        name: the argument's name, for messages.
+
+    Raises:
+        ValueError: the stack's only positions are distances between tokens, which no argument changes.
+    """
+    attention = config.attention
+    if config.positions.kind == "none" and attention.relative_bias is not None and not attention.rotary:
+        raise ValueError(
+            f"`{name}` were given, but a {config.model_type} stack does not number its tokens: its biases go by how "
+            "many tokens lie between two, so that padding on the left needs no positions. Leave them out."
+        )
 
 
 def as_token_types(config: StackConfig, token_type_ids: ArrayLike | None) -> Array | None:

@@ -1,6 +1,8 @@
 """Cross-attention for a stack that was pretrained without it: nothing but what is new is made."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _trees
+from .._quoting import quoted
 from .._typing import Array, PRNGKey
 from ..blocks import AbstractBlock, kind_of
 from ..blocks.block import init_cross_attention
@@ -21,6 +24,20 @@ from ..stack import to_layout
 from ..stack.unrolled import AbstractStack, UnrolledStack, schedule
 
 _Decoder = TypeVar("_Decoder", bound=eqx.Module)
+
+
+def grafting(how: CrossAttention | None) -> Callable[..., Any] | None:
+    """What loading a decoder is to do with it before anyone sees it: `graft` as `how` says, or nothing.
+
+    Raises:
+        TypeError: `how` is something else, such as the name of an init alone.
+    """
+    if how is not None and not isinstance(how, CrossAttention):
+        raise TypeError(
+            f"cross_attention is {quoted(how)}; expected a CrossAttention, as in "
+            "cross_attention=encdec_eqx.CrossAttention(init='zero_gate')."
+        )
+    return None if how is None else functools.partial(graft, how=how)
 
 
 def graft(

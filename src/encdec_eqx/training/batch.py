@@ -13,7 +13,7 @@ from .._quoting import quoted
 from .._typing import Array, ArrayLike, PRNGKey
 from ..encoder import token_config
 from ..encoder_decoder import EncoderDecoder
-from ..inputs.tokens import as_token_types
+from ..inputs.tokens import as_token_types, check_positions_used
 from ..targets import TargetForm
 from .loss import (
     IGNORED,
@@ -61,7 +61,8 @@ def fitting(given: Mapping[str, ArrayLike], model: Any) -> dict[str, Array]:
     is not the library's is left out.
 
     Raises:
-        ValueError: A concrete value is out of its table's range, or the encoder has no segments.
+        ValueError: A concrete value is out of its table's range, the encoder has no segments, or a T5 is given
+            positions.
     """
     encoder, decoder, ready = model.encoder, model.decoder.config, {}
     limits = {
@@ -73,6 +74,9 @@ def fitting(given: Mapping[str, ArrayLike], model: Any) -> dict[str, Array]:
         limits["position_ids"] = (source.positions.limit, "the encoder's table of positions")
         if "token_type_ids" in given:
             ready["token_type_ids"] = as_token_types(source, given["token_type_ids"])
+    for name, config in (("position_ids", source), ("decoder_position_ids", decoder)):
+        if name in given and config is not None:
+            check_positions_used(config, name)
     for name, (limit, what) in limits.items():
         if name in given:
             ready[name] = as_ids(name, given[name], limit, what)

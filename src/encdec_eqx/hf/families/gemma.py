@@ -83,7 +83,7 @@ def in_layers(config: StackConfig, hf: Mapping[str, Any], *, period: int = 2, lo
         ValueError: an attribute has a value that is not supported.
     """
     scalar = hf["query_pre_attn_scalar"]
-    if scalar <= 0:
+    if not 0 < scalar < math.inf:
         raise ValueError(f"query_pre_attn_scalar is {quoted(scalar)}; expected a number above 0")
     scale = None if scalar == config.attention.head_dim else scalar**-0.5
     windowed = with_windows(config, hf, usual=[(at + 1) % period > 0 for at in range(len(config.layers))])

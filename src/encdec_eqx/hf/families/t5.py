@@ -77,7 +77,7 @@ ATTRIBUTES = variant(
             "tie_word_embeddings",
             "head.scale",
             True,
-            read_only(lambda tied, hf: hf["d_model"] ** -0.5 if tied else 1.0),
+            read_only(lambda tied, hf: max(hf["d_model"], 1) ** -0.5 if tied else 1.0),
         ),
         # a decoder attends to its encoder, whatever `add_cross_attention` says
         Attribute("is_decoder", "cross_attention", False),
