@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -127,6 +127,18 @@ def test_an_unknown_language_is_an_error_that_names_near_ones(kind: str, code: s
         lambda: TextToText(_model(), pair)("cat", tgt_lang=code),
     ):
         with pytest.raises(ValueError, match=says):
+            call()
+
+
+def test_the_id_of_a_language_is_not_its_code() -> None:
+    pair, code = _pair("NllbTokenizer"), cast(Any, 7)
+    for call in (
+        lambda: pair.with_languages(code),
+        lambda: pair.with_languages(tgt_lang=code),
+        lambda: pair.encode_source(["cat"], src_lang=code),
+        lambda: TextToText(_model(), pair)("cat", tgt_lang=code),
+    ):
+        with pytest.raises(TypeError, match=r"lang\w* is 7; expected the code of a language as text"):
             call()
 
 

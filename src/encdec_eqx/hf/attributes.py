@@ -338,6 +338,11 @@ def layers(count: int, *, cross_attention: bool) -> tuple[LayerSpec, ...]:
     return (LayerSpec(cross_attention=bool(cross_attention)),) * count
 
 
+def own_width(size: int | None, hf: Mapping[str, Any]) -> int | None:
+    """Width of the tables, if it is not the layers'."""
+    return None if size == hf["hidden_size"] else size
+
+
 def head_dim(hidden_size: int, num_heads: int) -> int:
     """Width of one head.
 

@@ -168,6 +168,19 @@ def norm(ours: str, theirs: str) -> tuple[Row, ...]:
     return tuple((f"{ours}.{leaf}", f"{theirs}.{leaf}", "same") for leaf in ("weight", "bias"))
 
 
+def fused_gate(ours: str, theirs: str) -> tuple[tuple[str, str, Callable[[StackConfig], Fused]], ...]:
+    """The rows of a gated feed-forward's way up, where files hold as one tensor what is activated, then its factor."""
+    return tuple(
+        (f"{ours}.{name}.{leaf}", f"{theirs}.{leaf}", _half(how, part))
+        for part, name in enumerate(("gate", "up"))
+        for leaf, how in (("weight", "transposed"), ("bias", "flat"))
+    )
+
+
+def _half(how: str, part: int) -> Callable[[StackConfig], Fused]:
+    return lambda config: Fused(how, 1, (1, 1), config.feed_forward.size, part)
+
+
 GATE: Row = ("cross_gate", "cross_attn_gate", "same")
 """The row of a gate on cross-attention, which every family's decoders may have."""
 

@@ -44,18 +44,31 @@ def rotary_rows(
         word: what it calls a kind when it is written.
     """
 
-    def written(config: StackConfig) -> dict[str, Any] | None:
-        return scaling_to_hf(config.attention.rotary[0].scaling, word=word)
-
     def read(value: float, hf: Mapping[str, Any]) -> tuple[RotaryConfig, ...]:
         dim = None if partial is None else int(_head_dim(hf) * hf["partial_rotary_factor"])
         return (RotaryConfig(theta=value, dim=dim, pairs=pairs, scaling=scaling_from_hf(hf, kinds)),)
 
     rows = (
         Attribute("rope_theta", "attention.rotary", theta, Convert(read, lambda rotary, config: rotary[0].theta)),
-        Attribute("rope_scaling", (), None, write_only(written), kinds=(dict, type(None))),
+        scaling_row(word),
     )
     return rows if partial is None else (*rows, Attribute("partial_rotary_factor", (), partial, write_only(share)))
+
+
+def scaling_row(word: str = "rope_type") -> Attribute:
+    """The row of `rope_scaling`, which that of the base reads; `word` is what a kind is called when it is written."""
+
+    def written(config: StackConfig) -> dict[str, Any] | None:
+        rotary = config.attention.rotary
+        return scaling_to_hf(rotary[0].scaling, word=word) if rotary else None
+
+    return Attribute("rope_scaling", (), None, write_only(written), kinds=(dict, type(None)))
+
+
+def rotated_share(theta: float, dim: int, scaling: Any) -> RotaryConfig:
+    """Rotations of the first entries of a head: of an odd number one more, by angles spread over the odd number."""
+    odd = dim % 2
+    return RotaryConfig(theta=theta, dim=dim + odd, counted=dim if odd else None, scaling=scaling)
 
 
 def scaling_from_hf(hf: Mapping[str, Any], kinds: Sequence[str] = tuple(_KINDS)) -> RotaryScaling | None:

@@ -47,6 +47,8 @@ class Languages:
     legacy_behaviour: bool = False
 
     def __post_init__(self):
+        for name in ("src_lang", "tgt_lang"):
+            check_code(name, getattr(self, name))
         if self.kind not in _OF_KIND:
             raise ValueError(f"kind is {quoted(self.kind)}; expected one of {', '.join(_OF_KIND)}.")
         if self.legacy_behaviour and self.kind != "NllbTokenizer":
@@ -94,12 +96,24 @@ class Languages:
         return {_OF_KIND[self.kind][1]: tokenizer.token_to_id(language_token(tokenizer, tgt_lang))}
 
 
+def check_code(name: str, code: Any) -> None:
+    """That a language, if there is one, is text.
+
+    Raises:
+        TypeError: it is something else, such as the id of its token.
+    """
+    if code is not None and not isinstance(code, str):
+        raise TypeError(f"{name} is {quoted(code)}; expected the code of a language as text, such as 'eng_Latn'.")
+
+
 def language_token(tokenizer: Any, code: str) -> str:
     """The token of a language: the code itself (`ro_RO`, `ron_Latn`), or between underscores (`__ro__`).
 
     Raises:
+        TypeError: the code is not text.
         ValueError: there is none; the message names codes that are written much like it.
     """
+    check_code("the language", code)
     token = _token(tokenizer, code)
     if token is not None:
         return token

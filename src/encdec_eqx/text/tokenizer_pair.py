@@ -287,7 +287,8 @@ class TokenizerPair:
             raise ValueError(
                 "where this tokenizer puts a language's code is not known: there was no tokenizer_config.json that "
                 "names its class in transformers. tokenizers.with_languages(..., kind='NllbTokenizer') names it; also "
-                "'M2M100Tokenizer', 'MBart50Tokenizer', 'MBartTokenizer', 'PLBartTokenizer'."
+                "'M2M100Tokenizer', 'MBart50Tokenizer', 'MBartTokenizer', 'PLBartTokenizer'. (Where a tokenizer has no "
+                "languages, as T5's and BERT's, leave them out.)"
             )
         return self.languages
 

@@ -10,7 +10,7 @@ from ...config import AlibiConfig, RotaryConfig, StackConfig
 from ..attributes import ABSENT, Attribute, Convert, choice, read_only, variant, write_only
 from ..family import Family
 from ..names import GRAFTED, fused_projections, linear, norm
-from ..rope_scaling import rope_remarks, scaling_from_hf, scaling_to_hf
+from ..rope_scaling import rope_remarks, scaling_from_hf, scaling_row
 from .gpt_neox import BUFFERS, CONSTANTS, every_layer
 
 _OF_MEGATRON = (
@@ -208,13 +208,7 @@ FALCON = Family(
                 10000.0,
                 Convert(_rotations, lambda rotary, config: rotary[0].theta if rotary else ABSENT),
             ),
-            Attribute(
-                "rope_scaling",
-                (),
-                None,
-                write_only(lambda config: scaling_to_hf(r[0].scaling) if (r := config.attention.rotary) else None),
-                kinds=(dict, type(None)),
-            ),
+            scaling_row(),
             Attribute(
                 "ffn_hidden_size",
                 "feed_forward.size",

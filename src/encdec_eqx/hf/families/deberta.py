@@ -11,7 +11,7 @@ from typing import Any
 from ..._quoting import quoted
 from ...config import AttentionConfig, ConvolutionConfig, LayerNormConfig, LayerSpec, StackConfig
 from ...layers.disentangled import DisentangledAttentionConfig, DisentangledConfig
-from ..attributes import ABSENT, Attribute, Convert, read_only, write_only
+from ..attributes import ABSENT, Attribute, Convert, own_width, read_only, write_only
 from ..family import Family
 from ..names import linear, norm, projections
 
@@ -91,10 +91,6 @@ def _reach(attention: DisentangledAttentionConfig, config: StackConfig) -> int:
     return -1 if reach == config.positions.max_positions else reach
 
 
-def _own_width(size: int | None, hf: Mapping[str, Any]) -> int | None:
-    return None if size in (None, hf["hidden_size"]) else size
-
-
 ATTRIBUTES = (
     Attribute("vocab_size", "vocab_size", 128100),
     Attribute("hidden_size", "hidden_size", 1536),
@@ -110,8 +106,8 @@ ATTRIBUTES = (
     Attribute("initializer_range", "initializer_range", 0.02),
     Attribute("layer_norm_eps", "norm.eps", 1e-7),
     Attribute("pad_token_id", "embeddings.padding_idx", 0),
-    Attribute("embedding_size", "embeddings.size", None, Convert(_own_width, lambda size, config: size or ABSENT)),
-    Attribute("embedding_size", "embeddings.projection", None, read_only(lambda n, hf: bool(_own_width(n, hf)))),
+    Attribute("embedding_size", "embeddings.size", None, Convert(own_width, lambda size, config: size or ABSENT)),
+    Attribute("embedding_size", "embeddings.projection", None, read_only(lambda n, hf: bool(own_width(n, hf)))),
     Attribute(
         "position_biased_input",
         "positions.kind",

@@ -5,25 +5,19 @@ angles is a constant that its files hold all the same.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from ..attributes import Attribute, Convert, read_only, variant
+from ..attributes import Attribute, Convert, own_width, read_only, variant
 from ..names import linear, norm
 from . import bert
 from .bert import BERT
-
-
-def _own_width(size: int | None, hf: Mapping[str, Any]) -> int | None:
-    return None if size in (None, hf["hidden_size"]) else size
 
 
 def _embedding_size(default: int | None) -> tuple[Attribute, ...]:
     """The width of the embeddings, and of a head that leads back to them."""
     theirs, paths = "embedding_size", ("embeddings.size", "head.size")
     return (
-        Attribute(theirs, paths, default, Convert(_own_width, lambda size, config: config.embedding_size)),
-        Attribute(theirs, "embeddings.projection", default, read_only(lambda n, hf: _own_width(n, hf) is not None)),
+        Attribute(theirs, paths, default, Convert(own_width, lambda size, config: config.embedding_size)),
+        Attribute(theirs, "embeddings.projection", default, read_only(lambda n, hf: own_width(n, hf) is not None)),
     )
 
 

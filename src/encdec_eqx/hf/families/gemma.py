@@ -104,15 +104,15 @@ def _scalar(config: StackConfig) -> Any:
     return next((number for number in near if number > 0 and number**-0.5 == scale), exact)
 
 
-_OR_NULL = (int, float, type(None))
+NUMBER_OR_NULL = (int, float, type(None))
 ATTRIBUTES_2 = variant(
     ATTRIBUTES,
     Attribute("query_pre_attn_scalar", (), 256, write_only(_scalar), kinds=(int, float)),
     # torch makes the mask of a window even if no layer has one: the default then
     window_row(4096)._replace(how=write_only(lambda config: window_of(config) or ABSENT)),
     LAYER_TYPES,
-    Attribute("attn_logit_softcapping", "attention.logit_cap", 50.0, kinds=_OR_NULL),
-    Attribute("final_logit_softcapping", "head.logit_cap", 30.0, kinds=_OR_NULL),
+    Attribute("attn_logit_softcapping", "attention.logit_cap", 50.0, kinds=NUMBER_OR_NULL),
+    Attribute("final_logit_softcapping", "head.logit_cap", 30.0, kinds=NUMBER_OR_NULL),
     names={"hidden_act": "hidden_activation"},
     hidden_size=2304,
     intermediate_size=9216,

@@ -12,7 +12,7 @@ from ...config import LayerNormConfig, QKNormConfig, RotaryConfig, StackConfig
 from ..attributes import Attribute, Convert, head_dim, variant, write_only
 from ..family import Family
 from ..names import GRAFTED, fused_projections, linear, norm, projections
-from ..rope_scaling import rope_remarks, rotary_rows, scaling_from_hf, scaling_to_hf, share
+from ..rope_scaling import rope_remarks, rotary_rows, rotated_share, scaling_from_hf, scaling_row, share
 from .gpt2 import INNER
 from .llama import KV_HEADS
 
@@ -34,11 +34,9 @@ def every_layer(block: Callable[[Mapping[str, Any]], str]) -> Callable[[StackCon
     return finish
 
 
-def _rotated_share(base: float, hf: Mapping[str, Any]) -> tuple[RotaryConfig, ...]:
-    """An odd share rotates one entry more, by angles that are spread over the odd number."""
+def _rotations(base: float, hf: Mapping[str, Any]) -> tuple[RotaryConfig, ...]:
     dim = int(head_dim(hf["hidden_size"], hf["num_attention_heads"]) * hf["rotary_pct"])
-    odd = dim % 2
-    return (RotaryConfig(theta=base, dim=dim + odd, counted=dim if odd else None, scaling=scaling_from_hf(hf)),)
+    return (rotated_share(base, dim, scaling_from_hf(hf)),)
 
 
 GPT_NEOX = Family(
@@ -57,16 +55,10 @@ GPT_NEOX = Family(
                 "rotary_emb_base",
                 "attention.rotary",
                 10000.0,
-                Convert(_rotated_share, lambda rotary, config: rotary[0].theta),
+                Convert(_rotations, lambda rotary, config: rotary[0].theta),
             ),
             Attribute("rotary_pct", (), 0.25, write_only(share)),
-            Attribute(
-                "rope_scaling",
-                (),
-                None,
-                write_only(lambda config: scaling_to_hf(config.attention.rotary[0].scaling)),
-                kinds=(dict, type(None)),
-            ),
+            scaling_row(),
             Attribute("attention_dropout", "attention.dropout", 0.0),
             Attribute("hidden_dropout", ("dropout", "embeddings.dropout"), 0.0),
             Attribute("max_position_embeddings", "positions.max_positions", 2048),

@@ -11,8 +11,7 @@ from ..._quoting import quoted
 from ...config import GatedMLPConfig, LayerSpec, RotaryConfig, StackConfig
 from ..attributes import ABSENT, Attribute, Convert, read_only, write_only
 from ..family import Family
-from ..names import linear, norm
-from ..transforms import Fused
+from ..names import fused_gate, linear, norm
 
 
 def _bases(theta: float, hf: Mapping[str, Any]) -> tuple[RotaryConfig, RotaryConfig]:
@@ -80,11 +79,6 @@ ATTRIBUTES = (
 )
 
 
-def _wide(how: str, part: int) -> Any:
-    """One half of the fused map of the feed-forward: the activation's argument, then what it is multiplied with."""
-    return lambda config: Fused(how, 1, (1, 1), config.feed_forward.size, part)
-
-
 ROWS = {
     "base": (
         ("embeddings.tokens.weight", "embeddings.tok_embeddings.weight", "same"),
@@ -96,11 +90,7 @@ ROWS = {
         *linear("self_attention.qkv", "attn.Wqkv"),
         *linear("self_attention.out", "attn.Wo"),
         *norm("feed_forward_norm", "mlp_norm"),
-        *(
-            (f"feed_forward.{ours}.{leaf}", f"mlp.Wi.{leaf}", _wide(how, part))
-            for part, ours in enumerate(("gate", "up"))
-            for leaf, how in (("weight", "transposed"), ("bias", "flat"))
-        ),
+        *fused_gate("feed_forward", "mlp.Wi"),
         *linear("feed_forward.down", "mlp.Wo"),
     ),
 }

@@ -3,19 +3,11 @@
 Zhang et al. 2022, arXiv:2205.01068.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from ...config import StackConfig
-from ..attributes import Attribute, Convert, choice, plus, read_only, variant
+from ..attributes import Attribute, Convert, choice, own_width, plus, read_only, variant
 from ..family import Family
 from ..names import GRAFTED, linear, norm, projections
 from . import bart
-
-
-def _other_width(size: int | None, hf: Mapping[str, Any]) -> int | None:
-    """The width of the tables, if it is not the layers'."""
-    return None if size == hf["hidden_size"] else size
 
 
 def _no_final_norm(final: bool, config: StackConfig) -> bool:
@@ -49,13 +41,13 @@ OPT = Family(
                 "word_embed_proj_dim",
                 ("embeddings.size", "head.input_size"),
                 None,
-                Convert(_other_width, lambda size, config: config.embedding_size),
+                Convert(own_width, lambda size, config: config.embedding_size),
             ),
             Attribute(
                 "word_embed_proj_dim",
                 "embeddings.projection",
                 None,
-                read_only(lambda size, hf: _other_width(size, hf) is not None),
+                read_only(lambda size, hf: own_width(size, hf) is not None),
             ),
             Attribute("dropout", "dropout", 0.1),
             Attribute("attention_dropout", "attention.dropout", 0.0),

@@ -12,8 +12,8 @@ from ...config import RotaryConfig, StackConfig
 from ...layers.rotary import LongRopeScaling
 from ..attributes import ABSENT, Attribute, Convert, head_dim, variant, write_only
 from ..layer_types import window_row
-from ..names import linear
-from ..rope_scaling import share
+from ..names import fused_gate, linear
+from ..rope_scaling import rotated_share, share
 from ..transforms import Fused
 from . import llama
 from .llama import MISTRAL
@@ -24,8 +24,7 @@ _LONG = ("longrope", "su", "yarn")
 
 def _rotary(theta: float, hf: Mapping[str, Any]) -> tuple[RotaryConfig, ...]:
     dim = int(head_dim(hf["hidden_size"], hf["num_attention_heads"]) * hf["partial_rotary_factor"])
-    odd = dim % 2
-    return (RotaryConfig(theta=theta, dim=dim + odd, counted=dim if odd else None, scaling=_scaling(hf, dim + odd)),)
+    return (rotated_share(theta, dim, _scaling(hf, dim + dim % 2)),)
 
 
 def _scaling(hf: Mapping[str, Any], dim: int) -> LongRopeScaling | None:
@@ -77,10 +76,6 @@ def _heads(part: int) -> Any:
     return fused
 
 
-def _half(part: int) -> Any:
-    return lambda config: Fused("transposed", 1, (1, 1), config.feed_forward.size, part)
-
-
 _APART = ("self_attention.", "feed_forward.gate", "feed_forward.up")
 
 PHI3 = dataclasses.replace(
@@ -114,7 +109,7 @@ PHI3 = dataclasses.replace(
             *linear("self_attention.qkv", "self_attn.qkv_proj"),
             *((f"self_attention.{n}.weight", "self_attn.qkv_proj.weight", _heads(i)) for i, n in enumerate("qkv")),
             *linear("self_attention.out", "self_attn.o_proj"),
-            *((f"feed_forward.{n}.weight", "mlp.gate_up_proj.weight", _half(i)) for i, n in enumerate(("gate", "up"))),
+            *fused_gate("feed_forward", "mlp.gate_up_proj"),
         ),
     },
 )

@@ -14,8 +14,6 @@ from ..nested_config import NestedFormat
 from . import gemma, llama
 from .gemma import GEMMA2
 
-NUMBER_OR_NULL = (int, float, type(None))
-
 
 def _other_width(size: int | None, hf: Mapping[str, Any]) -> int | None:
     """The width of the states that a decoder reads, where it is not its own."""
@@ -49,7 +47,7 @@ T5_GEMMA_MODULE = dataclasses.replace(
     config_rows=variant(
         gemma.ATTRIBUTES_2,
         Attribute("dropout_rate", ("dropout", "embeddings.dropout", "feed_forward.dropout"), 0.0),
-        Attribute("final_logit_softcapping", "head.logit_cap", 30.0, role="decoder", kinds=NUMBER_OR_NULL),
+        Attribute("final_logit_softcapping", "head.logit_cap", 30.0, role="decoder", kinds=gemma.NUMBER_OR_NULL),
         # a decoder attends to its encoder, whatever `add_cross_attention` says
         Attribute("is_decoder", "cross_attention", False),
         Attribute("cross_attention_hidden_size", "cross_attention_hidden_size", None, read_only(_other_width)),

@@ -13,6 +13,7 @@ import numpy as np
 from ..._installing import install
 from ..._quoting import printable, quoted
 from ..._writing import aside_of, check_writable
+from . import MissingFileError
 from .folder import CONFIG, WEIGHTS
 from .safetensors_file import write_file
 
@@ -30,6 +31,9 @@ _ATTRIBUTES = {
     "rope.freq_base": "rope_theta",
     "vocab_size": "vocab_size",
 }
+_REAL = ("attention.layer_norm_rms_epsilon", "rope.freq_base")
+"""The keys of numbers that are not whole."""
+
 _IMPLIED = ("rope.dimension_count", "attention.value_length")
 """Keys whose values follow from others in every Llama."""
 
@@ -57,6 +61,8 @@ _SPLITS = {
     "smollm": {"type": "Sequence", "pretokenizers": [_DIGITS, _BYTE_LEVEL]},
 }
 """How text is split before pairs are merged, by the name that llama.cpp has for it."""
+
+_INSTEAD = "Convert with tokenizer=False, and put the tokenizer.json of the model it was made from into the folder."
 
 _CONTROL, _USER_DEFINED = 3, 4
 """Types of tokens that are never split."""
@@ -133,7 +139,7 @@ def _opened(source: Path) -> tuple[dict[str, Any], dict[str, Any], Callable[...,
             f"reading {printable(source)} needs gguf, which is not installed: {install('gguf')}"
         ) from None
     if not source.is_file():
-        raise FileNotFoundError(f"there is no file {printable(source)} (looked from {Path.cwd()}).")
+        raise MissingFileError(f"there is no file {printable(source)} (looked from {Path.cwd()}).")
     try:
         reader = gguf.GGUFReader(source)
         values = {name: field.contents() for name, field in reader.fields.items()}
@@ -168,7 +174,13 @@ def _config(fields: Mapping[str, Any], source: Path) -> dict[str, Any]:
     required = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
     if absent := [name for name in required if name not in own]:
         raise ValueError(f"{printable(source)} lacks llama.{', llama.'.join(absent)}: no Llama can be made of it.")
-    config = {_ATTRIBUTES[name]: _shortest(value) for name, value in own.items() if name in _ATTRIBUTES}
+    stated = {name: value for name, value in own.items() if name in _ATTRIBUTES}
+    for name, value in stated.items():
+        real = name in _REAL
+        if not isinstance(value, (int, float) if real else int) or not (value > 0 if real else value >= 1):
+            expected = "a number above 0" if real else "a whole number of at least 1, the same for all layers"
+            raise ValueError(f"{printable(source)} states llama.{name} = {quoted(value)}; expected {expected}.")
+    config = {_ATTRIBUTES[name]: _shortest(value) for name, value in stated.items()}
     config.setdefault("num_key_value_heads", config["num_attention_heads"])
     config |= {
         ours: fields[f"tokenizer.ggml.{theirs}"]
@@ -176,8 +188,13 @@ def _config(fields: Mapping[str, Any], source: Path) -> dict[str, Any]:
         if f"tokenizer.ggml.{theirs}" in fields
     }
     if "vocab_size" not in config:
-        config["vocab_size"] = len(fields.get("tokenizer.ggml.tokens", ()))
+        config["vocab_size"] = _vocab_size(fields)
     return {**config, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "dtype": "float32"}
+
+
+def _vocab_size(fields: Mapping[str, Any]) -> int:
+    tokens = fields.get("tokenizer.ggml.tokens")
+    return len(tokens) if isinstance(tokens, list) else 0
 
 
 def _shortest(value: Any) -> Any:
@@ -211,6 +228,8 @@ def _array(name: str, tensor: Any, config: Mapping[str, Any], dequantize: Callab
     heads = next((config[count] for part, count in _ROTATED.items() if f".{part}." in name), None)
     if heads is None:
         return array
+    if array.shape[0] % (2 * heads):
+        raise ValueError(f"{name} has {array.shape[0]} rows, which {heads} heads cannot share in pairs: it is damaged.")
     # there the two numbers that rotate together are neighbours, here they stand half a head apart
     pairs = array.reshape(heads, -1, 2, array.shape[-1])
     return pairs.swapaxes(1, 2).reshape(array.shape)
@@ -219,12 +238,12 @@ def _array(name: str, tensor: Any, config: Mapping[str, Any], dequantize: Callab
 def _tokenizer(fields: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """The content of `tokenizer.json`, as the tokenizers library reads it."""
     kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2" or split not in _SPLITS:
+    if kind != "gpt2" or not isinstance(split, str) or split not in _SPLITS:
         raise NotImplementedError(
             f"{printable(source)} has a tokenizer of kind {quoted(kind)} that splits text as {quoted(split)}; expected "
-            f"kind 'gpt2' and one of {', '.join(_SPLITS)}. Convert with tokenizer=False, and put the tokenizer.json of "
-            "the model it was made from into the folder."
+            f"kind 'gpt2' and one of {', '.join(_SPLITS)}. {_INSTEAD}"
         )
+    _check_vocabulary(fields, source)
     tokens = fields["tokenizer.ggml.tokens"]
     types = fields.get("tokenizer.ggml.token_type", [1] * len(tokens))
     whole = [at for at, kind in enumerate(types) if kind in (_CONTROL, _USER_DEFINED)]
@@ -251,6 +270,29 @@ def _tokenizer(fields: Mapping[str, Any], source: Path) -> dict[str, Any]:
             "merges": [merge.split(" ", 1) for merge in fields["tokenizer.ggml.merges"]],
         },
     }
+
+
+def _check_vocabulary(fields: Mapping[str, Any], source: Path) -> None:
+    """That the parts of a tokenizer are there and fit each other.
+
+    Raises:
+        ValueError: one does not.
+    """
+    kinds = {"tokens": (str, None), "merges": (str, None), "token_type": (int, [])}
+    for part, (kind, default) in kinds.items():
+        listed = fields.get(f"tokenizer.ggml.{part}", default)
+        if not isinstance(listed, list) or not all(isinstance(entry, kind) for entry in listed):
+            raise ValueError(f"{printable(source)} has tokenizer.ggml.{part} = {quoted(listed)}. {_INSTEAD}")
+    count = len(fields["tokenizer.ggml.tokens"])
+    if len(fields.get("tokenizer.ggml.token_type", range(count))) != count:
+        raise ValueError(f"{printable(source)} has another number of token types than of tokens, {count}. {_INSTEAD}")
+    for name in (f"tokenizer.ggml.{theirs}" for theirs in _TOKENS):
+        at = fields.get(name, 0)
+        if not isinstance(at, int) or not 0 <= at < count:
+            raise ValueError(f"{printable(source)} has {name} = {quoted(at)}, and {count} tokens. {_INSTEAD}")
+    first = fields.get("tokenizer.ggml.add_bos_token", False)
+    if first and "tokenizer.ggml.bos_token_id" not in fields:
+        raise ValueError(f"{printable(source)} puts a token in front of texts that it does not name. {_INSTEAD}")
 
 
 def _tokenizer_config(fields: Mapping[str, Any]) -> dict[str, Any]:
