@@ -18,6 +18,7 @@ EXHAUSTIVE = (
     "test_docs.py::test_page_runs_from_top_to_bottom[training]",
     "test_examples.py::test_the_pronunciation_model_is_trained_from_nothing_and_scored",
     "test_examples.py::test_warm_starts_are_compared_and_done_runs_are_not_repeated",
+    "test_synopsis.py::test_a_llama_learns_to_read_what_is_grafted_alone",
     "test_synopsis.py::test_a_model_is_trained_and_scored",
     "demo/test_demo.py::test_demo_from_loading_to_reloading",
     "demo/test_demo.py::test_fine_tuning_learns",

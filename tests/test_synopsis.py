@@ -13,10 +13,10 @@ import jax
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from encdec_eqx import Encoder, StackConfig
+from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
 
 FOLDER = Path(__file__).parent.parent / "examples" / "synopsis"
-NAMES = ("descriptions", "duplicates", "prepare", "train", "score")
+NAMES = ("descriptions", "duplicates", "prepare", "train", "score", "smollm2")
 COMMON = "This paragraph stands in all of the packages and says nothing of any of them."
 
 
@@ -114,24 +114,40 @@ def test_baselines_are_rouge_of_the_first_words(modules):
     assert values["first 12 words"]["rouge1"] < values["first 8 words"]["rouge1"]
 
 
-def test_a_model_is_trained_and_scored(modules, tmp_path, capsys):
-    """With a tiny BERT in place of the real one."""
-    rng, words = random.Random(0), [f"w{at}" for at in range(20)]
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 101, "[SEP]": 102} | {word: 2 + at for at, word in enumerate(words)}
+WORDS = [f"w{at}" for at in range(20)]
+
+
+def _tokenizer() -> Tokenizer:
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 101, "[SEP]": 102} | {word: 2 + at for at, word in enumerate(WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     ends = [("[CLS]", 101), ("[SEP]", 102)]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def _tiny_bert(folder: Path) -> Path:
     bert = {"model_type": "bert", "vocab_size": 103, "hidden_size": 8, "num_hidden_layers": 1, "pad_token_id": 0}
     bert |= {"intermediate_size": 16, "max_position_embeddings": 40, "num_attention_heads": 2}
-    Encoder.init(StackConfig.from_hf(bert), key=jax.random.key(0)).save_pretrained(tmp_path / "bert")
-    tokenizer.save(str(tmp_path / "bert" / "tokenizer.json"))
+    Encoder.init(StackConfig.from_hf(bert), key=jax.random.key(0)).save_pretrained(folder)
+    _tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def _write_data(folder: Path) -> None:
+    rng = random.Random(0)
     for name, count in (("train", 24), ("dev", 4)):
-        texts = [" ".join(rng.choices(words, k=9)) for _ in range(count)]
+        texts = [" ".join(rng.choices(WORDS, k=9)) for _ in range(count)]
         rows = [json.dumps({"source": text, "target": text[:8]}) for text in texts]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
-    folders = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--model", str(tmp_path / "bert")]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def test_a_model_is_trained_and_scored(modules, tmp_path, capsys):
+    """With a tiny BERT in place of the real one."""
+    _write_data(tmp_path)
+    bert = _tiny_bert(tmp_path / "bert")
+    folders = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--model", str(bert)]
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a user's process
         model = modules["train"].main([*folders, "--length", "0.5"])
         assert model == tmp_path / "out" / "run2" / "model"  # written only by a run that has finished
@@ -139,3 +155,33 @@ def test_a_model_is_trained_and_scored(modules, tmp_path, capsys):
     assert set(results) == {"first 8 words", "first 12 words", "greedy", "beam 4"}
     assert results["first 8 words"]["rouge1"] > 0
     assert "Debian: w" in capsys.readouterr().out
+
+
+def test_a_llama_learns_to_read_what_is_grafted_alone(modules, tmp_path):
+    """With a tiny BERT and a tiny Llama in place of the real ones."""
+    _write_data(tmp_path)
+    llama = {"model_type": "llama", "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 4, "is_decoder": True}
+    llama |= {"intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "eos_token_id": 2}
+    plain = Decoder.init(StackConfig.from_hf(llama), key=jax.random.key(1))
+    plain.save_pretrained(tmp_path / "out" / "smollm2")
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {word: at for at, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special[0]))
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(tmp_path / "out" / "smollm2" / "tokenizer.json"))
+    folders = [
+        "--data",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "out"),
+        "--encoder",
+        str(_tiny_bert(tmp_path / "bert")),
+    ]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a user's process
+        model = EncoderDecoder.from_pretrained(modules["smollm2"].main([*folders, "--steps", "2"]))
+    assert [spec.cross_attention for spec in model.decoder.config.layers] == [False, False, True, False]
+    own = jax.tree.leaves(model.decoder.stack.blocks[2].self_attention)
+    first = modules["smollm2"].joined(tmp_path / "bert", tmp_path / "out" / "smollm2", seed=0).decoder.stack.blocks[2]
+    assert all((new == old).all() for new, old in zip(own, jax.tree.leaves(first.self_attention), strict=True))
+    moved = jax.tree.leaves(model.decoder.stack.blocks[2].cross_attention)
+    assert all((new != old).any() for new, old in zip(moved, jax.tree.leaves(first.cross_attention), strict=True))
