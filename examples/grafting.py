@@ -25,8 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig, seq2seq_loss
-from encdec_eqx.config import CrossAttention
+from encdec_eqx import CrossAttention, Decoder, Encoder, EncoderDecoder, StackConfig, seq2seq_loss
 from encdec_eqx.plotting import compare_curves
 
 WAYS = [(init, every) for every in (1, 2) for init in ("random", "copy", "zero_gate", "merged")]

@@ -236,7 +236,7 @@ def _check_crosses(table: NameTable, tensors: Tensors, place: Path) -> None:
             f"{printable(tensors.path)}: the decoder has no cross-attention at all, so it could not read the encoder's "
             f"states (missing {quoted(table.groups['decoder cross'][0][1])} and all that belongs to it). Give it some, "
             "to be trained: EncoderDecoder.from_pretrained(..., cross_attention=CrossAttention(init='zero_gate')), "
-            "with encdec_eqx.config.CrossAttention; docs/grafting.md says which init to choose. (If it was merged into "
+            "with encdec_eqx.CrossAttention; docs/grafting.md says which init to choose. (If it was merged into "
             f"self-attention, {printable(place)} lacks 'cross_attention_kind': 'merged' under 'decoder'.)"
         )
 

@@ -18,7 +18,7 @@ from ..hf.files.folder import CONFIG as MODEL_CONFIG
 from ..hf.files.hub import hub_file, shipped_folder
 from .byte_tokenizer import CLASS as BYTES
 from .byte_tokenizer import EXTRA_IDS, byte_file, extra_tokens
-from .rust_errors import as_value_error as as_value_error
+from .rust_errors import as_value_error
 from .sentencepiece_files import MODEL, read_slow
 
 BOTH, SOURCE, TARGET = "tokenizer.json", "source_tokenizer.json", "target_tokenizer.json"

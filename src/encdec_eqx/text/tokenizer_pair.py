@@ -14,8 +14,8 @@ from ..generation.special_tokens import SpecialTokens
 from ..targets import TargetForm
 from . import tokenizer_files as files
 from .languages import Languages
+from .rust_errors import as_value_error
 from .texts import Encoded, check_texts, report_cut
-from .tokenizer_files import as_value_error
 from .tokenizer_fit import check, keeps_all, looks_special, unknown_id
 
 _PORTION = 4096
