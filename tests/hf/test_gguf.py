@@ -12,6 +12,8 @@ from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+from encdec_eqx import Decoder
+from encdec_eqx.hf.files import MissingFileError
 from encdec_eqx.hf.files.gguf_file import convert_gguf
 
 HIDDEN, HEADS, KV_HEADS, INNER, LAYERS = 64, 4, 2, 96, 2
@@ -209,6 +211,17 @@ def test_a_folder_with_something_in_it_stays_as_it_is(tmp_path: Path) -> None:
         convert_gguf(tmp_path / "tiny.gguf", tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         convert_gguf(tmp_path / "other.gguf", tmp_path / "new")
+
+
+def test_where_a_gguf_file_is_loaded_the_error_says_to_convert_it(tmp_path: Path) -> None:
+    _written(tmp_path / "tiny.gguf")
+    said = r"made such a folder, by encdec_eqx\.hf\.files\.gguf_file\.convert_gguf\('tiny\.gguf', a_new_folder\)"
+    for path in (tmp_path / "tiny.gguf", tmp_path):
+        with pytest.raises(MissingFileError, match=said):
+            Decoder.from_pretrained(path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(MissingFileError, match=said):
+        Decoder.from_pretrained(tmp_path)
 
 
 def test_without_the_gguf_package_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """A checkpoint's folder: its JSON files, and its tensors wherever they lie (one file, shards, or an old Flax file)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -125,8 +125,15 @@ def open_tensors(folder: Path) -> Tensors:
             )
     raise MissingFileError(
         f"no weights in {printable(folder)}: got {', '.join(present[:12]) or 'an empty folder'}; expected {WEIGHTS}, "
-        f"{INDEX} or {FLAX_WEIGHTS}."
+        f"{INDEX} or {FLAX_WEIGHTS}.{gguf_advice(names)}"
     )
+
+
+def gguf_advice(names: Iterable[str]) -> str:
+    """A sentence behind a message, if llama.cpp's files are among those that were found."""
+    found = next((name for name in names if name.endswith(".gguf")), None)
+    call = f"encdec_eqx.hf.files.gguf_file.convert_gguf({quoted(found)}, a_new_folder)"
+    return "" if found is None else f" A .gguf file is first made such a folder, by {call}."
 
 
 def _conversion(name: str) -> str:
@@ -157,8 +164,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: it is not a JSON object.
     """
     if not (folder / CONFIG).is_file():
+        advice = gguf_advice(sorted(path.name for path in folder.iterdir()))
         raise MissingFileError(
-            f"no {CONFIG} in {printable(folder)}; every checkpoint needs the one that was saved with it."
+            f"no {CONFIG} in {printable(folder)}; every checkpoint needs the one that was saved with it.{advice}"
         )
     return read_json(folder / CONFIG)
 

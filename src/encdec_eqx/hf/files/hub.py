@@ -16,7 +16,7 @@ from typing import Any
 
 from ..._installing import install
 from . import MissingFileError
-from .folder import CONFIG, FLAX_WEIGHTS, GENERATION_CONFIG, INDEX, WEIGHTS
+from .folder import CONFIG, FLAX_WEIGHTS, GENERATION_CONFIG, INDEX, WEIGHTS, gguf_advice
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _JSON = [CONFIG, GENERATION_CONFIG, INDEX]
@@ -70,7 +70,8 @@ def named_folder(path: str | os.PathLike) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise MissingFileError(f"{folder} is a file; give the folder that holds it and its {CONFIG}.")
+        advice = gguf_advice([folder.name])
+        raise MissingFileError(f"{folder} is a file; give the folder that holds it and its {CONFIG}.{advice}")
     text = os.fspath(path)
     if not isinstance(path, str) or text.startswith((".", "/", "~")) or not _ID.fullmatch(text):
         raise MissingFileError(
