@@ -27,13 +27,10 @@ from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.hf.families import FAMILIES
 from encdec_eqx.layers.context import relative_positions
 from encdec_eqx.layers.relative_bias import RelativeBias, RelativeBiasConfig
-from hf import as_torch, random_batch, random_pair, randomise, saved
+from hf import T5_ENCODERS, as_torch, random_batch, random_pair, randomise, saved
 from tolerances import EXACT, PARITY_ATTENTION, PARITY_HIDDEN, PARITY_LOGITS
 
 RELATIVES = [name for name in ENCODERS if name not in (*BARTS, "bert", "roberta", "gpt2")]
-T5S = ("t5", "mt5", "umt5")
-"""Families whose base model has both pieces: the encoder alone is another class."""
-
 WEIGHTS = "model.safetensors"
 
 RELATIVE = {"position_embedding_type": "relative_key"}
@@ -82,7 +79,8 @@ def _torch_model(auto: Any, family: str, **changes: Any) -> PreTrainedModel:
 
 
 def _base_class(family: str) -> Any:
-    return AutoModelForTextEncoding if family in T5S else AutoModel
+    """T5's base model has both pieces: its encoder alone is another class."""
+    return AutoModelForTextEncoding if family in T5_ENCODERS else AutoModel
 
 
 def _from_ours(auto: Any, folder: Path) -> PreTrainedModel:
