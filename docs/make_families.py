@@ -96,6 +96,8 @@ DIFFERENCES = """
   rotations or biases nothing ends, and nothing is refused, as in torch.
 - **`head_dim: null`** in a config of Qwen 2, SmolLM3 or OLMo 2 means `hidden_size / num_attention_heads`, as it does in
   Llama's; torch fails on it.
+- **`position_ids` of a T5** are refused, as nothing depends on them and torch's takes none. Bloom, Falcon with ALiBi
+  and DeBERTa without a table of positions take them, as in torch, and nothing depends on them either.
 - **Falcon's ALiBi** is added once, as by torch's default attention; its eager attention of 4.57.6 adds it twice. The
   load report says so. What torch cannot run is refused: the new architecture without `parallel_attn`, or two norms
   without it. `multi_query` and, of old models, `num_kv_heads` are written as what they come to.

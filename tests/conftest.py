@@ -1,4 +1,4 @@
-"""What every test runs under: checked annotations, strict dtype promotion, no implicit rank broadcasting.
+"""What every test runs under: strict dtype promotion, no implicit rank broadcasting, and checked annotations on demand.
 
 Warnings are errors; that is set in `pyproject.toml`. Knows nothing of the library but its file names, so that a broken
 import shows up as the failure of a test.
@@ -55,8 +55,18 @@ def _modules() -> list[str]:
     return [name for name in names if not name.startswith(JUDGES)]
 
 
-# Every annotated function and dataclass of these modules has its shapes, dtypes and types checked at each call.
-jaxtyping.install_import_hook(_modules(), "beartype.beartype")
+CHECK_TYPES = "ENCDEC_EQX_CHECK_TYPES"
+
+# Every annotated function and dataclass of these modules has its shapes, dtypes and types checked at each call. That
+# takes a quarter of a run's time, so a plain run goes without; `.ci/run` sets the variable where it runs everything.
+if os.environ.get(CHECK_TYPES):
+    jaxtyping.install_import_hook(_modules(), "beartype.beartype")
+
+
+def pytest_report_header() -> str:
+    """Says whether annotations are checked."""
+    return f"annotations: {'checked' if os.environ.get(CHECK_TYPES) else f'not checked; set {CHECK_TYPES}=1'}"
+
 
 # Tests spend their time compiling tiny programs: unoptimised ones compile twice as fast. Set XLA_FLAGS to have others.
 _FLAGS = "--xla_backend_optimization_level=0"

@@ -160,7 +160,10 @@ def test_nothing_may_be_new_in_a_pair(tmp_path: Path):
         ({"model_type": "encoder-decoder", "decoder": GPT2_CONFIG}, "no object 'encoder'"),
         ({"model_type": "encoder-decoder", "encoder": BERT_CONFIG}, "no object 'decoder'"),
         (pair_config(encoder={"hidden_size": 8}), "'encoder': model_type is None"),
-        (pair_config(decoder={**GPT2_CONFIG, "model_type": "opt"}), "'decoder': model_type is 'opt'; expected one of"),
+        (
+            pair_config(decoder={**GPT2_CONFIG, "model_type": "codegen"}),
+            "'decoder': model_type is 'codegen'; expected one of",
+        ),
         (
             pair_config(tie_encoder_decoder="false"),
             "attribute 'tie_encoder_decoder' is 'false'; expected true or false",
