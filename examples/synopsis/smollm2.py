@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder for the decoder and the run")
     parser.add_argument("--encoder", type=Path, help="folder of the encoder (default: the installed package's)")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     chosen.output.mkdir(parents=True, exist_ok=True)  # a wrong path fails here, not after the work
