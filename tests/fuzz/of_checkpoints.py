@@ -238,7 +238,10 @@ UNREAD = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
     *("is_encoder_decoder", "is_decoder", "add_cross_attention"),
     "decoder_vocab_size",  # of a Marian whose pieces share one table, as of its encoder
-    "multi_query",  # of a Falcon of the new architecture
+    *("multi_query", "num_ln_in_parallel_attn"),  # of a Falcon of the new architecture, where null means 2
+    *("dense_act_fn", "is_gated_act"),  # of a T5: a note says what contradicts `feed_forward_proj`
+    "cross_attention_hidden_size",  # of a T5Gemma, where torch overwrites it with the encoder's width
+    "original_max_position_embeddings",  # of a Phi-3 whose rotations are not scaled
 }
 """Attributes that may change without a trace."""
 
