@@ -2,22 +2,21 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from .._typing import Array, PRNGKey
 from ..config import LayerSpec, StackConfig
 from ..layers.context import AttentionContext, LayerContext
-from .block import Block, Residual, Stream
+from .block import AbstractBlock, Block, Residual, Stream
 from .parallel import ParallelBlock
 
 
-class GatedBlock(Block):
-    """A `Block` whose gate counts by its tanh (Alayrac et al. 2022).
+class _Gated(AbstractBlock):
+    """What is the same in every layer with a gate."""
 
-    A closed gate must leave the residual stream alone. Where the layer norms the sum, or what is added to
-    (`"post"`, `"pre_residual"`), cross-attention's norm therefore stands before it, and nowhere else.
-    """
+    cross_gate: eqx.AbstractVar[Float[Array, ""] | None]
 
     def _cross(
         self,
@@ -29,6 +28,16 @@ class GatedBlock(Block):
         keys: tuple[PRNGKey | None, ...],
     ) -> tuple[Stream, Float[Array, "rows heads queries source"] | None]:
         return super()._cross(x, _gated(residual, self.cross_gate), context, layer, keys=keys)
+
+
+class GatedBlock(_Gated, Block):
+    """A `Block` whose gate counts by its tanh (Alayrac et al. 2022).
+
+    A closed gate must leave the residual stream alone. Where the layer norms the sum, or what is added to
+    (`"post"`, `"pre_residual"`), cross-attention's norm therefore stands before it, and nowhere else.
+    """
+
+    cross_gate: Float[Array, ""] | None
 
     @classmethod
     def init(cls, config: StackConfig, spec: LayerSpec, *, key: PRNGKey) -> "GatedBlock":
@@ -38,7 +47,7 @@ class GatedBlock(Block):
         return dataclasses.replace(block, cross_gate=jnp.zeros(()))
 
 
-class GatedParallelBlock(ParallelBlock):
+class GatedParallelBlock(_Gated, ParallelBlock):
     """A `ParallelBlock` with such a gate.
 
     Attributes:
@@ -46,17 +55,6 @@ class GatedParallelBlock(ParallelBlock):
     """
 
     cross_gate: Float[Array, ""] | None = None
-
-    def _cross(
-        self,
-        x: Stream,
-        residual: Residual,
-        context: AttentionContext,
-        layer: LayerContext,
-        *,
-        keys: tuple[PRNGKey | None, ...],
-    ) -> tuple[Stream, Float[Array, "rows heads queries source"] | None]:
-        return super()._cross(x, _gated(residual, self.cross_gate), context, layer, keys=keys)
 
     @classmethod
     def init(cls, config: StackConfig, spec: LayerSpec, *, key: PRNGKey) -> "GatedParallelBlock":
