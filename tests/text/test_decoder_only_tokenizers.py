@@ -74,7 +74,9 @@ def pair(kind: Kind) -> TokenizerPair:
 
 
 def _id(kind: Kind, token: str) -> int:
-    return kind.tokenizer.token_to_id(token)
+    found = kind.tokenizer.token_to_id(token)
+    assert found is not None
+    return found
 
 
 def test_what_the_config_says_becomes_start_end_and_padding(kind: Kind):
