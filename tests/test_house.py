@@ -93,7 +93,7 @@ PUBLIC_NAMES = {
     "shift_tokens_right",
 }
 
-MOST_FILES = 215
+MOST_FILES = 250
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALL_FILES = sorted(
