@@ -12,7 +12,6 @@ from typing import Any
 TESTS = Path(__file__).parent
 
 FAST = (
-    "test_cli.py",
     "test_config.py",
     "test_encoder_decoder.py::test_a_full_cache_is_an_error_eager_and_jitted",
     "test_encoder_decoder.py::test_bad_input_is_refused",
@@ -28,6 +27,8 @@ FAST = (
     "test_old_words.py",
     "test_quoting.py",
     "test_words.py",
+    "cli/test_cli.py",
+    "cli/test_main.py",
     "demo/test_demo.py::test_words_become_ids",
     "doctor/test_catalogue.py",
     "generation/test_generation.py::test_a_second_call_of_a_bucket_compiles_nothing",

@@ -8,13 +8,14 @@ from pathlib import Path
 import jax
 import pytest
 
+import encdec_eqx
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig, cli
 from encdec_eqx.doctor.finding import DiagnosedError, Finding, stop_on_errors
 from encdec_eqx.training import run_job
 from encdec_eqx.training.job import DataSource, ModelSource, TrainJob, read_job
 from encdec_eqx.training.toml import speaking_toml, spoken, translated
 
-SOURCES = Path(cli.__file__).parent
+SOURCES = Path(encdec_eqx.__file__).parent
 JOB = """
 [model]
 encoder_name_or_path = "letters"

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import encdec_eqx
 from encdec_eqx import _installing, _writing, cli
 from encdec_eqx.demo import run
 
@@ -25,16 +26,14 @@ def test_help_names_the_demo(capsys):
 
 def test_help_does_not_import_jax():
     code = "import sys, runpy; sys.argv = ['encdec-eqx', 'demo', '--help']\n"
-    code += f"try: runpy.run_path({str(Path(cli.__file__))!r}, run_name='__main__')\n"
+    code += "try: runpy.run_module('encdec_eqx', run_name='__main__')\n"
     code += "except SystemExit: print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "False"
     assert "--words" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["sing"], ["demo", "--steps", "0"], ["demo", "--steps", "x"], ["demo", "more"]]
-)
+@pytest.mark.parametrize("arguments", [["sing"], ["demo", "--steps", "0"], ["demo", "--steps", "x"], ["demo", "more"]])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -207,7 +206,7 @@ def test_without_rich_the_demo_says_what_to_install(monkeypatch, capsys):
 
 
 def test_what_to_install_is_said_from_the_clone_that_this_is(monkeypatch, tmp_path):
-    clone = Path(cli.__file__).parents[2]
+    clone = Path(encdec_eqx.__file__).parents[2]
     monkeypatch.chdir(clone)
     assert _installing.install("train").endswith('pip install -e ".[train]"')
     monkeypatch.chdir(tmp_path)
@@ -228,9 +227,9 @@ def test_an_installed_package_remembers_its_clone(monkeypatch, tmp_path):
 
 
 def test_no_message_or_page_installs_from_an_index():
-    root = Path(cli.__file__).parents[2]
+    root = Path(encdec_eqx.__file__).parents[2]
     pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "examples").rglob("*.py")]
-    texts = [*pages, *Path(cli.__file__).parent.rglob("*.py")]
+    texts = [*pages, *Path(encdec_eqx.__file__).parent.rglob("*.py")]
     assert not [path for path in texts if "install" in (text := path.read_text()) and "encdec-eqx[" in text]
 
 

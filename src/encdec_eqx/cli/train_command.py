@@ -1,0 +1,69 @@
+"""`encdec-eqx train`: a TOML file and options, which tyro makes from the settings' own definition."""
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .arguments import needed
+
+DESCRIPTION = (
+    "Fine-tunes an encoder-decoder pair. CONFIG.toml has the tables [model], [data] and [train], whose "
+    "names are those of the options below; an option wins over the file."
+)
+
+_INTERRUPTED = 3
+
+
+def run_words(words: Sequence[str]) -> int:
+    """Fine-tune as a TOML file and options say; an option wins over the file.
+
+    Exit status 0; 3 after SIGTERM or Ctrl-C, when a checkpoint was saved and `--resume` goes on.
+    """
+    tyro = needed("tyro", "train")
+    needed("rich", "train")
+    from ..training.callbacks import summary_lines
+    from ..training.job import TrainJob, giving_way, read_job
+    from ..training.run_job import run_job
+
+    file = words[0] if words and not words[0].startswith("-") else None
+    job = TrainJob() if file is None else giving_way(read_job(file), _options_given(words[1:]))
+    job = tyro.cli(
+        TrainJob,
+        prog="encdec-eqx train [CONFIG.toml]",
+        description=DESCRIPTION,
+        args=list(words[1:] if file is not None else words),
+        default=job,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    result = run_job(job)
+    if result.ending == "interrupted":
+        print(f"encdec-eqx: interrupted; step {result.step} is saved, and --resume goes on from it.", file=sys.stderr)
+        return _INTERRUPTED
+    for line in summary_lines(result):
+        print(line)
+    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options by their names, for completion; the command itself has tyro read its words."""
+    from ..training.job import TrainJob
+
+    parser.add_argument("config", nargs="?", metavar="CONFIG.toml")
+    job = TrainJob()
+    for table in (job.model, job.data, job.train):
+        for field in dataclasses.fields(table):
+            switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.type is bool else {}
+            parser.add_argument(f"--{field.name.replace('_', '-')}", **switch)
+
+
+def _options_given(words: Sequence[str]) -> set[str]:
+    """Names of the options that have a value among the words, as the settings' fields spell them."""
+    given = set()
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and (value if equals else following) != "None":
+            given.add(name.removeprefix("--").replace("-", "_"))
+    return given
