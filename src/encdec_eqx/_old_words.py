@@ -72,7 +72,6 @@ _SAVE = {
     "params": _NO_PARAMS,
     "push_to_hub": "save to a folder, and upload it with huggingface_hub.upload_folder(...).",
     "safe_serialization": _ONE_FORMAT,
-    "max_shard_size": "leave it out: one model.safetensors is written.",
     "state_dict": _NO_PARAMS,
 }
 _METHODS: Mapping[str, Mapping[str, str]] = {

@@ -26,6 +26,7 @@ from .generation.generation_config import FORCED_TOKENS, MARK, GenerationConfig,
 from .generation.interface import Generates
 from .generation.special_tokens import BY_USER, SpecialTokens
 from .hf.files.hub import HubOptions
+from .hf.files.sharding import DEFAULT_SIZE
 from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import log, reports_held_back
 from .hf.report import LoadReport, join_reports
@@ -251,7 +252,7 @@ class EncoderDecoder(Generates, Reshapes):
         return model
 
     @taught
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, *, max_shard_size: int | str = DEFAULT_SIZE) -> None:
         """Save `config.json`, `generation_config.json` and `model.safetensors` as torch's class would.
 
         That is `EncoderDecoderModel`, or, for a whole checkpoint that was loaded, the family's own. An encoder that is
@@ -260,16 +261,25 @@ class EncoderDecoder(Generates, Reshapes):
 
         Args:
             folder: made if it does not exist. A save that fails changes nothing in it.
+            max_shard_size: most bytes of tensors in a file, as a number or as `"200MB"`; beyond, the weights are shards
+                `model-00001-of-00002.safetensors`, ... with an index. A larger tensor has a shard of its own.
 
         Raises:
             TypeError: the encoder is not one of the library's, and has no `save_pretrained`.
-            ValueError: the format cannot express the model, or the folder is a file.
+            ValueError: the format cannot express the model, the folder is a file, or the size no size.
         """
         own = own_encoder(self)
         tokens = self.special_tokens.to_hf()
         options = {} if self.generation_config is None else self.generation_config.to_hf()
         options.pop(MARK, None)  # what is saved counts by itself, whatever config.json says
-        save_pair(folder, self.with_layout("unrolled"), own=own, tokens=tokens, generation_config={**options, **tokens})
+        save_pair(
+            folder,
+            self.with_layout("unrolled"),
+            own=own,
+            tokens=tokens,
+            generation_config={**options, **tokens},
+            max_shard_size=max_shard_size,
+        )
 
     @classmethod
     def _skeleton(

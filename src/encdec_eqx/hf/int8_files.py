@@ -16,8 +16,9 @@ from .._quoting import printable, quoted
 from .._trees import path_name
 from ..layers.int8 import is_int8, is_partly_int8
 from .files import MissingFileError
-from .files.folder import CONFIG, INT8_WEIGHTS, WEIGHTS
+from .files.folder import CONFIG, INT8_WEIGHTS, WEIGHTS, Shards, Tensors
 from .files.safetensors_file import SafetensorsFile
+from .files.sharding import index_name
 from .names import NameTable
 
 ATTRIBUTE = "quantization_config"
@@ -44,13 +45,16 @@ def split_int8(hf: Mapping[str, Any], place: Path) -> tuple[dict[str, Any], bool
     return {name: value for name, value in hf.items() if name != ATTRIBUTE}, True
 
 
-def open_int8(folder: Path) -> SafetensorsFile:
+def open_int8(folder: Path) -> Tensors:
     """The tensors of an int8 model.
 
     Raises:
         MissingFileError: there are none.
         ValueError: the file is truncated or corrupt.
     """
+    index = folder / index_name(INT8_WEIGHTS)
+    if not (folder / INT8_WEIGHTS).is_file() and index.is_file():
+        return Shards(index)
     if not (folder / INT8_WEIGHTS).is_file():
         raise MissingFileError(
             f"no {INT8_WEIGHTS} in {printable(folder)}, which by its {CONFIG} holds an int8 model; download or "

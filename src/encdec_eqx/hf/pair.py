@@ -184,7 +184,13 @@ def load_pair(
 
 
 def save_pair(
-    folder: str | os.PathLike, model: Any, *, own: Any, tokens: Mapping[str, Any], generation_config: Mapping[str, Any]
+    folder: str | os.PathLike,
+    model: Any,
+    *,
+    own: Any,
+    tokens: Mapping[str, Any],
+    generation_config: Mapping[str, Any],
+    max_shard_size: int | str,
 ) -> None:
     """Save encoder and decoder as torch's class for them would: `EncoderDecoderModel`, or that of their family.
 
@@ -216,6 +222,7 @@ def save_pair(
         generation_config=generation_config,
         weights=form.weights,
         folders={} if own is None else {OWN_FOLDER: own.save_pretrained},
+        max_shard_size=max_shard_size,
     )
 
 

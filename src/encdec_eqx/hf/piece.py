@@ -112,12 +112,12 @@ def load_piece(
     return module
 
 
-def save_piece(folder: str | os.PathLike, module: Any, role: Role) -> None:
+def save_piece(folder: str | os.PathLike, module: Any, role: Role, *, max_shard_size: int | str) -> None:
     """Save an unrolled encoder or decoder as torch's class for it would."""
     config = module.config
     form = file_format(module, _family(config, role).table(config, role))
     said = {**hf_config(module, role), **form.config, **recorded_dtype(module)}
-    save(folder, module, form.table, config=said, weights=form.weights)
+    save(folder, module, form.table, config=said, weights=form.weights, max_shard_size=max_shard_size)
 
 
 def hf_config(module: Any, role: Role) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from .._quoting import printable
 from .._trees import path_name
 from .._writing import aside_of, check_writable, remove
 from . import transforms
-from .files.folder import CONFIG, GENERATION_CONFIG, INDEX, INT8_WEIGHTS, WEIGHTS
+from .files.folder import CONFIG, GENERATION_CONFIG, INT8_WEIGHTS, WEIGHTS
 from .files.safetensors_file import write_file
+from .files.sharding import DEFAULT_SIZE, Tensor, files_of, index_name, layout, size_in_bytes
 from .names import NameTable
 from .transforms import How
 
@@ -37,27 +38,34 @@ def save(
     generation_config: Mapping[str, Any] | None = None,
     folders: Mapping[str, Callable[[Path], None]] = MappingProxyType({}),
     weights: str = WEIGHTS,
+    max_shard_size: int | str = DEFAULT_SIZE,
 ) -> None:
     """Write `config.json`, `model.safetensors` and, if given, `generation_config.json` and folders beside them.
 
-    The folder is made if it does not exist; files in it that are not replaced stay, but for shards of an older save.
+    The folder is made if it does not exist; files in it that are not replaced stay, but for weights of an older save.
     The table has rows for every array of the model. `folders` are names, each with what writes into a new folder;
-    `weights` is the name of the file of tensors.
+    `weights` is the name of the file of tensors, which become shards with an index where they are more than
+    `max_shard_size`.
 
     Raises:
-        ValueError: the folder cannot be written to; or the model has an array that the format cannot hold, or lacks one
-            that it must.
+        TypeError: `max_shard_size` is of another kind than a size.
+        ValueError: it is none that a file can have; the folder cannot be written to; or the model has an array that the
+            format cannot hold, or lacks one that it must.
     """
+    limit = size_in_bytes(max_shard_size)
     target = Path(folder).expanduser().resolve()
     if target.exists() and not target.is_dir():
         raise ValueError(f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet.")
     check_writable(target.parent, f"cannot save to {printable(target)}:")
-    tensors = _tensors(model, table)
+    files, index = layout(_tensors(model, table), weights, limit)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(target)
     aside.mkdir()
     try:
-        write_file(aside / weights, tensors)
+        for name, tensors in files.items():
+            write_file(aside / name, tensors)
+        if index is not None:
+            _write_json(aside / index_name(weights), index)
         _write_json(aside / CONFIG, config)
         if generation_config is not None:
             _write_json(aside / GENERATION_CONFIG, generation_config)
@@ -75,7 +83,7 @@ def recorded_dtype(model: Any) -> dict[str, str]:
     return {"dtype": names.pop()} if len(names) == 1 else {}
 
 
-def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], np.dtype, Any]]:
+def _tensors(model: Any, table: NameTable) -> list[Tensor]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
     arrays = {path_name(path): leaf for path, leaf in leaves}
     rows = [row for _, row in table.rows()]
@@ -91,7 +99,7 @@ def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], n
             f"the model cannot be saved in its family's format: got arrays it has no name for ({extra[:5]}), or lacks "
             f"ones it must hold ({missing[:5]}). Merge adapters and undo other surgery on the model before saving."
         )
-    buffers = [
+    buffers: list[Tensor] = [
         (name, shape, np.dtype(np.float32), functools.partial(np.zeros, shape, np.float32))
         for name, shape in table.buffers.items()
     ]
@@ -99,7 +107,7 @@ def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], n
     for ours, theirs, how in rows:
         if _written(arrays[ours], table.computed.get(ours)):
             parts.setdefault(theirs, []).append((how, arrays[ours]))
-    return buffers + [
+    held: list[Tensor] = [
         (
             theirs,
             transforms.their_shape(filled[0][0], filled[0][1].shape),
@@ -108,6 +116,7 @@ def _tensors(model: Any, table: NameTable) -> list[tuple[str, tuple[int, ...], n
         )
         for theirs, filled in parts.items()
     ]
+    return buffers + held
 
 
 def _written(array: jax.Array, computed: tuple[Callable[[], np.ndarray], bool] | None) -> bool:
@@ -130,8 +139,8 @@ def _move_into_place(aside: Path, target: Path) -> None:
         if path.is_dir():
             remove(target / path.name)
         path.replace(target / path.name)
-    # Shards of an older save, or its float weights beside int8 ones, would be another model's beside this one's.
-    others = {target / name for name in (WEIGHTS, INT8_WEIGHTS)} - {target / path.name for path in written}
-    for stale in [*others, target / INDEX, *target.glob("model-*-of-*.safetensors")]:
+    # Weights of an older save in another layout would be another model's beside this one's.
+    kept = {target / path.name for path in written}
+    for stale in (files_of(WEIGHTS, target) | files_of(INT8_WEIGHTS, target)) - kept:
         with contextlib.suppress(FileNotFoundError):
             stale.unlink()
