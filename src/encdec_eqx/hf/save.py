@@ -57,15 +57,15 @@ def save(
     if target.exists() and not target.is_dir():
         raise ValueError(f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet.")
     check_writable(target.parent, f"cannot save to {printable(target)}:")
-    files, index = layout(_tensors(model, table), weights, limit)
+    spread = layout(_tensors(model, table), weights, limit)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(target)
     aside.mkdir()
     try:
-        for name, tensors in files.items():
+        for name, tensors in spread.files.items():
             write_file(aside / name, tensors)
-        if index is not None:
-            _write_json(aside / index_name(weights), index)
+        if spread.index is not None:
+            _write_json(aside / index_name(weights), spread.index)
         _write_json(aside / CONFIG, config)
         if generation_config is not None:
             _write_json(aside / GENERATION_CONFIG, generation_config)
