@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from .._quoting import quoted
-from .._typing import check_key
+from .._typing import PRNGKey, check_key
+from .._writing import check_writable
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
 from ..generation.special_tokens import START, is_per_row
 from ..targets import TargetForm
+from .open_with_tokenizers import open_pair, open_pieces
 from .texts import by_length, check_texts, pad_rows, pad_sources, source_limit, source_pad
 from .tokenizer_pair import TokenizerPair
 
@@ -72,26 +74,68 @@ class TextToText:
     def from_pretrained(
         cls, path: str | os.PathLike, *, src_lang: str | None = None, tgt_lang: str | None = None, **options: Any
     ) -> "TextToText":
-        """Load what `save_pretrained` saved.
+        """Load a model with its tokenizers: what `save_pretrained` saved, or a whole checkpoint such as BART's.
+
+        Special tokens that the model's files do not name are those of the tokenizer, where it has some.
 
         Args:
-            path: the folder.
+            path: a folder, or a Hub id.
             src_lang: language of the sources of a model of several; see `TokenizerPair.with_languages`.
             tgt_lang: language of what it says.
             **options: as for `EncoderDecoder.from_pretrained`.
 
         Raises:
             FileNotFoundError: the model or a tokenizer is not there.
+            TypeError: an option is unknown.
             ValueError: a file is damaged, or they do not fit.
         """
-        tokenizers = TokenizerPair.load(path)
-        if src_lang is not None or tgt_lang is not None:
-            tokenizers = tokenizers.with_languages(src_lang, tgt_lang)
-        return cls(EncoderDecoder.from_pretrained(path, **options), tokenizers)
+        return cls(*_speaking(*open_pair(path, options), src_lang, tgt_lang))
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Save the model as `EncoderDecoder.save_pretrained` does, and the tokenizers beside it."""
-        self.model.save_pretrained(folder)
+    @classmethod
+    def from_pieces(
+        cls,
+        encoder: Any,
+        decoder: Any,
+        *,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        key: PRNGKey | None = None,
+        **options: Any,
+    ) -> "TextToText":
+        """Join two pieces, each with its own tokenizer.
+
+        A decoder that never had cross-attention gets some. Special tokens that the decoder's config does not name are
+        those that its tokenizer puts around a text: a BERT begins with [CLS] and ends with [SEP].
+
+        Args:
+            encoder: a folder or a Hub id that has a tokenizer too; or (encoder, tokenizer): an `Encoder`, a folder or a
+                Hub id, and a `tokenizers.Tokenizer`, a `tokenizer.json`, a folder or a Hub id.
+            decoder: the same of the decoder.
+            src_lang: language of the sources, where one tokenizer of several languages serves both.
+            tgt_lang: language of what is said.
+            key: draws what is new; default `jax.random.key(0)`.
+            **options: as for `EncoderDecoder.from_encoder_decoder_pretrained`: `dtype`, `strict_config`, `encoder_…`,
+                `decoder_…`.
+
+        Raises:
+            FileNotFoundError: a piece or its tokenizer is not there.
+            TypeError: a piece is of another kind, or an option is unknown or would do nothing.
+            ValueError: a file is damaged, or they do not fit.
+        """
+        return cls(*_speaking(*open_pieces(encoder, decoder, key=key, options=options), src_lang, tgt_lang))
+
+    def save_pretrained(self, folder: str | os.PathLike, **options: Any) -> None:
+        """Save the model and beside it the tokenizers, for `from_pretrained`.
+
+        Args:
+            folder: made if it does not exist.
+            **options: as for `EncoderDecoder.save_pretrained`.
+
+        Raises:
+            ValueError: the format cannot express the model, or nothing can be written there.
+        """
+        check_writable(folder)
+        self.model.save_pretrained(folder, **options)
         self.tokenizers.save(folder)
 
     @overload
@@ -257,6 +301,15 @@ class TextToText:
             met = None if result.forced_words_met is None else result.forced_words_met[part]
             attended = _cross_attentions_of(result, range(len(said))[part], source)
             yield said[part], ids, result.scores[part], result.truncated[part], met, attended
+
+
+def _speaking(
+    model: EncoderDecoder, tokenizers: TokenizerPair, src_lang: str | None, tgt_lang: str | None
+) -> tuple[EncoderDecoder, TokenizerPair]:
+    """The same, with tokenizers of these languages."""
+    if src_lang is None and tgt_lang is None:
+        return model, tokenizers
+    return model, tokenizers.with_languages(src_lang, tgt_lang)
 
 
 def _cross_attentions_of(result: GenerationResult, rows: range, source: int) -> list[Attended] | None:

@@ -3,6 +3,7 @@
 Asks a tokenizer only what any `tokenizers.Tokenizer` answers.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from typing import Any
 
 from .._quoting import quoted
 from ..encoder_decoder import EncoderDecoder
-from ..generation.special_tokens import TOKEN_NAMES
+from ..generation.special_tokens import START, TOKEN_NAMES
 from ..surgery.resize import resizing_call, share_embedding
 from .languages import LANGUAGE_CODE
+from .rust_errors import as_value_error
 from .texts import source_config
 
 _LOOKS_SPECIAL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
@@ -106,9 +108,44 @@ def _another_eos(model: EncoderDecoder, target: Any) -> list[str]:
 
 def _ending_tokens(tokenizer: Any) -> list[int]:
     """The special tokens that the tokenizer itself puts after a text."""
-    encoded = tokenizer.encode("a")
-    content = [at for at, special in enumerate(encoded.special_tokens_mask) if not special]
-    return encoded.ids[content[-1] + 1 :] if content else []
+    return _around(tokenizer)[1]
+
+
+_TRIED = 20
+"""Texts, of which one is hoped to be something that a tokenizer can encode."""
+
+
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer itself puts before and after a text."""
+    words = (token for token in tokenizer.get_vocab(with_added_tokens=False) if not _LOOKS_SPECIAL.fullmatch(token))
+    for text in ("a", *itertools.islice(words, _TRIED)):
+        try:  # without an unknown token, a text of which nothing is known is an error
+            with as_value_error("the tokenizer cannot encode this"):
+                encoded = tokenizer.encode(text)
+        except ValueError:
+            continue
+        content = [at for at, special in enumerate(encoded.special_tokens_mask) if not special]
+        if content:
+            return encoded.ids[: content[0]], encoded.ids[content[-1] + 1 :]
+    return [], []
+
+
+_PADS = ("[PAD]", "<pad>", "<|pad|>")
+
+
+def missing_tokens(model: EncoderDecoder, target: Any) -> dict[str, int]:
+    """Special tokens that nothing gave a model and that its decoder's tokenizer knows, by the names of `SpecialTokens`.
+
+    Decoding starts with what the tokenizer puts before a text, and ends with what it puts behind one: BERT's [CLS] and
+    [SEP]. What a model's files say is never replaced.
+    """
+    before, after = _around(target)
+    found = {
+        START: before[0] if before else None,
+        "eos_token_id": after[-1] if after else None,
+        "pad_token_id": next((one for one in map(target.token_to_id, _PADS) if one is not None), None),
+    }
+    return {name: one for name, one in found.items() if one is not None and getattr(model.special_tokens, name) is None}
 
 
 _NOBODY_KNOWS = "\ue000"

@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -44,19 +44,20 @@ class HubOptions:
     local_files_only: bool = False
     token: str | bool | None = None
 
-    def folder(self, path: str | os.PathLike) -> Path:
+    def folder(self, path: str | os.PathLike, files: Sequence[str] | None = None) -> Path:
         """The folder of a checkpoint, downloaded first if it is on the Hub.
 
         Args:
             path: a folder, or a Hub id such as `"gpt2"` or `"google-bert/bert-base-uncased"`. A folder of that name
                 wins. "letters" and "phonemes" are the pieces that ship with the package.
+            files: what to download, by name, as far as it is there; default: the configs and the weights.
 
         Raises:
             MissingFileError: there is no such folder, or the repository cannot be reached or has no such file.
             ImportError: the `hub` extra is needed and not installed.
         """
         folder = named_folder(path)
-        return _download(os.fspath(path), self) if folder is None else folder
+        return _download(os.fspath(path), self, files) if folder is None else folder
 
 
 def named_folder(path: str | os.PathLike) -> Path | None:
@@ -112,10 +113,12 @@ def _reachable(repo: str, what: str) -> Iterator[Any]:
         ) from None
 
 
-def _download(repo: str, options: HubOptions) -> Path:
+def _download(repo: str, options: HubOptions, files: Sequence[str] | None) -> Path:
     how = "the cache holds no such checkpoint" if options.local_files_only else "is the id right, and the Hub reachable"
     given = {**dataclasses.asdict(options), "cache_dir": options.cache_dir and Path(options.cache_dir)}
     with _reachable(repo, f"it could not be had from the Hub ({how}?)") as hub:
+        if files is not None:
+            return Path(hub.snapshot_download(repo, **given, allow_patterns=list(files)))
         folder = Path(hub.snapshot_download(repo, **given, allow_patterns=_JSON + _SAFETENSORS))
         if not any(folder.glob("*.safetensors")):
             folder = Path(hub.snapshot_download(repo, **given, allow_patterns=[*_JSON, FLAX_WEIGHTS]))
