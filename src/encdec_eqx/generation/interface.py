@@ -1,4 +1,4 @@
-"""The methods of a model that can generate: `generate`, `stream`, `warmup`, `rescore`, and their arguments."""
+"""The methods of a model that can generate (`generate`, `stream`, `warmup`, …), and their arguments."""
 
 import itertools
 import time
@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import equinox as eqx
 import numpy as np
+from jaxtyping import Float32
 
 from .._inputs import plain, whole
 from .._old_words import TaughtAttributes, refuse_old_words
@@ -18,7 +19,7 @@ from .engine import Run, request
 from .generation_config import GenerationConfig
 from .options import KNOWN, GenerationOptions, WarmupOptions
 from .plan_checks import Assistant
-from .rescore import Rescored, rescore
+from .rescore import Rescored, cross_attentions, rescore
 from .result import GenerationResult, StreamChunk, Warmup, counted
 from .source_and_prompt import Source, from_any, from_ids, from_outputs, host_level
 from .special_tokens import ARGUMENT, SpecialTokens, is_per_row
@@ -227,6 +228,53 @@ class Generates(TaughtAttributes):
             prompt_length=prompt_length,
             eos_ids=self.special_tokens.override(ARGUMENT, eos_token_id=eos_token_id).require("eos_token_id"),
             length_penalty=length_penalty,
+        )
+
+    def cross_attentions(
+        self,
+        sequences: Any,
+        input_ids: Any = None,
+        *,
+        prompt_length: int = 1,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        encoder_outputs: EncoderOutput | None = None,
+        decoder_attention_mask: Any = None,
+    ) -> tuple[Float32[np.ndarray, "rows heads new source"] | None, ...]:
+        """What given sequences attend to in the source, by one pass over each; compiled once per bucket of lengths.
+
+        Of sequences that `generate` made it finds again what `output_cross_attentions` gives.
+
+        Args:
+            sequences: as for `rescore`.
+            input_ids: the source sequences, as for `generate`.
+            prompt_length: columns in front that are given, and have no weights of their own.
+            attention_mask: see `generate`.
+            token_type_ids: see `generate`.
+            position_ids: see `generate`.
+            encoder_outputs: see `generate`.
+            decoder_attention_mask: (batch * n, prompt_length), 0 at left padding of prompts.
+
+        Returns:
+            Of each layer the weights with which every token behind the prompt read the source when it was chosen, that
+            is, where the decoder had read the tokens in front of it; `None` for a layer without cross-attention. They
+            sum to 1 over the source, but for a layer that reads target and source in one softmax.
+
+        Raises:
+            TypeError: for a wrong shape or dtype.
+            ValueError: for ids out of range, rows that are no multiple of the batch, or nothing behind the prompt.
+        """
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        source = self._source(input_ids, encoder_outputs, **inputs)
+        return cross_attentions(
+            self.decoder,
+            self.decoder.config,
+            self.enc_to_dec_proj,
+            source,
+            sequences,
+            decoder_attention_mask,
+            prompt_length=prompt_length,
         )
 
     def _request(

@@ -122,6 +122,39 @@ def rescore(
     length_penalty: float,
 ) -> Rescored:
     """Log-probabilities of sequences; `EncoderDecoder.rescore` documents the arguments."""
+    given = _given(config, source, sequences, prompt_mask, prompt_length, "score")
+    encoded = source.encode()
+    inputs = given.inputs(PositionRule.of(config))
+    table = np.asarray(_pass(decoder, project, encoded.states, encoded.mask, inputs, False))
+    rows, width = given.ids.shape
+    ids, log_probs = given.ids[:, prompt_length:], table[:rows, prompt_length - 1 : width - 1]
+    ends = np.isin(ids, eos_ids)
+    lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ids.shape[1]).astype(np.int32)
+    real = np.arange(ids.shape[1])[None] < lengths[:, None]
+    log_probs = np.where(real, log_probs, 0.0).astype(np.float32)
+    norms = (lengths.astype(np.float64) ** length_penalty).astype(np.float32)
+    return Rescored(log_probs.sum(axis=1, dtype=np.float32) / norms, lengths, log_probs)
+
+
+def cross_attentions(
+    decoder: DecoderStep,
+    config: StackConfig,
+    project: Callable | None,
+    source: Source,
+    sequences: Any,
+    prompt_mask: Any,
+    *,
+    prompt_length: int,
+) -> tuple[np.ndarray | None, ...]:
+    """What given sequences attend to in the source; `EncoderDecoder.cross_attentions` documents the arguments."""
+    given = _given(config, source, sequences, prompt_mask, prompt_length, "look at")
+    return sequence_cross_attentions(decoder, project, source.encode(), given, PositionRule.of(config))
+
+
+def _given(
+    config: StackConfig, source: Source, sequences: Any, prompt_mask: Any, prompt_length: int, verb: str
+) -> Sequences:
+    """A caller's sequences, checked."""
     ids = host_ids("sequences", sequences, below=config.vocab_size, table="the decoder's token table")
     rows, width = ids.shape
     if rows % source.batch:
@@ -131,20 +164,10 @@ def rescore(
         )
     if not 1 <= prompt_length < width:
         raise ValueError(
-            f"prompt_length is {prompt_length} and the sequences have {width} columns: there is nothing to score. It "
+            f"prompt_length is {prompt_length} and the sequences have {width} columns: there is nothing to {verb}. It "
             "counts the start token or prompt, which is given."
         )
     most = longest_sequence(config)
     check_positions("sequences (but for the last token)", width - 1, longest=most, how="Leave longer ones out.")
     real = host_mask("decoder_attention_mask", prompt_mask, shape=(rows, prompt_length), of="the prompts")
-    given = Sequences(ids, real, prompt_length, rows // source.batch, bucket(source.batch))
-    encoded = source.encode()
-    inputs = given.inputs(PositionRule.of(config))
-    table = np.asarray(_pass(decoder, project, encoded.states, encoded.mask, inputs, False))
-    ids, log_probs = ids[:, prompt_length:], table[:rows, prompt_length - 1 : width - 1]
-    ends = np.isin(ids, eos_ids)
-    lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ids.shape[1]).astype(np.int32)
-    real = np.arange(ids.shape[1])[None] < lengths[:, None]
-    log_probs = np.where(real, log_probs, 0.0).astype(np.float32)
-    norms = (lengths.astype(np.float64) ** length_penalty).astype(np.float32)
-    return Rescored(log_probs.sum(axis=1, dtype=np.float32) / norms, lengths, log_probs)
+    return Sequences(ids, real, prompt_length, rows // source.batch, bucket(source.batch))

@@ -3,6 +3,7 @@
 `tokenizers` is imported when a tokenizer is first made or read.
 """
 
+from .display_tokens import display_tokens as display_tokens
 from .text_to_text import TextResult as TextResult
 from .text_to_text import TextToText as TextToText
 from .texts import Encoded as Encoded

@@ -29,7 +29,7 @@ def byte_file(extra: Mapping[int, str]) -> str:
     # spaces around the first three are left out, as in transformers
     special = [_added(at, token, strip=True) for at, token in enumerate(_FIRST)]
     special += [_added(at, token, strip=False) for at, token in sorted(extra.items())]
-    vocabulary = {token: at for at, token in enumerate((*_FIRST, *_letters()))}
+    vocabulary = {token: at for at, token in enumerate((*_FIRST, *byte_letters()))}
     ending = {"SpecialToken": {"id": "</s>", "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
@@ -102,7 +102,7 @@ def _added(at: int, token: str, *, strip: bool) -> dict[str, Any]:
     return {"id": at, "content": token, **how}
 
 
-def _letters() -> list[str]:
+def byte_letters() -> list[str]:
     """A letter for each byte, as the library's `ByteLevel` has it: its own where it prints, others from 256 on."""
     own = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
