@@ -38,7 +38,10 @@ MAX_CONSTANT_TABLE = 2**25
 """Most numbers in a table of positions that is computed and not read: 32,768 rows of width 1,024, about a second."""
 
 NormConfig = LayerNormConfig
+"""`LayerNormConfig`, by an older name."""
+
 FeedForwardConfig = MLPConfig
+"""`MLPConfig`, by an older name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from ..config import (
 )
 
 Role = Literal["encoder", "decoder"]
+"""As what a family's model serves."""
 
 
 class _Absent:

@@ -210,7 +210,7 @@ def split_tied(encoder: NameTable, decoder: NameTable) -> tuple[NameTable, dict[
     This is `tie_encoder_decoder`: such a tensor is stored once, as the decoder's. The tables are under no prefix yet.
 
     Returns:
-        The encoder's table without the tied rows, and the tied paths: the encoder's to the decoder's.
+        The encoder's table without the tied rows, and the tied paths, the encoder's to the decoder's.
     """
     theirs = {
         (decoder.canonical(name), transform): ours

@@ -73,7 +73,7 @@ def seq2seq_loss(
         z_loss: At least 0; default 0.
 
     Returns:
-        `(sum, weight)`, two float32 scalars: (0, 0) with zero gradients if every label is -100.
+        `(sum, weight)`, two float32 scalars, which are (0, 0) with zero gradients if every label is -100.
 
     Raises:
         TypeError: Shapes or dtypes do not fit.

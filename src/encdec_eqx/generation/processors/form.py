@@ -16,8 +16,13 @@ from jaxtyping import Float, Int32
 from ..._typing import Array
 
 Logits = Float[Array, "rows vocab"]
+"""Of the next token of each row."""
+
 Prefix = Int32[Array, "rows width"]
+"""The ids of each row so far, the prompt among them; those behind `Length` do not count."""
+
 Length = Int32[Array, ""]
+"""How many ids of `Prefix` are there."""
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ NESTED = "translation"
 """What datasets of translations keep their texts under: {"translation": {"en": ..., "de": ...}}."""
 
 OnBad = Literal["error", "report"]
+"""What becomes of a bad record: an error that lists all of them, or it is left out and reported."""
 
 
 class BadRecord(NamedTuple):
