@@ -2,11 +2,10 @@
 
 A `KeyboardInterrupt` is no way out of a program that compiles: one that comes inside jax's callbacks is swallowed, and
 one that comes inside its caches may crash the process at its end. So a thread waits for the signal, and leaves without
-unwinding.
+unwinding. Little is imported here: the command has this file before anything else.
 """
 
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
@@ -16,19 +15,25 @@ from types import FrameType
 from typing import Any
 
 STATUS = 128 + signal.SIGINT
+SAID_LAST = "encdec-eqx: interrupted; nothing was saved after the last message."
+"""The line of a command that leaves."""
 _SHOW_CURSOR = "\x1b[?25h"
 _FLUSH_SECONDS = 1.0
 
 
+_PLACING_SECONDS = 10.0
+
+
 @contextlib.contextmanager
-def leaving_at_ctrl_c(message: str) -> Iterator[None]:
-    """Within it Ctrl-C ends the process at once, with a line on stderr and exit status 130.
+def leaving_at_ctrl_c(message: str, *, at_exit: bool = False) -> Iterator[None]:
+    """Within it Ctrl-C ends the process at once, with a line on stderr and exit status 130; half a file stays nowhere.
 
     Where something inside handles the signal itself (a run that saves first), the first Ctrl-C is left to it, and the
     second one ends the process. In another thread than the main one nothing is changed.
 
     Args:
         message: the line.
+        at_exit: whether the process does nothing but end afterwards: a later Ctrl-C then changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,11 +47,33 @@ def leaving_at_ctrl_c(message: str) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if at_exit else before)
         signal.set_wakeup_fd(wakeup_before)
-        signal.signal(signal.SIGINT, before)
         os.close(writer)
         watcher.join()
         os.close(reader)
+
+
+@contextlib.contextmanager
+def leaving_while_importing(message: str) -> Iterator[None]:
+    """The same for as long as nothing but Python's own code runs: no thread yet, and nothing to tidy up.
+
+    Args:
+        message: the line.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(2, f"\n{message}\n".encode())
+        os._exit(STATUS)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _leave_it_to_the_watcher(number: int, frame: FrameType | None) -> None:
@@ -69,8 +96,19 @@ def _leave(message: str) -> None:
     flushing = threading.Thread(target=_flush, daemon=True)
     flushing.start()
     flushing.join(_FLUSH_SECONDS)
-    os.write(2, f"\n{message}\n".encode())
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        os.write(2, f"\n{message}\n".encode())
+    _silence()  # the main thread goes on for a moment, and may stumble over what is removed
+    from ._writing import abandon
+
+    abandon(_PLACING_SECONDS)
     os._exit(STATUS)
+
+
+def _silence() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
 
 
 def _flush() -> None:
@@ -88,7 +126,6 @@ _WATCHED = (signal.SIGTERM, signal.SIGINT)
 _NOTICE = b"\nStopping after this step, and saving. Ctrl-C again stops at once, and saves nothing.\n"
 
 
-@dataclasses.dataclass
 class StopFlag:
     """Whether somebody asked for the run to stop.
 
@@ -97,8 +134,9 @@ class StopFlag:
         signal: Its name: "SIGTERM" or "SIGINT".
     """
 
-    requested: bool = False
-    signal: str | None = None
+    def __init__(self):
+        self.requested = False
+        self.signal: str | None = None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Files and folders written safely: whole or not at all, and only where something can be written.
 
-What is new is written beside its place under a name not to be foreseen, and renamed into it; what a killed process left
-of that is removed later.
+What is new is written beside its place under a name not to be foreseen, and renamed into it. What a process that leaves
+has begun so is removed by it; what a killed one left, later.
 """
 
 import contextlib
@@ -9,16 +9,55 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _NAME = re.compile(r"\.(?P<final>.+)\.[0-9a-f]{32}", re.DOTALL)
 
 
+_begun: set[Path] = set()
+"""What may lie about unfinished; what has taken its place is not there any more under this name."""
+_undivided = threading.RLock()
+_TRIES = 3
+
+
 def aside_of(path: Path) -> Path:
     """Where a file or folder is written before it takes its place: beside it, hidden, its name not to be foreseen."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with _undivided:
+        _begun.add(aside.absolute())
+    return aside
+
+
+@contextlib.contextmanager
+def in_one_go() -> Iterator[None]:
+    """Within it no Ctrl-C ends a command: for the moment in which several files take their places."""
+    with _undivided:
+        yield
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, also if a Ctrl-C ends the command within."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _begun.add(folder)
+        yield folder
+    _begun.discard(folder)
+
+
+def abandon(seconds: float) -> None:
+    """Removes what was begun and has not taken its place: the process leaves.
+
+    Args:
+        seconds: how long files that are taking their places are waited for. No others do so afterwards.
+    """
+    _undivided.acquire(timeout=seconds)
+    for _ in range(_TRIES):  # somebody may still be writing
+        for path in [path for path in _begun if os.path.lexists(path)]:
+            remove(path)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -29,6 +68,7 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+    _begun.discard(aside.absolute())
 
 
 def is_aside(name: str, of: str) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
+from .._signals import SAID_LAST, STATUS, leaving_at_ctrl_c
 from .arguments import needed
 
 COMMANDS = {
@@ -27,8 +28,6 @@ COMMANDS = {
 
 SHELLS = ("bash", "zsh", "tcsh")
 
-_AT_CTRL_C = "encdec-eqx: interrupted; nothing was saved after the last message."
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -37,19 +36,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the command's name; default those of the process.
 
     Returns:
-        The exit status: 0, or 1 after an error that is the caller's to fix (argparse itself exits with 2).
+        The exit status: 0, or 1 after an error that is the caller's to fix (argparse itself exits with 2). Ctrl-C ends
+        the process with 130, whatever it is at; where the words are the process's own, its end cannot be interrupted.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with leaving_at_ctrl_c(SAID_LAST, at_exit=arguments is None):
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(words: list[str]) -> int:
     try:
         own = _reads_its_own(words)
         if own is not None:
-            return _patient(own, words[1:])
+            return own(words[1:])
         parser = make_parser([verb for verb in words if verb in COMMANDS][:1])
         chosen = parser.parse_args(words)
         if not hasattr(chosen, "run"):  # called bare, to see what there is: nothing went wrong
             parser.print_help()
             return 0
-        return _patient(chosen.run, chosen)
+        return chosen.run(chosen)
     except BrokenPipeError:  # whoever read the output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -59,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"encdec-eqx: {_printable(_sentence(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(_AT_CTRL_C, file=sys.stderr)
-        return 130
+        print(SAID_LAST, file=sys.stderr)
+        return STATUS
 
 
 def make_parser(verbs: Collection[str] = ()) -> argparse.ArgumentParser:
@@ -122,13 +126,6 @@ class _PrintCompletion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, shell: Any, *_: Any) -> None:
         print(needed("shtab", "completion").complete(make_parser(COMMANDS), shell))
         parser.exit()
-
-
-def _patient(run: Callable[[Any], int], argument: Any) -> int:
-    from .._signals import leaving_at_ctrl_c
-
-    with leaving_at_ctrl_c(_AT_CTRL_C):
-        return run(argument)
 
 
 def _printable(text: str) -> str:

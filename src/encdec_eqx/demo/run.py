@@ -1,13 +1,12 @@
 """The demo from beginning to end: load, join, fine-tune with `fit`, pronounce, score, save, reload.
 
-Uses the library's public names, as a user's script would.
+Uses the library's public names, as a user's script would, but for what keeps Ctrl-C from leaving anything behind.
 """
 
 import contextlib
 import dataclasses
 import json
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from encdec_eqx import EncoderDecoder
 from encdec_eqx.training import Callback, EvaluationEvent, Example, StartEvent, StepEvent, TrainConfig, fit
 from encdec_eqx.training.metrics import score
 
+from .._writing import in_one_go, temporary_folder, write_whole
 from .lexicon import (
     Lexicon,
     Pronunciation,
@@ -134,12 +134,13 @@ class _Watch(Callback):
         self._dev: ErrorRates | None = None
         self._tokens, self._mark = 0, time.perf_counter()
         self.compile_seconds = self.train_seconds = 0.0
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_start(self, event: StartEvent) -> None:
         # nothing is kept of a demo that is interrupted: it ends at once, not after the step
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
         self._mark = time.perf_counter()
 
     def on_step(self, event: StepEvent) -> bool:
@@ -198,11 +199,11 @@ def finetune(
     """
     dev = fixed_sample(lexicon.words("dev"), recipe.dev_words)
     watch = _Watch(recipe, lambda trained: evaluate(trained, lexicon, dev), on_progress)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         result = fit(
             model,
             [_example(word, said) for word, said in training_pairs(lexicon)],
-            recipe.config(Path(folder)),
+            recipe.config(folder),
             eval_data=[_example(word, lexicon.pronunciations[word][0]) for word in dev],
             console=Console(quiet=True),
             callbacks=[watch],
@@ -335,9 +336,10 @@ def run_demo(
     )
 
     show.heading("4. Saved in Hugging Face's format, and loaded back")
-    model.save_pretrained(output)
     numbers = {"steps": run.steps, "cold": cold, "seed": seed, "test": dataclasses.asdict(rates)}
-    (output / _NUMBERS).write_text(json.dumps(numbers, indent=2) + "\n")
+    with in_one_go():
+        model.save_pretrained(output)
+        write_whole(output / _NUMBERS, (json.dumps(numbers, indent=2) + "\n").encode())
     short = [word for word in held_out if len(word) < SOURCE_WIDTHS[0]][:_ROWS]
     ours, reloaded = (
         _generated(one, short, SOURCE_WIDTHS[0]) for one in (model, EncoderDecoder.from_pretrained(output))

@@ -20,7 +20,7 @@ import numpy as np
 
 from .._quoting import printable
 from .._trees import path_name
-from .._writing import aside_of, check_writable, remove
+from .._writing import aside_of, check_writable, in_one_go, remove
 from . import transforms
 from .files.folder import CONFIG, GENERATION_CONFIG, INT8_WEIGHTS, WEIGHTS
 from .files.safetensors_file import write_file
@@ -72,7 +72,8 @@ def save(
         for name, write in folders.items():
             (aside / name).mkdir()
             write(aside / name)
-        _move_into_place(aside, target)
+        with in_one_go():
+            _move_into_place(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
