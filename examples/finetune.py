@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig
-from encdec_eqx.training import init_train_state, make_train_step, shift_tokens_right
+from encdec_eqx.training import init_train_state, leaving_at_ctrl_c, make_train_step, shift_tokens_right
 
 PAD, START, END, LETTERS = 0, 1, 2, range(3, 15)
 LONGEST = 6
@@ -119,4 +119,5 @@ def spelled(ids: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_ctrl_c("interrupted"):
+        main()

@@ -11,6 +11,7 @@ settings were chosen on the development split.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from data import records, tokenizer_pair
 
 from encdec_eqx import EncoderDecoder
 from encdec_eqx.demo.lexicon import SPLIT_SALT, fixed_sample
-from encdec_eqx.training import TrainConfig, fit
+from encdec_eqx.training import TrainConfig, fit, leaving_at_ctrl_c
 
 LETTERS = {"layers": 4, "width": 192, "steps": 500}
 PHONEMES = {"layers": 3, "width": 192, "steps": 400}
@@ -101,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             tokenizers=tokenizer_pair(),
         )
         if result.ending == "interrupted":
-            raise SystemExit(f"interrupted at step {result.step}; the same command goes on.")
+            print(f"interrupted at step {result.step}; the same command goes on.", file=sys.stderr)
+            raise SystemExit(130)
         model = result.model
     model.astype(jnp.float16).save_pretrained(folder / "model")
     tokenizer_pair().save(folder / "model")
@@ -110,4 +112,5 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_ctrl_c("interrupted"):
+        main()

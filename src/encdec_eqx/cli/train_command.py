@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .._signals import STATUS
 from .arguments import needed
 
 DESCRIPTION = (
@@ -14,13 +15,14 @@ DESCRIPTION = (
     "names are those of the options below; an option wins over the file."
 )
 
-_INTERRUPTED = 3
+_GIVEN_UP = 3
+"""After SIGTERM: a scheduler wants the machine back."""
 
 
 def run_words(words: Sequence[str]) -> int:
     """Fine-tune as a TOML file and options say; an option wins over the file.
 
-    Exit status 0; 3 after SIGTERM or Ctrl-C, when a checkpoint was saved and `--resume` goes on.
+    Exit status 0; 130 after Ctrl-C and 3 after SIGTERM, when a checkpoint was saved and `--resume` goes on.
     """
     tyro = needed("tyro", "train")
     needed("rich", "train")
@@ -41,7 +43,7 @@ def run_words(words: Sequence[str]) -> int:
     result = run_job(job)
     if result.ending == "interrupted":
         print(f"encdec-eqx: interrupted; step {result.step} is saved, and --resume goes on from it.", file=sys.stderr)
-        return _INTERRUPTED
+        return STATUS if result.signal == "SIGINT" else _GIVEN_UP
     for line in summary_lines(result):
         print(line)
     return 0

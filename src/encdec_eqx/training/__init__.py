@@ -14,6 +14,7 @@ from .loss import shift_tokens_right as shift_tokens_right
 
 if TYPE_CHECKING:
     from .._signals import graceful_stop as graceful_stop
+    from .._signals import leaving_at_ctrl_c as leaving_at_ctrl_c
     from ..doctor import Diagnosis as Diagnosis
     from ..doctor import Finding as Finding
     from ..doctor import check_before_training as check_before_training
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from .train_config import TrainConfig as TrainConfig
 
 _LATER = {
-    ".._signals": ("graceful_stop",),
+    ".._signals": ("graceful_stop", "leaving_at_ctrl_c"),
     "..doctor": ("Diagnosis", "Finding", "check_before_training", "diagnose"),
     "..params.lora": ("add_lora", "drop_lora", "load_lora", "merge_lora", "save_lora", "unmerge_lora"),
     "..params.trainable": ("PartSummary", "TrainableSummary", "summarize_trainable"),

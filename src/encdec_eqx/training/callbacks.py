@@ -185,6 +185,7 @@ class FitResult:
             merged (`merge_lora`). After an interruption: as far as it came.
         ending: "finished", "early stopping", "stopped" (by a callback), or "interrupted" (by SIGTERM or Ctrl-C; go on
             with `resume=True`).
+        signal: Which of the two interrupted it: "SIGTERM" or "SIGINT".
         step: Steps taken, over all sessions of the run.
         best: Best evaluated value of `config.best_by`, if there was an evaluation.
         best_step: Its step; of equal values that of the lower loss, then the later one.
@@ -208,6 +209,7 @@ class FitResult:
     predictions: tuple[Generated, ...]
     output_dir: Path
     log: tuple[dict[str, Any], ...]
+    signal: str | None = None
 
 
 def summary_lines(result: FitResult) -> Iterator[str]:

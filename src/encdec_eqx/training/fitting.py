@@ -142,6 +142,7 @@ def fit(
         predictions=predictions,
         output_dir=config.output_dir,
         log=records,
+        signal=stop.signal if ending == "interrupted" else None,
     )
     listeners.tell("on_end", result)
     return result
