@@ -25,6 +25,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 
 # Modules that judge what a user or a file says, and are annotated with what they accept: they must meet wrong values.
 JUDGES = (
+    "encdec_eqx.alignment",
     "encdec_eqx._inputs",
     "encdec_eqx.hf.",
     "encdec_eqx.config",

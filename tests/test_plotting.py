@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from encdec_eqx import plotting
-from encdec_eqx.plotting import compare_curves, loss_curve, series, smoothed
+from encdec_eqx.plotting import compare_curves, curves, loss_curve, series, smoothed
 
 
 def _records(lines: int = 100, offset: float = 0.0, **metrics: float) -> list[dict[str, Any]]:
@@ -29,13 +28,13 @@ def _records(lines: int = 100, offset: float = 0.0, **metrics: float) -> list[di
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
     """The figures that are drawn."""
-    drawn, save = [], plotting._saved
+    drawn, save = [], curves.saved
 
     def keep(figure: Any, path: Any) -> Path:
         drawn.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(plotting, "_saved", keep)
+    monkeypatch.setattr(curves, "saved", keep)
     return drawn
 
 

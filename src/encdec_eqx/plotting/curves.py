@@ -1,10 +1,5 @@
-"""Plots of runs: one run's losses and metrics over its steps, and several runs compared.
+"""Curves of runs: one run's losses and metrics over its steps, and several runs compared."""
 
-matplotlib is imported when a plot is drawn, and only its figures are used, never pyplot, so that a user's own figures
-and backend are left alone.
-"""
-
-import importlib.util
 import itertools
 import logging
 import math
@@ -14,19 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ._installing import install
-from ._writing import aside_of
+from .canvas import GRID, INK, MUTED, new_figure, saved
 
 _logger = logging.getLogger("encdec_eqx")
 
 Records = Iterable[Mapping[str, Any]]
 Series = tuple[np.ndarray, np.ndarray]
 
-_TRAIN, _EVAL, _RATE, _INK, _GRID = "#3b6ea5", "#d1495b", "#7a7a7a", "#333333", "#e3e3e3"
+_TRAIN, _EVAL = "#3b6ea5", "#d1495b"
 _CYCLE = ("#3b6ea5", "#d1495b", "#2e8b6f", "#e0a030", "#7d5ba6", "#5c6670")
 _METRICS = ("#2e8b6f", "#e0a030", "#7d5ba6", "#5c6670")
 _NOT_METRICS = ("event", "step", "loss", "epoch", "seconds")
-_DPI = 150
 
 
 def loss_curve(records: Records, path: str | Path, *, title: str | None = None) -> Path:
@@ -55,9 +48,9 @@ def loss_curve(records: Records, path: str | Path, *, title: str | None = None) 
     if rates[0].size:
         _draw_rates(next(panels), rates)
     if title:
-        axes[0].set_title(title, loc="left", color=_INK, fontsize=12, pad=10)
+        axes[0].set_title(title, loc="left", color=INK, fontsize=12, pad=10)
     axes[-1].set_xlabel("optimiser steps")
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def compare_curves(
@@ -102,8 +95,8 @@ def compare_curves(
     axes.set_ylabel(label or (f"{where} loss (nats a token)" if field == "loss" else field))
     axes.legend(frameon=False)
     if title:
-        axes.set_title(title, loc="left", color=_INK, fontsize=12, pad=10)
-    return _saved(figure, path)
+        axes.set_title(title, loc="left", color=INK, fontsize=12, pad=10)
+    return saved(figure, path)
 
 
 def series(records: Records, event: str, field: str) -> Series:
@@ -172,7 +165,7 @@ def _markers(values: np.ndarray) -> dict[str, Any]:
 
 
 def _draw_rates(axes: Any, rates: Series) -> None:
-    axes.plot(*rates, color=_RATE, **(_markers(rates[0]) if len(rates[0]) < 3 else {}))
+    axes.plot(*rates, color=MUTED, **(_markers(rates[0]) if len(rates[0]) < 3 else {}))
     axes.set_ylabel("learning\nrate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
@@ -194,32 +187,17 @@ def _on_common_steps(name: str, runs: Sequence[Series], event: str, field: str) 
 
 def _figure(heights: Sequence[float]) -> tuple[Any, list[Any]]:
     """A figure of panels above each other that share their steps."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(f"pictures need matplotlib, which is not installed: {install('train')}")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = new_figure(8.0, sum(heights) + 0.8)
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
-    figure = Figure(figsize=(8.0, sum(heights) + 0.8), layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for panel in axes:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.grid(True, color=_GRID, linewidth=0.8)
+        panel.grid(True, color=GRID, linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color(_GRID)
-        panel.tick_params(colors=_INK, labelsize=9, length=0)
+        panel.spines[["left", "bottom"]].set_color(GRID)
+        panel.tick_params(colors=INK, labelsize=9, length=0)
     return figure, list(axes)
-
-
-def _saved(figure: Any, path: str | Path) -> Path:
-    """The plot in its place at once: nobody sees half of one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(path)
-    figure.savefig(aside, format="png", dpi=_DPI)
-    aside.replace(path)
-    return path
