@@ -5,7 +5,7 @@ The compiled programs are `source_and_prompt._encode`, `_open_cache` and `advanc
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -20,7 +20,7 @@ from .._typing import Array, ArrayLike
 from ..cache import AbstractKV
 from ..config import StackConfig
 from .generation_config import GenerationConfig
-from .plan import Plan, resolve_settings, split_options, tokens_of_call
+from .plan import Plan, Reach, resolve_settings, split_options, tokens_of_call
 from .rescore import Sequences, sequence_cross_attentions
 from .result import Count, GenerationResult, StreamChunk, Watch, assemble, counted
 from .search.base import AbstractSearch, DecoderStep, PrefillOutput, SearchInputs
@@ -179,7 +179,9 @@ class Run:
         most = longest_sequence(config)
         needed = self.last if self.whole else self.last - 1
         self._check_positions(needed, most)
-        self.bucket = TargetBucket.of(needed - plan.max_new_tokens, plan.max_new_tokens, most=most)
+        fed = needed - plan.max_new_tokens
+        room = max(plan.max_new_tokens, min(plan.reach.new_tokens, most - fed))
+        self.bucket = TargetBucket.of(fed, room, most=most)
         self.rule = PositionRule.of(config)
         self.prompt = seen.padded(self.padded_batch, self.bucket.prefix + (not self.whole))
         ids, eos_ids, pad_id = source.ids, tokens.eos_token_id, tokens.pad_token_id if tokens.eos_token_id else 0
@@ -236,6 +238,19 @@ class Run:
         """Compile all that `generate` would, without taking a step."""
         self._advance(self._prefill(self.source.encode()), 0)
 
+    def program(self, tokens: int) -> Hashable:
+        """What decides which compiled loop goes on by so many tokens: where it is equal, so are the programs.
+
+        That of the encoder, and that which opens the cache, depend on nothing else but the source's padded sizes.
+        """
+        leaves, structure = jax.tree.flatten(self.search)
+        forms = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        return structure, forms, self.padded_batch, self.bucket, self.prompt.ids.shape, self._steps(tokens)
+
+    def _steps(self, tokens: int) -> int:
+        few = self.plan.max_new_tokens < STEPS_PER_CHECK
+        return steps_per_check(self.plan.max_new_tokens if few else tokens)
+
     def _prefill(self, encoded: Encoded) -> Any:
         """The state in front of the first token."""
         search, fed = self.search, self.bucket.prefix
@@ -265,9 +280,7 @@ class Run:
     def _advance(self, state: Any, tokens: int) -> tuple[Any, bool]:
         """The state after so many more tokens, or at its end, and whether that is the end."""
         until = np.asarray(min(int(state.length) + tokens, self.last), np.int32)
-        few = self.plan.max_new_tokens < STEPS_PER_CHECK
-        steps = steps_per_check(self.plan.max_new_tokens if few else tokens)
-        state = advance_until((self.decoder, self.search, until, steps), state)
+        state = advance_until((self.decoder, self.search, until, self._steps(tokens)), state)
         return state, bool(np.asarray(state.finished).all()) or int(state.length) >= self.last
 
     def _result(self, state: Any, encoded: Encoded, count: Count) -> GenerationResult:
@@ -309,11 +322,13 @@ def request(
     special_tokens: SpecialTokens,
     arguments: Mapping[str, Any],
     key: Any,
+    reach: Reach | None = None,
 ) -> Run:
     """Check and settle a call; `EncoderDecoder.generate` documents the arguments that users see.
 
     `config` is the decoder's, `file_config` the model's own options; `make_source` checks the source's arguments;
-    `project` leads from the encoder's states to the width that cross-attention reads; `arguments` are all others.
+    `project` leads from the encoder's states to the width that cross-attention reads; `arguments` are all others. With
+    `reach` runs of different plans take the same programs.
     """
     host_level(decoder, decoder_input_ids, decoder_attention_mask, key)
     if not isinstance(generation_config, GenerationConfig | None):
@@ -348,4 +363,6 @@ def request(
         has_source_ids=source.ids is not None,
         notes=notes,
     )
+    if reach is not None:
+        plan = dataclasses.replace(plan, reach=reach)
     return Run(decoder, project, source, config, prompt, plan, tokens, key)

@@ -18,6 +18,7 @@ from ..surgery.ties import Ties, untie
 from .engine import Run, request
 from .generation_config import GenerationConfig
 from .options import KNOWN, GenerationOptions, WarmupOptions
+from .plan import Reach
 from .plan_checks import Assistant
 from .rescore import Rescored, cross_attentions, rescore
 from .result import GenerationResult, StreamChunk, Warmup, counted
@@ -286,6 +287,7 @@ class Generates(TaughtAttributes):
         generation_config: GenerationConfig | None,
         key: Any,
         options: Mapping[str, Any],
+        reach: Reach | None = None,
     ) -> Run:
         return request(
             self.decoder,
@@ -299,6 +301,7 @@ class Generates(TaughtAttributes):
             special_tokens=self.special_tokens,
             arguments=self._with_assistant(options),
             key=key,
+            reach=reach,
         )
 
     def _with_assistant(self, options: Mapping[str, Any]) -> dict[str, Any]:

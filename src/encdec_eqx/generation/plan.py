@@ -53,6 +53,19 @@ _Options = make_dataclass(
 )
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How much further than a run's plan its programs reach, so that runs of other plans take the same ones.
+
+    Attributes:
+        new_tokens: tokens that the cache has room for, where `max_new_tokens` is smaller.
+        filters: of `temperature`, `top_k` and `top_p` those that are compiled also where their value does nothing.
+    """
+
+    new_tokens: int = 0
+    filters: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan(_Options):
     """What one run of `generate` does; every field is decided.
@@ -69,6 +82,7 @@ class Plan(_Options):
         ahead: how many are proposed at a time; 0 means none.
         lookup_longest: how many of the last tokens are looked for in the source, if that proposes; 0 means it does not.
         notes: what was dropped from a file because it could not apply, one sentence each.
+        reach: how much further its programs reach.
     """
 
     max_new_tokens: int
@@ -79,13 +93,14 @@ class Plan(_Options):
     ahead: int = 0
     lookup_longest: int = 0
     notes: tuple[str, ...] = ()
+    reach: Reach = Reach()
 
     @functools.cached_property
     def changes_logits(self) -> bool:
         """Whether the run needs processors; most do not."""
         options = ((name, option) for name, option in OPTIONS.items() if name not in _SETTLED | _OF_SEARCHES)
         asked = any(getattr(self, name) != option.neutral for name, option in options)
-        return asked or bool(self.forced_eos_token_ids or self.logits_processors)
+        return asked or bool(self.forced_eos_token_ids or self.logits_processors or (self.do_sample and self.reach.filters))
 
 
 Settings = Plan

@@ -124,12 +124,14 @@ class StreamChunk:
             have none before a row is done.
         done: the rows that ended in this chunk, each with all of its generated tokens, its end included.
         finished: the rows that have ended so far.
+        scores: of the rows in `done`, what `GenerationResult.scores` will hold of them.
         result: in the last chunk what `generate` returns; None in the others.
     """
 
     tokens: Int32[np.ndarray, "rows new"]
     done: dict[int, Int32[np.ndarray, " generated"]]
     finished: Bool[np.ndarray, " rows"]
+    scores: dict[int, float]
     result: GenerationResult | None = None
 
 
@@ -159,7 +161,7 @@ class Watch:
         length = int(state.length) if self._search.in_order else self._seen
         tokens = output.sequences[:, self._seen : length].copy()
         self._seen, self._finished = length, finished
-        return StreamChunk(tokens, done, finished)
+        return StreamChunk(tokens, done, finished, {row: float(output.scores[row]) for row in done})
 
     def _by_row(self, finished: np.ndarray, rows: int) -> np.ndarray:
         """The rows of a source sequence end together in beam search."""

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from .._quoting import quoted
 from .._typing import PRNGKey, check_key
 from .._writing import check_writable
 from ..encoder_decoder import EncoderDecoder
@@ -17,7 +16,7 @@ from ..generation.result import GenerationResult
 from ..generation.special_tokens import START, is_per_row
 from ..targets import TargetForm
 from .open_with_tokenizers import open_pair, open_pieces
-from .texts import by_length, check_texts, pad_rows, pad_sources, source_limit, source_pad
+from .texts import by_length, check_not_empty, check_texts, pad_rows, pad_sources, source_limit, source_pad
 from .tokenizer_pair import TokenizerPair
 
 Attended = tuple[Float32[np.ndarray, "_ _ _"] | None, ...]
@@ -276,11 +275,7 @@ class TextToText:
         texts = check_texts(texts)
         limit = source_limit(self.model) if max_length is None else max_length
         encoded = self.tokenizers.encode_source(texts, limit, src_lang=src_lang)
-        if not encoded:
-            raise ValueError("there is nothing to generate from: no texts were given.")
-        for index, row in enumerate(encoded):
-            if not len(row):
-                raise ValueError(f"text {index} is empty: {quoted(texts[index])}.")
+        check_not_empty(texts, encoded)
         return list(encoded), encoded.truncated
 
     def _batch(self, rows: list[np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -46,6 +46,19 @@ def check_texts(texts: Iterable[Any]) -> list[str]:
     return made
 
 
+def check_not_empty(texts: Sequence[str], encoded: Sequence[np.ndarray]) -> None:
+    """Refuse texts from which nothing can be generated.
+
+    Raises:
+        ValueError: there are none, or one has no ids; says which.
+    """
+    if not len(encoded):
+        raise ValueError("there is nothing to generate from: no texts were given.")
+    for index, row in enumerate(encoded):
+        if not len(row):
+            raise ValueError(f"text {index} is empty: {quoted(texts[index])}.")
+
+
 def half_pair(text: str) -> int | None:
     """Where a text holds a code point that UTF-8 has no bytes for: half of a surrogate pair."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..source_and_prompt import LEAST_SLOTS, bucket
-from ..value_checks import MOST
+from ..value_checks import MOST, MOST_ID
 from .form import Processor
 from .sampling_filters import Epsilon, Eta, MinP, Temperature, TopK, TopP, Typical
 from .token_rules import (
@@ -85,7 +85,8 @@ def _on_places(plan: Any, width: int, ends: np.ndarray) -> list[Processor]:
         chain.append(Finite())
     if plan.exponential_decay_length_penalty is not None:
         start, factor = plan.exponential_decay_length_penalty
-        steps = np.arange(bucket(plan.max_new_tokens, least=LEAST_SLOTS), dtype=np.float64)
+        longest = max(plan.max_new_tokens, plan.reach.new_tokens)
+        steps = np.arange(bucket(longest, least=LEAST_SLOTS), dtype=np.float64)
         with np.errstate(over="ignore"):
             growth = np.minimum(np.power(factor, steps) - 1, MOST).astype(np.float32)
         chain.append(DecayingLength(_int(width + start), growth, ends))
@@ -98,12 +99,14 @@ def _on_places(plan: Any, width: int, ends: np.ndarray) -> list[Processor]:
 
 def _filters(plan: Any, keep: int) -> list[Processor]:
     chain: list[Processor] = []
-    if plan.temperature != 1.0:
+    anyway = plan.reach.filters
+    if plan.temperature != 1.0 or "temperature" in anyway:
         chain.append(Temperature(np.asarray(plan.temperature, np.float32)))
-    if plan.top_k > 0:
-        chain.append(TopK(_int(max(plan.top_k, keep))))
+    if plan.top_k > 0 or "top_k" in anyway:
+        chain.append(TopK(_int(max(plan.top_k or MOST_ID, keep))))
     bounds = (
-        (TopP, 1 - plan.top_p, plan.top_p < 1),
+        # a tail below 0 cuts nothing, whatever the rounding of a sum
+        (TopP, 1 - plan.top_p if plan.top_p < 1 else -1, plan.top_p < 1 or "top_p" in anyway),
         (MinP, plan.min_p, plan.min_p > 0),
         (Typical, plan.typical_p, plan.typical_p < 1),
         (Epsilon, plan.epsilon_cutoff, plan.epsilon_cutoff > 0),

@@ -1,0 +1,286 @@
+"""The one thread that runs the model: it puts what waits into batches, and lets batches of different options take turns.
+
+A batch is as many sources as wait with the same options. While one runs, others with other options may be begun; each goes
+on by a few tokens at a time, so that a long output holds nobody up.
+"""
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._quoting import quoted
+from ..generation.result import StreamChunk
+from ..targets import TargetForm
+from .offer import TOKENS_AT_A_TIME, Offer, Prepared
+from .refusals import not_now, queue_full
+from .server_metrics import ServerMetrics
+
+_logger = logging.getLogger("encdec_eqx")
+
+_AT_ONCE = 4
+"""Batches of different options that take turns."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a stream, and the text so far."""
+
+    token: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The outputs of one source."""
+
+    index: int
+    outputs: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Nothing more will come."""
+
+    error: Exception
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way.
+
+    Attributes:
+        prepared: what is asked for.
+        deliver: takes what has come, and is called in the model's thread.
+        gone: whether nobody waits for it any more.
+    """
+
+    prepared: Prepared
+    deliver: Callable[[Token | Done | Failed], None]
+    gone: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One source of a request."""
+
+    job: Job
+    index: int
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.job.prepared.rows[self.index]
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Sources that are generated from at once, and those whose outputs are still to come."""
+
+    rows: list[_Row]
+    chunks: Iterator[StreamChunk]
+    form: TargetForm
+    each: int
+    open: set[int]
+    begun: float = field(default_factory=time.perf_counter)
+    said: dict[int, np.ndarray] = field(default_factory=dict)
+    shown: dict[int, str] = field(default_factory=dict)
+    done: dict[int, tuple[np.ndarray, float, bool]] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        return self.rows[0].job.prepared.group
+
+
+class Batcher:
+    """The queue and the thread.
+
+    Attributes:
+        warm: set when everything is compiled.
+        failure: what the warm-up failed with.
+    """
+
+    def __init__(self, offer: Offer, metrics: ServerMetrics, report: Callable[[str], None]):
+        self._offer, self._metrics, self._report = offer, metrics, report
+        self._waiting: deque[_Row] = deque()
+        self._batches: list[_Batch] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._seconds_a_batch = 1.0
+        self.warm = threading.Event()
+        self.failure: Exception | None = None
+        self._thread = threading.Thread(target=self._live, name="encdec-eqx model", daemon=True)
+        metrics.watch(self.waiting, self.running)
+
+    def start(self) -> None:
+        """Begin to compile, and then to serve."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Take nothing more; whether the thread has ended within so many seconds."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def submit(self, job: Job) -> None:
+        """Put a request's sources into the queue.
+
+        Raises:
+            Refusal: the queue is full, or the server is not warm or is stopping.
+        """
+        with self._changed:
+            if self._stopping or not self.warm.is_set():
+                raise not_now("the server is shutting down." if self._stopping else "the server is warming up.")
+            self._forget()
+            new, most = len(job.prepared.rows), self._offer.settings.max_queue
+            if len(self._waiting) + new > most:
+                batches = math.ceil(len(self._waiting) / self._offer.settings.batch_sizes[-1])
+                raise queue_full(len(self._waiting), max(1, min(math.ceil(batches * self._seconds_a_batch), 60)))
+            self._waiting += [_Row(job, index) for index in range(new)]
+            self._changed.notify()
+
+    def waiting(self) -> int:
+        """Sources in the queue."""
+        return len(self._waiting)
+
+    def running(self) -> int:
+        """Sources that are generated from."""
+        return sum(len(batch.open) for batch in self._batches)
+
+    def _live(self) -> None:
+        try:
+            with self._metrics.warming():
+                self._offer.warm(self._report)
+        except Exception as error:  # noqa: BLE001 (whatever it is, /health has to say so)
+            self.failure = error
+            _logger.exception("the server could not be warmed up")
+            return
+        self.warm.set()
+        while self._wait():
+            for batch in [*self._batches, *self._begin()]:
+                self._go_on(batch)
+
+    def _wait(self) -> bool:
+        """Until there is something to do; False when it is over."""
+        with self._changed:
+            while not (self._batches or self._waiting or self._stopping):
+                self._changed.wait()
+            return bool(self._batches or self._waiting or not self._stopping)
+
+    def _begin(self) -> list[_Batch]:
+        """Batches of what waits longest, of options that no batch has yet."""
+        begun = []
+        while len(self._batches) < _AT_ONCE and (rows := self._take()):
+            try:
+                batch = self._batch(rows)
+            except Exception as error:  # noqa: BLE001 (the server lives on)
+                self._fail(rows, error)
+                continue
+            self._batches.append(batch)
+            begun.append(batch)
+        return begun
+
+    def _take(self) -> list[_Row]:
+        with self._changed:
+            self._forget()
+            running = {batch.group for batch in self._batches}
+            counts = Counter(row.job.prepared.group for row in self._waiting)
+            group = next((name for name in counts if name not in running), None)
+            if group is None:
+                return []
+            alike = [row for row in self._waiting if row.job.prepared.group == group]
+            taken = alike[: self._offer.size_for(len(alike))]
+            chosen = set(map(id, taken))
+            self._waiting = deque(row for row in self._waiting if id(row) not in chosen)
+            return taken
+
+    def _forget(self) -> None:
+        """Drop sources that nobody waits for any more."""
+        if any(row.job.gone for row in self._waiting):
+            self._waiting = deque(row for row in self._waiting if not row.job.gone)
+
+    def _batch(self, rows: list[_Row]) -> _Batch:
+        first = rows[0].job.prepared
+        keys = None if first.keys is None else [(row.job.prepared.keys or [])[row.index] for row in rows]
+        watched = any(row.job.prepared.streams for row in rows)
+        ids, constraint = [row.ids for row in rows], first.constraint
+        tokens = 1 if watched else TOKENS_AT_A_TIME
+        chunks = self._offer.start(ids, keys, first.options, constraint, tokens_at_a_time=tokens)
+        self._metrics.batch_rows.observe(len(rows))
+        form = TargetForm.of(self._offer.speaker.model, first.options)
+        return _Batch(rows, chunks, form, first.plan.num_return_sequences, set(range(len(rows))))
+
+    def _go_on(self, batch: _Batch) -> None:
+        """A few more tokens, and whoever has all of theirs is told."""
+        batch.open -= {at for at in batch.open if batch.rows[at].job.gone}
+        chunk = None
+        if batch.open:
+            try:
+                chunk = next(batch.chunks)
+                self._deliver(batch, chunk)
+            except Exception as error:  # noqa: BLE001 (the server lives on)
+                self._fail([batch.rows[at] for at in batch.open], error)
+                batch.open.clear()
+        if not batch.open or (chunk is not None and chunk.result is not None):
+            self._batches.remove(batch)
+            self._seconds_a_batch += 0.2 * (time.perf_counter() - batch.begun - self._seconds_a_batch)
+
+    def _deliver(self, batch: _Batch, chunk: StreamChunk) -> None:
+        for place, ids in chunk.done.items():
+            batch.done[place] = (ids, chunk.scores[place], bool(chunk.finished[place]))
+        for at in sorted(batch.open):
+            row = batch.rows[at]
+            if row.job.prepared.streams:
+                self._stream(batch, at, chunk)
+            places = range(at * batch.each, (at + 1) * batch.each)
+            if all(place in batch.done for place in places):
+                outputs = [self._output(batch, *batch.done[place]) for place in places]
+                self._metrics.tokens.inc(sum(len(batch.done[place][0]) for place in places))
+                batch.open.discard(at)
+                row.job.deliver(Done(row.index, outputs))
+
+    def _stream(self, batch: _Batch, at: int, chunk: StreamChunk) -> None:
+        """Tell of new tokens, one by one; half a letter of several bytes is not shown."""
+        before = batch.said.get(at, np.zeros(0, np.int32))
+        so_far = np.concatenate([before, chunk.tokens[at]]) if at not in chunk.done else chunk.done[at]
+        batch.said[at] = so_far
+        for end in range(len(before) + 1, len(so_far) + 1):
+            said = self._content(batch, so_far[:end])
+            if len(said) <= len(self._content(batch, so_far[: end - 1])):
+                continue
+            text = self._text(batch, so_far[:end])
+            if not text.endswith("\ufffd"):
+                batch.shown[at] = text
+            batch.rows[at].job.deliver(Token(self._tokens(said[-1:])[0], batch.shown.get(at, "")))
+
+    def _output(self, batch: _Batch, ids: np.ndarray, score: float, finished: bool) -> dict[str, Any]:
+        return {
+            "generated_text": self._text(batch, ids),
+            "tokens": self._tokens(self._content(batch, ids)),
+            "score": score if math.isfinite(score) else None,
+            "finish_reason": "eos" if finished and len(ids) else "length",
+        }
+
+    def _text(self, batch: _Batch, ids: np.ndarray) -> str:
+        return self._offer.speaker.tokenizers.decode_target([ids], form=batch.form)[0]
+
+    def _content(self, batch: _Batch, ids: np.ndarray) -> np.ndarray:
+        return batch.form.content(ids)
+
+    def _tokens(self, ids: np.ndarray) -> list[str]:
+        target = self._offer.speaker.tokenizers.target
+        return [target.id_to_token(int(id_)) or "" for id_ in ids]
+
+    def _fail(self, rows: list[_Row], error: Exception) -> None:
+        _logger.error("a batch of %d sources failed: %s", len(rows), quoted(str(error)), exc_info=error)
+        for row in rows:
+            with contextlib.suppress(RuntimeError):  # its event loop may be closed
+                row.job.deliver(Failed(error))
