@@ -59,6 +59,7 @@ ROWS = {
     "doctor.command": 18,
     "__init__": 19,
     "demo": 20,
+    "serve": 20,
     "cli": 21,
     "__main__": 22,
 }
@@ -78,6 +79,9 @@ ONLY_IN = {
     "matplotlib": {"plotting"},
     "tyro": {"cli"},
     "shtab": {"cli"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
+    "prometheus_client": {"serve"},
     "torch": set(),
     "transformers": set(),
     "flax": set(),

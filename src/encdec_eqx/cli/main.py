@@ -22,6 +22,7 @@ from .arguments import needed
 COMMANDS = {
     "demo": "join two small pretrained pieces, fine-tune them on English pronunciation, score, save and reload",
     "doctor": "look for what breaks training: special tokens, labels, masks, dead attention, learning rate, ...",
+    "serve": "answer requests over HTTP, and show a page to try a model with",
     "train": "fine-tune a pair: encdec-eqx train config.toml (encdec-eqx train --help shows every option)",
 }
 """Every command and its line of help."""

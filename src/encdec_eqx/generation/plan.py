@@ -100,7 +100,9 @@ class Plan(_Options):
         """Whether the run needs processors; most do not."""
         options = ((name, option) for name, option in OPTIONS.items() if name not in _SETTLED | _OF_SEARCHES)
         asked = any(getattr(self, name) != option.neutral for name, option in options)
-        return asked or bool(self.forced_eos_token_ids or self.logits_processors or (self.do_sample and self.reach.filters))
+        return asked or bool(
+            self.forced_eos_token_ids or self.logits_processors or (self.do_sample and self.reach.filters)
+        )
 
 
 Settings = Plan

@@ -4,5 +4,6 @@
 """
 
 from .http_app import make_app as make_app
+from .running import open_listener as open_listener
 from .running import run_server as run_server
 from .server_settings import ServerSettings as ServerSettings

@@ -1,7 +1,7 @@
-"""The one thread that runs the model: it puts what waits into batches, and lets batches of different options take turns.
+"""The one thread that runs the model: what waits is put into batches, and batches of different options take turns.
 
-A batch is as many sources as wait with the same options. While one runs, others with other options may be begun; each goes
-on by a few tokens at a time, so that a long output holds nobody up.
+A batch is as many sources as wait with the same options. While one runs, others with other options may be begun; each
+goes on by a few tokens at a time, so that a long output holds nobody up.
 """
 
 import contextlib
@@ -68,6 +68,21 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass of the model for one request, between two steps of the batches.
+
+    Attributes:
+        make: makes the answer.
+        deliver: takes it, or what went wrong, and is called in the model's thread.
+        gone: whether nobody waits for it any more.
+    """
+
+    make: Callable[[], dict[str, Any]]
+    deliver: Callable[[dict[str, Any] | Exception], None]
+    gone: Callable[[], bool]
+
+
+@dataclass(frozen=True, eq=False)
 class _Row:
     """One source of a request."""
 
@@ -106,8 +121,15 @@ class Batcher:
         failure: what the warm-up failed with.
     """
 
-    def __init__(self, offer: Offer, metrics: ServerMetrics, report: Callable[[str], None]):
-        self._offer, self._metrics, self._report = offer, metrics, report
+    def __init__(
+        self,
+        offer: Offer,
+        metrics: ServerMetrics,
+        report: Callable[[str], None],
+        warm_too: Callable[[Callable[[str], None]], None],
+    ):
+        self._offer, self._metrics, self._report, self._warm_too = offer, metrics, report, warm_too
+        self._passes: deque[Pass] = deque()
         self._waiting: deque[_Row] = deque()
         self._batches: list[_Batch] = []
         self._changed = threading.Condition()
@@ -134,22 +156,36 @@ class Batcher:
         """Put a request's sources into the queue.
 
         Raises:
-            Refusal: the queue is full, or the server is not warm or is stopping.
+            RefusalError: the queue is full, or the server is not warm or is stopping.
         """
         with self._changed:
-            if self._stopping or not self.warm.is_set():
-                raise not_now("the server is shutting down." if self._stopping else "the server is warming up.")
-            self._forget()
-            new, most = len(job.prepared.rows), self._offer.settings.max_queue
-            if len(self._waiting) + new > most:
-                batches = math.ceil(len(self._waiting) / self._offer.settings.batch_sizes[-1])
-                raise queue_full(len(self._waiting), max(1, min(math.ceil(batches * self._seconds_a_batch), 60)))
+            new = len(job.prepared.rows)
+            self._check_room(new)
             self._waiting += [_Row(job, index) for index in range(new)]
             self._changed.notify()
 
+    def submit_pass(self, one: Pass) -> None:
+        """Put a pass into the queue.
+
+        Raises:
+            RefusalError: as `submit`.
+        """
+        with self._changed:
+            self._check_room(1)
+            self._passes.append(one)
+            self._changed.notify()
+
+    def _check_room(self, new: int) -> None:
+        if self._stopping or not self.warm.is_set():
+            raise not_now("the server is shutting down." if self._stopping else "the server is warming up.")
+        self._forget()
+        if self.waiting() + new > self._offer.settings.max_queue:
+            batches = math.ceil(self.waiting() / self._offer.settings.batch_sizes[-1])
+            raise queue_full(self.waiting(), max(1, min(math.ceil(batches * self._seconds_a_batch), 60)))
+
     def waiting(self) -> int:
-        """Sources in the queue."""
-        return len(self._waiting)
+        """Sources in the queue, and passes."""
+        return len(self._waiting) + len(self._passes)
 
     def running(self) -> int:
         """Sources that are generated from."""
@@ -159,25 +195,38 @@ class Batcher:
         try:
             with self._metrics.warming():
                 self._offer.warm(self._report)
-        except Exception as error:  # noqa: BLE001 (whatever it is, /health has to say so)
+                self._warm_too(self._report)
+        except Exception as error:
             self.failure = error
             _logger.exception("the server could not be warmed up")
             return
         self.warm.set()
         while self._wait():
-            for batch in [*self._batches, *self._begin()]:
+            self._begin()
+            for batch in [*self._batches]:
                 self._go_on(batch)
+            if self._passes:
+                self._make(self._passes.popleft())
 
     def _wait(self) -> bool:
         """Until there is something to do; False when it is over."""
         with self._changed:
-            while not (self._batches or self._waiting or self._stopping):
+            while not (self._batches or self.waiting() or self._stopping):
                 self._changed.wait()
-            return bool(self._batches or self._waiting or not self._stopping)
+            return not self._stopping
 
-    def _begin(self) -> list[_Batch]:
-        """Batches of what waits longest, of options that no batch has yet."""
-        begun = []
+    def _make(self, one: Pass) -> None:
+        if one.gone():
+            return
+        try:
+            answer: dict[str, Any] | Exception = one.make()
+        except Exception as error:  # noqa: BLE001 (the server lives on)
+            answer = error
+        with contextlib.suppress(RuntimeError):  # its event loop may be closed
+            one.deliver(answer)
+
+    def _begin(self) -> None:
+        """Begin batches of what waits longest, of options that no batch has yet."""
         while len(self._batches) < _AT_ONCE and (rows := self._take()):
             try:
                 batch = self._batch(rows)
@@ -185,8 +234,6 @@ class Batcher:
                 self._fail(rows, error)
                 continue
             self._batches.append(batch)
-            begun.append(batch)
-        return begun
 
     def _take(self) -> list[_Row]:
         with self._changed:

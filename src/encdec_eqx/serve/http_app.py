@@ -20,16 +20,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._json import loads
 from ..text import TextToText
-from .batcher import Batcher, Done, Failed, Job, Token
+from .aligner import Aligner
+from .batcher import Batcher, Done, Failed, Job, Pass, Token
 from .offer import Offer, Prepared
-from .refusals import Refusal, not_now, of_error, timed_out, too_large
+from .refusals import RefusalError, not_now, of_error, timed_out, too_large
 from .server_metrics import ServerMetrics
 from .server_settings import ServerSettings
 
 _logger = logging.getLogger("encdec_eqx")
 
 PAGE = Path(__file__).parent / "page"
-_PATHS = ("/", "/generate", "/info", "/health", "/metrics")
+_PATHS = ("/", "/generate", "/alignment", "/info", "/health", "/metrics")
 _STOPPING_SECONDS = 2.0
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -46,6 +47,7 @@ class Server:
     Attributes:
         offer: what is served.
         metrics: the counters.
+        aligner: what shows cross-attention.
         batcher: the queue.
         in_flight: requests that are being answered, those for `/health` and `/metrics` aside.
         stopping: whether new requests are refused.
@@ -54,7 +56,8 @@ class Server:
 
     def __init__(self, offer: Offer, report: Callable[[str], None]):
         self.offer, self.metrics = offer, ServerMetrics()
-        self.batcher = Batcher(offer, self.metrics, report)
+        self.aligner = Aligner(offer)
+        self.batcher = Batcher(offer, self.metrics, report, self.aligner.warm)
         self.in_flight = 0
         self.stopping = self.ended = False
 
@@ -110,6 +113,7 @@ def make_app(
     app = Starlette(
         routes=[
             Route("/generate", _answering(server, _generate), methods=["POST"]),
+            Route("/alignment", _answering(server, _alignment), methods=["POST"]),
             Route("/info", _answering(server, _info), methods=["GET"]),
             Route("/health", _health, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
@@ -120,7 +124,7 @@ def make_app(
         lifespan=lifespan,
     )
     app.state.server = server
-    app.add_middleware(_Observed, server=server)  # pyright: ignore[reportArgumentType]
+    app.add_middleware(_Observed, server=server)
     return app
 
 
@@ -172,14 +176,14 @@ def _answering(server: Server, answer: Callable[[Server, Request], Awaitable[Res
     return endpoint
 
 
-def _known(error: Exception) -> Refusal:
+def _known(error: Exception) -> RefusalError:
     refusal = of_error(error)
     if refusal.status == 500:
         _logger.error("a request failed", exc_info=error)
     return refusal
 
 
-def _refused(refusal: Refusal) -> JSONResponse:
+def _refused(refusal: RefusalError) -> JSONResponse:
     return JSONResponse(refusal.body, refusal.status, refusal.headers)
 
 
@@ -199,6 +203,28 @@ async def _generate(server: Server, request: Request) -> Response:
             stream, media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"}
         )
     return await _answer(job, events, request)
+
+
+async def _alignment(server: Server, request: Request) -> Response:
+    server.check_open()
+    body = await _body(request, server.offer.settings.max_request_bytes)
+    asked = await run_in_threadpool(lambda: server.aligner.prepare(_parsed(body)))
+    answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+
+    def deliver(answer: dict[str, Any] | Exception) -> None:
+        loop.call_soon_threadsafe(settle, answer)
+
+    def settle(answer: dict[str, Any] | Exception) -> None:
+        if answered.done():
+            return
+        if isinstance(answer, Exception):
+            answered.set_exception(answer)
+        else:
+            answered.set_result(answer)
+
+    server.batcher.submit_pass(Pass(lambda: server.aligner.align(asked), deliver, answered.done))
+    return JSONResponse(await answered)
 
 
 async def _answer(job: Job, events: asyncio.Queue, request: Request) -> Response:
@@ -290,7 +316,7 @@ async def _info(server: Server, _: Request) -> Response:
 async def _health(request: Request) -> Response:
     try:
         request.app.state.server.check_open()
-    except Refusal as refusal:
+    except RefusalError as refusal:
         status = str(refusal).removeprefix("the server is ").rstrip(".")
         return JSONResponse({"status": status}, refusal.status)
     return JSONResponse({"status": "ok"})
@@ -307,11 +333,11 @@ async def _page(_: Request) -> Response:
 async def _http_error(request: Request, error: HTTPException) -> Response:
     """404 and 405, said as everything else is."""
     said = {
-        404: f"there is nothing at {request.url.path[:100]!r}. There are /, /generate, /info, /health, /metrics.",
-        405: f"{request.url.path} does not take {request.method}: {(error.headers or {}).get('Allow', 'another method')}.",
+        404: f"there is nothing at {request.url.path[:100]!r}. There are {', '.join(_PATHS)}.",
+        405: f"{request.url.path} does not take {request.method}: send {(error.headers or {}).get('Allow')}.",
     }
     kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HTTPError")
-    refusal = Refusal(error.status_code, said.get(error.status_code, str(error.detail)), kind=kind)
+    refusal = RefusalError(error.status_code, said.get(error.status_code, str(error.detail)), kind=kind)
     refusal.headers = dict(error.headers or {})
     return _refused(refusal)
 

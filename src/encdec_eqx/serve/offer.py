@@ -22,7 +22,7 @@ from ..generation.source_and_prompt import LEAST_SOURCE, longest_sequence
 from ..inputs.tokens import longest
 from ..text import TextToText
 from ..text.texts import check_not_empty, check_texts, source_pad
-from .refusals import Refusal, too_large
+from .refusals import too_large
 from .server_settings import FILTERS, ServerSettings
 
 TOKENS_AT_A_TIME = 8
@@ -34,10 +34,21 @@ _OBJECTS = ("logits_processor", "assistant_model", "output_cross_attentions")
 _MOST_SEED = 2**32 - 1
 _FEW = 8
 _PROBES: Mapping[str, Any] = {
-    **{"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9, "epsilon_cutoff": 0.01},
-    **{"eta_cutoff": 0.01, "num_return_sequences": 2, "length_penalty": 0.5, "early_stopping": True},
-    **{"diversity_penalty": 0.7, "penalty_alpha": 0.4, "repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
-    **{"min_new_tokens": 1, "min_length": 2},
+    "temperature": 0.7,
+    "top_k": 5,
+    "top_p": 0.9,
+    "min_p": 0.1,
+    "typical_p": 0.9,
+    "epsilon_cutoff": 0.01,
+    "eta_cutoff": 0.01,
+    "num_return_sequences": 2,
+    "length_penalty": 0.5,
+    "early_stopping": True,
+    "diversity_penalty": 0.7,
+    "penalty_alpha": 0.4,
+    "repetition_penalty": 1.3,
+    "min_new_tokens": 1,
+    "min_length": 2,
 }
 """A value of every option that might be another program or not, to find out."""
 
@@ -157,22 +168,24 @@ class Offer:
 
         Raises:
             NotImplementedError: as `generate`.
-            Refusal: it is larger than the limits.
+            RefusalError: it is larger than the limits.
             TypeError: as `generate`; or the body is not what it should be.
             ValueError: as `generate`; or no program of it is compiled.
         """
         inputs, given, streams = _parts(body)
-        texts = check_texts([inputs] if isinstance(inputs, str) else inputs)
+        texts = [inputs] if isinstance(inputs, str) else inputs
         if len(texts) > self.settings.max_inputs:
             raise too_large(f"the request has {len(texts)} inputs; at most {self.settings.max_inputs} are served.")
         options = {name: value for name, value in given.items() if value is not None}
         seed, constraint = options.pop("seed", None), options.pop("constraint", None)
-        rows = self._tokenized(texts, options.pop("src_lang", None))
+        rows = self.tokenized(texts, options.pop("src_lang", None))
         options |= self.speaker._language(options.pop("tgt_lang", None), options)
         if not {"max_new_tokens", "max_length"} & options.keys():
             options["max_new_tokens"] = self.default_new_tokens
+        # before the model says what its tables hold
+        self._check_size(options.get("max_new_tokens"))
         run = self._run(options, self._constraint(constraint))
-        self._check_size(run)
+        self._check_size(run.plan.max_new_tokens)
         if run.program(1 if streams else TOKENS_AT_A_TIME) not in self._programs:
             raise ValueError(self._not_offered(given, constraint))
         if streams:
@@ -201,16 +214,20 @@ class Offer:
         What fills it up are copies of the first source.
         """
         size = next(size for size in self.settings.batch_sizes if size >= len(rows))
-        width = next(width for width in self.source_lengths if width >= max(map(len, rows)))
         filled = [*range(len(rows)), *[0] * (size - len(rows))]
-        ids = np.full((size, width), source_pad(self.speaker.model), np.int32)
-        lengths = np.asarray([len(rows[at]) for at in filled])
-        for place, at in enumerate(filled):
-            ids[place, : lengths[place]] = rows[at]
+        ids, mask = self.padded([rows[at] for at in filled])
         key = None if keys is None else np.stack([keys[at] for at in filled])
-        mask = np.arange(width) < lengths[:, None]
         run = self._request(ids, mask, key, options, self._constraint(constraint))
         return run.stream(tokens_at_a_time)
+
+    def padded(self, rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The sources as one array of a compiled width, and its mask."""
+        lengths = np.asarray([len(row) for row in rows])
+        width = next(width for width in self.source_lengths if width >= lengths.max())
+        ids = np.full((len(rows), width), source_pad(self.speaker.model), np.int32)
+        for place, row in zip(ids, rows, strict=True):
+            place[: len(row)] = row
+        return ids, np.arange(width) < lengths[:, None]
 
     def size_for(self, waiting: int) -> int:
         """How many of so many sources to take at once: the next compiled size if they fill half of it."""
@@ -252,7 +269,14 @@ class Offer:
         ids = np.zeros((1, self.source_lengths[0]), np.int32)
         return self._request(ids, None, np.zeros((1, 2), np.uint32), options, constraint)
 
-    def _tokenized(self, texts: list[str], src_lang: str | None) -> list[np.ndarray]:
+    def tokenized(self, texts: Sequence[str], src_lang: str | None) -> list[np.ndarray]:
+        """The ids of sources, none of which is cut.
+
+        Raises:
+            RefusalError: one is longer than what is served.
+            ValueError: one is empty.
+        """
+        texts = check_texts(texts)
         encoded = self.speaker.tokenizers.encode_source(texts, None, src_lang=src_lang)
         check_not_empty(texts, encoded)
         most = self.source_lengths[-1]
@@ -270,9 +294,9 @@ class Offer:
             raise ValueError(f"this server has no constraint {quoted(name)}: {there}.")
         return known[name]
 
-    def _check_size(self, run: Run) -> None:
-        asked, most = run.plan.max_new_tokens, self.max_new_tokens
-        if asked > most:
+    def _check_size(self, asked: Any) -> None:
+        most = self.max_new_tokens
+        if isinstance(asked, int) and asked > most:
             raise too_large(f"max_new_tokens={asked} is more than this server generates: at most {most}.")
 
     def _usual_searches(self) -> dict[str, dict[str, Any]]:
@@ -388,7 +412,9 @@ def _check_stream(run: Run, texts: Sequence[str]) -> None:
 
 def _key_words(seed: int, index: int) -> np.ndarray:
     """The words of the key that text `index` draws with, which `TextToText.generate(texts, key=key(seed))` gives it."""
-    return np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(np.uint32(seed), impl="threefry2x32"), np.uint32(index))))
+    return np.asarray(
+        jax.random.key_data(jax.random.fold_in(jax.random.key(np.uint32(seed), impl="threefry2x32"), np.uint32(index)))
+    )
 
 
 def _source_lengths(asked: tuple[int, ...] | None, most: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A request that is not answered with a result.
 
     Attributes:
@@ -22,14 +22,14 @@ class Refusal(Exception):
         return {"error": {"type": self.kind, "message": str(self)}}
 
 
-def too_large(message: str) -> Refusal:
+def too_large(message: str) -> RefusalError:
     """Larger than the server's limits."""
-    return Refusal(413, message)
+    return RefusalError(413, message)
 
 
-def queue_full(waiting: int, seconds: int) -> Refusal:
+def queue_full(waiting: int, seconds: int) -> RefusalError:
     """Too many wait."""
-    return Refusal(
+    return RefusalError(
         429,
         f"the queue is full: {waiting} sources wait. Try again in {seconds} s.",
         kind="QueueFull",
@@ -37,14 +37,14 @@ def queue_full(waiting: int, seconds: int) -> Refusal:
     )
 
 
-def not_now(why: str) -> Refusal:
+def not_now(why: str) -> RefusalError:
     """The server is not warm yet, or shutting down."""
-    return Refusal(503, why, kind="Unavailable", headers={"Retry-After": "5"})
+    return RefusalError(503, why, kind="Unavailable", headers={"Retry-After": "5"})
 
 
-def timed_out(seconds: float) -> Refusal:
+def timed_out(seconds: float) -> RefusalError:
     """Took longer than a request may."""
-    return Refusal(
+    return RefusalError(
         504,
         f"the request took longer than {seconds:g} s and was given up. Ask for fewer tokens or sources, or start the "
         "server with a larger --timeout.",
@@ -52,10 +52,10 @@ def timed_out(seconds: float) -> Refusal:
     )
 
 
-def of_error(error: Exception) -> Refusal:
+def of_error(error: Exception) -> RefusalError:
     """What an error of the library or the server says."""
-    if isinstance(error, Refusal):
+    if isinstance(error, RefusalError):
         return error
     if isinstance(error, TypeError | ValueError | NotImplementedError):
-        return Refusal(400, str(error), kind=type(error).__name__)
-    return Refusal(500, "the server failed on this request; its log says more.", kind="InternalError")
+        return RefusalError(400, str(error), kind=type(error).__name__)
+    return RefusalError(500, "the server failed on this request; its log says more.", kind="InternalError")

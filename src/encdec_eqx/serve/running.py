@@ -24,6 +24,11 @@ _CLOSING_SECONDS = 2
 """How long connections have to close in, when nothing is in flight any more."""
 
 
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def run_server(
     text_to_text: TextToText,
     settings: ServerSettings | None = None,
@@ -31,7 +36,7 @@ def run_server(
     host: str = "127.0.0.1",
     port: int = 8000,
     listener: socket.socket | None = None,
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    say: Callable[[str], None] = _to_stderr,
 ) -> int:
     """Serve a model until SIGTERM or Ctrl-C; requests in flight are finished first.
 
@@ -137,8 +142,8 @@ class _Runner(uvicorn.Server):
             self._say(line)
         if not ipaddress.ip_address(host).is_loopback:
             self._say(
-                f"warning: {host} is open to other machines, without a password and without encryption. A reverse proxy "
-                "in front of --host 127.0.0.1 can give it both (docs/serving.md)."
+                f"warning: {host} is open to other machines, without a password and without encryption. A reverse "
+                "proxy in front of --host 127.0.0.1 can give it both (docs/serving.md)."
             )
         self._say("compiling ahead; requests are answered with 503 until then:")
         while not batcher.warm.is_set():

@@ -20,8 +20,8 @@ class ServerSettings:
 
     Attributes:
         name: what `/info` calls the model.
-        searches: by name the options that decide a program, such as `{"beams": {"num_beams": 8}}`; default greedy search,
-            sampling, and beam search with 4 beams.
+        searches: by name the options that decide a program, such as `{"beams": {"num_beams": 8}}`; default greedy
+            search, sampling, and beam search with 4 beams.
         constraints: automata from `encdec_eqx.generation.constraints` that a request may name.
         batch_sizes: how many sources are generated from at once. Fewer that wait fill up the next size.
         source_lengths: sizes that sources are padded to, in tokens; the largest one is the longest source accepted.
