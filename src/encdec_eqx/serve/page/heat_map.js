@@ -4,7 +4,9 @@ import { element } from "./search_form.js";
 
 const SMALLEST = 18; // pixels: a line of the labels' text still fits
 const LARGEST = 56;
-const MANY = 24;
+const MANY = 30;
+const LETTER = 8.5; // pixels, with a little room
+const EDGE = 3; // pixels around a picked cell
 
 export class HeatMap {
   #place;
@@ -102,8 +104,9 @@ export class HeatMap {
   #reveal() {
     const [at, place] = [this.cursor.getBoundingClientRect(), this.#place.getBoundingClientRect()];
     const [left, top] = [place.left + this.rows.offsetWidth, place.top + this.columns.offsetHeight];
-    const across = Math.min(at.left - left, 0) || Math.max(at.right - place.left - this.#place.clientWidth, 0);
-    const down = Math.min(at.top - top, 0) || Math.max(at.bottom - place.top - this.#place.clientHeight, 0);
+    const [right, bottom] = [place.left + this.#place.clientWidth, place.top + this.#place.clientHeight];
+    const across = Math.min(at.left - EDGE - left, 0) || Math.max(at.right + EDGE - right, 0);
+    const down = Math.min(at.top - EDGE - top, 0) || Math.max(at.bottom + EDGE - bottom, 0);
     this.#place.scrollBy(across, down);
   }
 
@@ -119,17 +122,20 @@ export class HeatMap {
     this.pick(row >= 0 && row < rows && column >= 0 && column < columns ? [row, column] : null);
   }
 
+  // Cells are squares, as large as width and height allow, and never so small that a label does not fit.
   #size() {
     if (!this.#data) return;
-    const columns = this.columns.children.length;
+    const { source_tokens: across, target_tokens: down } = this.#data;
     // Where there are many columns, the map takes the width of the page and what stands beside it goes below.
-    this.#figure.classList.toggle("wide", columns > MANY);
-    const room = this.#place.parentElement.clientWidth - this.rows.offsetWidth - 2;
-    this.cell = Math.min(Math.max(Math.floor(room / columns), SMALLEST), LARGEST);
-    this.#place.style.setProperty("--cell", `${this.cell}px`);
-    const longest = Math.max(...this.#data.source_tokens.map((token) => token.length));
+    this.#figure.classList.toggle("wide", across.length > MANY);
+    const longest = Math.max(...across.map((token) => token.length));
+    const width = (this.#place.parentElement.clientWidth - this.rows.offsetWidth - 2) / across.length;
+    const upright = longest * LETTER > Math.min(width, LARGEST);
     this.#place.style.setProperty("--longest", longest);
-    this.#place.classList.toggle("upright", longest * 8.5 > this.cell);
+    this.#place.classList.toggle("upright", upright);
+    const height = (parseFloat(getComputedStyle(this.#place).maxHeight) - this.columns.offsetHeight) / down.length;
+    this.cell = Math.min(Math.max(Math.floor(Math.min(width, height)), SMALLEST), LARGEST);
+    this.#place.style.setProperty("--cell", `${this.cell}px`);
   }
 
   #paint() {

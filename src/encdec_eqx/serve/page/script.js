@@ -1,7 +1,7 @@
 // The page: reads the form, runs a request, shows what comes, and asks for the alignment of what came.
 import { HeatMap, shown } from "./heat_map.js";
 import { SearchForm, element } from "./search_form.js";
-import { Refusal, ask, get, stream } from "./server.js";
+import { Refusal, ask, get, health, stream } from "./server.js";
 
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((found) => [found.id, found]));
 const FAMILIES = { bert: "BERT", gpt2: "GPT-2", roberta: "RoBERTa", t5: "T5", bart: "BART", electra: "ELECTRA" };
@@ -16,22 +16,14 @@ const map = new HeatMap(at.map, at.legend, tell);
 start();
 
 async function start() {
-  for (;;) {
-    try {
-      const info = await get("info");
-      introduce(info);
-      form = new SearchForm(info, at);
-      break;
-    } catch (error) {
-      if (!(error instanceof Refusal) || error.status !== 503) {
-        at.error.textContent = error.message;
-        return;
-      }
-      at.status.textContent = `${error.message} …`; // it warms up
-      await new Promise((resolve) => setTimeout(resolve, 1000));
-    }
+  try {
+    const info = await get("info");
+    introduce(info);
+    form = new SearchForm(info, at);
+  } catch (error) {
+    at.error.textContent = error.message;
+    return;
   }
-  at.status.textContent = "";
   restore();
   describe();
   at.form.addEventListener("submit", (event) => (event.preventDefault(), generate()));
@@ -43,6 +35,16 @@ async function start() {
   at.head.addEventListener("change", align);
   document.addEventListener("keydown", shortcut);
   if (matchMedia("(min-width: 48rem)").matches) at.source.focus();
+  warmUp();
+}
+
+// Says that the server is not ready, for as long as it is not.
+async function warmUp() {
+  let told = "";
+  for (; (told = await health()) !== ""; await new Promise((resolve) => setTimeout(resolve, 1000))) {
+    if (!running) at.status.textContent = `The server is ${told}`;
+  }
+  if (at.status.textContent.startsWith("The server is ")) at.status.textContent = "";
 }
 
 function introduce({ model, encoder, decoder, version, limits }) {
@@ -93,7 +95,7 @@ async function generate() {
       : await ask("generate", body, controller.signal);
     if (running !== controller) return;
     outputs = reply.outputs[0];
-    at.status.textContent = summary(outputs, performance.now() - began);
+    at.status.textContent = summary(reply, performance.now() - began);
   } catch (error) {
     if (running !== controller) return;
     const stopped = error.name === "AbortError";
@@ -127,11 +129,12 @@ function busy(now) {
   }
 }
 
-function summary(found, milliseconds) {
+function summary({ outputs: [found], seed }, milliseconds) {
   const tokens = found.reduce((sum, output) => sum + output.tokens.length, 0);
   const times = milliseconds < 995 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
   const many = found.length > 1 ? `${count(found.length, "output")}, ` : "";
-  return `${many}${count(tokens, "token")} in ${times}`;
+  const drawn = seed === undefined ? "" : ` · seed ${seed}`;
+  return `${many}${count(tokens, "token")} in ${times}${drawn}`;
 }
 
 const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;

@@ -117,7 +117,8 @@ export class SearchForm {
   }
 
   #field(name, input, hint) {
-    const label = element("label", { htmlFor: `p-${name}`, textContent: name });
+    const label = element("label", { htmlFor: `p-${name}` });
+    label.append(...breakable(name));
     const error = element("p", { className: "error", id: `p-${name}-error` });
     error.setAttribute("role", "alert");
     Object.assign(input, { id: `p-${name}`, name });
@@ -141,6 +142,9 @@ function segment(name, at) {
   label.append(input, element("span", { textContent: name }));
   return label;
 }
+
+// A name that may go on in the next line behind an underscore.
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
 
 export function element(tag, properties = {}) {
   return Object.assign(document.createElement(tag), properties);

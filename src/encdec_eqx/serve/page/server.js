@@ -29,6 +29,12 @@ const post = (path, body, signal) =>
 
 export const get = async (path) => (await reply(path)).json();
 
+// What the server waits for, such as "warming up"; empty once it answers requests.
+export async function health() {
+  const response = await fetch("health").catch(() => null);
+  return response === null || response.ok ? "" : ((await response.json().catch(() => null))?.status ?? "not ready");
+}
+
 export const ask = async (path, body, signal) => (await post(path, body, signal)).json();
 
 // The tokens of one source as they are made: `written` gets each; returns the reply as a call that does not stream.
