@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 _NAME = re.compile(r"\.(?P<final>.+)\.[0-9a-f]{32}", re.DOTALL)
 
@@ -124,6 +125,40 @@ def check_writable(folder: str | os.PathLike, name: str = "the folder") -> None:
         raise ValueError(
             f"{name} {target} cannot be written to ({error.strerror or error}); give another folder."
         ) from None
+
+
+@contextlib.contextmanager
+def open_growing(path: Path, name: str = "the file") -> Iterator[TextIO]:
+    """A UTF-8 text file that takes its place when it is whole: until then it grows beside it, as `<name>.partial`.
+
+    What is no plain file (a pipe, a device) is written to as it is. Lines are ended by a line feed everywhere.
+
+    Args:
+        path: the file.
+        name: what the caller calls it, such as an option.
+
+    Raises:
+        ValueError: it is a folder, or nothing can be written there; says why, and before the block is entered.
+    """
+    if path.is_dir():
+        raise ValueError(f"{name} {path} is a folder; give a file.")
+    is_plain = path.is_file() or not os.path.lexists(path)
+    partial = path.with_name(f"{path.name}.partial") if is_plain else path
+    try:
+        if is_plain and path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(None, "Permission denied")
+        file = partial.open("w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ValueError(
+            f"{name} {path} cannot be written to ({error.strerror or error}); give another file."
+        ) from None
+    with file:
+        yield file
+        if is_plain:
+            file.flush()
+            os.fsync(file.fileno())
+    if is_plain:
+        partial.replace(path)
 
 
 def _nearest(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "join two small pretrained pieces, fine-tune them on English pronunciation, score, save and reload",
     "doctor": "look for what breaks training: special tokens, labels, masks, dead attention, learning rate, ...",
     "serve": "answer requests over HTTP, and show a page to try a model with",
+    "generate": "texts in, texts out: of arguments, a file or a pipe, as lines or JSONL with scores",
     "train": "fine-tune a pair: encdec-eqx train config.toml (encdec-eqx train --help shows every option)",
 }
 """Every command and its line of help."""
@@ -46,15 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     try:
-        own = _reads_its_own(words)
-        if own is not None:
-            return own(words[1:])
-        parser = make_parser([verb for verb in words if verb in COMMANDS][:1])
-        chosen = parser.parse_args(words)
-        if not hasattr(chosen, "run"):  # called bare, to see what there is: nothing went wrong
-            parser.print_help()
-            return 0
-        return chosen.run(chosen)
+        if words and words[0] in COMMANDS:
+            return _run_command(words[0], words[1:])
+        parser = make_parser()
+        parser.parse_args(words)
+        parser.print_help()  # called bare, to see what there is: nothing went wrong
+        return 0
     except BrokenPipeError:  # whoever read the output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -87,24 +85,24 @@ def make_parser(verbs: Collection[str] = ()) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for verb, said in COMMANDS.items():
-        if verb not in verbs:
-            commands.add_parser(verb, help=said)
-            continue
-        module = _module(verb)
-        command = commands.add_parser(verb, help=said, description=module.DESCRIPTION)
-        module.add_arguments(command)
-        if hasattr(module, "run"):
-            command.set_defaults(run=module.run)
+        command = commands.add_parser(verb, help=said)
+        if verb in verbs:
+            _module(verb).add_arguments(command)
     return parser
+
+
+def _run_command(verb: str, words: Sequence[str]) -> int:
+    module = _module(verb)
+    if hasattr(module, "run_words"):
+        return module.run_words(words)
+    parser = argparse.ArgumentParser(prog=f"encdec-eqx {verb}", description=module.DESCRIPTION)
+    module.add_arguments(parser)
+    # options may stand anywhere among the other arguments
+    return module.run(parser.parse_intermixed_args(words))
 
 
 def _module(verb: str) -> ModuleType:
     return importlib.import_module(f".{verb}_command", __package__)
-
-
-def _reads_its_own(words: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
-    """What runs a command that reads all words behind its name itself."""
-    return getattr(_module(words[0]), "run_words", None) if words and words[0] in COMMANDS else None
 
 
 class _Version(argparse.Action):

@@ -3,6 +3,8 @@
 `tokenizers` is imported when a tokenizer is first made or read.
 """
 
+from .constraints_on_text import constrain_to_pattern as constrain_to_pattern
+from .constraints_on_text import constrain_to_texts as constrain_to_texts
 from .display_tokens import display_tokens as display_tokens
 from .text_to_text import TextResult as TextResult
 from .text_to_text import TextToText as TextToText

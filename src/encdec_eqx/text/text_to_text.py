@@ -1,7 +1,7 @@
 """A model with its tokenizers: texts in, texts out."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -189,23 +189,79 @@ class TextToText:
                 texts (`input_ids`, ...).
             ValueError: there are no texts, one is empty, `batch_size` is below 1, or as `EncoderDecoder.generate`.
         """
-        ids, cut = self._sources(texts, max_source_length, src_lang)
+        inputs = self._sources(texts, max_source_length, src_lang)
         options |= self._language(tgt_lang, options)
+        return self._generate(inputs, batch_size, key, options)
+
+    def generate_in_portions(
+        self,
+        portions: Iterable[Sequence[str]],
+        *,
+        batch_size: int = 32,
+        max_source_length: int | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        key: Any = None,
+        **options: Any,
+    ) -> Iterator[TextResult]:
+        """Generate for texts that need not end, as lines of a pipe: a result per portion, in its order.
+
+        Texts are what `generate` would make of all of them at once, sampled ones too: text `i` of all portions draws
+        with `fold_in(key, i)`. Portions of some batches each compile no more programs than one call.
+
+        Args:
+            portions: lists of texts, each at least one, taken when the result before has been used.
+            batch_size: see `generate`, as the following.
+            max_source_length: most ids of a source.
+            src_lang: language of the sources.
+            tgt_lang: language of what is said.
+            key: a PRNG key for sampling.
+            **options: as for `generate`, but for what is given per sequence.
+
+        Yields:
+            A result; its `truncated_sources` count from the portion's first text.
+
+        Raises:
+            TypeError: as `generate`.
+            ValueError: as `generate`.
+        """
+        options |= self._language(tgt_lang, options)
+        first = widest = 0
+        for texts in portions:
+            inputs = self._sources(texts, max_source_length, src_lang)
+            count = len(inputs[0])
+            # few sizes: each is another program
+            widest = min(batch_size, max(widest, _next_power_of_2(count)))
+            yield self._generate(inputs, batch_size, key, options, first=first, rows=widest)
+            first += count
+
+    def _generate(
+        self,
+        inputs: tuple[list[np.ndarray], tuple[int, ...]],
+        batch_size: int,
+        key: Any,
+        options: Mapping[str, Any],
+        *,
+        first: int = 0,
+        rows: int | None = None,
+    ) -> TextResult:
+        """Generate for encoded sources and the indices of those that were cut; `rows` is the size of every batch."""
+        ids, cut = inputs
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         check_key(key)
         by_text, options = _split_options(options, len(ids))
-        rows: dict[int, tuple[Any, ...]] = {}
+        outputs: dict[int, tuple[Any, ...]] = {}
         notes: dict[str, None] = {}
         for chosen in by_length(ids, batch_size):
-            places = pad_rows(chosen, min(batch_size, len(ids)))
-            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(places)
+            places = pad_rows(chosen, rows or min(batch_size, len(ids)))
+            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(places + first)
             theirs: dict[str, Any] = {name: value[places] for name, value in by_text.items()}
             result = self.model.generate(**self._batch([ids[i] for i in places]), key=keys, **theirs, **options)
             lengths = [len(ids[i]) for i in places]
-            rows |= zip(chosen.tolist(), self._outputs(result, lengths, {**options, **theirs}), strict=False)
+            outputs |= zip(chosen.tolist(), self._outputs(result, lengths, {**options, **theirs}), strict=False)
             notes |= dict.fromkeys(result.notes)
-        in_order = zip(*(rows[at] for at in range(len(ids))), strict=True)
+        in_order = zip(*(outputs[at] for at in range(len(ids))), strict=True)
         said, sequences, scores, unfinished, met, attended = map(list, in_order)
         return TextResult(
             texts=said,
@@ -335,3 +391,7 @@ def _split_options(options: Mapping[str, Any], texts: int) -> tuple[dict[str, np
         if len(value) != texts:
             raise ValueError(f"{name} must have a row a text: got {len(value)} rows for {texts} texts.")
     return by_text, {name: value for name, value in options.items() if name not in by_text}
+
+
+def _next_power_of_2(number: int) -> int:
+    return 1 << (number - 1).bit_length()

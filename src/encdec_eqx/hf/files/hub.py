@@ -22,8 +22,9 @@ _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _JSON = [CONFIG, GENERATION_CONFIG, INDEX]
 _SAFETENSORS = [WEIGHTS, "model-*-of-*.safetensors"]
 
-SHIPPED = ("letters", "phonemes")
-"""A BERT that knows English spelling and a GPT-2 that knows English pronunciation, each with its tokenizer."""
+SHIPPED = ("letters", "phonemes", "pronounce")
+"""A BERT that knows English spelling and a GPT-2 that knows English pronunciation, each with its tokenizer; and a pair
+that was trained to the end."""
 
 _logger = logging.getLogger("encdec_eqx")
 
