@@ -21,6 +21,7 @@ from .config import CrossAttention, StackConfig
 from .heads import LMHead
 from .hf.files.hub import HubOptions
 from .hf.files.sharding import DEFAULT_SIZE
+from .hf.model_card import CardData
 from .hf.piece import how_drawn, load_piece, save_piece
 from .hf.report import LoadReport
 from .inputs.counting import PositionRule
@@ -425,18 +426,22 @@ class Decoder(TaughtAttributes):
         )
 
     @taught
-    def save_pretrained(self, folder: str | os.PathLike, *, max_shard_size: int | str = DEFAULT_SIZE) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, max_shard_size: int | str = DEFAULT_SIZE, card_data: CardData | None = None
+    ) -> None:
         """Save `config.json` and `model.safetensors` as torch's class for the family's decoders would.
 
         Args:
             folder: made if it does not exist. A save that fails changes nothing in it.
             max_shard_size: most bytes of tensors in a file, as a number or as `"200MB"`; beyond, the weights are shards
                 `model-00001-of-00002.safetensors`, ... with an index. A larger tensor has a shard of its own.
+            card_data: what the model card, `README.md`, says besides what the model knows. A card that somebody wrote
+                or edited is kept as it is.
 
         Raises:
             ValueError: the family's format cannot express this decoder, or the folder is a file, or the size no size.
         """
-        save_piece(folder, self.with_layout("unrolled"), "decoder", max_shard_size=max_shard_size)
+        save_piece(folder, self.with_layout("unrolled"), "decoder", max_shard_size=max_shard_size, card_data=card_data)
 
     @checked
     def with_cross_attention(

@@ -27,6 +27,7 @@ from .generation.interface import Generates
 from .generation.special_tokens import BY_USER, SpecialTokens
 from .hf.files.hub import HubOptions
 from .hf.files.sharding import DEFAULT_SIZE
+from .hf.model_card import CardData
 from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import log, reports_held_back
 from .hf.report import LoadReport, join_reports
@@ -252,7 +253,9 @@ class EncoderDecoder(Generates, Reshapes):
         return model
 
     @taught
-    def save_pretrained(self, folder: str | os.PathLike, *, max_shard_size: int | str = DEFAULT_SIZE) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, max_shard_size: int | str = DEFAULT_SIZE, card_data: CardData | None = None
+    ) -> None:
         """Save `config.json`, `generation_config.json` and `model.safetensors` as torch's class would.
 
         That is `EncoderDecoderModel`, or, for a whole checkpoint that was loaded, the family's own. An encoder that is
@@ -263,6 +266,8 @@ class EncoderDecoder(Generates, Reshapes):
             folder: made if it does not exist. A save that fails changes nothing in it.
             max_shard_size: most bytes of tensors in a file, as a number or as `"200MB"`; beyond, the weights are shards
                 `model-00001-of-00002.safetensors`, ... with an index. A larger tensor has a shard of its own.
+            card_data: what the model card, `README.md`, says besides what the model knows. A card that somebody wrote
+                or edited is kept as it is.
 
         Raises:
             TypeError: the encoder is not one of the library's, and has no `save_pretrained`.
@@ -279,6 +284,7 @@ class EncoderDecoder(Generates, Reshapes):
             tokens=tokens,
             generation_config={**options, **tokens},
             max_shard_size=max_shard_size,
+            card_data=card_data,
         )
 
     @classmethod

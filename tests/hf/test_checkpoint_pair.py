@@ -380,7 +380,8 @@ def test_a_users_own_encoder_saves_itself(tmp_path: Path, width: int, layout: An
         assert again.special_tokens.to_hf() == model.special_tokens.to_hf()
         assert again.load_report.what == "a _Letters to gpt2 pair"
     assert {path.name for path in (tmp_path / "pair").rglob("*")} == {
-        *("config.json", "generation_config.json", "model.safetensors", "encoder", "shown.json", "table.npy")
+        *("config.json", "generation_config.json", "model.safetensors", "encoder", "shown.json", "table.npy"),
+        "README.md",
     }
     assert all(name.startswith(("decoder.", "enc_to_dec_proj.")) for name in read_back(tmp_path / "pair"))
 
@@ -460,6 +461,7 @@ def test_saving_keeps_other_files_and_drops_old_shards(tmp_path: Path, model: En
     (folder / "tokenizer.json").write_text("{}")
     model.save_pretrained(folder)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",

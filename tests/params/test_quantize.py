@@ -147,6 +147,7 @@ def test_saved_and_loaded_it_generates_the_same_ids(tied: bool, tmp_path: Path) 
     model = quantize(tiny_pair(decoder=decoder_config(head=HeadConfig(tied=tied))), "int8")
     model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.int8.safetensors",

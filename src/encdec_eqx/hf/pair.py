@@ -25,6 +25,7 @@ from .files.folder import CONFIG, Tensors, open_tensors, read_config, read_gener
 from .files.hub import HubOptions
 from .int8_files import file_format, open_int8, own_names, paths_as_names, split_int8
 from .load import POSITIONS, check_size, initial, load
+from .model_card import CardData, pair_card
 from .model_types import PAIRS, family_of, stack_config, with_model_type
 from .names import NameTable, linear, merge, split_tied, strip_wrappers
 from .nested_config import NestedFormat
@@ -191,6 +192,7 @@ def save_pair(
     tokens: Mapping[str, Any],
     generation_config: Mapping[str, Any],
     max_shard_size: int | str,
+    card_data: CardData | None,
 ) -> None:
     """Save encoder and decoder as torch's class for them would: `EncoderDecoderModel`, or that of their family.
 
@@ -211,18 +213,20 @@ def save_pair(
         whole, encoder = WHOLES[model.model_type], model.encoder.config
         config = whole.write(encoder, decoder, shared=tied, tokens=tokens, others=others)
         table = whole.table(encoder, decoder, shared=tied)
-    if own is not None:
-        model = dataclasses.replace(model, encoder=None)
-    form = file_format(model, table)
+    stored = model if own is None else dataclasses.replace(model, encoder=None)
+    form = file_format(stored, table)
+    config = {**config, **form.config, **recorded_dtype(stored)}
+    card = {"config": config, "generation_config": generation_config, "tokens": tokens, "data": card_data or CardData()}
     save(
         folder,
-        model,
+        stored,
         form.table,
-        config={**config, **form.config, **recorded_dtype(model)},
+        config=config,
         generation_config=generation_config,
         weights=form.weights,
         folders={} if own is None else {OWN_FOLDER: own.save_pretrained},
         max_shard_size=max_shard_size,
+        card=pair_card(model, own=own, **card),
     )
 
 

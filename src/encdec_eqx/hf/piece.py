@@ -21,6 +21,7 @@ from .files.folder import CONFIG, Tensors, open_tensors, read_config
 from .files.hub import HubOptions
 from .int8_files import file_format, open_int8, own_names, paths_as_names, split_int8
 from .load import POSITIONS, check_size, initial, load
+from .model_card import CardData, piece_card
 from .model_types import family_of, part_of, stack_config, with_model_type
 from .names import NameTable
 from .report import UNUSED_POOLER, LoadReport, choices, refuse_unknown
@@ -112,12 +113,15 @@ def load_piece(
     return module
 
 
-def save_piece(folder: str | os.PathLike, module: Any, role: Role, *, max_shard_size: int | str) -> None:
+def save_piece(
+    folder: str | os.PathLike, module: Any, role: Role, *, max_shard_size: int | str, card_data: CardData | None
+) -> None:
     """Save an unrolled encoder or decoder as torch's class for it would."""
     config = module.config
     form = file_format(module, _family(config, role).table(config, role))
     said = {**hf_config(module, role), **form.config, **recorded_dtype(module)}
-    save(folder, module, form.table, config=said, weights=form.weights, max_shard_size=max_shard_size)
+    card = piece_card(module, role, config=said, data=card_data or CardData())
+    save(folder, module, form.table, config=said, weights=form.weights, max_shard_size=max_shard_size, card=card)
 
 
 def hf_config(module: Any, role: Role) -> dict[str, Any]:

@@ -108,8 +108,8 @@ class LoadReport:
         lines = [f"{self.what} from {printable(self.source)}: {loaded}."]
         lines += [f"  {not_understood(self.unknown)}"] if self.unknown else []
         lines += [f"  warning: {line}" for line in self.warnings]
-        lines += [f"  new: {line}" for line in _by_reason(self.new, "array", named=named)]
-        lines += [f"  ignored: {line}" for line in _by_reason(self.ignored, "tensor", named=named)]
+        lines += [f"  new: {line}" for line in by_reason(self.new, "array", named=named)]
+        lines += [f"  ignored: {line}" for line in by_reason(self.ignored, "tensor", named=named)]
         if self.tied:
             example = f", such as {self.tied[0][0]} = {self.tied[0][1]}" if named else ""
             lines.append(f"  tied: {_count(len(self.tied), 'array')} of the encoder, to the decoder's{example}")
@@ -177,7 +177,7 @@ def _other_sets(folder: Path, chosen: Path) -> str | None:
     )
 
 
-def _by_reason(items: Iterable[tuple[str, str]], noun: str, *, named: bool) -> Iterator[str]:
+def by_reason(items: Iterable[tuple[str, str]], noun: str, *, named: bool) -> Iterator[str]:
     """One line for all names with the same explanation: how many there are, and which."""
     groups: dict[str, list[str]] = {}
     for name, why in items:

@@ -25,6 +25,7 @@ from . import transforms
 from .files.folder import CONFIG, GENERATION_CONFIG, INT8_WEIGHTS, WEIGHTS
 from .files.safetensors_file import write_file
 from .files.sharding import DEFAULT_SIZE, Tensor, files_of, index_name, layout, size_in_bytes
+from .model_card import README, may_write
 from .names import NameTable
 from .transforms import How
 
@@ -39,13 +40,14 @@ def save(
     folders: Mapping[str, Callable[[Path], None]] = MappingProxyType({}),
     weights: str = WEIGHTS,
     max_shard_size: int | str = DEFAULT_SIZE,
+    card: str = "",
 ) -> None:
     """Write `config.json`, `model.safetensors` and, if given, `generation_config.json` and folders beside them.
 
     The folder is made if it does not exist; files in it that are not replaced stay, but for weights of an older save.
     The table has rows for every array of the model. `folders` are names, each with what writes into a new folder;
     `weights` is the name of the file of tensors, which become shards with an index where they are more than
-    `max_shard_size`.
+    `max_shard_size`. A `card` becomes `README.md`, unless there is one that somebody wrote or edited.
 
     Raises:
         TypeError: `max_shard_size` is of another kind than a size.
@@ -69,6 +71,8 @@ def save(
         _write_json(aside / CONFIG, config)
         if generation_config is not None:
             _write_json(aside / GENERATION_CONFIG, generation_config)
+        if card and may_write(target / README):
+            (aside / README).write_text(card, encoding="utf-8")
         for name, write in folders.items():
             (aside / name).mkdir()
             write(aside / name)

@@ -1,5 +1,6 @@
 """A model with its tokenizers: texts in, texts out."""
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from .._writing import check_writable
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
 from ..generation.special_tokens import START, is_per_row
+from ..hf.model_card import CardData
 from ..targets import TargetForm
 from .open_with_tokenizers import open_pair, open_pieces
 from .texts import by_length, check_not_empty, check_texts, pad_rows, pad_sources, source_limit, source_pad
@@ -134,7 +136,8 @@ class TextToText:
             ValueError: the format cannot express the model, or nothing can be written there.
         """
         check_writable(folder)
-        self.model.save_pretrained(folder, **options)
+        card = dataclasses.replace(options.pop("card_data", None) or CardData(), tokenizers=True)
+        self.model.save_pretrained(folder, card_data=card, **options)
         self.tokenizers.save(folder)
 
     @overload

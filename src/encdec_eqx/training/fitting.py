@@ -10,6 +10,7 @@ import jax
 from .._quoting import quoted
 from .._signals import StopFlag, graceful_stop
 from ..doctor.finding import stop_on_errors
+from ..hf.model_card import CardData
 from ..text import TokenizerPair
 from .callbacks import Callback, Callbacks, CheckpointEvent, Ending, EvaluationEvent, FitResult, StartEvent, StepEvent
 from .evaluation import Generated
@@ -19,6 +20,7 @@ from .reporting.log import RunLog, read_log
 from .reporting.progress import Progress, progress
 from .reporting.run_folder import Output
 from .reporting.tracking import StepMetrics
+from .reporting.training_card import training_card
 from .resume import RunCheckpoints
 from .resume.same_run import check_schedule
 from .step import init_train_state
@@ -126,7 +128,8 @@ def fit(
         trained = run.finished_model(ending)
         predictions: tuple[Generated, ...] = ()
         if ending != "interrupted":
-            output.save_model(trained, tokenizers, has_lora=config.lora is not None)
+            card = run.card(data, eval_data)
+            output.save_model(trained, tokenizers, has_lora=config.lora is not None, card=card)
             predictions = _predictions(ready, trained)
     records = tuple(read_log(output.log))
     output.draw(records)
@@ -263,6 +266,21 @@ class _Run:
             if best is not None:
                 state, self.model_step = best.state, best.step
         return self.ready.finished(state.model)
+
+    def card(self, data: Any, eval_data: Any) -> CardData:
+        """What the run says of the model that it ends with."""
+        held_out = self.ready.eval_examples
+        lines = (line for line in self.log.records() if line["event"] == "eval" and line["step"] == self.model_step)
+        return training_card(
+            self.config,
+            data=data,
+            eval_data=eval_data,
+            examples=(len(self.ready.batches.examples), 0 if held_out is None else len(held_out)),
+            steps=(self.step, self.model_step),
+            own=self.ready.own,
+            results=next(lines, None),
+            tokenizers=self.ready.tokenizers is not None,
+        )
 
     def _batches(self, first: int, total: int) -> Iterator[dict[str, Any]]:
         """The batches of the steps from `first` on. Their order follows from the step's number alone."""

@@ -13,6 +13,7 @@ import optax
 from ..doctor import Finding, check_before_training
 from ..encoder_decoder import EncoderDecoder, own_encoder
 from ..generation.generation_config import GenerationConfig
+from ..hf.report import LoadReport
 from ..inputs.tokens import longest
 from ..params.lora import add_lora
 from ..params.trainable import TrainableSummary, summarize_trainable
@@ -37,6 +38,7 @@ _FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limi
 _MANY_STEPS = 1_000_000
 _LOOKED_AT = 64
 """Examples that are looked at before the first step."""
+_PIECES = ("encoder", "decoder")
 _ADAPTERS = 1
 """Folded into the run's key for drawing adapters, so that dropout draws with another."""
 
@@ -180,7 +182,14 @@ class TrainingRun:
 
     def finished(self, model: Any) -> Any:
         """A trained model in the form that is saved and returned."""
-        return with_length(model.with_layout("unrolled"), self._target_lengths(), self.config.generation_max_new_tokens)
+        model = with_length(
+            model.with_layout("unrolled"), self._target_lengths(), self.config.generation_max_new_tokens
+        )
+        # a compiled step returns the reports of the model that it was traced with, as all reports are equal
+        pieces = {
+            name: _with_report_of(getattr(model, name), getattr(self.model, name)) for name in ("encoder", "decoder")
+        }
+        return dataclasses.replace(model, load_report=self.model.load_report, **pieces)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -319,6 +328,11 @@ def _check_loss(config: TrainConfig, loss: Loss | None) -> None:
     useless = [name for name in ("label_smoothing_factor", "z_loss") if getattr(config, name)]
     if useless:
         raise ValueError(f"{', '.join(useless)} would do nothing: the loss that is given takes their place.")
+
+
+def _with_report_of(module: Any, other: Any) -> Any:
+    report = getattr(other, "load_report", None)
+    return dataclasses.replace(module, load_report=report) if isinstance(report, LoadReport) else module
 
 
 def _own(optimizer: OwnOptimizer | None, loss: Loss | None, config: TrainConfig) -> dict[str, str]:

@@ -84,6 +84,11 @@ def named_folder(path: str | os.PathLike) -> Path | None:
     return None
 
 
+def hub_id(name: str) -> str | None:
+    """The name, if it can only be meant as a Hub id: nothing of this machine goes by it."""
+    return name if _ID.fullmatch(name) and name not in SHIPPED and not Path(name).exists() else None
+
+
 def _hub_client(repo: str) -> Any:
     try:
         import huggingface_hub

@@ -1,5 +1,6 @@
 """`read_pairs` and `pairs_from`: pairs from files or from any iterable, each entry validated."""
 
+import dataclasses
 import difflib
 import logging
 import os
@@ -70,7 +71,8 @@ def read_pairs(
             for entry in entries(file, kind, (source, target), encoding, validator.unread):
                 yield entry if isinstance(entry, BadRecord) else validator(entry, str(file))
 
-    return _collect(read(), validator.unread, on_bad, what=", ".join(map(printable, files)))
+    pairs = _collect(read(), validator.unread, on_bad, what=", ".join(map(printable, files)))
+    return dataclasses.replace(pairs, files=tuple(files))
 
 
 def check_is_file(path: Path) -> None:

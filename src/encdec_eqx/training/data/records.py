@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -107,11 +108,13 @@ class Pairs:
         records: what can be used.
         bad: what cannot: file, line and reason.
         unread: names of what records hold besides, of which nothing is used (logged).
+        files: the files they were read from, if they were.
     """
 
     records: Sequence[Record]
     bad: tuple[BadRecord, ...] = ()
     unread: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)

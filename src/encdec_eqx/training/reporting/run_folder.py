@@ -10,6 +10,7 @@ from typing import Any
 from ..._writing import check_writable, clear_asides, is_aside, write_whole
 from ...hf.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from ...hf.files.folder import CONFIG, GENERATION_CONFIG, WEIGHTS
+from ...hf.model_card import CardData
 from ...params.lora import merge_lora, save_lora
 from ...plotting import loss_curve
 from ...text import TokenizerPair
@@ -100,12 +101,12 @@ class Output:
         clear_asides(self.model, [CONFIG, GENERATION_CONFIG, WEIGHTS, BOTH, SOURCE, TARGET])
         clear_asides(self.folder / _ADAPTERS, [ADAPTER_WEIGHTS, ADAPTER_SETTINGS])
 
-    def save_model(self, model: Any, tokenizers: TokenizerPair | None, *, has_lora: bool) -> None:
-        """Saves the finished model, and the tokenizers with it; adapters merged, and once more by themselves."""
+    def save_model(self, model: Any, tokenizers: TokenizerPair | None, *, has_lora: bool, card: CardData) -> None:
+        """Saves the finished model with its card, and the tokenizers; adapters merged, and once more by themselves."""
         if has_lora:
             save_lora(model, self.folder / _ADAPTERS)
             model = merge_lora(model)
-        model.save_pretrained(self.model)
+        model.save_pretrained(self.model, card_data=card)
         if tokenizers is not None:
             tokenizers.save(self.model)
 
