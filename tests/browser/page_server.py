@@ -10,23 +10,11 @@ from typing import Any
 import uvicorn
 
 from encdec_eqx.serve import ServerSettings, make_app
-from encdec_eqx.text import TextToText
+from encdec_eqx.text import TextToText, constrain_to_texts
 
 MOST_TOKENS = 24
 LONGEST_SOURCE = 32
-SETTINGS = ServerSettings(
-    name="pronounce",
-    batch_sizes=(1,),
-    source_lengths=(LONGEST_SOURCE,),
-    max_new_tokens=MOST_TOKENS,
-    max_queue=1,
-    searches={
-        "greedy": {},
-        "sampling": {"do_sample": True},
-        "beams": {"num_beams": 4},
-        "three": {"num_beams": 4, "num_return_sequences": 3},
-    },
-)
+FEW_WORDS = ("D IH K OW D ER", "IH N K OW D", "D IY K OW D")
 
 
 @dataclass
@@ -78,8 +66,17 @@ class Served:
 
 @contextlib.contextmanager
 def serving(speaker: TextToText) -> Iterator[Served]:
-    """A server on a free port until the block is left."""
-    app = make_app(speaker, SETTINGS)
+    """A server on a free port until the block is left: one source at a time, and one that waits."""
+    settings = ServerSettings(
+        name="pronounce",
+        batch_sizes=(1,),
+        source_lengths=(LONGEST_SOURCE,),
+        max_new_tokens=MOST_TOKENS,
+        max_queue=1,
+        searches={"greedy": {}, "sampling": {"do_sample": True}, "beams": {"num_beams": 4}},
+        constraints={"few words": constrain_to_texts(speaker, FEW_WORDS)},
+    )
+    app = make_app(speaker, settings)
     runner = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=runner.run)
     thread.start()

@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from page_server import LONGEST_SOURCE, MOST_TOKENS, Served
+from page_server import FEW_WORDS, LONGEST_SOURCE, MOST_TOKENS, Served
 from playwright.sync_api import Locator, Page, Route, expect
+
+from encdec_eqx.text import constrain_to_texts
 
 LOOKS = Path(__file__).with_name("looks.js").read_text(encoding="utf-8")
 WORD = "encoder"
@@ -31,6 +33,12 @@ def look(page: Page, name: str) -> Any:
 
 def search(page: Page, name: str) -> None:
     page.locator("#searches").get_by_text(name, exact=True).click()
+
+
+def several(page: Page) -> None:
+    """Beam search with three outputs."""
+    search(page, "beams")
+    page.locator("[name=num_return_sequences]").fill("3")
 
 
 def generate(page: Page, text: str = WORD) -> None:
@@ -89,7 +97,7 @@ def test_tokens_come_one_by_one_and_make_what_the_model_says(visit: Visit, serve
             {"temperature": "2", "seed": "7"},
             {"do_sample": True, "temperature": 2.0, "key": jax.random.key(7)},
         ),
-        ("three", {}, {"num_beams": 4, "num_return_sequences": 3}),
+        ("beams", {"num_return_sequences": "3"}, {"num_beams": 4, "num_return_sequences": 3}),
     ],
 )
 def test_every_search_says_what_it_says_in_python(visit, served, name, typed, options):
@@ -104,6 +112,19 @@ def test_every_search_says_what_it_says_in_python(visit, served, name, typed, op
     assert [score.replace("\N{MINUS SIGN}", "-") for score in scores] == [f"{score:.3f}" for score in found.scores[0]]
     if name == "greedy":
         expect(page.locator("#written .note")).to_contain_text("cut at the most new tokens")
+
+
+@pytest.mark.parametrize(("name", "options"), [("greedy", {}), ("beams", {"num_beams": 4})])
+def test_a_constraint_holds(visit, served, name, options):
+    page = visit()
+    search(page, name)
+    generate(page)
+    free = texts(page)
+    page.locator("[name=constraint]").select_option("few words")
+    generate(page)
+    constraint = constrain_to_texts(served.speaker, FEW_WORDS)
+    bound = [served.speaker(WORD, constraint=constraint, max_new_tokens=MOST_TOKENS, **options)]
+    assert texts(page) == bound != free and bound[0] in FEW_WORDS
 
 
 def test_a_drawn_seed_is_told(visit, served):
@@ -213,7 +234,7 @@ def test_the_alignment_shows_the_servers_numbers(visit, served, layer, head):
 
 def test_another_output_has_its_own_alignment(visit, served):
     page = visit()
-    search(page, "three")
+    several(page)
     generate(page)
     buttons = page.locator("#written button")
     with page.expect_request("**/alignment") as sent:
@@ -223,6 +244,18 @@ def test_another_output_has_its_own_alignment(visit, served):
     expect(buttons.nth(1)).to_be_focused()
     expect(page.locator("#alignment:not(.stale) canvas")).to_be_visible()
     assert page.locator("#map .rows span").all_text_contents()[:-1] == texts(page)[1].split()
+
+
+def test_tokens_are_shown_as_people_read_them(visit):
+    raw = ["\u0120caf", "\u00c3\u00a9", "\u0120au"]
+    outputs = [{"generated_text": "café au", "tokens": raw, "score": None, "finish_reason": "eos"}]
+    drawn = {"source_tokens": ["a"], "target_tokens": ["caf", "é", "au", "</s>"], "layers": 1, "heads": 1}
+    page = visit()
+    search(page, "beams")
+    page.route("**/generate", lambda route: route.fulfill(json={"outputs": [outputs]}))
+    page.route("**/alignment", lambda route: route.fulfill(json={**drawn, "weights": [[1.0]] * 4}))
+    generate(page)
+    assert page.locator("#written .tokens li").all_text_contents() == ["caf", "é", "au"]
 
 
 def test_a_pointed_token_shows_all_that_it_looked_at(visit):
@@ -421,7 +454,7 @@ def test_everything_is_done_by_keys(visit, served):
 
 def test_everything_has_a_name_for_those_who_listen(visit):
     page = visit()
-    search(page, "three")
+    several(page)
     generate(page)
     page.locator("summary").first.click()
     session = page.context.new_cdp_session(page)
@@ -486,7 +519,7 @@ def _rgb(colour: str) -> list[float]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_stands_out(visit, scheme):
     page = visit(color_scheme=scheme, refusals=(413,))
-    search(page, "three")
+    several(page)
     generate(page)
     page.locator("summary").first.click()
     page.locator("#map").focus()
@@ -505,7 +538,7 @@ def test_all_text_stands_out(visit, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits(visit, screenshots, scheme, width):
     page = visit(width=width, color_scheme=scheme)
-    search(page, "three")
+    several(page)
     generate(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     small = page.locator(

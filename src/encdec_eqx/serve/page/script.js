@@ -228,12 +228,21 @@ async function align() {
     number(at.head, data.heads);
     map.show(data);
     strongest(data);
+    relabel(data.target_tokens);
     at.alignment.classList.remove("stale", "empty");
   } catch (error) {
     if (error.name === "AbortError") return;
     at["alignment-error"].textContent = error.message;
     at.alignment.classList.add("empty");
   }
+}
+
+// The tokens of the output as the alignment has them, which is how people read them: no Ġ for a space. Those of a text
+// that was cut into tokens anew can be others; then they stay as they came.
+function relabel(target) {
+  const items = [...at.written.querySelectorAll(".tokens li")];
+  const ends = target.length - items.length;
+  if (ends === 0 || ends === 1) for (const [index, item] of items.entries()) item.textContent = shown(target[index]);
 }
 
 // "mean" and the numbers from 0, as in Python.
@@ -282,11 +291,10 @@ function strongest({ source_tokens: source, target_tokens: target, weights }) {
 // ---- errors, beside what they speak of
 
 function refuse(error) {
-  const message = error.retryAfter ? `${error.message} (Retry-After: ${error.retryAfter} s)` : error.message;
-  const input = error instanceof Refusal && error.status < 429 ? form.spokenOf(error.message) : null;
-  if (input) return complain(input, message);
-  const ofSource = error.status === 413 || (error.status === 400 && /\b(text|source|inputs?)\b/.test(error.message));
-  complain(ofSource ? at.source : null, message);
+  const { message, status } = error;
+  const ofRequest = error instanceof Refusal && (status === 400 || status === 413);
+  const ofSource = ofRequest && /\b(text|source|inputs?)\b/.test(message);
+  complain((ofRequest && form.spokenOf(message)) || (ofSource ? at.source : null), message);
 }
 
 function complain(input, message) {

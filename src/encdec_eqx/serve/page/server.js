@@ -2,11 +2,9 @@
 
 // What the server refused, in its words.
 export class Refusal extends Error {
-  constructor({ type, message }, status, retryAfter) {
+  constructor({ message }, status) {
     super(message);
-    this.type = type;
     this.status = status;
-    this.retryAfter = retryAfter;
   }
 }
 
@@ -20,8 +18,8 @@ async function reply(path, options) {
   }
   if (response.ok) return response;
   const told = await response.json().catch(() => null);
-  const error = told?.error ?? { type: "Error", message: `The server answered ${response.status} ${response.statusText}.` };
-  throw new Refusal(error, response.status, Number(response.headers.get("Retry-After")) || null);
+  const { status, statusText } = response;
+  throw new Refusal(told?.error ?? { message: `The server answered ${status} ${statusText}.` }, status);
 }
 
 const post = (path, body, signal) =>
@@ -43,7 +41,7 @@ export async function stream(path, body, signal, written) {
   for await (const { event, data } of events(response.body)) {
     if (event === "token") written(data);
     else if (event === "done") return data;
-    else if (event === "error") throw new Refusal(data.error ?? data, response.status, null);
+    else if (event === "error") throw new Refusal(data.error, response.status);
   }
   throw new Error("The connection ended before the output did.");
 }
