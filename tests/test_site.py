@@ -53,6 +53,7 @@ def test_the_reference_has_all_that_a_package_hands_on(module: str):
 def test_what_pages_and_examples_import_is_in_the_reference(code: str):
     known = {(module, name.name) for module in MODULES for name in public_names(module)}
     known |= {("encdec_eqx", "families"), ("encdec_eqx.hf.families", "FAMILIES")}
+    known |= {(before, name) for before, dot, name in (module.rpartition(".") for module in MODULES) if dot}
     assert {pair for pair in _imported(code) if not pair[0].startswith(_NOT_LIBRARY)} <= known
 
 

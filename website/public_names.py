@@ -20,6 +20,7 @@ MODULES = (
     "encdec_eqx.training.resume",
     "encdec_eqx.doctor",
     "encdec_eqx.plotting",
+    "encdec_eqx.alignment",
     "encdec_eqx.generation.constraints",
     "encdec_eqx.generation.processors",
     "encdec_eqx.layers.attention_backend",
@@ -124,6 +125,8 @@ def docstring(name: PublicName) -> str | None:
     for node, following in _statements(_parsed(name.home).body):
         if name.name in (found for found, _ in _defined(node, following, name.home, name.home)):
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                if ast.get_docstring(node) is None:
+                    continue  # an overload: the last definition has it
                 return ast.get_docstring(node)
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
                 return str(following.value.value)
