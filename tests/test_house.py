@@ -47,6 +47,7 @@ ROWS = {
     "text": 13,
     "alignment": 14,
     "plotting": 15,
+    "inspection": 14,
     "training.loss": 14,
     "training.toml": 14,
     "training.data": 14,

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .generation.special_tokens import SpecialTokens as SpecialTokens
     from .hf import families as families
     from .hf.report import LoadReport as LoadReport
+    from .inspection import CheckpointSummary as CheckpointSummary
+    from .inspection import inspect_checkpoint as inspect_checkpoint
     from .params.quantize import quantize as quantize
     from .training.loss import seq2seq_loss as seq2seq_loss
     from .training.loss import shift_tokens_right as shift_tokens_right
@@ -63,6 +65,7 @@ _NAMES = {
     "generation.generation_config": "GenerationConfig",
     "generation.special_tokens": "SpecialTokens",
     "hf.report": "LoadReport",
+    "inspection": "CheckpointSummary inspect_checkpoint",
     "params.quantize": "quantize",
     "training.loss": "seq2seq_loss shift_tokens_right",
     "training.step": "init_train_state make_train_step",

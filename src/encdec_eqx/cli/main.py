@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": "look for what breaks training: special tokens, labels, masks, dead attention, learning rate, ...",
     "serve": "answer requests over HTTP, and show a page to try a model with",
     "generate": "texts in, texts out: of arguments, a file or a pipe, as lines or JSONL with scores",
+    "inspect": "what a checkpoint is, from its headers: architecture, sizes, special tokens, what loading it would do",
     "train": "fine-tune a pair: encdec-eqx train config.toml (encdec-eqx train --help shows every option)",
 }
 """Every command and its line of help."""

@@ -22,7 +22,7 @@ from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 from .._quoting import printable, quoted
 from .._trees import path_name
 from . import transforms
-from .files.folder import Tensors
+from .files.folder import Tensors, Unread, is_headers_only
 from .names import NameTable, strip_wrappers
 from .report import Loaded
 from .transforms import How
@@ -79,6 +79,8 @@ def load(
         ValueError: tensors are missing, unexpected, or of the wrong shape or dtype: all of them in one message.
     """
     _check_dtype(dtype)
+    if isinstance(tensors, Unread):
+        return skeleton, Loaded(notes=[f"the weights were not looked at: {tensors.why}"])
     leaves, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
     tensors, wrapping = strip_wrappers(tensors, table)
@@ -91,6 +93,8 @@ def load(
     pairs = {(tensors.entries[name].dtype, dtypes[path]) for path, fill in plan.fills.items() for name, _ in fill}
     plan.loaded.notes += sorted(f"converted from {theirs} to {ours}" for theirs, ours in pairs if theirs != ours)
     default = next((own for own in dtypes.values() if own != np.int8), np.dtype(np.float32))
+    if is_headers_only():
+        return _described(skeleton, plan, tensors, dtypes, default), plan.loaded
     absent = [path for path in shapes if path not in plan.fills and path not in table.computed]
     arrays = {path: array.astype(default) for path, array in draw(absent).items()}
     # Largest first: the one copy that may exist for a moment is made while little else is loaded.
@@ -103,6 +107,21 @@ def load(
     return jax.tree_util.tree_unflatten(structure, [arrays[path_name(path)] for path, _ in leaves]), plan.loaded
 
 
+def _described(
+    skeleton: Tree, plan: _Plan, tensors: Tensors, dtypes: Mapping[str, np.dtype], default: np.dtype
+) -> Tree:
+    """The skeleton with the dtypes of the files, or of what would be new; the size in the report is that of loading."""
+
+    def described(path: tuple[Any, ...], leaf: Any) -> Any:
+        fill = plan.fills.get(path_name(path))
+        if fill is None:
+            return jax.ShapeDtypeStruct(leaf.shape, default)
+        plan.loaded.nbytes += math.prod(leaf.shape) * dtypes[path_name(path)].itemsize
+        return jax.ShapeDtypeStruct(leaf.shape, tensors.entries[fill[0][0]].dtype)
+
+    return jax.tree_util.tree_map_with_path(described, skeleton)
+
+
 def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapping[str, int]) -> None:
     """That what would take long to put together is in the checkpoint at all; whether it is right is for `load` to say.
 
@@ -112,6 +131,8 @@ def check_size(table: NameTable, tensors: Tensors, *, what: str, positions: Mapp
         ValueError: a deep model has layers that the checkpoint has nothing of, or a long table of positions another
             length there.
     """
+    if isinstance(tensors, Unread):
+        return
     tensors, wrapping = strip_wrappers(tensors, table)
     present = {table.canonical(name): name for name in tensors.entries}
     for _, (ours, theirs, _) in table.rows():
@@ -209,6 +230,8 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
     for name, original in copies:
         if original not in found:
             found[original] = name
+        elif is_headers_only():
+            plan.loaded.ignored.append((name, "tied to another tensor, with which it was not compared"))
         elif np.array_equal(tensors.read(name), tensors.read(found[original])):
             plan.loaded.ignored.append((name, "a second copy of a tied tensor"))
         elif table.canonical(name) in table.equal_copies:

@@ -104,7 +104,7 @@ class LoadReport:
     def _text(self, *, named: bool) -> str:
         if not self.source and not self.new:
             return "Not loaded from a checkpoint."
-        loaded = f"{len(self.loaded)} tensors loaded ({_size(self.loaded_bytes)})"
+        loaded = f"{len(self.loaded)} tensors loaded ({size_in_words(self.loaded_bytes)})"
         lines = [f"{self.what} from {printable(self.source)}: {loaded}."]
         lines += [f"  {not_understood(self.unknown)}"] if self.unknown else []
         lines += [f"  warning: {line}" for line in self.warnings]
@@ -191,7 +191,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """A number of bytes, to three digits."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}" if unit != "bytes" else f"{count} bytes"

@@ -1,7 +1,9 @@
 """A checkpoint's folder: its JSON files, and its tensors wherever they lie (one file, shards, or an old Flax file)."""
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -94,6 +96,46 @@ class Shards:
         return self._files[self._weight_map[name]].read(name)
 
 
+class Unread:
+    """Stands for tensors of which nothing is known: those of a format that is not read, or absent ones.
+
+    Attributes:
+        path: the folder.
+        entries: none.
+        why: the sentence that an attempt to load them ends with.
+    """
+
+    def __init__(self, path: Path, why: str):
+        self.path, self.why = path, why
+        self.entries: dict[str, Entry] = {}
+
+    def read(self, name: str) -> np.ndarray:
+        """Nothing can be read."""
+        raise KeyError(name)
+
+
+_HEADERS_ONLY = ContextVar("headers_only", default=False)
+
+
+@contextlib.contextmanager
+def headers_only() -> Iterator[None]:
+    """Within it what is loaded has shapes and dtypes (`jax.ShapeDtypeStruct`, as in the files) in the place of arrays.
+
+    All else is as in loading: every problem is found, and the `LoadReport` is the same. Files of which the header
+    cannot be read alone are left out, and a note says so; whether tied tensors are equal is not looked at.
+    """
+    token = _HEADERS_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _HEADERS_ONLY.reset(token)
+
+
+def is_headers_only() -> bool:
+    """Whether arrays are left where they are."""
+    return _HEADERS_ONLY.get()
+
+
 def open_tensors(folder: Path) -> Tensors:
     """Find and open a checkpoint's tensors.
 
@@ -102,6 +144,15 @@ def open_tensors(folder: Path) -> Tensors:
         NotImplementedError: there are, in a format that is not read.
         ValueError: a file is truncated or corrupt.
     """
+    try:
+        return _open(folder)
+    except (NotImplementedError, MissingFileError) as error:
+        if not is_headers_only():
+            raise
+        return Unread(folder, str(error))
+
+
+def _open(folder: Path) -> Tensors:
     if (folder / WEIGHTS).is_file():
         return SafetensorsFile(folder / WEIGHTS)
     if (folder / INDEX).is_file():
