@@ -78,6 +78,7 @@ def run(chosen: argparse.Namespace) -> int:
     for package in ("starlette", "uvicorn", "prometheus_client", "tokenizers"):
         needed(package, "serve")
     from ..serve import open_listener, run_server
+    from ..serve.running import leave_busy
 
     searches = {name: _options(name, text) for name, text in _named("--search", chosen.search).items()}
     patterns, outputs = _named("--pattern", chosen.pattern), _named("--outputs", chosen.outputs)
@@ -98,7 +99,9 @@ def run(chosen: argparse.Namespace) -> int:
         for name in (*_SIZES, *_LIMITS, *_SECONDS):
             if getattr(chosen, name) is not None:
                 given[name] = getattr(chosen, name)
-        return run_server(speaker, ServerSettings(**given), listener=listener)
+        status = run_server(speaker, ServerSettings(**given), listener=listener)
+    leave_busy(status)
+    return status
 
 
 def _named(option: str, given: list[str] | None) -> dict[str, str]:

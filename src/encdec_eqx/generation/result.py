@@ -125,6 +125,7 @@ class StreamChunk:
         done: the rows that ended in this chunk, each with all of its generated tokens, its end included.
         finished: the rows that have ended so far.
         scores: of the rows in `done`, what `GenerationResult.scores` will hold of them.
+        truncated: of the rows in `done`, whether they ended without an end-of-sequence id.
         result: in the last chunk what `generate` returns; None in the others.
     """
 
@@ -132,6 +133,7 @@ class StreamChunk:
     done: dict[int, Int32[np.ndarray, " generated"]]
     finished: Bool[np.ndarray, " rows"]
     scores: dict[int, float]
+    truncated: dict[int, bool]
     result: GenerationResult | None = None
 
 
@@ -161,7 +163,9 @@ class Watch:
         length = int(state.length) if self._search.in_order else self._seen
         tokens = output.sequences[:, self._seen : length].copy()
         self._seen, self._finished = length, finished
-        return StreamChunk(tokens, done, finished, {row: float(output.scores[row]) for row in done})
+        scores = {row: float(output.scores[row]) for row in done}
+        truncated = {row: bool(output.truncated[row]) for row in done}
+        return StreamChunk(tokens, done, finished, scores, truncated)
 
     def _by_row(self, finished: np.ndarray, rows: int) -> np.ndarray:
         """The rows of a source sequence end together in beam search."""

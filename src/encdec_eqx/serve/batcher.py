@@ -4,6 +4,7 @@ A batch is as many sources as wait with the same options. While one runs, others
 goes on by a few tokens at a time, so that a long output holds nobody up.
 """
 
+import atexit
 import contextlib
 import logging
 import math
@@ -24,6 +25,9 @@ from .refusals import not_now, queue_full
 from .server_metrics import ServerMetrics
 
 _logger = logging.getLogger("encdec_eqx")
+
+THREAD = "encdec_eqx model"
+"""The name of the model's thread."""
 
 _AT_ONCE = 4
 """Batches of different options that take turns."""
@@ -137,7 +141,7 @@ class Batcher:
         self._seconds_a_batch = 1.0
         self.warm = threading.Event()
         self.failure: Exception | None = None
-        self._thread = threading.Thread(target=self._live, name="encdec-eqx model", daemon=True)
+        self._thread = threading.Thread(target=self._live, name=THREAD, daemon=True)
         metrics.watch(self.waiting, self.running)
 
     def start(self) -> None:
@@ -150,6 +154,9 @@ class Batcher:
             self._stopping = True
             self._changed.notify()
         self._thread.join(seconds)
+        if self._thread.is_alive():
+            # a thread that compiles while the interpreter ends would crash the process
+            atexit.register(self._thread.join)
         return not self._thread.is_alive()
 
     def submit(self, job: Job) -> None:
@@ -282,7 +289,7 @@ class Batcher:
 
     def _deliver(self, batch: _Batch, chunk: StreamChunk) -> None:
         for place, ids in chunk.done.items():
-            batch.done[place] = (ids, chunk.scores[place], bool(chunk.finished[place]))
+            batch.done[place] = (ids, chunk.scores[place], chunk.truncated[place])
         for at in sorted(batch.open):
             row = batch.rows[at]
             if row.job.prepared.streams:
@@ -308,12 +315,12 @@ class Batcher:
                 batch.shown[at] = text
             batch.rows[at].job.deliver(Token(self._tokens(said[-1:])[0], batch.shown.get(at, "")))
 
-    def _output(self, batch: _Batch, ids: np.ndarray, score: float, finished: bool) -> dict[str, Any]:
+    def _output(self, batch: _Batch, ids: np.ndarray, score: float, truncated: bool) -> dict[str, Any]:
         return {
             "generated_text": self._text(batch, ids),
             "tokens": self._tokens(self._content(batch, ids)),
             "score": score if math.isfinite(score) else None,
-            "finish_reason": "eos" if finished and len(ids) else "length",
+            "finish_reason": "length" if truncated else "eos",
         }
 
     def _text(self, batch: _Batch, ids: np.ndarray) -> str:

@@ -5,10 +5,12 @@ import contextlib
 import errno
 import ipaddress
 import json
+import os
 import shlex
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -17,6 +19,7 @@ import uvicorn
 from .. import __version__
 from .._quoting import quoted
 from ..text import TextToText
+from .batcher import THREAD
 from .http_app import Server, make_app
 from .server_settings import ServerSettings
 
@@ -58,11 +61,26 @@ def run_server(
     listener = open_listener(host, port) if listener is None else listener
     with contextlib.closing(listener):
         app = make_app(text_to_text, settings, report=lambda line: say(f"  {line}"))
-        runner = _Runner(uvicorn.Config(app, log_config=None, access_log=False, server_header=False,
-                                        timeout_graceful_shutdown=_CLOSING_SECONDS, lifespan="on"),
-                         app.state.server, say)  # fmt: skip
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
+        )
+        runner = _Runner(config, app.state.server, say)
         asyncio.run(runner.live(listener))
     return runner.status
+
+
+def leave_busy(status: int) -> None:
+    """End the process at once if the model's thread is still compiling, which nothing can interrupt; else return."""
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
