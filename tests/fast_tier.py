@@ -50,6 +50,7 @@ FAST = (
     "params/test_lora.py::test_an_adapter_adds_a_product_of_low_rank",
     "params/test_trainable.py::test_a_selector_picks_what_it_says_in_both_layouts",
     "params/test_trainable.py::test_a_selector_that_cannot_be_meant_is_an_error",
+    "serve/test_serve.py::test_settings_that_do_not_fit_are_refused_before_anything_is_compiled",
     "stack/test_stack.py::test_a_stack_is_cut_where_arrays_differ",
     "stack/test_stack.py::test_both_layouts_say_the_same",
     "stack/test_stack.py::test_conversion_loses_nothing",

@@ -1,4 +1,4 @@
-"""The server: results are those of the model alone, whatever they are batched with, and nothing is compiled meanwhile."""
+"""The server: results are those of the model alone whatever they share a batch with, and nothing is compiled."""
 
 import concurrent.futures
 import dataclasses
@@ -9,12 +9,12 @@ import re
 import jax
 import numpy as np
 import pytest
+from running_server import NAMES, NEW, SETTINGS, WORDS, Running, running, speaker
 
 from encdec_eqx import GenerationConfig
 from encdec_eqx.alignment import align
 from encdec_eqx.serve import ServerSettings, make_app
 from encdec_eqx.text import TextToText
-from running_server import NAMES, NEW, SETTINGS, WORDS, Running, running, speaker
 from tolerances import SAME_MODEL, SEQUENCE_SCORES
 
 WAYS = [

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from running_server import SETTINGS, WORDS, Running, running, speaker
 
 from encdec_eqx.serve import ServerSettings, open_listener
-from running_server import SETTINGS, WORDS, Running, running, speaker
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,12 @@ def of_pattern(speaker: TextToText, pattern: str) -> AbstractConstraint:
     Raises:
         ValueError: the expression is none, or the vocabulary cannot spell it.
     """
-    return from_regex(pattern, _texts(speaker), eos_token_id=_ends(speaker))
+    texts = _texts(speaker)
+    decode = speaker.tokenizers.target.decode
+    if any(text is not None and text[:1] == " " and decode([id_]) == text[1:] for id_, text in enumerate(texts)):
+        # words begin with a space, which is dropped in front of the first one
+        pattern = f" (?:{pattern})"
+    return from_regex(pattern, texts, eos_token_id=_ends(speaker))
 
 
 def _ends(speaker: TextToText) -> tuple[int, ...]:
