@@ -15,6 +15,7 @@ EXHAUSTIVE = (
     "test_docs.py::test_page_runs_from_top_to_bottom[fine_tuning]",
     "test_docs.py::test_page_runs_from_top_to_bottom[from_scratch]",
     "test_docs.py::test_page_runs_from_top_to_bottom[generation]",
+    "test_docs.py::test_page_runs_from_top_to_bottom[migrating_from_seq2seq_trainer]",
     "test_docs.py::test_page_runs_from_top_to_bottom[quickstart]",
     "test_docs.py::test_page_runs_from_top_to_bottom[resuming]",
     "test_docs.py::test_page_runs_from_top_to_bottom[training]",
