@@ -150,16 +150,21 @@ def test_the_curl_command_is_the_request(visit, served):
     assert json.loads(shown.split("-d '", 1)[1][:-1].replace("'\\''", "'")) == sent.value.post_data_json
 
 
-def test_stop_keeps_what_has_come(visit, served):
+@pytest.mark.parametrize("by", ["keys", "button"])
+def test_stop_keeps_what_has_come(visit, served, by):
     page = visit()
     with served.slowed(0.15):
         page.locator("#source").fill("incomprehensibilities")
         page.keyboard.press("Control+Enter")
         expect(page.locator("#written .tokens li").nth(2)).to_be_visible()
         expect(page.locator("#stop")).to_be_visible()
-        page.keyboard.press("Escape")
+        if by == "keys":
+            page.keyboard.press("Escape")
+        else:
+            page.locator("#stop").click()
         expect(page.locator("#status")).to_have_text(re.compile(r"^Stopped after \d+ tokens$"))
     expect(page.locator("#stop")).to_be_hidden()
+    expect(page.locator("#source")).to_be_focused()
     whole = served.speaker("incomprehensibilities", max_new_tokens=MOST_TOKENS)
     [part] = texts(page)
     assert whole.startswith(part) and 3 <= len(part.split()) < len(whole.split())
@@ -372,7 +377,7 @@ def _wait_for(met: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen within 10 s")
 
 
-def test_an_error_in_a_stream_and_a_server_that_is_gone(visit):
+def test_an_error_in_a_stream_is_told(visit):
     page = visit(refusals=())
     events = 'event: token\r\ndata: {"token": "EH", "text": "EH"}\r\n\r\nevent: error\r\ndata: {"error": '
     events += '{"type": "TimeoutError", "message": "took too long"}}\r\n\r\n'
@@ -383,13 +388,23 @@ def test_an_error_in_a_stream_and_a_server_that_is_gone(visit):
     assert texts(page) == ["EH"]
 
 
-def test_a_server_that_is_gone_is_told(visit, browser, served):
+def test_a_server_that_is_gone_is_told(browser, served):
     page = browser.new_page()
     page.goto(served.url)
     page.locator("#source").fill(WORD)
     page.route("**/generate", lambda route: route.abort())
     page.keyboard.press("Control+Enter")
     expect(page.locator("#error")).to_have_text("The server does not answer. Is it still running?")
+    page.close()
+
+
+def test_a_server_without_an_answer_is_told(browser, served):
+    page = browser.new_page()
+    page.route("**/info", lambda route: route.abort())
+    page.goto(served.url)
+    expect(page.locator("#error")).to_have_text("The server does not answer. Is it still running?")
+    page.locator("#generate").click()
+    assert page.url == served.url + "/"
     page.close()
 
 
@@ -553,3 +568,14 @@ def test_the_page_fits(visit, screenshots, scheme, width):
     path.unlink(missing_ok=True)
     page.screenshot(path=path, full_page=True)
     assert path.stat().st_size > 10_000
+
+
+def test_the_documentations_picture(visit, screenshots):
+    """`docs/serving_page.png` is this one, in 64 colours."""
+    page = visit(width=1160, height=1320, device_scale_factor=2)
+    generate(page, "phonetically")
+    page.locator("#source").blur()
+    plot = page.locator("#map .plot")
+    plot.hover(position={"x": 10, "y": 10})
+    expect(page.locator("#readout")).to_contain_text("F looked at p")
+    page.screenshot(path=screenshots / "serving_page.png", full_page=True)

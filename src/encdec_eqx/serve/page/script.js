@@ -16,6 +16,7 @@ const map = new HeatMap(at.map, at.legend, tell);
 start();
 
 async function start() {
+  at.form.addEventListener("submit", (event) => (event.preventDefault(), form && generate()));
   try {
     const info = await get("info");
     introduce(info);
@@ -26,7 +27,6 @@ async function start() {
   }
   restore();
   describe();
-  at.form.addEventListener("submit", (event) => (event.preventDefault(), generate()));
   at.form.addEventListener("input", describe);
   at.searches.addEventListener("change", describe);
   at.stop.addEventListener("click", stop);
@@ -117,6 +117,7 @@ function stop() {
 
 function busy(now) {
   document.body.classList.toggle("busy", now);
+  if (document.activeElement === at.stop) at.source.focus(); // it is about to go
   at.stop.hidden = !now;
   at.output.hidden = false;
   at.written.setAttribute("aria-busy", String(now));
@@ -124,8 +125,6 @@ function busy(now) {
     at.status.textContent = "Generating";
     at.written.replaceChildren(written("", []));
     at.alignment.classList.add("stale");
-  } else if (document.activeElement === document.body) {
-    at.source.focus(); // the stop button had it
   }
 }
 
