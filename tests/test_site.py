@@ -35,6 +35,7 @@ def _codes() -> list:
 
 
 def test_the_reference_has_all_that_the_package_says_is_public():
+    assert len(set(MODULES)) == len(MODULES)
     assert {name.name for name in public_names("encdec_eqx")} | {"families"} == set(encdec_eqx.__all__)
 
 
@@ -79,3 +80,11 @@ def test_every_page_has_a_place_in_the_navigation():
     elsewhere = {"index", "benchmarks", "contributing", "changelog", "tests_on_a_gpu"}
     assert sorted(set(listed) - set(pages) - elsewhere) == []
     assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "docs"])
+def test_what_stands_inside_a_list_is_indented_by_four(name: str):
+    """GitHub takes two as well; the site would end the list there."""
+    path = ROOT / name
+    for page in sorted(path.glob("*.md")) if path.is_dir() else [path]:
+        assert re.findall(r"^ {1,3}(?:```|[-*] |\d+\. ).*", page.read_text(encoding="utf-8"), re.MULTILINE) == []

@@ -19,7 +19,6 @@ MODULES = (
     "encdec_eqx.training.reporting.log",
     "encdec_eqx.training.resume",
     "encdec_eqx.doctor",
-    "encdec_eqx.alignment",
     "encdec_eqx.plotting",
     "encdec_eqx.alignment",
     "encdec_eqx.generation.constraints",
