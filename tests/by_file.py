@@ -7,7 +7,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 
-ON_REQUEST = ("parity", "legacy", "fuzz", "browser")
+ON_REQUEST = ("parity", "legacy", "fuzz", "browser", "services")
 """Folders that are not part of a plain run. They have few and long files, which xdist's own way shares out better."""
 
 LONG_FILES = (

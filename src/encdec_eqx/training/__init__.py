@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .callbacks import CheckpointEvent as CheckpointEvent
     from .callbacks import EvaluationEvent as EvaluationEvent
     from .callbacks import FitResult as FitResult
+    from .callbacks import LogEvent as LogEvent
     from .callbacks import StartEvent as StartEvent
     from .callbacks import StepEvent as StepEvent
     from .data import Batches as Batches
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from .optim.optimizer_config import OptimizerConfig as OptimizerConfig
     from .optim.schedules import Schedule as Schedule
     from .optim.schedules import make_schedule as make_schedule
+    from .reporting.trackers import MLflowCallback as MLflowCallback
+    from .reporting.trackers import TensorBoardCallback as TensorBoardCallback
+    from .reporting.trackers import WandbCallback as WandbCallback
     from .reporting.tracking import TrainingDivergedError as TrainingDivergedError
     from .step import TrainState as TrainState
     from .step import TrainStep as TrainStep
@@ -58,12 +62,21 @@ _LATER = {
     "..doctor": ("Diagnosis", "Finding", "check_before_training", "diagnose"),
     "..params.lora": ("add_lora", "drop_lora", "load_lora", "merge_lora", "save_lora", "unmerge_lora"),
     "..params.trainable": ("PartSummary", "TrainableSummary", "summarize_trainable"),
-    ".callbacks": ("Callback", "CheckpointEvent", "EvaluationEvent", "FitResult", "StartEvent", "StepEvent"),
+    ".callbacks": (
+        "Callback",
+        "CheckpointEvent",
+        "EvaluationEvent",
+        "FitResult",
+        "LogEvent",
+        "StartEvent",
+        "StepEvent",
+    ),
     ".data": ("Batches", "Example", "Examples", "encode_pairs", "pairs_from", "read_pairs"),
     ".fitting": ("fit",),
     ".optim.optimizer": ("Optimizer", "make_optimizer"),
     ".optim.optimizer_config": ("OptimizerConfig",),
     ".optim.schedules": ("Schedule", "make_schedule"),
+    ".reporting.trackers": ("MLflowCallback", "TensorBoardCallback", "WandbCallback"),
     ".reporting.tracking": ("TrainingDivergedError",),
     ".step": ("TrainState", "TrainStep", "init_train_state", "make_train_step"),
     ".train_config": ("TrainConfig",),

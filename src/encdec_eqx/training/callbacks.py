@@ -1,5 +1,6 @@
 """What `fit` hands to its user: events for callbacks along the way, and the result at the end."""
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 from .._quoting import printable
 from .evaluation import Generated
+from .train_config import TrainConfig
 
 _LONGEST = 300
 
@@ -20,11 +22,13 @@ class StartEvent:
         step: Steps taken by earlier sessions; 0 in the first.
         total_steps: Steps of the whole run.
         output_dir: Folder of the run.
+        config: The settings of the run.
     """
 
     step: int
     total_steps: int
     output_dir: Path
+    config: TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,20 @@ class StepEvent:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LogEvent:
+    """A line of the log: every `logging_steps` steps, which are done by now.
+
+    Attributes:
+        step: Steps taken.
+        values: `loss` (the mean since the last line), `learning_rate` (where it is known), `grad_norm`,
+            `tokens_per_second` and `epoch`.
+    """
+
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationEvent:
     """The model was evaluated.
 
@@ -61,12 +79,14 @@ class EvaluationEvent:
         values: The loss, and the metrics of the config, by name.
         is_best: Whether it is the best evaluation so far.
         model: The model as trained so far, to be used before the callback returns: the next step takes its arrays.
+        predictions: What it generated for the first examples; empty where evaluations do not generate.
     """
 
     step: int
     values: Mapping[str, float]
     is_best: bool
     model: Any
+    predictions: tuple[Generated, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +120,9 @@ class Callback:
     def on_step(self, event: StepEvent) -> bool | None:
         """After every step."""
 
+    def on_log(self, event: LogEvent) -> bool | None:
+        """After every line of the log."""
+
     def on_evaluation(self, event: EvaluationEvent) -> bool | None:
         """After every evaluation."""
 
@@ -108,6 +131,9 @@ class Callback:
 
     def on_end(self, result: "FitResult") -> None:
         """With the `FitResult`, after everything is written; not after an exception."""
+
+    def on_close(self, error: BaseException | None) -> None:
+        """Last of all, whatever happened: to close what was opened. `error` is the exception, if one ended the run."""
 
     def state(self) -> Any:
         """What a resumed run is to give to `restore`, in values that JSON can hold; None: nothing."""
@@ -144,6 +170,20 @@ class Callbacks:
                     f"{type(answer).__name__}."
                 )
             self.stop_requested |= bool(answer)
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Tells every callback when the block is left."""
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with contextlib.ExitStack() as stack:  # one that raises does not keep the others from closing
+                for callback in self._callbacks:
+                    stack.callback(_called, callback, "on_close", error)
 
     def state(self) -> dict[str, Any]:
         """The states of the callbacks that have one, by name."""

@@ -12,13 +12,24 @@ from .._signals import StopFlag, graceful_stop
 from ..doctor.finding import stop_on_errors
 from ..hf.model_card import CardData
 from ..text import TokenizerPair
-from .callbacks import Callback, Callbacks, CheckpointEvent, Ending, EvaluationEvent, FitResult, StartEvent, StepEvent
+from .callbacks import (
+    Callback,
+    Callbacks,
+    CheckpointEvent,
+    Ending,
+    EvaluationEvent,
+    FitResult,
+    LogEvent,
+    StartEvent,
+    StepEvent,
+)
 from .evaluation import Generated
 from .loss import Loss
 from .optim.optimizer import OwnOptimizer
 from .reporting.log import RunLog, read_log
 from .reporting.progress import Progress, progress
 from .reporting.run_folder import Output
+from .reporting.trackers import trackers_of
 from .reporting.tracking import StepMetrics
 from .reporting.training_card import training_card
 from .resume import RunCheckpoints
@@ -89,7 +100,7 @@ def fit(
     """
     if on_diagnosed_errors not in ("error", "report"):
         raise ValueError(f'on_diagnosed_errors must be "error" or "report", got {quoted(on_diagnosed_errors)}.')
-    listeners = Callbacks(callbacks)
+    listeners = Callbacks([*callbacks, *trackers_of(config, callbacks)])
     Output.check(config)
     ready = prepare(
         model,
@@ -104,51 +115,52 @@ def fit(
     if on_diagnosed_errors == "error":
         stop_on_errors(ready.findings)
     output = Output.opened(config)
-    with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            RunCheckpoints(
-                output.checkpoints,
-                save_total_limit=config.save_total_limit,
-                best_metric=config.best_by if ready.evaluates else None,
-                greater_is_better=ready.best_tracker.greater_is_better if ready.evaluates else None,
-                run=ready.identity,
+    with listeners.closing():
+        with contextlib.ExitStack() as stack:
+            checkpoints = stack.enter_context(
+                RunCheckpoints(
+                    output.checkpoints,
+                    save_total_limit=config.save_total_limit,
+                    best_metric=config.best_by if ready.evaluates else None,
+                    greater_is_better=ready.best_tracker.greater_is_better if ready.evaluates else None,
+                    run=ready.identity,
+                )
             )
+            stop = stack.enter_context(graceful_stop())
+            output.clear()
+            run = _Run(ready, output, checkpoints, stop, listeners)
+            run.resume()
+            output.write_settings(config)
+            run.log = stack.enter_context(
+                RunLog(output.log, resume_from=run.step if run.resumed else None, without=run.taken_back)
+            )
+            with progress(ready.total_steps, start=run.step, console=console) as bar:
+                run.introduce(bar)
+                ending = run.to_the_end(bar)
+            trained = run.finished_model(ending)
+            predictions: tuple[Generated, ...] = ()
+            if ending != "interrupted":
+                card = run.card(data, eval_data)
+                output.save_model(trained, tokenizers, has_lora=config.lora is not None, card=card)
+                predictions = _predictions(ready, trained)
+        records = tuple(read_log(output.log))
+        output.draw(records)
+        result = FitResult(
+            model=trained,
+            ending=ending,
+            step=run.step,
+            best=run.best_tracker.best,
+            best_step=run.best_tracker.best_step,
+            best_values=run.best_tracker.best_values,
+            best_by=None if run.best_tracker.best_step is None else config.best_by,
+            model_step=run.model_step,
+            predictions=predictions,
+            output_dir=config.output_dir,
+            log=records,
+            signal=stop.signal if ending == "interrupted" else None,
         )
-        stop = stack.enter_context(graceful_stop())
-        output.clear()
-        run = _Run(ready, output, checkpoints, stop, listeners)
-        run.resume()
-        output.write_settings(config)
-        run.log = stack.enter_context(
-            RunLog(output.log, resume_from=run.step if run.resumed else None, without=run.taken_back)
-        )
-        with progress(ready.total_steps, start=run.step, console=console) as bar:
-            run.introduce(bar)
-            ending = run.to_the_end(bar)
-        trained = run.finished_model(ending)
-        predictions: tuple[Generated, ...] = ()
-        if ending != "interrupted":
-            card = run.card(data, eval_data)
-            output.save_model(trained, tokenizers, has_lora=config.lora is not None, card=card)
-            predictions = _predictions(ready, trained)
-    records = tuple(read_log(output.log))
-    output.draw(records)
-    result = FitResult(
-        model=trained,
-        ending=ending,
-        step=run.step,
-        best=run.best_tracker.best,
-        best_step=run.best_tracker.best_step,
-        best_values=run.best_tracker.best_values,
-        best_by=None if run.best_tracker.best_step is None else config.best_by,
-        model_step=run.model_step,
-        predictions=predictions,
-        output_dir=config.output_dir,
-        log=records,
-        signal=stop.signal if ending == "interrupted" else None,
-    )
-    listeners.tell("on_end", result)
-    return result
+        listeners.tell("on_end", result)
+        return result
 
 
 def _predictions(ready: TrainingRun, model: Any) -> tuple[Generated, ...]:
@@ -228,7 +240,9 @@ class _Run:
         """Takes steps until there are no more, patience has run out, or a signal came."""
         total = self.ready.total_steps
         key = jax.random.key(self.config.seed)  # drives dropout: a step folds its number in
-        self.callbacks.tell("on_start", StartEvent(step=self.step, total_steps=total, output_dir=self.output.folder))
+        self.callbacks.tell(
+            "on_start", StartEvent(step=self.step, total_steps=total, output_dir=self.output.folder, config=self.config)
+        )
         self.step_metrics.go_on()
         for batch in self._batches(self.step, total):
             if self.best_tracker.exhausted or self.callbacks.stop_requested:
@@ -318,6 +332,7 @@ class _Run:
             }
             self._record("train", **line)
             bar.update(self.step, done=True, **line)
+            self.callbacks.tell("on_log", LogEvent(step=self.step, values=line))
         else:
             bar.update(self.step, done=done)
         if self.ready.evaluation_due(self.step) or (last and self.ready.evaluates):
@@ -346,13 +361,16 @@ class _Run:
         self.step_metrics.pause()
         bar.evaluating()
         model = self.state.model
-        values = self.ready.evaluate(model)
+        values, said = self.ready.evaluate(model)
         self.best_tracker = self.best_tracker.after(self.step, values)
         self._record("eval", **values)
         bar.evaluated(self.step, values)
         is_best = self.best_tracker.best_step == self.step
         self.callbacks.tell(
-            "on_evaluation", EvaluationEvent(step=self.step, values=values, is_best=is_best, model=model)
+            "on_evaluation",
+            EvaluationEvent(
+                step=self.step, values=values, is_best=is_best, model=model, predictions=tuple(said[:_SHOWN])
+            ),
         )
         self._save(values)
         self.output.draw(self.log.records())

@@ -21,6 +21,7 @@ from .fitting import fit
 from .job import DataSource, ModelSource, TrainJob
 from .metrics import NEEDS
 from .reporting.run_folder import Output
+from .reporting.trackers import PACKAGES
 from .toml import speaking_toml
 from .training_run import check_settings
 
@@ -130,6 +131,7 @@ def check_job(job: TrainJob) -> None:
     check_sources(job.model, job.data)
     check_settings(job.train, evaluates=job.data.validation_file is not None)
     needed = {"matplotlib": "train"} | {NEEDS[name]: "eval" for name in job.train.metrics if name in NEEDS}
+    needed |= {PACKAGES[name]: name for name in job.train.report_to}
     for package, extra in needed.items():
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"this run needs {package}, which is not installed: {install(extra)}")

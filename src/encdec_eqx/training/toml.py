@@ -89,7 +89,12 @@ def translated(text: str) -> str:
     return text
 
 
-_EXAMPLES = {"metrics": '["bleu"]', "learning_rates": "{cross_attention = 1e-4}", "train_file": '"train.jsonl"'}
+_EXAMPLES = {
+    "metrics": '["bleu"]',
+    "learning_rates": "{cross_attention = 1e-4}",
+    "train_file": '"train.jsonl"',
+    "report_to": '["tensorboard"]',
+}
 """What is written behind a name's equals sign, where its kind alone would be a poor example."""
 
 

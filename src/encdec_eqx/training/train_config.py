@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +13,8 @@ from ..stack import Remat
 from .metrics import metric
 from .optim.optimizer_config import OptimizerConfig
 
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""Names for `report_to`."""
 DEFAULT_EPOCHS = 3.0
 DEFAULT_RANK = 8
 DEFAULT_OUTPUT = Path("encdec-eqx-run")
@@ -73,6 +75,7 @@ class TrainConfig(OptimizerConfig):
         early_stopping_patience: Evaluations without improvement after which the run ends; None: never.
         early_stopping_threshold: Least improvement that counts.
         logging_steps: Steps between two lines of the log.
+        report_to: Where the log goes besides, kept as a tuple: "tensorboard", "wandb" or "mlflow", each with its extra.
         save_steps: Steps between two checkpoints; default: with every evaluation.
         save_total_limit: Newest checkpoints that are kept; the best is kept besides.
         seed: Of the order of the examples and of dropout.
@@ -118,6 +121,7 @@ class TrainConfig(OptimizerConfig):
     early_stopping_threshold: float = 0.0
     # records
     logging_steps: int = 10
+    report_to: Sequence[str] = ()
     save_steps: int | None = None
     save_total_limit: int = 2
     seed: int = 0
@@ -128,7 +132,9 @@ class TrainConfig(OptimizerConfig):
         if not isinstance(self.output_dir, str | Path):
             raise TypeError(f"output_dir must be a path, got {self.output_dir!r}.")
         set_field(self, "output_dir", Path(self.output_dir))
-        set_field(self, "metrics", _names(self.metrics))
+        set_field(self, "metrics", _names("metrics", self.metrics, "['rouge1', 'rougeL']"))
+        one = isinstance(self.report_to, str)
+        set_field(self, "report_to", _names("report_to", [self.report_to] if one else self.report_to, "['wandb']"))
         super().__post_init__()
         self._check_numbers()
         self._check_pairs()
@@ -208,6 +214,9 @@ class TrainConfig(OptimizerConfig):
             raise ValueError(f"{', '.join(useless)} would do nothing: set lora, the layers that get an adapter.")
 
     def _check_evaluation(self) -> None:
+        for name in self.report_to:
+            if name not in TRACKERS:
+                raise ValueError(f"report_to holds {quoted(name)}; expected some of {', '.join(TRACKERS)}.")
         for name in self.metrics:
             metric(name)
         if self.metrics and not self.generates:
@@ -285,9 +294,9 @@ def _described(value: float, least: float, most: float) -> str:
     return f"{low} and {'less than 1' if most == _BELOW_ONE else f'at most {most:g}'}"
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"metrics must be a sequence of names such as ['rouge1', 'rougeL'], got {value!r}.")
+def _names(name: str, value: Any, example: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f"{name} must be a sequence of names such as {example}, got {value!r}.")
     return tuple(value)
 
 

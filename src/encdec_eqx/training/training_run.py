@@ -34,7 +34,9 @@ from .step import TrainStep, make_train_step
 from .train_config import DEFAULT_RANK, TrainConfig
 
 # Settings that a resumed run may change: they do not decide what is computed, or are compared by their effect.
-_FREE = ("output_dir", "resume", "logging_steps", "save_steps", "save_total_limit", "load_best_model_at_end")
+_FREE = (
+    "output_dir", "resume", "logging_steps", "report_to", "save_steps", "save_total_limit", "load_best_model_at_end",
+)  # fmt: skip
 _MANY_STEPS = 1_000_000
 _LOOKED_AT = 64
 """Examples that are looked at before the first step."""
@@ -147,15 +149,16 @@ class TrainingRun:
         every = self.config.save_steps or (None if self.evaluates else self.steps_per_epoch)
         return every is not None and step % every == 0
 
-    def evaluate(self, model: Any) -> dict[str, float]:
-        """The loss on the examples of the evaluation, and the metrics of what the model generates."""
+    def evaluate(self, model: Any) -> tuple[dict[str, float], list[Generated]]:
+        """The loss on the examples of the evaluation and the metrics of what the model generates, and what that is."""
         assert self.eval_batches is not None
         dtype = _compute_dtype(self.config)
         values = {"loss": mean_loss(model, self.eval_batches.epoch(0), compute_dtype=dtype, loss=self.loss)}
+        said: list[Generated] = []
         if self.config.generates:
             said = self.generated(model)
             values |= score(self.config.metrics, [one.text for one in said], [one.references for one in said])
-        return values
+        return values, said
 
     def generated(self, model: Any, *, first: int | None = None) -> list[Generated]:
         """What the model generates for the examples of the evaluation, or for the first so many."""
