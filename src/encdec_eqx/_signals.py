@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
@@ -126,6 +127,19 @@ _WATCHED = (signal.SIGTERM, signal.SIGINT)
 _NOTICE = b"\nStopping after this step, and saving. Ctrl-C again stops at once, and saves nothing.\n"
 
 
+_keeps_nothing = ContextVar("keeps_nothing", default=False)
+
+
+@contextlib.contextmanager
+def keeping_nothing() -> Iterator[None]:
+    """Within it `graceful_stop` changes nothing: signals end a run at once, of which nothing would be kept anyway."""
+    before = _keeps_nothing.set(True)
+    try:
+        yield
+    finally:
+        _keeps_nothing.reset(before)
+
+
 class StopFlag:
     """Whether somebody asked for the run to stop.
 
@@ -147,7 +161,7 @@ def graceful_stop() -> Iterator[StopFlag]:
     the main thread handle signals: in another thread the flag stays unset, and signals do what they did before.
     """
     flag = StopFlag()
-    if threading.current_thread() is not threading.main_thread():
+    if _keeps_nothing.get() or threading.current_thread() is not threading.main_thread():
         yield flag
         return
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from wandb.proto import wandb_internal_pb2
 
-from reported_runs import SAVED, STEPS, broken_and_resumed, losses
+from reported_runs import SAVED, STEPS, broken, losses, run
 
 # wandb leaves folders to the interpreter's end
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -17,17 +18,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Depr
 
 def test_a_run_that_breaks_off_and_goes_on_is_in_mlflow_once(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    result = broken_and_resumed(tmp_path / "run", ["mlflow"])
+    broken(tmp_path / "run", ["mlflow"])
+    result = run(tmp_path / "run", ["mlflow"], resume=True)
     client = MlflowClient((tmp_path / "run" / "mlruns").as_uri())
     [experiment] = [one for one in client.search_experiments() if one.name == "encdec-eqx"]
-    [run] = client.search_runs([experiment.experiment_id])
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
-    assert run.data.params["learning_rate"] == "0.01"
+    [found] = client.search_runs([experiment.experiment_id])
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "run")
+    assert found.data.params["learning_rate"] == "0.01"
     for event, wanted in (("train", range(1, STEPS + 1)), ("eval", (SAVED, STEPS))):
-        history = client.get_metric_history(run.info.run_id, f"{event}/loss")
+        history = client.get_metric_history(found.info.run_id, f"{event}/loss")
         assert [one.step for one in history] == list(wanted)
         assert {one.step: one.value for one in history} == losses(result, event)
-    assert {"train/learning_rate", "eval/exact_match"} <= run.data.metrics.keys()
+    assert {"train/learning_rate", "eval/exact_match"} <= found.data.metrics.keys()
     samples = sorted((tmp_path / "run" / "mlruns").rglob("samples/step-*.md"))
     assert [path.name for path in samples] == [f"step-{step}.md" for step in (SAVED, STEPS)]
     assert samples[-1].read_text().startswith("| source | prediction | reference |")
@@ -56,7 +58,9 @@ def _records(path: Path) -> list[Any]:
 def test_sessions_of_a_run_have_one_id_in_wandb_and_all_of_its_steps(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    result = broken_and_resumed(tmp_path / "run", ["wandb"])
+    broken(tmp_path / "run", ["wandb"])
+    time.sleep(1.1)  # wandb names a session's folder by the second
+    result = run(tmp_path / "run", ["wandb"], resume=True)
     files = sorted(
         (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime
     )

@@ -11,7 +11,7 @@ from tensorboardX.proto import event_pb2
 
 from encdec_eqx.training import TensorBoardCallback, TrainConfig, WandbCallback
 from encdec_eqx.training.reporting import trackers
-from reported_runs import SAVED, STEPS, broken_and_resumed, losses, run
+from reported_runs import SAVED, STEPS, broken, losses, run
 
 proto: Any = event_pb2  # its names are made as it is imported
 
@@ -41,7 +41,8 @@ def _shown(events: list[Any]) -> Iterator[tuple[str, int, Any]]:
 
 
 def test_a_run_that_breaks_off_and_goes_on_is_in_tensorboard_once(tmp_path):
-    result = broken_and_resumed(tmp_path / "run", ["tensorboard"])
+    broken(tmp_path / "run", ["tensorboard"])
+    result = run(tmp_path / "run", ["tensorboard"], resume=True)
     events = _events(tmp_path / "run" / "tensorboard")
     shown = list(_shown(events))
     for event, wanted in (("train", range(1, STEPS + 1)), ("eval", (SAVED, STEPS))):

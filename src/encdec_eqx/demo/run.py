@@ -6,8 +6,6 @@ Uses the library's public names, as a user's script would, but for what keeps Ct
 import contextlib
 import dataclasses
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from encdec_eqx import EncoderDecoder
 from encdec_eqx.training import Callback, EvaluationEvent, Example, StartEvent, StepEvent, TrainConfig, fit
 from encdec_eqx.training.metrics import score
 
+from .._signals import keeping_nothing
 from .._writing import in_one_go, temporary_folder, write_whole
 from .lexicon import (
     Lexicon,
@@ -134,13 +133,8 @@ class _Watch(Callback):
         self._dev: ErrorRates | None = None
         self._tokens, self._mark = 0, time.perf_counter()
         self.compile_seconds = self.train_seconds = 0.0
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_start(self, event: StartEvent) -> None:
-        # nothing is kept of a demo that is interrupted: it ends at once, not after the step
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
         self._mark = time.perf_counter()
 
     def on_step(self, event: StepEvent) -> bool:
@@ -199,7 +193,7 @@ def finetune(
     """
     dev = fixed_sample(lexicon.words("dev"), recipe.dev_words)
     watch = _Watch(recipe, lambda trained: evaluate(trained, lexicon, dev), on_progress)
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, keeping_nothing():
         result = fit(
             model,
             [_example(word, said) for word, said in training_pairs(lexicon)],
