@@ -70,7 +70,8 @@ _LOAD = {
 }
 _SAVE = {
     "params": _NO_PARAMS,
-    "push_to_hub": "save to a folder, and upload it with huggingface_hub.upload_folder(...).",
+    "push_to_hub": "call model.push_to_hub(repo_id), which saves and uploads; or upload a folder that was saved, with "
+    "huggingface_hub.upload_folder(...).",
     "safe_serialization": _ONE_FORMAT,
     "state_dict": _NO_PARAMS,
 }
@@ -112,7 +113,6 @@ _ATTRIBUTES = {
     "dtype": "arrays have one each: model.decoder.embeddings.tokens.weight.dtype; model.astype(...) converts",
     "enable_gradient_checkpointing": 'model.with_layout("scanned", remat=True) recomputes in the backward pass',
     "gradient_checkpointing_enable": 'model.with_layout("scanned", remat=True) recomputes in the backward pass',
-    "push_to_hub": "save_pretrained writes a folder; huggingface_hub.upload_folder(...) uploads it",
     "train": "there is no mode: dropout acts where a call is given key=",
     "eval": "there is no mode: dropout acts where a call is given key=",
     "to": "jax.device_put(model, device) places the arrays",

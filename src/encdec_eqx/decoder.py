@@ -24,6 +24,7 @@ from .hf.files.sharding import DEFAULT_SIZE
 from .hf.model_card import CardData
 from .hf.piece import how_drawn, load_piece, save_piece
 from .hf.report import LoadReport
+from .hf.upload import PushesToHub
 from .inputs.counting import PositionRule
 from .inputs.tokens import Embeddings, as_token_types, check_positions_used, longest
 from .layers.attention import with_backends
@@ -54,7 +55,7 @@ class DecoderOutput(eqx.Module):
     cache: DecoderCache | None = None
 
 
-class Decoder(TaughtAttributes):
+class Decoder(TaughtAttributes, PushesToHub):
     """A causal transformer with a language-model head, and usually cross-attention.
 
     Attributes:

@@ -19,6 +19,7 @@ from .hf.files.sharding import DEFAULT_SIZE
 from .hf.model_card import CardData
 from .hf.piece import load_piece, save_piece
 from .hf.report import LoadReport
+from .hf.upload import PushesToHub
 from .inputs.tokens import Embeddings
 from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
@@ -74,7 +75,7 @@ def token_config(encoder: Any) -> StackConfig | None:
     return getattr(encoder, "token_config", None)
 
 
-class Encoder(TaughtAttributes):
+class Encoder(TaughtAttributes, PushesToHub):
     """A transformer encoder: embeddings and a stack of layers.
 
     Attributes:

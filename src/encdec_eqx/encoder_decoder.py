@@ -31,6 +31,7 @@ from .hf.model_card import CardData
 from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import log, reports_held_back
 from .hf.report import LoadReport, join_reports
+from .hf.upload import PushesToHub
 from .joining import check_pieces, decoder_settings, projection, special_token_ids
 from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
@@ -64,7 +65,7 @@ class Seq2SeqOutput(TaughtAttributes):
     cache: DecoderCache | None = None
 
 
-class EncoderDecoder(Generates, Reshapes):
+class EncoderDecoder(Generates, Reshapes, PushesToHub):
     """A sequence-to-sequence model: any encoder joined to a decoder with cross-attention.
 
     Make one with `from_pieces`, `from_pretrained` or `from_encoder_decoder_pretrained`.

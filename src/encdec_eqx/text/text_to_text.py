@@ -16,6 +16,7 @@ from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
 from ..generation.special_tokens import START, is_per_row
 from ..hf.model_card import CardData
+from ..hf.upload import PushesToHub
 from ..targets import TargetForm
 from .open_with_tokenizers import open_pair, open_pieces
 from .texts import by_length, check_not_empty, check_texts, pad_rows, pad_sources, source_limit, source_pad
@@ -54,7 +55,7 @@ class TextResult:
     forced_words_met: Bool[np.ndarray, "batch each"] | None = None
 
 
-class TextToText:
+class TextToText(PushesToHub):
     """A model and its two tokenizers.
 
     Attributes:

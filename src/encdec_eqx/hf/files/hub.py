@@ -18,9 +18,12 @@ from ..._installing import install
 from . import MissingFileError
 from .folder import CONFIG, FLAX_WEIGHTS, GENERATION_CONFIG, INDEX, WEIGHTS, gguf_advice
 
-_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+"""What names a repository of the Hub."""
+
 _JSON = [CONFIG, GENERATION_CONFIG, INDEX]
 _SAFETENSORS = [WEIGHTS, "model-*-of-*.safetensors"]
+_OTHERS = ["model.int8*.safetensors", "model.int8*.index.json", FLAX_WEIGHTS]
 
 SHIPPED = ("letters", "phonemes", "pronounce")
 """A BERT that knows English spelling and a GPT-2 that knows English pronunciation, each with its tokenizer; and a pair
@@ -75,7 +78,7 @@ def named_folder(path: str | os.PathLike) -> Path | None:
         advice = gguf_advice([folder.name])
         raise MissingFileError(f"{folder} is a file; give the folder that holds it and its {CONFIG}.{advice}")
     text = os.fspath(path)
-    if not isinstance(path, str) or text.startswith((".", "/", "~")) or not _ID.fullmatch(text):
+    if not isinstance(path, str) or text.startswith((".", "/", "~")) or not REPO_ID.fullmatch(text):
         raise MissingFileError(
             f"there is no folder {text!r} (looked from {Path.cwd()}), and it is no Hub id either; expected an existing "
             "folder or an id such as 'gpt2' or 'google-bert/bert-base-uncased'."
@@ -86,7 +89,7 @@ def named_folder(path: str | os.PathLike) -> Path | None:
 
 def hub_id(name: str) -> str | None:
     """The name, if it can only be meant as a Hub id: nothing of this machine goes by it."""
-    return name if _ID.fullmatch(name) and name not in SHIPPED and not Path(name).exists() else None
+    return name if REPO_ID.fullmatch(name) and name not in SHIPPED and not Path(name).exists() else None
 
 
 def _hub_client(repo: str) -> Any:
@@ -127,7 +130,7 @@ def _download(repo: str, options: HubOptions, files: Sequence[str] | None) -> Pa
             return Path(hub.snapshot_download(repo, **given, allow_patterns=list(files)))
         folder = Path(hub.snapshot_download(repo, **given, allow_patterns=_JSON + _SAFETENSORS))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(hub.snapshot_download(repo, **given, allow_patterns=[*_JSON, FLAX_WEIGHTS]))
+            folder = Path(hub.snapshot_download(repo, **given, allow_patterns=[*_JSON, *_OTHERS]))
     return folder
 
 
