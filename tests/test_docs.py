@@ -7,6 +7,7 @@ on the page. Two marks, each a paragraph right above its block that readers see 
 - ``*Downloads from the Hub: `bert-base-uncased`.*``: it runs with those ids replaced by folders of tiny checkpoints.
 """
 
+import ast
 import dataclasses
 import re
 import shlex
@@ -140,6 +141,15 @@ def test_marks_are_of_the_two_kinds(page: Path):
     assert len(re.findall(rf"^\*(?:{'|'.join(_MARKS)}):", text, re.MULTILINE)) == sum(
         block.mark is not None for block in _blocks(page, "python", "toml", "bash", "sh", "text")
     )
+
+
+@pytest.mark.parametrize("page", _with("python"))
+def test_what_downloads_says_so(page: Path):
+    for block in _blocks(page, "python"):
+        calls = [node for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.Call)]
+        loads = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr.startswith("from_")]
+        texts = {argument.value for call in loads for argument in call.args if isinstance(argument, ast.Constant)}
+        assert block.mark is not None or not texts & set(STAND_INS)
 
 
 @pytest.mark.parametrize("page", _with("toml"))

@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
-from public_names import MODULES, PublicName, docstring, module_docstring, public_names, summary
+from public_names import MODULES, PublicName, array_types, docstring, module_docstring, public_names, summary
 
 ROOT = Path(__file__).parent.parent
 _PAGES = {
@@ -144,13 +144,28 @@ def _first_places() -> dict[str, PublicName]:
 
 
 def _reference_nav() -> list[Any]:
-    sections: list[Any] = ["reference/index.md"]
+    sections: list[Any] = ["reference/index.md", {"Array types": "reference/array_types.md"}]
     places = _first_places()
     for module in MODULES:
         own = sorted((name for name in places.values() if name.module == module), key=lambda name: name.name.lower())
         title = module.removeprefix("encdec_eqx.")
         sections.append({title: [f"reference/{module}/index.md", *({name.name: _page_of(name)} for name in own)]})
     return sections
+
+
+def _array_types_page() -> str:
+    """What annotations of arrays mean: the words for axes, and the types that have a name."""
+    axes = module_docstring("encdec_eqx._typing").partition("\n\n")[2].partition("\n\n")[2]
+    named = "".join(
+        f"### `{name}` {{: #encdec_eqx._typing.{name} }}\n\n```python\n{said}\n```\n\n" for name, said in array_types()
+    )
+    return (
+        "# Array types\n\nAnnotations of arrays are [jaxtyping](https://docs.kidger.site/jaxtyping/)'s: what kind of "
+        'numbers, of which array, along which axes. `Float[Array, "batch source hidden"]` is a jax array of floats '
+        "with three axes, and where a call has the word `batch` twice, both have the same size. A wrong shape or kind "
+        "is a `TypeError`.\n\n"
+        f"## Axes\n\n{axes}\n\n## Named types\n\n{named}"
+    )
 
 
 def _reference_pages() -> dict[str, str]:
@@ -161,6 +176,7 @@ def _reference_pages() -> dict[str, str]:
     )
     head = "# API reference\n\nEvery name that is meant to be imported, by where it is imported from.\n\n"
     pages = {"reference/index.md": f"{head}| module | |\n|---|---|\n{modules}"}
+    pages["reference/array_types.md"] = _array_types_page()
     for module in MODULES:
         rows = ""
         for name in sorted(public_names(module), key=lambda name: name.name.lower()):

@@ -136,3 +136,14 @@ def docstring(name: PublicName) -> str | None:
 def module_docstring(module: str) -> str:
     """What a module says of itself."""
     return ast.get_docstring(_parsed(module)) or ""
+
+
+def array_types() -> list[tuple[str, str]]:
+    """The array types that have a name, as annotations use them, and what they stand for."""
+    body = _parsed("encdec_eqx._typing").body
+    assigned = [node for node in body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
+    return [
+        (node.targets[0].id, ast.unparse(node.value).replace("'", '"'))
+        for node in assigned
+        if not node.targets[0].id.startswith("_") and not isinstance(node.value, ast.Name | ast.Call)
+    ]
