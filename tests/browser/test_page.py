@@ -187,12 +187,9 @@ def test_what_is_typed_is_in_the_address(visit, served):
 
 def test_text_is_never_markup(visit):
     said = "<img src=x onerror=alert(1)>"
-    outputs = [{"generated_text": said, "tokens": [said], "score": None, "finish_reason": "eos"}]
-    drawn = {"source_tokens": [said], "target_tokens": [said], "layers": 1, "heads": 1, "weights": [[1.0]]}
     page = visit()
-    search(page, "beams")
-    page.route("**/generate", lambda route: route.fulfill(json={"outputs": [outputs]}))
-    page.route("**/alignment", lambda route: route.fulfill(json=drawn))
+    drawn = {"source_tokens": [said], "target_tokens": [said], "weights": [[1.0]]}
+    _answered(page, {"generated_text": said, "tokens": [said]}, drawn)
     generate(page)
     assert texts(page) == [said] and not page.locator("main img").count()
 
@@ -251,16 +248,38 @@ def test_another_output_has_its_own_alignment(visit, served):
     assert page.locator("#map .rows span").all_text_contents()[:-1] == texts(page)[1].split()
 
 
-def test_tokens_are_shown_as_people_read_them(visit):
-    raw = ["\u0120caf", "\u00c3\u00a9", "\u0120au"]
-    outputs = [{"generated_text": "café au", "tokens": raw, "score": None, "finish_reason": "eos"}]
-    drawn = {"source_tokens": ["a"], "target_tokens": ["caf", "é", "au", "</s>"], "layers": 1, "heads": 1}
-    page = visit()
+def _answered(page: Page, output: dict[str, Any], alignment: dict[str, Any]) -> None:
+    """Has beam search answer with these."""
     search(page, "beams")
+    outputs = [{"score": None, "finish_reason": "eos", **output}]
     page.route("**/generate", lambda route: route.fulfill(json={"outputs": [outputs]}))
-    page.route("**/alignment", lambda route: route.fulfill(json={**drawn, "weights": [[1.0]] * 4}))
+    page.route("**/alignment", lambda route: route.fulfill(json={"layers": 1, "heads": 1, **alignment}))
+
+
+def test_tokens_are_shown_as_people_read_them(visit):
+    page = visit()
+    raw = ["\u0120caf", "\u00c3\u00a9", "\u0120au"]
+    drawn = {"source_tokens": ["a"], "target_tokens": ["caf", "é", "au", "</s>"], "weights": [[1.0]] * 4}
+    _answered(page, {"generated_text": "café au", "tokens": raw}, drawn)
     generate(page)
-    assert page.locator("#written .tokens li").all_text_contents() == ["caf", "é", "au"]
+    tokens = page.locator("#written .tokens li")
+    assert tokens.all_text_contents() == ["caf", "é", "au"]
+    page.locator("#map .rows span").nth(1).hover()
+    expect(tokens.nth(1)).to_have_class("on")
+
+
+def test_tokens_that_the_alignment_has_otherwise_are_not_taken_for_its_rows(visit):
+    page = visit()
+    drawn = {"source_tokens": ["a"], "target_tokens": ["the", "error", "</s>"], "weights": [[1.0]] * 3}
+    _answered(page, {"generated_text": "the error", "tokens": ["▁the", "▁er", "r", "or"]}, drawn)
+    generate(page)
+    tokens = page.locator("#written .tokens li")
+    assert tokens.all_text_contents() == ["the", "er", "r", "or"]
+    tokens.nth(1).hover()
+    expect(page.locator("#map .rows .on")).to_have_count(0)
+    page.locator("#map .rows span").nth(1).hover()
+    expect(page.locator("#map .rows .on")).to_have_count(1)
+    expect(page.locator("#written .tokens .on")).to_have_count(0)
 
 
 def test_a_pointed_token_shows_all_that_it_looked_at(visit):

@@ -165,5 +165,8 @@ function labels(tokens, className) {
   return place;
 }
 
-// A token that nobody could see gets a sign.
-export const shown = (token) => token.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
+// A token as it is shown: without a tokenizer's mark in front for a space, and with a sign where nothing could be seen.
+export function shown(token) {
+  const text = token.replace(/^[Ġ▁](?=.)/, "");
+  return text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
+}

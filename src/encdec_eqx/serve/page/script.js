@@ -200,7 +200,7 @@ function tokensOf(tokens) {
 
 function chip(token, index) {
   const item = element("li", { textContent: shown(token) });
-  item.addEventListener("pointerenter", () => index < (map.data?.target_tokens.length ?? 0) && map.pick([index, null]));
+  item.addEventListener("pointerenter", () => sameTokens() && map.pick([index, null]));
   item.addEventListener("pointerleave", () => map.pick(null));
   return item;
 }
@@ -225,10 +225,10 @@ async function align() {
     const data = await ask("alignment", body, controller.signal);
     number(at.layer, data.layers);
     number(at.head, data.heads);
+    at.alignment.classList.remove("stale", "empty");
     map.show(data);
     strongest(data);
-    relabel(data.target_tokens);
-    at.alignment.classList.remove("stale", "empty");
+    relabel();
   } catch (error) {
     if (error.name === "AbortError") return;
     at["alignment-error"].textContent = error.message;
@@ -236,12 +236,19 @@ async function align() {
   }
 }
 
-// The tokens of the output as the alignment has them, which is how people read them: no Ġ for a space. Those of a text
-// that was cut into tokens anew can be others; then they stay as they came.
-function relabel(target) {
-  const items = [...at.written.querySelectorAll(".tokens li")];
-  const ends = target.length - items.length;
-  if (ends === 0 || ends === 1) for (const [index, item] of items.entries()) item.textContent = shown(target[index]);
+const tokensShown = () => [...at.written.querySelectorAll(".tokens li")];
+
+// Whether the alignment's rows are the tokens of the output, and perhaps the end: it cuts the text into tokens anew, and a
+// model need not have written it in the tokenizer's way.
+function sameTokens() {
+  const more = (map.data?.target_tokens.length ?? -1) - tokensShown().length;
+  return (more === 0 || more === 1) && !at.alignment.classList.contains("stale");
+}
+
+// The tokens of the output as the alignment has them, which is how people read them: no Ġ for a space.
+function relabel() {
+  if (!sameTokens()) return;
+  for (const [index, item] of tokensShown().entries()) item.textContent = shown(map.data.target_tokens[index]);
 }
 
 // "mean" and the numbers from 0, as in Python.
@@ -255,9 +262,8 @@ function number(select, many) {
 
 function tell(cell) {
   const data = map.data;
-  for (const [index, item] of [...at.written.querySelectorAll(".tokens li")].entries()) {
-    item.classList.toggle("on", index === cell?.[0]);
-  }
+  const picked = sameTokens() ? cell?.[0] : undefined;
+  for (const [index, item] of tokensShown().entries()) item.classList.toggle("on", index === picked);
   if (!cell) {
     at.readout.replaceChildren(element("span", { className: "hint", textContent: "Point at a cell, or press Tab and the arrow keys." }));
     return;
