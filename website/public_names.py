@@ -13,7 +13,6 @@ MODULES = (
     "encdec_eqx.training",
     "encdec_eqx.training.data",
     "encdec_eqx.training.job",
-    "encdec_eqx.training.run_job",
     "encdec_eqx.training.metrics",
     "encdec_eqx.training.optim.muon_adafactor",
     "encdec_eqx.training.reporting.log",

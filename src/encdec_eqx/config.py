@@ -438,7 +438,11 @@ class StackConfig:
         return len(self.layers)
 
     def replace(self, **changes: Any) -> "StackConfig":
-        """A copy with some fields changed, validated again."""
+        """A copy with some fields changed, validated again.
+
+        Args:
+            **changes: fields by name.
+        """
         return dataclasses.replace(self, **changes)
 
 

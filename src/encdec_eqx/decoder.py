@@ -241,11 +241,19 @@ class Decoder(TaughtAttributes, PushesToHub):
         """The cache as it was when only its first `length` slots were filled. For loops that give positions themselves.
 
         What is in the other slots stays, unseen, until it is written over.
+
+        Args:
+            cache: any, also a full one.
+            length: how many slots stay filled; may be traced.
         """
         return eqx.tree_at(lambda c: c.length, cache, length)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
-        """Scores of the next token, in float32."""
+        """Scores of the next token, in float32.
+
+        Args:
+            hidden: states after the last layer and its norm.
+        """
         with jax.named_scope("decoder"):
             return self.head(hidden, self.embeddings)
 
@@ -349,6 +357,10 @@ class Decoder(TaughtAttributes, PushesToHub):
     @checked
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Decoder":
         """Newly initialised: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
+
+        Args:
+            config: of a causal stack with a head.
+            key: draws the weights.
 
         Raises:
             ValueError: the config is an encoder's: it is not causal, or has no head.
@@ -467,20 +479,40 @@ class Decoder(TaughtAttributes, PushesToHub):
         return graft(self, how, key=key, drawn=drawn, width=cross_attention_hidden_size)
 
     def with_layout(self, layout: Layout, *, remat: Remat | bool = False, unroll: int = 1) -> "Decoder":
-        """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""
+        """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`.
+
+        Args:
+            layout: "unrolled" (fastest decoding) or "scanned" (fastest and smallest training and compilation).
+            remat: with "scanned": what the backward pass finds kept: "keep_all", "keep_products" (False), "keep_linear"
+                or "keep_nothing" (True); see `EncoderDecoder.with_layout`.
+            unroll: with "scanned": repeating groups of layers that one iteration of the loop runs; at least 1.
+        """
         return eqx.tree_at(lambda d: d.stack, self, to_layout(self.stack, layout, remat=remat, unroll=unroll))
 
     def attention_backends(self, *, right_padded: bool = True, dropout: bool = False) -> dict[str, str]:
-        """Which backend attends in each layer, and why no other: see `EncoderDecoder.attention_backends`."""
+        """Which backend attends in each layer, and why no other: see `EncoderDecoder.attention_backends`.
+
+        Args:
+            right_padded: whether all padding is known to be on the right before a program is traced.
+            dropout: whether dropout of attention weights is on, as in training with a rate above 0.
+        """
         said = self.stack.attention_backends(causal=True, right_padded=right_padded, dropout=dropout)
         return {f"decoder/{name}": backend for name, backend in said.items()}
 
     def with_attention_backends(self, *backends: AttentionBackend) -> "Decoder":
-        """The same weights, attention by other backends: see `EncoderDecoder.with_attention_backends`."""
+        """The same weights, attention by other backends: see `EncoderDecoder.with_attention_backends`.
+
+        Args:
+            *backends: asked in this order; the reference does what all of them refuse.
+        """
         return with_backends(self, backends)
 
     def astype(self, dtype: DTypeLike) -> "Decoder":
-        """The same decoder with its arrays cast to a floating-point dtype."""
+        """The same decoder with its arrays cast to a floating-point dtype.
+
+        Args:
+            dtype: float32, bfloat16 or float16.
+        """
         return _trees.astype(self, dtype)
 
     @checked

@@ -164,6 +164,10 @@ class Encoder(TaughtAttributes, PushesToHub):
     def init(cls, config: StackConfig, *, key: PRNGKey) -> "Encoder":
         """Newly initialised: normal weights of standard deviation `config.initializer_range`, zero biases, unit norms.
 
+        Args:
+            config: of a stack without cross-attention.
+            key: draws the weights.
+
         Raises:
             ValueError: the config is a decoder's: its layers have cross-attention.
         """
@@ -253,20 +257,40 @@ class Encoder(TaughtAttributes, PushesToHub):
         save_piece(folder, self.with_layout("unrolled"), "encoder", max_shard_size=max_shard_size, card_data=card_data)
 
     def with_layout(self, layout: Layout, *, remat: Remat | bool = False, unroll: int = 1) -> "Encoder":
-        """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`."""
+        """The same weights in the "scanned" or "unrolled" layout; see `stack.to_layout`.
+
+        Args:
+            layout: "unrolled" (fastest decoding) or "scanned" (fastest and smallest training and compilation).
+            remat: with "scanned": what the backward pass finds kept: "keep_all", "keep_products" (False), "keep_linear"
+                or "keep_nothing" (True); see `EncoderDecoder.with_layout`.
+            unroll: with "scanned": repeating groups of layers that one iteration of the loop runs; at least 1.
+        """
         return eqx.tree_at(lambda e: e.stack, self, to_layout(self.stack, layout, remat=remat, unroll=unroll))
 
     def attention_backends(self, *, right_padded: bool = True, dropout: bool = False) -> dict[str, str]:
-        """Which backend attends in each layer, and why no other: see `EncoderDecoder.attention_backends`."""
+        """Which backend attends in each layer, and why no other: see `EncoderDecoder.attention_backends`.
+
+        Args:
+            right_padded: whether all padding is known to be on the right before a program is traced.
+            dropout: whether dropout of attention weights is on, as in training with a rate above 0.
+        """
         said = self.stack.attention_backends(causal=self.config.causal, right_padded=right_padded, dropout=dropout)
         return {f"encoder/{name}": backend for name, backend in said.items()}
 
     def with_attention_backends(self, *backends: AttentionBackend) -> "Encoder":
-        """The same weights, attention by other backends: see `EncoderDecoder.with_attention_backends`."""
+        """The same weights, attention by other backends: see `EncoderDecoder.with_attention_backends`.
+
+        Args:
+            *backends: asked in this order; the reference does what all of them refuse.
+        """
         return with_backends(self, backends)
 
     def astype(self, dtype: DTypeLike) -> "Encoder":
-        """The same encoder with its arrays cast to a floating-point dtype."""
+        """The same encoder with its arrays cast to a floating-point dtype.
+
+        Args:
+            dtype: float32, bfloat16 or float16.
+        """
         return _trees.astype(self, dtype)
 
     @checked

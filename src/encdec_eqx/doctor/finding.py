@@ -103,7 +103,11 @@ class Diagnosis:
         return tuple(finding.code for finding in self.findings)
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:
-        """The findings of one severity."""
+        """The findings of one severity.
+
+        Args:
+            severity: "error", "warning" or "info".
+        """
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     def __str__(self) -> str:

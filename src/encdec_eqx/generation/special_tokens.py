@@ -150,6 +150,9 @@ class SpecialTokens:
     def require(self, name: str) -> Any:
         """The id called `name`.
 
+        Args:
+            name: such as "eos_token_id".
+
         Raises:
             ValueError: if nothing set it; the message names what is known and how to set it.
         """

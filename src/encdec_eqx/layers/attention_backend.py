@@ -145,10 +145,18 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def __call__(self, call: AttentionCall) -> Float[Array, "batch queries all_heads"]:
-        """The weighted sums of values, the heads side by side."""
+        """The weighted sums of values, the heads side by side.
+
+        Args:
+            call: queries, keys, values, and all that is asked of them.
+        """
 
     def why_not(self, call: AttentionCall) -> str | None:
-        """Why it cannot do this call, by platform, dtypes and shapes; `None` where it can."""
+        """Why it cannot do this call, by platform, dtypes and shapes; `None` where it can.
+
+        Args:
+            call: the same; only its shapes, dtypes and structure may count.
+        """
         return None
 
     def refuses(self, call: AttentionCall) -> str | None:

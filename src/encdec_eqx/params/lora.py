@@ -83,6 +83,9 @@ def merge_lora(model: Model) -> Model:
 
     Its outputs are equal up to rounding, it is as fast as before, and `save_pretrained` saves it.
 
+    Args:
+        model: one with adapters.
+
     Raises:
         ValueError: the model has no adapter.
     """
@@ -91,6 +94,9 @@ def merge_lora(model: Model) -> Model:
 
 def drop_lora(model: Model) -> Model:
     """The plain model without the adapters: the very arrays that `add_lora` was given.
+
+    Args:
+        model: one with adapters.
 
     Raises:
         ValueError: the model has no adapter.

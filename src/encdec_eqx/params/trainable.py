@@ -68,6 +68,10 @@ def segmented(model: Model, selectors: Selectors) -> Model:
 
     Where encoder and decoder share their layers, both are cut alike.
 
+    Args:
+        model: in either layout.
+        selectors: as in `trainable`.
+
     Raises:
         NotImplementedError: the layers that would be cut apart share weights with each other.
     """

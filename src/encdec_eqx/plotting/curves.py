@@ -100,7 +100,13 @@ def compare_curves(
 
 
 def series(records: Records, event: str, field: str) -> Series:
-    """Steps and values of one number, where it is there and finite."""
+    """Steps and values of one number, where it is there and finite.
+
+    Args:
+        records: events of a log.
+        event: which of them count: "train" or "eval".
+        field: the number, such as "loss".
+    """
     points = [
         (record["step"], record[field])
         for record in records
@@ -111,7 +117,12 @@ def series(records: Records, event: str, field: str) -> Series:
 
 
 def smoothed(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean over a window around each value that shrinks at both ends, so that it lags behind at neither."""
+    """The mean over a window around each value that shrinks at both ends, so that it lags behind at neither.
+
+    Args:
+        values: one axis.
+        width: values that the window holds.
+    """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     reach = np.minimum(width // 2, np.minimum(index, len(values) - 1 - index))

@@ -54,6 +54,10 @@ class TokenizerPair:
     def from_files(cls, source: str | os.PathLike, target: str | os.PathLike | None = None) -> "TokenizerPair":
         """From two `tokenizer.json` files, or from one for both.
 
+        Args:
+            source: the encoder's `tokenizer.json`.
+            target: the decoder's; default: the same file.
+
         Raises:
             FileNotFoundError: a file is not there.
             ImportError: tokenizers is not installed.
@@ -65,6 +69,10 @@ class TokenizerPair:
     @classmethod
     def from_pretrained(cls, encoder: str | os.PathLike, decoder: str | os.PathLike) -> "TokenizerPair":
         """Each piece's own: from its folder, or by its Hub id.
+
+        Args:
+            encoder: a folder or a Hub id.
+            decoder: a folder or a Hub id.
 
         Raises:
             FileNotFoundError: a tokenizer cannot be found.
@@ -79,6 +87,9 @@ class TokenizerPair:
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "TokenizerPair":
         """From the folder that `save` wrote to: `tokenizer.json`, or `source_…` and `target_tokenizer.json`.
+
+        Args:
+            folder: of a saved pair.
 
         Raises:
             FileNotFoundError: they are not there.
@@ -140,12 +151,19 @@ class TokenizerPair:
         )
 
     def configure(self, model: EncoderDecoder) -> EncoderDecoder:
-        """The model, made to write the pair's target language: in labels, decoder inputs, generation and its files."""
+        """The model, made to write the pair's target language: in labels, decoder inputs, generation and its files.
+
+        Args:
+            model: of the family that the languages are of.
+        """
         option = self.language_option()
         return model.with_special_tokens(**option) if option else model
 
     def check(self, model: EncoderDecoder) -> None:
         """Raise where the tokenizers do not fit the model.
+
+        Args:
+            model: the one that the tokenizers are to speak to.
 
         Raises:
             ValueError: ids reach beyond the embeddings, a special token of the model is no special token of the
@@ -155,6 +173,9 @@ class TokenizerPair:
 
     def for_model(self, model: EncoderDecoder) -> "TokenizerPair":
         """The same, checked against a model and knowing what its targets begin and end with.
+
+        Args:
+            model: the one whose special tokens count.
 
         Raises:
             ValueError: see `check`.

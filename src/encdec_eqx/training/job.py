@@ -148,6 +148,9 @@ def giving_way(job: TrainJob, given: Collection[str]) -> TrainJob:
 def read_job(path: str | Path) -> TrainJob:
     """The job that a TOML file describes, in the tables `[model]`, `[data]` and `[train]`.
 
+    Args:
+        path: Of the TOML file.
+
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is no TOML, or holds an unknown name, or a value out of its range.

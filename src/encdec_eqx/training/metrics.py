@@ -25,6 +25,10 @@ def edit_distance(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
 
     A column of the usual table is kept as the differences between its neighbours, one bit per row, in two whole numbers
     (Myers 1999, as put by Hyyrö 2003): a step costs a few operations on them instead of one per row.
+
+    Args:
+        left: anything with elements that can be compared: words, letters, ids.
+        right: the same.
     """
     if not left:
         return len(right)
@@ -49,6 +53,11 @@ def error_rate(predictions: Texts, references: References, split: Callable[[str]
 
     Each prediction is held against the closest of its references (of equally close ones, the first).
 
+    Args:
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
+        split: makes the words, or letters, of a text.
+
     Raises:
         ValueError: all the references that counted are empty.
     """
@@ -64,22 +73,42 @@ def error_rate(predictions: Texts, references: References, split: Callable[[str]
 
 
 def wer(predictions: Texts, references: References) -> float:
-    """Word error rate, in percent: edits of words, which white space separates, over the references' words."""
+    """Word error rate, in percent: edits of words, which white space separates, over the references' words.
+
+    Args:
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
+    """
     return error_rate(predictions, references, str.split)
 
 
 def per(predictions: Texts, references: References) -> float:
-    """Phoneme (or token) error rate, in percent: texts are phonemes between white space."""
+    """Phoneme (or token) error rate, in percent: texts are phonemes between white space.
+
+    Args:
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
+    """
     return error_rate(predictions, references, str.split)
 
 
 def cer(predictions: Texts, references: References) -> float:
-    """Character error rate, in percent; white space inside counts, around the text it does not."""
+    """Character error rate, in percent; white space inside counts, around the text it does not.
+
+    Args:
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
+    """
     return error_rate(predictions, references, str.strip)
 
 
 def exact_match(predictions: Texts, references: References) -> float:
-    """Percentage of predictions that equal one of their references; white space around a text does not count."""
+    """Percentage of predictions that equal one of their references; white space around a text does not count.
+
+    Args:
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
+    """
     right = [
         prediction.strip() in map(str.strip, accepted)
         for prediction, accepted in zip(predictions, references, strict=True)
@@ -88,7 +117,12 @@ def exact_match(predictions: Texts, references: References) -> float:
 
 
 def sequence_error_rate(predictions: Texts, references: References) -> float:
-    """Percentage of predictions that equal none of their references: of pronunciations, the word error rate."""
+    """Percentage of predictions that equal none of their references: of pronunciations, the word error rate.
+
+    Args:
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
+    """
     return 100 - exact_match(predictions, references)
 
 
@@ -97,12 +131,22 @@ NEEDS = {"bleu": "sacrebleu", "chrf": "sacrebleu", **dict.fromkeys(("rouge1", "r
 
 
 def bleu(predictions: Texts, references: References) -> float:
-    """Corpus BLEU in percent, as sacrebleu computes it by default (tokenizer 13a, exponential smoothing)."""
+    """Corpus BLEU in percent, as sacrebleu computes it by default (tokenizer 13a, exponential smoothing).
+
+    Args:
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
+    """
     return _sacrebleu().BLEU().corpus_score(list(predictions), _streams(references)).score
 
 
 def chrf(predictions: Texts, references: References) -> float:
-    """Corpus chrF2 in percent, as sacrebleu computes it by default."""
+    """Corpus chrF2 in percent, as sacrebleu computes it by default.
+
+    Args:
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
+    """
     return _sacrebleu().CHRF().corpus_score(list(predictions), _streams(references)).score
 
 
@@ -188,6 +232,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 def metric(name: str) -> Metric:
     """The metric of that name.
 
+    Args:
+        name: a key of `METRICS`.
+
     Raises:
         ValueError: there is none; the nearest name is in the message.
     """
@@ -200,6 +247,11 @@ def metric(name: str) -> Metric:
 
 def score(names: Sequence[str], predictions: Texts, references: References) -> dict[str, float]:
     """Several metrics of the same predictions, in percent.
+
+    Args:
+        names: keys of `METRICS`.
+        predictions: generated texts.
+        references: of each prediction, its references: a list of texts.
 
     Raises:
         ImportError: a metric needs a package that is not installed.

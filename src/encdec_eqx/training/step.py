@@ -91,13 +91,25 @@ class TrainStep:
     def __call__(
         self, state: TrainState[Model], batch: Mapping[str, ArrayLike], key: PRNGKey | None
     ) -> tuple[TrainState[Model], Metrics]:
-        """Takes one step; see `make_train_step`."""
+        """Takes one step; see `make_train_step`.
+
+        Args:
+            state: From `init_train_state`, or of the step before. It is donated: do not use it again.
+            batch: "input_ids", "labels", and what else `make_train_step` says, each with the batch first.
+            key: Turns dropout on; None is deterministic. One key serves all steps: each folds its number in.
+        """
         carried, metrics = _update(*self._arguments(state, batch, key))
         params, opt_state, step = carried
         return TrainState(params, state.frozen, opt_state, step), metrics
 
     def lower(self, state: TrainState, batch: Mapping[str, ArrayLike], key: PRNGKey | None) -> Any:
-        """The step lowered, not run: `.compile().compiled` has `memory_analysis()` and `cost_analysis()`."""
+        """The step lowered, not run: `.compile().compiled` has `memory_analysis()` and `cost_analysis()`.
+
+        Args:
+            state: As for the call.
+            batch: As for the call.
+            key: As for the call.
+        """
         return _update.lower(*self._arguments(state, batch, key))  # pyright: ignore[reportFunctionMemberAccess]
 
     def why_whole_logits(self, state: TrainState) -> str | None:
@@ -105,6 +117,9 @@ class TrainStep:
 
         See `seq2seq_loss_from_hidden`. It is so for every model of the class `EncoderDecoder`, unless the loss is your
         own.
+
+        Args:
+            state: As for the call.
         """
         return why_whole_logits(state.frozen, self.options.loss)
 

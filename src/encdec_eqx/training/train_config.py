@@ -150,7 +150,11 @@ class TrainConfig(OptimizerConfig):
         return DEFAULT_EPOCHS if self.num_train_epochs is None else self.num_train_epochs
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Steps of a run: as many as asked for, or what the epochs amount to, at least one."""
+        """Steps of a run: as many as asked for, or what the epochs amount to, at least one.
+
+        Args:
+            steps_per_epoch: Batches of one pass over the data.
+        """
         return self.max_steps or max(1, math.ceil((self.epochs or 0.0) * steps_per_epoch - 1e-9))
 
     @property

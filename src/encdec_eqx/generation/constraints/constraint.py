@@ -95,7 +95,11 @@ class AbstractConstraint(eqx.Module):
 
     @abc.abstractmethod
     def start(self, rows: int) -> States:
-        """The states before the first generated token."""
+        """The states before the first generated token.
+
+        Args:
+            rows: how many sequences.
+        """
 
     @abc.abstractmethod
     def allowed(self, states: States, remaining: Remaining) -> Bool[Array, "rows vocab"]:
@@ -108,7 +112,12 @@ class AbstractConstraint(eqx.Module):
 
     @abc.abstractmethod
     def advance(self, states: States, tokens: Int32[Array, " rows"]) -> States:
-        """The states after a token each: `DEAD` if the state does not have it, unchanged for rows that have ended."""
+        """The states after a token each: `DEAD` if the state does not have it, unchanged for rows that have ended.
+
+        Args:
+            states: of each row.
+            tokens: the token that each row has taken.
+        """
 
     @property
     @abc.abstractmethod

@@ -63,15 +63,27 @@ class OptimizerConfig:
         return hash(tuple(tuple(value.items()) if isinstance(value, Mapping) else value for value in values))
 
     def optimizer_config(self, **changes: Any) -> "OptimizerConfig":
-        """The optimizer's settings alone, even of a config that holds more, with some of them changed."""
+        """The optimizer's settings alone, even of a config that holds more, with some of them changed.
+
+        Args:
+            **changes: Fields by name.
+        """
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(OptimizerConfig)}
         return OptimizerConfig(**{**settings, **changes})
 
     def at_constant_rate(self, **changes: Any) -> "OptimizerConfig":
-        """The same optimizer at its highest rate throughout."""
+        """The same optimizer at its highest rate throughout.
+
+        Args:
+            **changes: Other fields by name.
+        """
         defaults = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {}, "warmup_ratio": 0.0, "warmup_steps": 0}
         return self.optimizer_config(**{**defaults, **changes})
 
     def schedule(self, num_training_steps: int) -> Schedule:
-        """The learning rate by step, of a run of this length."""
+        """The learning rate by step, of a run of this length.
+
+        Args:
+            num_training_steps: Optimiser steps of the run.
+        """
         return make_schedule(**{name: getattr(self, name) for name in SCHEDULE}, num_training_steps=num_training_steps)

@@ -32,11 +32,19 @@ class Schedule:
     options: tuple[tuple[str, Any], ...]
 
     def __call__(self, step: Any) -> Float32[Array, ""]:
-        """The rate of a step; the number may be traced."""
+        """The rate of a step; the number may be traced.
+
+        Args:
+            step: counted from 0.
+        """
         return self.learning_rate * self.fraction(step)
 
     def fraction(self, step: Any) -> Float32[Array, ""]:
-        """The rate of a step as a fraction of the highest."""
+        """The rate of a step as a fraction of the highest.
+
+        Args:
+            step: counted from 0; may be traced.
+        """
         step = jnp.asarray(step, jnp.int32)
         shape = SHAPES[self.lr_scheduler_type]
         after = shape.fraction(

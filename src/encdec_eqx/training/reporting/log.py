@@ -60,6 +60,10 @@ class RunLog:
     def write(self, event: str, **fields: Any) -> None:
         """Appends `{"event": event, **fields}`; fields may be strings, numbers, booleans, None, and lists or dicts.
 
+        Args:
+            event: What happened, such as "train" or "eval".
+            **fields: What belongs to it.
+
         Raises:
             OSError: The disk is full; the log is as it was before.
         """
@@ -90,6 +94,9 @@ class RunLog:
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The events of a log. A last line without an end, which a crash may leave, is not one.
+
+    Args:
+        path: Of a `log.jsonl`.
 
     Raises:
         ValueError: A line is not a JSON object; says which.
