@@ -57,6 +57,7 @@ ROWS = {
     "training.train_config": 15,
     "doctor": 16,
     "training": 17,
+    "verification": 18,
     "doctor.command": 18,
     "__init__": 19,
     "demo": 20,
@@ -86,8 +87,8 @@ ONLY_IN = {
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "prometheus_client": {"serve"},
-    "torch": set(),
-    "transformers": set(),
+    "torch": {"verification"},
+    "transformers": {"verification"},
     "flax": set(),
 }
 

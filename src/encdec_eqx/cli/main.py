@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "texts in, texts out: of arguments, a file or a pipe, as lines or JSONL with scores",
     "inspect": "what a checkpoint is, from its headers: architecture, sizes, special tokens, what loading it would do",
     "train": "fine-tune a pair: encdec-eqx train config.toml (encdec-eqx train --help shows every option)",
+    "verify": "whether this device computes right numbers: against stored ones, or a model against torch, live",
 }
 """Every command and its line of help."""
 
