@@ -75,7 +75,8 @@ def test_every_public_name_can_be_imported_from_there(module: str):
 
 def test_every_page_has_a_place_in_the_navigation():
     listed = re.findall(r"(\w+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    pages = [path.stem for path in sorted((ROOT / "docs").glob("*.md"))]
+    files = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "notebooks").glob("*.ipynb")]
+    pages = [path.stem for path in files]
     assert sorted(set(pages) - set(listed)) == []
     elsewhere = {"index", "benchmarks", "contributing", "changelog", "tests_on_a_gpu"}
     assert sorted(set(listed) - set(pages) - elsewhere) == []

@@ -1,4 +1,4 @@
-"""For MkDocs: what the site has beside `docs/`: the README, the API reference, source files that pages link to."""
+"""For MkDocs: what the site has beside pages in `docs/`: README, notebooks, API reference, files that pages link to."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
+from notebook_pages import notebook_page
 from public_names import MODULES, PublicName, array_types, docstring, module_docstring, public_names, summary
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         _add(files, config, name, (ROOT / "website" / name).read_text(encoding="utf-8"))
     for path, text in _reference_pages().items():
         _add(files, config, path, text)
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        page, place = notebook_page(path), Path("notebooks", f"{path.stem}.md")
+        _add(files, config, place.as_posix(), _relinked(path, place, page.text))
+        for name, image in page.images.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=image))
     for path in _linked_sources():
         _add(files, config, f"{_source_page(path)}", _source_text(path), in_nav=False)
     return files
