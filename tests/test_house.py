@@ -74,7 +74,7 @@ ONLY_IN = {
     "msgpack": {"hf"},
     "optax": {"training", "doctor"},
     "orbax": set(),
-    "tokenizers": {"text"},
+    "tokenizers": {"text", "generation"},  # there in the script of an exported program alone
     "sacrebleu": {"training"},
     "rouge_score": {"training"},
     "pyarrow": {"training"},
@@ -105,7 +105,7 @@ PUBLIC_NAMES = {
     "shift_tokens_right",
 }
 
-MOST_FILES = 250
+MOST_FILES = 260
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALL_FILES = sorted(

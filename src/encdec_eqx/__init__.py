@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .encoder import EncoderProtocol as EncoderProtocol
     from .encoder_decoder import EncoderDecoder as EncoderDecoder
     from .encoder_decoder import Seq2SeqOutput as Seq2SeqOutput
+    from .generation.export.artefact import load_exported as load_exported
     from .generation.generation_config import GenerationConfig as GenerationConfig
     from .generation.special_tokens import SpecialTokens as SpecialTokens
     from .hf import families as families
@@ -62,6 +63,7 @@ _NAMES = {
     "decoder": "Decoder DecoderOutput",
     "encoder": "Encoder EncoderOutput EncoderProtocol",
     "encoder_decoder": "EncoderDecoder Seq2SeqOutput",
+    "generation.export.artefact": "load_exported",
     "generation.generation_config": "GenerationConfig",
     "generation.special_tokens": "SpecialTokens",
     "hf.report": "LoadReport",

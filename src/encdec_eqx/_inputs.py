@@ -193,6 +193,16 @@ def host_mask(name: str, value: Any, *, shape: tuple[int, ...], of: str) -> np.n
     return array.astype(bool)
 
 
+def numpy_of(*values: Any) -> Any:
+    """Jax's NumPy where one of the values is traced; NumPy itself on the host, where jax would compile a program."""
+    return jnp if any(isinstance(value, Tracer) for value in values) else np
+
+
+def as_int32(value: Any) -> Any:
+    """A number as an array of int32, on the host unless it is traced."""
+    return numpy_of(value).asarray(value, np.int32)
+
+
 def plain(value: Any) -> Any:
     """A number of NumPy's or jax's, also as an array without axes, as Python's own; anything else as it is."""
     if isinstance(value, np.generic):

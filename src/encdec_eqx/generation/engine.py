@@ -40,6 +40,7 @@ from .source_and_prompt import (
     check_run,
     from_user,
     host_level,
+    key_data,
     longest_sequence,
     padded_source,
 )
@@ -195,13 +196,15 @@ class Run:
             batch=self.batch,
             padded_batch=self.padded_batch,
             width=self.width,
+            limit=self.last,
+            min_new_tokens=plan.min_new_tokens or None,
             unseen=self.unseen.shape[1],
             prompt_tokens=self.prompt.real.sum(axis=1, dtype=np.int32),
             target=self.bucket,
             rule=self.rule,
             vocab_size=config.vocab_size,
             source=None if ids is None else (padded_source(ids, self.padded_batch), ids.shape[1]),
-            key=key,
+            key_data=key_data(key, self.batch, self.padded_batch) if plan.do_sample else None,
         )
         self.search = kind.of(plan, inputs)
         self.layout = self.search.layout

@@ -1,8 +1,9 @@
 """The methods of a model that can generate (`generate`, `stream`, `warmup`, …), and their arguments."""
 
 import itertools
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import equinox as eqx
@@ -16,6 +17,7 @@ from ..encoder import EncoderOutput, token_config
 from ..layers.linear import AbstractLinear
 from ..surgery.ties import Ties, untie
 from .engine import Run, request
+from .export.artefact import export_generate
 from .generation_config import GenerationConfig
 from .options import KNOWN, GenerationOptions, WarmupOptions
 from .plan import Reach
@@ -276,6 +278,62 @@ class Generates(TaughtAttributes):
             sequences,
             decoder_attention_mask,
             prompt_length=prompt_length,
+        )
+
+    def export_generate(
+        self,
+        folder: str | os.PathLike,
+        batch: int,
+        source: int,
+        max_new_tokens: int,
+        search: str | Mapping[str, Any] | GenerationConfig | None = None,
+        *,
+        prompt: int = 1,
+        platforms: Sequence[str] = ("cpu", "cuda"),
+        tokenizers: Any = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Write a call of `generate` as one program that runs where jax alone is installed (`docs/exporting.md`).
+
+        Encoder, cache, loop and results become one StableHLO program (`jax.export`) in the folder, with the weights, a
+        manifest, and `run.py`, which runs it. Sources, prompts, `max_new_tokens`, `min_new_tokens` and keys are inputs
+        of the program; other options are fixed in it.
+
+        Args:
+            folder: made if it does not exist. An export that fails changes nothing in it.
+            batch: source sequences at once; calls with fewer are filled up, with more cut into several.
+            source: tokens of the longest source.
+            max_new_tokens: most tokens that a call may ask for.
+            search: "greedy", "sample" or "beams" (4, unless `num_beams` says otherwise), a mapping of options, or a
+                `GenerationConfig`, which takes the place of the model's own. Default: what the model's own and the
+                options say.
+            prompt: tokens of the longest prompt, its start token included.
+            platforms: what it is lowered for, of "cpu", "cuda", "rocm" and "tpu"; none of them need be here.
+            tokenizers: a `text.TokenizerPair` to save beside it, so that `run.py` takes texts.
+            **options: of `generate`, fixed in the program: `num_beams`, `constraint`, `repetition_penalty`, ….
+
+        Returns:
+            The manifest.
+
+        Raises:
+            ImportError: flatbuffers, which jax writes the program with, is not installed.
+            NotImplementedError: the encoder or an option cannot be exported; says what to do.
+            TypeError: a wrong type, or an option that `generate` does not know.
+            ValueError: as `generate`; or the folder cannot be written to, or a platform is unknown.
+        """
+        if not options.keys() <= KNOWN:
+            refuse_old_words(Generates.generate, (), options)
+        return export_generate(
+            self,
+            folder,
+            batch=batch,
+            source=source,
+            max_new_tokens=max_new_tokens,
+            prompt=prompt,
+            search=search,
+            platforms=platforms,
+            tokenizers=tokenizers,
+            options=self._with_assistant(options),
         )
 
     def _request(

@@ -2,11 +2,13 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int32, Integer
 
+from .._inputs import numpy_of
 from .._padding import RightPadding, dense_mask
 from .._typing import Array
 from ..config import StackConfig
@@ -65,15 +67,16 @@ class PositionRule:
         rows, new = shape
         return arange_positions(rows, new, start + self.first if self.first else start), counted
 
-    def of_prompt(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
+    def of_prompt(self, ids: Any, real: Any) -> Any:
         """Positions (rows, length) of a prompt whose masked tokens (`real` False) are not counted.
 
         A row alone and the same row with left padding get the same numbers for its real tokens.
         """
+        xp = numpy_of(ids, real)
         counted = real if self.padding_idx is None else real & (ids != self.padding_idx)
-        positions = np.cumsum(counted, axis=1) - 1 + self.first
+        positions = xp.cumsum(counted, axis=1) - 1 + self.first
         padding = self.first if self.padding_idx is None else self.padding_idx
-        return np.where(counted, positions, padding).astype(np.int32)
+        return xp.where(counted, positions, padding).astype(np.int32)
 
     def of_sequences(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
         """Positions (rows, width) of whole sequences; `real` (rows, prompt) says where the prompt is padded."""

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from ..._inputs import as_int32, numpy_of
+from ..._typing import Array, ArrayLike
 from ..source_and_prompt import LEAST_SLOTS, bucket
 from ..value_checks import MOST, MOST_ID
 from .form import Processor
@@ -30,57 +33,62 @@ from .token_rules import (
 def build(
     plan: Any,
     *,
-    min_length: int,
+    min_length: int | Array,
     eos_ids: Sequence[int],
-    prompt_width: int,
+    prompt_width: int | Array,
     rows_per_sentence: int,
-    source: tuple[np.ndarray, int] | None = None,
+    limit: int | Array | None = None,
+    min_new_tokens: int | Array | None = None,
+    source: tuple[ArrayLike, int | Array] | None = None,
     min_tokens_to_keep: int = 1,
 ) -> tuple[Processor, ...]:
     """The processors of one run, by its `Plan`.
 
-    `min_length` is in columns of the prefix (the plan's also counts columns that the prefix lacks), `source` the ids of
-    the source and how many of their columns count; filters of sampling leave at least `min_tokens_to_keep`.
+    `min_length` is in columns of the prefix (the plan's also counts columns that the prefix lacks), and so is `limit`,
+    at which a row has its maximum length; that and `min_new_tokens` are the plan's unless they are given. `source`
+    holds the ids of the source and how many of their columns count; filters of sampling leave at least
+    `min_tokens_to_keep`.
     """
     ends, width = np.asarray(eos_ids, np.int32), prompt_width
+    last = (width + plan.max_new_tokens if limit is None else limit) - 1
+    least = plan.min_new_tokens if min_new_tokens is None else min_new_tokens
     return (
         *_on_repetition(plan, rows_per_sentence, source),
-        *((MinLength(_int(min_length), ends),) if min_length > 0 else ()),
-        *((MinNewTokens(_int(plan.min_new_tokens), _int(width), ends),) if plan.min_new_tokens > 0 else ()),
-        *_on_places(plan, width, ends),
+        *((MinLength(as_int32(min_length), ends),) if _asked(min_length) else ()),
+        *((MinNewTokens(as_int32(least), as_int32(width), ends),) if _asked(least) else ()),
+        *_on_places(plan, width, last, ends),
         *plan.logits_processors,
         *(_filters(plan, min_tokens_to_keep) if plan.do_sample else ()),
         *((Normalised(),) if plan.renormalize_logits else ()),
     )
 
 
-def _on_repetition(plan: Any, rows: int, source: tuple[np.ndarray, int] | None) -> list[Processor]:
+def _on_repetition(plan: Any, rows: int, source: tuple[ArrayLike, int | Array] | None) -> list[Processor]:
     chain: list[Processor] = []
     if plan.sequence_bias:
         chain.append(SequenceBias.of_sequences(plan.sequence_bias))
     if plan.encoder_repetition_penalty != 1.0 and source is not None:
         penalty = np.asarray(1 / plan.encoder_repetition_penalty, np.float32)
-        chain.append(SourcePenalty(source[0], _int(source[1]), penalty, rows))
+        chain.append(SourcePenalty(source[0], as_int32(source[1]), penalty, rows))
     if plan.repetition_penalty != 1.0:
         chain.append(RepetitionPenalty(np.asarray(plan.repetition_penalty, np.float32)))
     if plan.no_repeat_ngram_size > 0:
         chain.append(NGrams(plan.no_repeat_ngram_size))
     if plan.encoder_no_repeat_ngram_size > 0 and source is not None:
-        chain.append(SourceNGrams(source[0], _int(source[1]), plan.encoder_no_repeat_ngram_size, rows))
+        chain.append(SourceNGrams(source[0], as_int32(source[1]), plan.encoder_no_repeat_ngram_size, rows))
     if plan.bad_words_ids:
         forbidden = [(sequence, -np.inf) for sequence in dict.fromkeys(plan.bad_words_ids)]
         chain.append(SequenceBias.of_sequences(forbidden))
     return chain
 
 
-def _on_places(plan: Any, width: int, ends: np.ndarray) -> list[Processor]:
+def _on_places(plan: Any, width: int | Array, last: int | Array, ends: np.ndarray) -> list[Processor]:
     chain: list[Processor] = []
     first_is_forced = plan.forced_bos_token_id is not None
     if first_is_forced:
-        chain.append(ForcedToken(_int(1), np.asarray([plan.forced_bos_token_id], np.int32)))
+        chain.append(ForcedToken(as_int32(1), np.asarray([plan.forced_bos_token_id], np.int32)))
     if plan.forced_eos_token_ids:
-        last = _int(width + plan.max_new_tokens - 1)
-        chain.append(ForcedToken(last, np.asarray(plan.forced_eos_token_ids, np.int32)))
+        chain.append(ForcedToken(as_int32(last), np.asarray(plan.forced_eos_token_ids, np.int32)))
     if plan.remove_invalid_values:
         chain.append(Finite())
     if plan.exponential_decay_length_penalty is not None:
@@ -89,11 +97,12 @@ def _on_places(plan: Any, width: int, ends: np.ndarray) -> list[Processor]:
         steps = np.arange(bucket(longest, least=LEAST_SLOTS), dtype=np.float64)
         with np.errstate(over="ignore"):
             growth = np.minimum(np.power(factor, steps) - 1, MOST).astype(np.float32)
-        chain.append(DecayingLength(_int(width + start), growth, ends))
+        chain.append(DecayingLength(as_int32(width + start), growth, ends))
     if plan.suppress_tokens:
         chain.append(Suppressed(padded_ids(plan.suppress_tokens)))
     if plan.begin_suppress_tokens:
-        chain.append(SuppressedAt(_int(width + first_is_forced), padded_ids(plan.begin_suppress_tokens)))
+        forced = numpy_of(width).where(width == 1, 1, 0) if first_is_forced else 0
+        chain.append(SuppressedAt(as_int32(width + forced), padded_ids(plan.begin_suppress_tokens)))
     return chain
 
 
@@ -103,7 +112,7 @@ def _filters(plan: Any, keep: int) -> list[Processor]:
     if plan.temperature != 1.0 or "temperature" in anyway:
         chain.append(Temperature(np.asarray(plan.temperature, np.float32)))
     if plan.top_k > 0 or "top_k" in anyway:
-        chain.append(TopK(_int(max(plan.top_k or MOST_ID, keep))))
+        chain.append(TopK(as_int32(max(plan.top_k or MOST_ID, keep))))
     bounds = (
         # a tail below 0 cuts nothing, whatever the rounding of a sum
         (TopP, 1 - plan.top_p if plan.top_p < 1 else -1, plan.top_p < 1 or "top_p" in anyway),
@@ -115,5 +124,6 @@ def _filters(plan: Any, keep: int) -> list[Processor]:
     return chain + [rule(np.asarray(bound, np.float32), keep) for rule, bound, has_effect in bounds if has_effect]
 
 
-def _int(value: int) -> np.ndarray:
-    return np.asarray(value, np.int32)
+def _asked(least: int | Array) -> bool:
+    """Whether there is such a rule: the value of a traced one is not known."""
+    return isinstance(least, jax.Array) or least > 0

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Shaped, UInt32
 
+from ..._inputs import as_int32, numpy_of
 from ..._typing import Array, ArrayLike
 from .. import processors
 from ..constraints.constraint import AbstractConstraint
 from ..plan import Plan
-from ..source_and_prompt import PositionRule, TargetBucket, key_data
+from ..source_and_prompt import PositionRule, TargetBucket
 
 
 @runtime_checkable
@@ -45,33 +46,40 @@ class DecoderStep(Protocol):
 class SearchInputs:
     """What a search is made from besides the plan.
 
+    What may differ between two runs of one program may be traced: a search is made on the host as a rule, and inside a
+    program that is exported.
+
     Attributes:
         eos_ids: ids that end a row; repetitions pad them, so that one program serves one or a few.
         pad_id: what follows an EOS token.
         batch: source sequences.
         padded_batch: the same, padded to the bucket.
         width: columns of the prompt that are fed.
+        limit: columns at the maximum length.
+        min_new_tokens: fewest tokens to generate; None for no such rule.
         unseen: columns in front of them that are padding in every row; `min_length` counts them.
         prompt_tokens: tokens of each prompt that are not padding.
         target: sizes of the cache.
         rule: how the family numbers tokens.
         vocab_size: of the decoder.
         source: the source's ids, padded to their bucket, and how many of their columns count; None without ids.
-        key: the user's PRNG key.
+        key_data: the words of one key, or of one key per source sequence; None where nothing is drawn.
     """
 
     eos_ids: tuple[int, ...]
     pad_id: int
     batch: int
     padded_batch: int
-    width: int
-    unseen: int
-    prompt_tokens: np.ndarray
+    width: int | Array
+    limit: int | Array
+    min_new_tokens: int | Array | None
+    unseen: int | Array
+    prompt_tokens: ArrayLike
     target: TargetBucket
     rule: PositionRule
     vocab_size: int
-    source: tuple[np.ndarray, int] | None
-    key: Any
+    source: tuple[ArrayLike, int | Array] | None
+    key_data: ArrayLike | None
 
 
 class PrefillOutput(eqx.Module):
@@ -88,32 +96,32 @@ class PrefillOutput(eqx.Module):
         draft_positions: of the prompt's last token, as that decoder numbers them.
     """
 
-    columns: Int32[np.ndarray, "rows width"]
-    positions: Int32[np.ndarray, " rows"]
-    real: Bool[np.ndarray, "rows prefix"]
-    alive: Bool[np.ndarray, " rows"]
+    columns: Int32[ArrayLike, "rows width"]
+    positions: Int32[ArrayLike, " rows"]
+    real: Bool[ArrayLike, "rows prefix"]
+    alive: Bool[ArrayLike, " rows"]
     cache: Any
-    memory: Any
-    draft_cache: Any
-    draft_positions: Int32[np.ndarray, " rows"] | None
+    memory: Any = None
+    draft_cache: Any = None
+    draft_positions: Int32[ArrayLike, " rows"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class SearchOutput:
-    """What a search has found, on the host: `GenerationResult` has the same fields.
+    """What a search has found, on the host unless it is traced: `GenerationResult` has the same fields.
 
     `log_probs` and the two after it have as many columns as `sequences`, the prompt's filled with zeros. `passes` is
     None where each pass of the decoder has yielded one token per row.
     """
 
-    sequences: np.ndarray
-    lengths: np.ndarray
-    truncated: np.ndarray
-    scores: np.ndarray
-    normalized_scores: np.ndarray
-    log_probs: np.ndarray
-    processed_log_probs: np.ndarray
-    beam_indices: np.ndarray | None = None
+    sequences: Any
+    lengths: Any
+    truncated: Any
+    scores: Any
+    normalized_scores: Any
+    log_probs: Any
+    processed_log_probs: Any
+    beam_indices: Any = None
     passes: int | None = None
 
 
@@ -215,13 +223,15 @@ class AbstractTokenSearch(AbstractSearch):
         Filters of sampling leave at least `keep` tokens.
         """
         chain: tuple[processors.Processor, ...] = ()
-        if plan.changes_logits:
+        if plan.changes_logits or inputs.min_new_tokens is not None:
             chain = processors.build(
                 plan,
                 # A column of left padding that no row needs is not fed, but max_length and min_length count it.
-                min_length=max(plan.min_length - inputs.unseen, 0),
+                min_length=plan.min_length - inputs.unseen if plan.min_length else 0,
+                min_new_tokens=inputs.min_new_tokens,
                 eos_ids=inputs.eos_ids,
                 prompt_width=inputs.width,
+                limit=inputs.limit,
                 rows_per_sentence=rows,
                 source=inputs.source,
                 min_tokens_to_keep=keep,
@@ -230,11 +240,11 @@ class AbstractTokenSearch(AbstractSearch):
             "processors": chain,
             "eos_ids": np.asarray(inputs.eos_ids, np.int32),
             "pad_id": np.asarray(inputs.pad_id, np.int32),
-            "prompt_width": np.asarray(inputs.width, np.int32),
+            "prompt_width": as_int32(inputs.width),
             "prompt_tokens": inputs.prompt_tokens,
-            "limit": np.asarray(inputs.width + plan.max_new_tokens, np.int32),
+            "limit": as_int32(inputs.limit),
             "constraint": plan.constraint,
-            "key_data": key_data(inputs.key, inputs.batch, inputs.padded_batch) if plan.do_sample else None,
+            "key_data": inputs.key_data,
             "positions": inputs.rule,
             "prefix": inputs.target.prefix,
         }
@@ -312,17 +322,17 @@ class RowState(eqx.Module):
 
     def output(self, rows: int) -> SearchOutput:
         """The first rows, in their order: scores are the sums of the log-probabilities under the model."""
-        log_probs, lengths = np.asarray(self.log_probs)[:rows], np.asarray(self.lengths)[:rows]
-        table = self.processed_log_probs
+        xp, table = numpy_of(self.tokens), self.processed_log_probs
+        log_probs, lengths = xp.asarray(self.log_probs)[:rows], xp.asarray(self.lengths)[:rows]
         scores = log_probs.sum(axis=1, dtype=np.float32)
         return SearchOutput(
-            sequences=np.asarray(self.tokens)[:rows],
+            sequences=xp.asarray(self.tokens)[:rows],
             lengths=lengths,
-            truncated=~np.asarray(self.finished)[:rows],
+            truncated=~xp.asarray(self.finished)[:rows],
             scores=scores,
             normalized_scores=scores / lengths.astype(np.float32),
             log_probs=log_probs,
-            processed_log_probs=log_probs if table is None else np.asarray(table)[:rows],
+            processed_log_probs=log_probs if table is None else xp.asarray(table)[:rows],
         )
 
 

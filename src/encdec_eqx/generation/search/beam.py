@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32
 
+from ..._inputs import numpy_of
 from ..._typing import Array, ArrayLike
 from ...cache import Branches
 from .. import processors
@@ -100,7 +101,11 @@ class BeamSearch(AbstractTokenSearch):
         return cls(
             **cls.common(plan, inputs, rows=plan.num_beams // groups, keep=ends + 1),
             lengths=Lengths.of(
-                plan.length_penalty, plan.early_stopping, longest=plan.max_new_tokens, columns=inputs.target.slots + 1
+                plan.length_penalty,
+                plan.early_stopping,
+                longest=plan.max_new_tokens,
+                new=inputs.limit - inputs.width,
+                columns=inputs.target.slots + 1,
             ),
             diversity=np.asarray(plan.diversity_penalty, np.float32) if groups > 1 else None,
             returned=np.asarray(plan.num_return_sequences, np.int32),
@@ -124,10 +129,11 @@ class BeamSearch(AbstractTokenSearch):
         """Every beam at the prompt, of which one counts."""
         batch, size = prefill.columns.shape[0], self.beams // self.num_groups
         new_slots = (prefill.columns.shape[1] - 1 - self.prefix) * self.beams
-        visible = np.concatenate([prefill.real, np.zeros((batch, new_slots), bool)], axis=1)
+        xp = numpy_of(prefill.columns)
+        visible = xp.concatenate([prefill.real, np.zeros((batch, new_slots), bool)], axis=1)
         automaton = None
         if self.constraint is not None:
-            automaton = np.asarray(self.constraint.start(batch * size)).reshape(batch, size)
+            automaton = xp.asarray(self.constraint.start(batch * size)).reshape(batch, size)
         groups = tuple(
             Group(
                 running=Hypotheses.first(prefill.columns, size, automaton),
@@ -140,8 +146,8 @@ class BeamSearch(AbstractTokenSearch):
         )
         return BeamState(
             groups=groups,
-            visible=jax.device_put(np.repeat(visible[:, None], self.beams, axis=1)),
-            positions=jax.device_put(np.repeat(prefill.positions[:, None], self.beams, axis=1)),
+            visible=jax.device_put(xp.repeat(visible[:, None], self.beams, axis=1)),
+            positions=jax.device_put(xp.repeat(prefill.positions[:, None], self.beams, axis=1)),
             length=jax.device_put(self.prompt_width),
             finished=jax.device_put(~prefill.alive),
             cache=prefill.cache,
@@ -276,15 +282,17 @@ class BeamSearch(AbstractTokenSearch):
 
     def output(self, state: BeamState, batch: int) -> SearchOutput:
         """The best hypotheses of each source sequence."""
+        xp = numpy_of(state.length)
+        width, eos_ids = xp.asarray(self.prompt_width), np.asarray(self.eos_ids)
         found = best_hypotheses(
             [group.pool for group in state.groups],
             batch=batch,
             returned=int(self.returned),
-            prompt_width=int(self.prompt_width),
-            eos_ids=np.asarray(self.eos_ids),
+            prompt_width=width,
+            eos_ids=eos_ids,
             last_first=self._as_before,
         )
-        return with_first_eos(found, int(self.prompt_width), np.asarray(self.eos_ids)) if self.num_groups > 1 else found
+        return with_first_eos(found, width, eos_ids) if self.num_groups > 1 else found
 
 
 def _counts(tokens: Int32[Array, "batch chosen"], vocab: int) -> Float[Array, "batch vocab"]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Key
 
+from ..._inputs import numpy_of
 from ..._typing import Array, ArrayLike
 from .base import gather, with_column
 
@@ -107,7 +108,7 @@ class Hypotheses(eqx.Module):
     automaton: Int32[Array, "batch beams"] | None
 
     @classmethod
-    def first(cls, columns: np.ndarray, beams: int, automaton: np.ndarray | None) -> "Hypotheses":
+    def first(cls, columns: ArrayLike, beams: int, automaton: ArrayLike | None) -> "Hypotheses":
         """Copies of the prompt, of which only the first should be continued: the others would only repeat it.
 
         With a constraint they never are, even if fewer outputs are possible than there are beams. Without one a tiny
@@ -119,11 +120,11 @@ class Hypotheses(eqx.Module):
         return cls._blank(columns, scores, automaton)
 
     @classmethod
-    def _blank(cls, columns: np.ndarray, scores: np.ndarray, automaton: np.ndarray | None) -> "Hypotheses":
+    def _blank(cls, columns: ArrayLike, scores: np.ndarray, automaton: ArrayLike | None) -> "Hypotheses":
         (batch, beams), width = scores.shape, columns.shape[1]
         # A buffer each: the loop is given them to write into, and two of them must not be one.
         return cls(
-            tokens=jax.device_put(np.repeat(columns[:, None], beams, axis=1)),
+            tokens=jax.device_put(numpy_of(columns).repeat(columns[:, None], beams, axis=1)),
             scores=jax.device_put(scores),
             lengths=jax.device_put(np.zeros((batch, beams), np.int32)),
             log_probs=jax.device_put(np.zeros((batch, beams, width), np.float32)),
@@ -133,7 +134,7 @@ class Hypotheses(eqx.Module):
         )
 
     @classmethod
-    def none(cls, columns: np.ndarray, beams: int, automaton: np.ndarray | None) -> "Hypotheses":
+    def none(cls, columns: ArrayLike, beams: int, automaton: ArrayLike | None) -> "Hypotheses":
         """Places of a pool in which nothing is yet."""
         return cls._blank(columns, np.full((columns.shape[0], beams), NEVER_CHOSEN, np.float32), automaton)
 
@@ -208,13 +209,19 @@ class Lengths(eqx.Module):
     when_full: Bool[ArrayLike, ""]
 
     @classmethod
-    def of(cls, length_penalty: float, early_stopping: bool | str, *, longest: int, columns: int) -> "Lengths":
-        """The tables for at most `longest` generated tokens, `columns` long."""
-        # no hypothesis is longer, and longer powers might leave the range of float32
-        lengths = np.minimum(np.arange(1, columns + 1, dtype=np.float64), longest)
+    def of(
+        cls, length_penalty: float, early_stopping: bool | str, *, longest: int, new: ArrayLike | int, columns: int
+    ) -> "Lengths":
+        """The tables for at most `new` generated tokens, which may be traced and are at most `longest`.
+
+        They have `columns` entries. No hypothesis is longer, and longer powers might leave the range of float32.
+        """
+        xp = numpy_of(new)
+        powers = (np.arange(1, longest + 1, dtype=np.float64) ** length_penalty).astype(np.float32)
+        norms = xp.asarray(powers)[xp.minimum(np.arange(columns, dtype=np.int32), new - 1)]
         # The sums are negative: with a positive penalty the longest sequence is the one that divides most.
-        hopeful = np.full_like(lengths, longest) if early_stopping == "never" and length_penalty > 0 else lengths
-        norms, bounds = ((table**length_penalty).astype(np.float32) for table in (lengths, hopeful))
+        never = early_stopping == "never" and length_penalty > 0
+        bounds = xp.broadcast_to(norms[-1], norms.shape) if never else norms
         return cls(norms, bounds, np.asarray(early_stopping is True))
 
 

@@ -6,7 +6,7 @@ in
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32
 
+from ..._inputs import numpy_of
 from ..._typing import Array, ArrayLike
 from .base import SearchOutput, column_at, with_column
 from .beam_hypotheses import NEVER_CHOSEN, Candidates, Hypotheses, Pool, normalize_scores
@@ -149,7 +150,13 @@ def _padded(
 
 
 def best_hypotheses(
-    pools: Sequence[Pool], *, batch: int, returned: int, prompt_width: int, eos_ids: np.ndarray, last_first: bool
+    pools: Sequence[Pool],
+    *,
+    batch: int,
+    returned: int,
+    prompt_width: ArrayLike | int,
+    eos_ids: np.ndarray,
+    last_first: bool,
 ) -> SearchOutput:
     """The best hypotheses of each of `batch` source sequences over the pools of all its groups, side by side.
 
@@ -157,26 +164,26 @@ def best_hypotheses(
     as in transformers 4.46.3.
     """
     size = pools[0].filled.shape[1]
-    beams = size * len(pools)
+    beams, xp = size * len(pools), numpy_of(pools[0].filled)
     best, filled = jax.tree.map(
-        lambda *leaves: np.concatenate(leaves, axis=1)[:batch], *((pool.best, pool.filled) for pool in pools)
+        lambda *leaves: xp.concatenate(leaves, axis=1)[:batch], *((pool.best, pool.filled) for pool in pools)
     )
     scores = best.scores
     # A hypothesis of -inf still comes before a place that nothing was found for.
-    ranks = np.where(filled, np.maximum(scores, np.finfo(np.float32).min), -np.inf)
-    order = np.argsort(ranks if last_first else -ranks, axis=1, kind="stable")
+    ranks = xp.where(filled, xp.maximum(scores, np.finfo(np.float32).min), -np.inf)
+    order = xp.argsort(ranks if last_first else -ranks, axis=1, stable=True)
     order = (order[:, ::-1] if last_first else order)[:, :returned]
 
-    def in_rows(table: np.ndarray) -> np.ndarray:
+    def in_rows(table: Any) -> Any:
         index = order.reshape(*order.shape, *(1,) * (table.ndim - 2))
-        return np.take_along_axis(table, index, axis=1).reshape(-1, *table.shape[2:])
+        return xp.take_along_axis(table, index, axis=1).reshape(-1, *table.shape[2:])
 
-    first = np.arange(batch)[:, None] * beams + np.repeat(np.arange(len(pools)) * size, size)[None]
-    rows = np.where(best.parents < 0, -1, best.parents + first[..., None]).astype(np.int32)
-    lengths, sequences = in_rows(np.where(filled, best.lengths, 0)), in_rows(best.tokens)
-    last = np.take_along_axis(sequences, (prompt_width + lengths - 1)[:, None], axis=1)[:, 0]
-    ended = (lengths > 0) & np.isin(last, eos_ids)
-    ranked = np.where(lengths > 0, in_rows(scores), -np.inf).astype(np.float32)
+    first = (np.arange(batch)[:, None] * beams + np.repeat(np.arange(len(pools)) * size, size)[None]).astype(np.int32)
+    rows = xp.where(best.parents < 0, -1, best.parents + first[..., None]).astype(np.int32)
+    lengths, sequences = in_rows(xp.where(filled, best.lengths, 0)), in_rows(best.tokens)
+    last = xp.take_along_axis(sequences, (prompt_width + lengths - 1)[:, None], axis=1)[:, 0]
+    ended = (lengths > 0) & (last[:, None] == eos_ids[None]).any(axis=1)
+    ranked = xp.where(lengths > 0, in_rows(scores), -np.inf).astype(np.float32)
     return SearchOutput(
         sequences=sequences,
         lengths=lengths,
@@ -189,9 +196,11 @@ def best_hypotheses(
     )
 
 
-def with_first_eos(output: SearchOutput, prompt_width: int, eos_ids: np.ndarray) -> SearchOutput:
+def with_first_eos(output: SearchOutput, prompt_width: ArrayLike | int, eos_ids: np.ndarray) -> SearchOutput:
     """With the first of the end ids at every end: transformers 4.46.3 keeps no other."""
-    sequences = output.sequences.copy()
-    ended = np.flatnonzero(~output.truncated)
-    sequences[ended, prompt_width + output.lengths[ended] - 1] = eos_ids[:1].repeat(len(ended))
-    return dataclasses.replace(output, sequences=sequences)
+    if not eos_ids.size:
+        return output
+    xp = numpy_of(output.sequences)
+    columns = np.arange(output.sequences.shape[1], dtype=np.int32)[None]
+    ends = (columns == (prompt_width + output.lengths - 1)[:, None]) & ~output.truncated[:, None]
+    return dataclasses.replace(output, sequences=xp.where(ends, eos_ids[0], output.sequences))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int32, Key, UInt32
 
+from ..._inputs import numpy_of
 from ..._typing import Array, ArrayLike
 from .. import processors
 from ..constraints.constraint import apply_constraint, mask_forbidden
@@ -54,7 +55,8 @@ class Sampling(AbstractTokenSearch):
     def of(cls, plan: Plan, inputs: SearchInputs) -> "Sampling":
         samples = plan.num_return_sequences
         fields = cls.common(plan, inputs, rows=samples)
-        return cls(**{**fields, "prompt_tokens": np.repeat(inputs.prompt_tokens, samples)}, samples=samples)
+        tokens = numpy_of(inputs.prompt_tokens).repeat(inputs.prompt_tokens, samples)
+        return cls(**{**fields, "prompt_tokens": tokens}, samples=samples)
 
     @property
     def layout(self) -> CacheLayout:

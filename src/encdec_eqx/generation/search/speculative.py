@@ -41,7 +41,7 @@ class AbstractDrafter(eqx.Module):
         """A decoder that reads the source and the prompt first, its projection, and its positions; or None."""
         return None
 
-    def start(self, cache: Any, positions: np.ndarray | None) -> Any:
+    def start(self, cache: Any, positions: ArrayLike | None) -> Any:
         """What it remembers before the first token, its decoder's cache filled like that of the run; None for nothing.
 
         `positions` are those of the prompt's last token, as its decoder numbers them.
@@ -92,7 +92,7 @@ class DraftDecoder(AbstractDrafter):
         """It, with its own projection and positions."""
         return self.step, self.project, self.rule
 
-    def start(self, cache: Any, positions: np.ndarray | None) -> DraftMemory:
+    def start(self, cache: Any, positions: ArrayLike | None) -> DraftMemory:
         """Its cache, opened with the prompt."""
         return DraftMemory(cache, jax.device_put(positions))
 
