@@ -171,6 +171,19 @@ def test_stop_keeps_what_has_come(visit, served, by):
     expect(page.locator("#alignment:not(.stale) canvas")).to_be_visible()
 
 
+def test_a_search_that_does_not_stream_is_stopped_too(visit, served):
+    page = visit()
+    search(page, "beams")
+    with served.held():
+        page.locator("#source").fill(WORD)
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#status")).to_have_text("Generating")
+        page.keyboard.press("Escape")
+        expect(page.locator("#status")).to_have_text("Stopped")
+        expect(page.locator("#output")).to_be_hidden()
+    generate(page)
+
+
 def test_what_is_typed_is_in_the_address(visit, served):
     page = visit()
     search(page, "sampling")
@@ -280,6 +293,19 @@ def test_tokens_that_the_alignment_has_otherwise_are_not_taken_for_its_rows(visi
     page.locator("#map .rows span").nth(1).hover()
     expect(page.locator("#map .rows .on")).to_have_count(1)
     expect(page.locator("#written .tokens .on")).to_have_count(0)
+
+
+def test_an_alignment_that_comes_too_late_is_not_shown(visit):
+    page = visit()
+    late: list[Route] = []
+    page.route("**/alignment", lambda route: route.continue_() if late else late.append(route))
+    page.locator("#source").fill(WORD)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#alignment.stale")).to_be_visible()
+    generate(page, "other")
+    late[0].fulfill(json=_made_up(5))
+    page.wait_for_timeout(100)
+    assert page.locator("#map .columns span").all_text_contents() == [*"other", "[END]"]
 
 
 def test_a_pointed_token_shows_all_that_it_looked_at(visit):

@@ -1,10 +1,10 @@
 // The heat map: source tokens across, target tokens down, one pixel of a canvas a weight, stretched to a cell.
 // Pointer and arrow keys pick a cell; what is picked is told to the page in words.
-import { element } from "./search_form.js";
+import { element, shown } from "./elements.js";
 
 const SMALLEST = 18; // pixels: a line of the labels' text still fits
 const LARGEST = 56;
-const MANY = 30;
+const MANY = 30; // columns
 const LETTER = 8.5; // pixels, with a little room
 const EDGE = 3; // pixels around a picked cell
 
@@ -41,7 +41,7 @@ export class HeatMap {
 
   show(data) {
     this.#data = data;
-    this.#picked = null;
+    this.#picked = undefined; // not even nothing: what is told has to be told anew
     const { source_tokens: across, target_tokens: down } = data;
     this.columns = labels(across, "columns");
     this.rows = labels(down, "rows");
@@ -63,7 +63,7 @@ export class HeatMap {
   }
 
   pick(cell) {
-    if (!this.#data) return;
+    if (!this.#data || String(cell) === String(this.#picked)) return;
     this.#picked = cell;
     const [row, column] = cell ?? [null, null];
     for (const [at, label] of [...this.rows.children].entries()) label.classList.toggle("on", at === row);
@@ -163,10 +163,4 @@ function labels(tokens, className) {
   const place = element("div", { className });
   place.append(...tokens.map((token) => element("span", { textContent: shown(token), title: token })));
   return place;
-}
-
-// A token as it is shown: without a tokenizer's mark in front for a space, and with a sign where nothing could be seen.
-export function shown(token) {
-  const text = token.replace(/^[Ġ▁](?=.)/, "");
-  return text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
 }

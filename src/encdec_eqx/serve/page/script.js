@@ -1,9 +1,11 @@
 // The page: reads the form, runs a request, shows what comes, and asks for the alignment of what came.
-import { HeatMap, shown } from "./heat_map.js";
-import { SearchForm, element } from "./search_form.js";
+import { element, shown } from "./elements.js";
+import { HeatMap } from "./heat_map.js";
+import { SearchForm } from "./search_form.js";
 import { Refusal, ask, get, health, stream } from "./server.js";
 
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((found) => [found.id, found]));
+// Families as their papers write them; the others are shown as configs have them.
 const FAMILIES = { bert: "BERT", gpt2: "GPT-2", roberta: "RoBERTa", t5: "T5", bart: "BART", electra: "ELECTRA" };
 
 let form = null; // the search form, once the server has said what it offers
@@ -76,6 +78,7 @@ function request() {
 
 async function generate() {
   running?.abort();
+  asked?.controller?.abort();
   forget();
   const unreadable = form.unreadable();
   if (unreadable) return complain(unreadable, `${unreadable.name} has to be a number.`);
@@ -85,7 +88,7 @@ async function generate() {
   asked = { source: body.inputs };
   remember();
   busy(true);
-  let tokens = [];
+  const tokens = [];
   try {
     const reply = body.stream
       ? await stream("generate", body, controller.signal, ({ token, text }) => {
@@ -99,9 +102,10 @@ async function generate() {
   } catch (error) {
     if (running !== controller) return;
     const stopped = error.name === "AbortError";
+    const after = tokens.length ? ` after ${count(tokens.length, "token")}` : "";
     const text = at.written.querySelector(".text")?.textContent ?? "";
     outputs = tokens.length ? [{ generated_text: text, tokens, score: null, finish_reason: null }] : [];
-    at.status.textContent = stopped ? `Stopped after ${count(tokens.length, "token")}` : "";
+    at.status.textContent = stopped ? `Stopped${after}` : "";
     if (!stopped) refuse(error);
   }
   running = null;

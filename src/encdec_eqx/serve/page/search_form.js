@@ -1,4 +1,5 @@
-// The searches that the server offers, and an input for every number that a request may change.
+// The searches that the server offers, and an input for everything that a request may change.
+import { breakable, element } from "./elements.js";
 
 // What a person can be told of an option beside its name; one that is not here gets an input for a number.
 const KNOWN = {
@@ -141,11 +142,4 @@ function segment(name, at) {
   const input = element("input", { type: "radio", name: "search", value: String(at), checked: at === 0 });
   label.append(input, element("span", { textContent: name }));
   return label;
-}
-
-// A name that may go on in the next line behind an underscore.
-const breakable = (name) => name.split(/(?<=_)/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
-
-export function element(tag, properties = {}) {
-  return Object.assign(document.createElement(tag), properties);
 }
