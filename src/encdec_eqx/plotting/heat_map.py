@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,36 +35,6 @@ _MOST_VECTORS = 10_000
 _MARGIN, _BAR, _GAP = 0.12, 0.1, 0.16
 
 
-@overload
-def alignment(
-    model: TextToText | EncoderDecoder,
-    source: Any,
-    target: Any,
-    path: None = None,
-    *,
-    layer: int | None = None,
-    head: int | None = None,
-    title: str | None = None,
-    attention_mask: Any = None,
-    source_tokens: Sequence[str] | None = None,
-    target_tokens: Sequence[str] | None = None,
-    skip_special_tokens: bool = False,
-) -> Any: ...
-@overload
-def alignment(
-    model: TextToText | EncoderDecoder,
-    source: Any,
-    target: Any,
-    path: str | Path,
-    *,
-    layer: int | None = None,
-    head: int | None = None,
-    title: str | None = None,
-    attention_mask: Any = None,
-    source_tokens: Sequence[str] | None = None,
-    target_tokens: Sequence[str] | None = None,
-    skip_special_tokens: bool = False,
-) -> Path: ...
 def alignment(
     model: TextToText | EncoderDecoder,
     source: Any,
