@@ -129,7 +129,7 @@ def verify_device(*, report: Callable[[Check], None] = lambda check: None) -> Ve
 
 def stored_numbers() -> dict[str, Any]:
     """The content of `NUMBERS`: what made it, and what is expected of each of `MODELS`."""
-    return json.loads((resources.files(__package__) / NUMBERS).read_text(encoding="utf-8"))
+    return json.loads((resources.files("encdec_eqx") / NUMBERS).read_text(encoding="utf-8"))
 
 
 def verify_model(path: str | os.PathLike, *, report: Callable[[Check], None] = lambda check: None) -> Verification:
@@ -159,7 +159,7 @@ def verify_model(path: str | os.PathLike, *, report: Callable[[Check], None] = l
 def device_in_words() -> str:
     """The default device, jax's version, and what it does with float32 products by itself."""
     device = jax.devices()[0]
-    asked = jax.config.jax_default_matmul_precision
+    asked = jax.config.values["jax_default_matmul_precision"]
     precision = "none is set" if asked is None else f"{asked!r} is set"
     kind = platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind
     version = importlib.metadata.version("jax")
@@ -218,7 +218,7 @@ def _filled(path: Any, leaf: Any) -> jax.Array:
 
 def _float32_settings() -> list[tuple[str, str | None, float]]:
     """Name, precision of products and tolerance. A CPU knows one precision."""
-    settings = [("float32, highest", "highest", _TOLERANCES["float32"])]
+    settings: list[tuple[str, str | None, float]] = [("float32, highest", "highest", _TOLERANCES["float32"])]
     if jax.default_backend() != "cpu":
         settings += [("float32, default", None, _TOLERANCES["bfloat16"])]
     return settings
