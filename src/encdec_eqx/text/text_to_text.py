@@ -141,6 +141,37 @@ class TextToText(PushesToHub):
         self.model.save_pretrained(folder, card_data=card, **options)
         self.tokenizers.save(folder)
 
+    def export_generate(
+        self,
+        folder: str | os.PathLike,
+        batch: int,
+        source: int,
+        max_new_tokens: int,
+        search: Any = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Write `EncoderDecoder.export_generate`'s folder with the tokenizers in it, so that its `run.py` takes texts.
+
+        Args:
+            folder: made if it does not exist.
+            batch: texts at once.
+            source: tokens of the longest text, special ones included; longer ones are cut.
+            max_new_tokens: most tokens that a call may ask for.
+            search: as there.
+            **options: as there.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            ImportError: flatbuffers is not installed.
+            NotImplementedError: the encoder or an option cannot be exported; says what to do.
+            TypeError: as there.
+            ValueError: as there.
+        """
+        sizes = {"batch": batch, "source": source, "max_new_tokens": max_new_tokens}
+        return self.model.export_generate(folder, **sizes, search=search, tokenizers=self.tokenizers, **options)
+
     @overload
     def __call__(self, texts: str, **options: Any) -> str: ...  # pyright: ignore[reportOverlappingOverload]
     @overload
