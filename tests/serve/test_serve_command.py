@@ -72,6 +72,18 @@ def _lines_until(process: subprocess.Popen, words: str) -> Sequence[str]:
     raise AssertionError("".join(lines))
 
 
+def test_a_server_whose_lines_nobody_reads_any_more_ends_all_the_same(folder):
+    with _start(folder, "--search", "greedy={}") as process:
+        try:
+            _lines_until(process, "ready.")
+            assert process.stderr is not None
+            process.stderr.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
 def test_a_server_starts_is_called_as_it_says_and_ends_at_sigterm(folder):
     """Its lines are those that a person reads: the curl command is run as printed."""
     names = f"names={folder.parent / 'outputs.txt'}"

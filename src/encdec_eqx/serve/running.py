@@ -28,8 +28,9 @@ _CLOSING_SECONDS = 2
 
 
 def _to_stderr(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody reads it any more, and the server goes on
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def run_server(
@@ -78,8 +79,9 @@ def run_server(
 def leave_busy(status: int) -> None:
     """End the process at once if the model's thread is still compiling, which nothing can interrupt; else return."""
     if any(thread.name == THREAD for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(status)
 
 
@@ -141,6 +143,12 @@ class _Runner(uvicorn.Server):
             self.should_exit = self.force_exit = True
 
     async def _end(self) -> None:
+        try:
+            await self._drained()
+        finally:
+            self.should_exit = True
+
+    async def _drained(self) -> None:
         if self._server.in_flight:
             grace = self._server.offer.settings.grace
             self._say(
@@ -150,7 +158,6 @@ class _Runner(uvicorn.Server):
             self._say("stopping.")
         if not await self._server.drain():
             self._say(f"{self._server.in_flight} requests were given up.")
-        self.should_exit = True
 
     async def _greet(self, host: str, port: int) -> None:
         """Say where the server is and what it offers, and how to call it once it is warm."""
