@@ -48,6 +48,7 @@ ROWS = {
     "alignment": 14,
     "plotting": 15,
     "inspection": 14,
+    "conversion": 14,
     "training.loss": 14,
     "training.toml": 14,
     "training.data": 14,
@@ -87,7 +88,7 @@ ONLY_IN = {
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "prometheus_client": {"serve"},
-    "torch": {"verification"},
+    "torch": {"verification", "hf"},
     "transformers": {"verification"},
     "flax": set(),
 }

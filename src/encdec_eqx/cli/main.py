@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "generate as one program, with a script that runs it where jax alone is installed",
     "generate": "texts in, texts out: of arguments, a file or a pipe, as lines or JSONL with scores",
     "inspect": "what a checkpoint is, from its headers: architecture, sizes, special tokens, what loading it would do",
+    "convert": "another format, dtype or size of shards; a piece of a pair, a pair of two pieces",
     "train": "fine-tune a pair: encdec-eqx train config.toml (encdec-eqx train --help shows every option)",
     "verify": "whether this device computes right numbers: against stored ones, or a model against torch, live",
 }
