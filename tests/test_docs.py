@@ -120,15 +120,20 @@ def _offline(block: Block, folder: Path) -> str:
     return code
 
 
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where stand-ins are, each made when the first page asks for it."""
+    return tmp_path_factory.mktemp("hub")
+
+
 @pytest.mark.parametrize("page", _with("python"))
-def test_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+def test_page_runs_from_top_to_bottom(page: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": page.stem}
     # as in a user's process, without this suite's strict promotion: optax by itself does not work under it
     with jax.numpy_dtype_promotion("standard"):
         for block in _blocks(page, "python"):
-            code = _offline(block, tmp_path) if block.mark == "Downloads from the Hub" else block.code
+            code = _offline(block, hub) if block.mark == "Downloads from the Hub" else block.code
             program = compile(code, page, "exec")
             if block.mark != "Fragment":
                 exec(program, names)
