@@ -301,7 +301,7 @@ class Generates(TaughtAttributes):
 
         Args:
             folder: made if it does not exist. An export that fails changes nothing in it.
-            batch: source sequences at once; calls with fewer are filled up, with more cut into several.
+            batch: source sequences at once; calls with fewer are padded, with more cut into several.
             source: tokens of the longest source.
             max_new_tokens: most tokens that a call may ask for.
             search: "greedy", "sample" or "beams" (4, unless `num_beams` says otherwise), a mapping of options, or a

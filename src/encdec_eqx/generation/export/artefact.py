@@ -55,10 +55,10 @@ _SEARCHES = {
 """Ours, and transformers' `GenerationMode`s, with ours."""
 
 _MEANINGS = {
-    "input_ids": "source ids, shorter ones filled up on the right with `source_pad_id`",
+    "input_ids": "source ids, shorter ones padded on the right with `source_pad_id`",
     "attention_mask": "1 for real source tokens, 0 for padding",
     "decoder_input_ids": "prompts, the start token in front, padded on the left; at least that token",
-    "decoder_attention_mask": "1 for real prompt tokens; a row whose last column is 0 is not filled",
+    "decoder_attention_mask": "1 for real prompt tokens; a row whose last column is 0 does not count",
     "max_new_tokens": "most tokens to generate, 1 to the size of that name",
     "min_new_tokens": "end-of-sequence ids are forbidden while fewer are generated",
     "source_width": "columns of the source, its padding included, that the encoder_… rules compare with",

@@ -117,7 +117,7 @@ class Program:
 
     @property
     def source_pad_id(self) -> int:
-        """What shorter sources are filled up with."""
+        """What shorter sources are padded with."""
         rule = self.source_config.positions
         return rule.padding_idx or 0 if rule.counting == "non_padding" else 0
 
