@@ -177,6 +177,11 @@ def test_what_cannot_be_aligned_says_why(source: Any, target: Any, options: Any,
         align(_pair(), source, target, **options)
 
 
+def test_inside_jit_it_says_where_it_runs():
+    with pytest.raises(RuntimeError, match="runs on the host"):
+        jax.jit(lambda ids: align(_pair(), ids, [5, END]).weights())(np.array([3, 4]))
+
+
 def test_texts_bring_their_own_tokens_and_have_no_padding():
     with pytest.raises(ValueError, match="source_tokens are for a source of ids"):
         align(_speaker(), "the cat", "dog", source_tokens=["a"])

@@ -95,9 +95,12 @@ def test_a_path_is_tried_before_anything_is_computed(pair: EncoderDecoder, tmp_p
             plotting.alignment(pair, [3], [2], path)
 
 
-def test_a_layer_that_reads_no_source_is_not_drawn(pair: EncoderDecoder):
+def test_a_layer_or_head_that_is_not_there_is_refused_at_once(pair: EncoderDecoder, monkeypatch: Any):
+    monkeypatch.setattr(heat_map, "align", None)
     with pytest.raises(ValueError, match="there is no layer 2: the decoder has 2"):
         plotting.alignment(pair, [3, 4], [5, 2], layer=2)
+    with pytest.raises(ValueError, match="there is no head -4: each layer has 3"):
+        plotting.alignment(pair, [3, 4], [5, 2], head=-4)
 
 
 # --- pictures of weights that no model made

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from ._inputs import IGNORED, host_mask
 from ._quoting import quoted
 from .encoder_decoder import EncoderDecoder
+from .generation.source_and_prompt import host_level
 from .targets import TargetForm
 from .text import TextToText, TokenizerPair
 from .text.display_tokens import display_tokens, stands_apart
@@ -57,23 +58,38 @@ class Alignment:
             TypeError: one is no whole number.
             ValueError: there is no such layer or head, or the layer has no cross-attention; says which have.
         """
+        reads = [weights is not None for weights in self.cross_attentions]
+        layer, head = layer_and_head(reads, self.heads, layer, head)
         weights = np.stack(self._of_layers(layer))
-        if head is not None:
-            heads = weights.shape[1]
-            weights = weights[:, [_index("head", head, heads, f"each layer has {heads}")]]
-        return weights.mean(axis=(0, 1), dtype=np.float32)
+        return (weights if head is None else weights[:, [head]]).mean(axis=(0, 1), dtype=np.float32)
 
     def _of_layers(self, layer: int | None) -> list[Weights]:
-        with_it = [weights for weights in self.cross_attentions if weights is not None]
-        if layer is None:
-            return with_it
-        count = len(self.cross_attentions)
-        chosen = self.cross_attentions[_index("layer", layer, count, f"the decoder has {count}")]
-        if chosen is None:
-            raise ValueError(
-                f"layer {layer} has no cross-attention; layers {', '.join(map(str, self.layers))} of {count} have."
-            )
-        return [chosen]
+        layers = self.cross_attentions if layer is None else (self.cross_attentions[layer],)
+        return [weights for weights in layers if weights is not None]
+
+
+def layer_and_head(
+    reads_source: Sequence[bool], heads: int, layer: int | None, head: int | None
+) -> tuple[int | None, int | None]:
+    """The layer and the head that a caller asks for, counted from 0; `None` for means.
+
+    Args:
+        reads_source: of each layer of the decoder whether it has cross-attention.
+        heads: how many heads each has.
+        layer: number of a layer, perhaps counted from the end.
+        head: likewise.
+
+    Raises:
+        TypeError: one is no whole number.
+        ValueError: there is no such layer or head, or the layer has no cross-attention; says which have.
+    """
+    count = len(reads_source)
+    if layer is not None:
+        layer = _index("layer", layer, count, f"the decoder has {count}")
+        if not reads_source[layer]:
+            having = ", ".join(str(at) for at, reads in enumerate(reads_source) if reads)
+            raise ValueError(f"layer {layer} has no cross-attention; layers {having} of {count} have.")
+    return layer, None if head is None else _index("head", head, heads, f"each layer has {heads}")
 
 
 def align(
@@ -109,9 +125,9 @@ def align(
         ValueError: source or target are empty or too long, an option would do nothing, labels are not as many as ids,
             or the model has no start token.
     """
-    if not isinstance(model, TextToText | EncoderDecoder):
-        raise TypeError(f"model must be a TextToText or an EncoderDecoder, got {type(model).__name__}.")
-    pair, tokenizers = (model, None) if isinstance(model, EncoderDecoder) else (model.model, model.tokenizers)
+    pair = pair_of(model)
+    tokenizers = model.tokenizers if isinstance(model, TextToText) else None
+    host_level(source, target, attention_mask)
     if skip_special_tokens and tokenizers is None:
         raise ValueError("skip_special_tokens would do nothing: which are special a TextToText's tokenizers know.")
     read = _source(tokenizers, source, attention_mask)
@@ -135,6 +151,17 @@ def align(
         ),
         merged=any(spec.cross_attention and spec.cross_kind == "merged" for spec in pair.decoder.config.layers),
     )
+
+
+def pair_of(model: TextToText | EncoderDecoder) -> EncoderDecoder:
+    """The model, without its tokenizers if it has some.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(model, TextToText | EncoderDecoder):
+        raise TypeError(f"model must be a TextToText or an EncoderDecoder, got {type(model).__name__}.")
+    return model if isinstance(model, EncoderDecoder) else model.model
 
 
 class _Side(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._quoting import printable
 from .._writing import check_writable
-from ..alignment import Alignment, align
+from ..alignment import Alignment, align, layer_and_head, pair_of
 from ..encoder_decoder import EncoderDecoder
 from ..text import TextToText
 from .canvas import GRID, INK, MUTED, new_figure, saved
@@ -78,6 +78,10 @@ def alignment(
     """
     kind = None if path is None else _checked_kind(Path(path))
     figure = new_figure(1.0, 1.0)
+    config = pair_of(model).decoder.config
+    layer, head = layer_and_head(
+        [spec.cross_attention for spec in config.layers], config.attention.num_heads, layer, head
+    )
     found = align(
         model,
         source,
@@ -106,10 +110,9 @@ def _checked_kind(path: Path) -> Literal["png", "svg"]:
 def _told(found: Alignment, layer: int | None, head: int | None) -> str:
     """Which weights these are, in words."""
     several = len(found.layers) > 1
-    count = len(found.cross_attentions)
     of_layer = f"layer {found.layers[0]}" if not several else f"mean of layers {_numbers(found.layers)}"
-    of_layer = of_layer if layer is None else f"layer {layer % count}"
-    return f"{of_layer}, {'mean of heads' if head is None else f'head {head % found.heads}'}"
+    of_layer = of_layer if layer is None else f"layer {layer}"
+    return f"{of_layer}, {'mean of heads' if head is None else f'head {head}'}"
 
 
 def _numbers(layers: Sequence[int]) -> str:
