@@ -11,9 +11,8 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 _NAME = re.compile(r"\.(?P<final>.+)\.[0-9a-f]{32}", re.DOTALL)
 
@@ -128,10 +127,11 @@ def check_writable(folder: str | os.PathLike, name: str = "the folder") -> None:
 
 
 @contextlib.contextmanager
-def open_growing(path: Path, name: str = "the file") -> Iterator[TextIO]:
-    """A UTF-8 text file that takes its place when it is whole: until then it grows beside it, as `<name>.partial`.
+def open_growing(path: Path, name: str = "the file") -> Iterator[Callable[[str], None]]:
+    """What writes text to a file that takes its place when it is whole: until then it grows as `<name>.partial`.
 
-    What is no plain file (a pipe, a device) is written to as it is. Lines are ended by a line feed everywhere.
+    That file stays, with all that was written, if the block is left by an error or a Ctrl-C; not if that is nothing.
+    What is no plain file (a pipe, a device) is written to as it is. Text is UTF-8, its lines end as they are given.
 
     Args:
         path: the file.
@@ -143,22 +143,37 @@ def open_growing(path: Path, name: str = "the file") -> Iterator[TextIO]:
     if path.is_dir():
         raise ValueError(f"{name} {path} is a folder; give a file.")
     is_plain = path.is_file() or not os.path.lexists(path)
-    partial = path.with_name(f"{path.name}.partial") if is_plain else path
+    growing = path.with_name(f"{path.name}.partial") if is_plain else path
     try:
         if is_plain and path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(None, "Permission denied")
-        file = partial.open("w", encoding="utf-8", newline="\n")
+        file = growing.open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise ValueError(
             f"{name} {path} cannot be written to ({error.strerror or error}); give another file."
         ) from None
-    with file:
-        yield file
-        if is_plain:
-            file.flush()
-            os.fsync(file.fileno())
     if is_plain:
-        partial.replace(path)
+        _begun.add(growing.absolute())
+
+    def write(text: str) -> None:
+        file.write(text)
+        file.flush()
+        if text:
+            _begun.discard(growing.absolute())
+
+    try:
+        with file:
+            yield write
+            if is_plain:
+                os.fsync(file.fileno())
+    except BaseException:
+        if is_plain and not growing.stat().st_size:
+            growing.unlink()
+        raise
+    finally:
+        _begun.discard(growing.absolute())
+    if is_plain:
+        growing.replace(path)
 
 
 def _nearest(folder: Path) -> Path:

@@ -132,6 +132,11 @@ def test_only_what_a_list_or_a_pattern_allows(speaker, tmp_path, capsys):
         constrain_to_pattern(speaker, "[0-9]+")
 
 
+def test_an_assistant_changes_nothing_but_the_time(expected, capsys):
+    assert cli.main(["generate", MODEL, *WORDS[:4], SHORT, "--assistant-model", MODEL, "--num-assistant-tokens=2"]) == 0
+    assert capsys.readouterr().out.splitlines() == expected[:4]
+
+
 def test_every_option_of_python_is_one_here():
     parser = argparse.ArgumentParser()
     add_generation_options(parser)
@@ -199,6 +204,7 @@ def test_a_value_of_another_kind_is_refused_by_name(option, capsys):
         (["a"], "neither --max-new-tokens nor --max-length is given"),
         (["a", SHORT, "--seed=3"], "--seed draws nothing without sampling"),
         (["a", SHORT, "--top-k=3"], "--top-k 3 (argument) would do nothing"),
+        (["a", SHORT, "--num-assistant-tokens=3"], "it belongs to --assistant-model, which is not given"),
     ],
 )
 def test_what_only_the_model_shows_is_said_in_options_too(words, told, capsys):
@@ -224,6 +230,18 @@ def test_what_fails_leaves_the_old_output(tmp_path, capsys):
     assert cli.main(["generate", MODEL, SHORT, "--input", str(tmp_path / "in"), "--output", str(output)]) == 1
     assert "line 2: not UTF-8" in capsys.readouterr().err
     assert output.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+
+
+def test_what_was_written_before_an_error_is_kept_aside(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generate_command, "_BATCHES", 1)
+    output = tmp_path / "out"
+    (tmp_path / "in").write_bytes(b"hello\nhello\nbad \xff\n")
+    words = ["--input", str(tmp_path / "in"), "--output", str(output), "--batch-size=2"]
+    assert cli.main(["generate", MODEL, SHORT, *words]) == 1
+    assert "line 3: not UTF-8" in capsys.readouterr().err
+    assert not output.exists()
+    assert (tmp_path / "out.partial").read_text() == "HH EH L OW\n" * 2
 
 
 def test_an_endless_pipe_and_a_reader_that_leaves():

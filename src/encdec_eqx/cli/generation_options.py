@@ -14,6 +14,14 @@ from .._json import loads
 from ..generation.generation_config import GenerationConfig
 
 _ENTRY = re.compile(r"^    (\w+): (.+?)(?=^    \w+: |^\w|\Z)", re.MULTILINE | re.DOTALL)
+_OTHERS = ("assistant_model", "constraint", "src_lang", "tgt_lang", "batch_size", "max_source_length")
+"""Arguments of Python's calls that are options by the same name, too."""
+
+_SENTENCES = {
+    "A single encoder or decoder is loaded with Encoder.from_pretrained or Decoder.from_pretrained.": (
+        "Generating needs both pieces, saved together."
+    )
+}
 _LITERALS = {"true": True, "false": False}
 
 
@@ -61,7 +69,9 @@ def speaking_options() -> Iterator[None]:
 
 def in_options(text: str) -> str:
     """A sentence with the names of options as they are typed."""
-    names = "|".join(sorted(option_names(), key=len, reverse=True))
+    for python, said in _SENTENCES.items():
+        text = text.replace(python, said)
+    names = "|".join(sorted([*option_names(), *_OTHERS], key=len, reverse=True))
     text = re.sub(rf"(?<![\w.-])({names})=(True|False)\b", _as_switch, text)
     text = re.sub(rf"(?<![\w.-])({names})=(?=\S)", lambda found: f"{_spelled(found[1])} ", text)
     return re.sub(rf"(?<![\w.-])({names})\b(?!['\"(]|\.\w)", lambda found: _spelled(found[1]), text)
