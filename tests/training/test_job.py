@@ -74,7 +74,7 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
             '["train.jsonl", 3]',
             r"train_file must be a path in quotes or a list, each a path in quotes",
         ),
-        ('"train.jsonl"', "[]", "no data is named: give train_file"),
+        ('"train.jsonl"', "[]", r"no data is named: give \[data\] train_file"),
         ("[data]", '[data]\nencoding = "klingon"', r"\[data\] encoding: encoding must be one that Python knows"),
         ("[data]", '[data]\ntarget_column = "text"', r"no 'text'; .*\n.*\nFix them: no record is left"),
     ],

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .._signals import STATUS
@@ -29,18 +29,22 @@ def run_words(words: Sequence[str]) -> int:
     from ..training.callbacks import summary_lines
     from ..training.job import TrainJob, giving_way, read_job
     from ..training.run_job import run_job
+    from ..training.toml import speaking_of_options
 
     file = words[0] if words and not words[0].startswith("-") else None
-    job = TrainJob() if file is None else giving_way(read_job(file), _options_given(words[1:]))
-    job = tyro.cli(
-        TrainJob,
-        prog="encdec-eqx train [CONFIG.toml]",
-        description=DESCRIPTION,
-        args=list(words[1:] if file is not None else words),
-        default=job,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    result = run_job(job)
+    given = _options_given(words[file is not None :])
+    job = TrainJob() if file is None else giving_way(read_job(file), given)
+    # a caller without a file has never heard of its tables
+    with speaking_of_options({field.name for field in _settings(job)} if file is None else given):
+        job = tyro.cli(
+            TrainJob,
+            prog="encdec-eqx train [CONFIG.toml]",
+            description=DESCRIPTION,
+            args=list(words[file is not None :]),
+            default=job,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        result = run_job(job)
     if result.ending == "interrupted":
         print(f"encdec-eqx: interrupted; step {result.step} is saved, and --resume goes on from it.", file=sys.stderr)
         return STATUS if result.signal == "SIGINT" else _GIVEN_UP
@@ -54,11 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..training.job import TrainJob
 
     parser.add_argument("config", nargs="?", metavar="CONFIG.toml")
-    job = TrainJob()
+    for field in _settings(TrainJob()):
+        switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.type is bool else {}
+        parser.add_argument(f"--{field.name.replace('_', '-')}", **switch)
+
+
+def _settings(job: Any) -> Iterator[dataclasses.Field]:
     for table in (job.model, job.data, job.train):
-        for field in dataclasses.fields(table):
-            switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.type is bool else {}
-            parser.add_argument(f"--{field.name.replace('_', '-')}", **switch)
+        yield from dataclasses.fields(table)
 
 
 def _options_given(words: Sequence[str]) -> set[str]:

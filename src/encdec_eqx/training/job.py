@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._quoting import quoted
-from .toml import in_toml, read_toml, read_value, speaking_toml
+from .toml import in_the_callers_words, in_toml, know_names, read_toml, read_value, speaking_toml
 from .train_config import ALTERNATIVES, TrainConfig
 
 _PIECES = ("encoder_name_or_path", "decoder_name_or_path")
@@ -65,6 +65,7 @@ class ModelSource:
     tgt_lang: str | None = None
     model_seed: int = 0
 
+    @in_the_callers_words
     def __post_init__(self):
         """Checks that nothing is given twice; what is missing is found when the model is made."""
         pieces = [self.encoder_name_or_path, self.decoder_name_or_path]
@@ -132,6 +133,14 @@ class TrainJob:
         """Raises ValueError where something that the run needs is not named."""
         self.model.check()
         self.data.check()
+
+
+know_names(
+    {
+        table: [field.name for field in dataclasses.fields(kind)]
+        for table, kind in (("model", ModelSource), ("data", DataSource), ("train", TrainConfig))
+    }
+)
 
 
 def giving_way(job: TrainJob, given: Collection[str]) -> TrainJob:

@@ -1,11 +1,12 @@
 """TOML files of jobs: read within limits, their values as settings take them, and advice in the file's own words."""
 
 import contextlib
+import functools
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -38,6 +39,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"pass on_bad=\"report\" to go on without them", 'set [data] on_bad_records = "report" to go on without them'),
     (r"on_bad=\"report\"", '[data] on_bad_records = "report"'),
     (r'on_diagnosed_errors="report"', "--ignore-diagnosed-errors ([data] ignore_diagnosed_errors = true)"),
+    (r"encdec_eqx\.training\.diagnose\(model, batch\) looks", "encdec-eqx doctor with the same file looks"),
     (r"resume=True \(--resume\)", "--resume ([train] resume = true)"),
     (r"pass eval_data= \(validation_file in a config file\)", "give [data] validation_file"),
     (r"add data=\.\.\. \(--data FILE\)", "add --data FILE, or [data] train_file"),
@@ -60,6 +62,13 @@ _WORDS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 """Patterns and what becomes of them, in this order."""
 
+_TABLE_OF: dict[str, str] = {}
+"""By the name of a setting, its table: filled by `know_names`."""
+_TYPED: ContextVar[Collection[str] | None] = ContextVar("typed", default=None)
+"""Settings that the caller gave as options of a command."""
+_ALONE = r"(?= (?:must|is|holds?|would|and|cannot)\b|\[)"
+"""What follows a setting of one word, which may be an ordinary word too, where it is meant."""
+
 _TABLE = tuple((re.compile(pattern), words) for pattern, words in _WORDS)
 
 
@@ -68,13 +77,46 @@ def speaking_toml(*, speaking: bool = True) -> Iterator[None]:
     """Within it errors and findings give advice in TOML, unless `speaking` is False."""
     token = _SPEAKING.set(speaking)
     try:
-        yield
-    except (ValueError, TypeError, ImportError, OSError, NotImplementedError) as error:
-        if speaking and len(error.args) == 1 and isinstance(error.args[0], str):
-            error.args = (translated(error.args[0]),)
-        raise
+        with _words_of_errors(translated if speaking else None):
+            yield
     finally:
         _SPEAKING.reset(token)
+
+
+@contextlib.contextmanager
+def _words_of_errors(words: Callable[[str], str] | None) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, OSError, NotImplementedError, ArithmeticError) as error:
+        if words is not None and len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (words(error.args[0]),)
+        raise
+
+
+@contextlib.contextmanager
+def speaking_of_options(names: Collection[str]) -> Iterator[None]:
+    """Within it these settings are called as a command's options are: `--learning-rate`."""
+    token = _TYPED.set(names)
+    try:
+        yield
+    finally:
+        _TYPED.reset(token)
+
+
+def in_the_callers_words(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A check of settings whose errors call them options, if it is a command that makes them."""
+
+    @functools.wraps(check)
+    def spoken_check(settings: Any) -> None:
+        with _words_of_errors(None if _TYPED.get() is None or _SPEAKING.get() else _named):
+            check(settings)
+
+    return spoken_check
+
+
+def know_names(tables: Mapping[str, Iterable[str]]) -> None:
+    """Takes down which settings there are, by table."""
+    _TABLE_OF.update({name: table for table, names in tables.items() for name in names})
 
 
 def spoken(text: str) -> str:
@@ -86,7 +128,37 @@ def translated(text: str) -> str:
     """The text with its Python in TOML's words."""
     for pattern, words in _TABLE:
         text = pattern.sub(words, text)
-    return text
+    return _named(text)
+
+
+def _named(text: str) -> str:
+    """The text with settings by their full names: with the table, or as an option where they came as one."""
+    if not _TABLE_OF:
+        return text
+    typed = _TYPED.get() or ()
+    told = set(re.findall(r"\[(model|data|train)\]", text))  # once is enough
+
+    def named(found: re.Match) -> str:
+        name, table = found["name"], _TABLE_OF[found["name"]]
+        if name in typed:
+            return f"--{name.replace('_', '-')}" + (" " if found["given"] else "")
+        front = found["table"] or ("" if table in told else f"[{table}] ")
+        told.add(table)
+        return f"{front}{name}{' = ' if found['given'] else ''}"
+
+    return _names_pattern().sub(named, text)
+
+
+@functools.cache
+def _names_pattern() -> re.Pattern:
+    long = "|".join(name for name in _TABLE_OF if "_" in name)
+    short = "|".join(name for name in _TABLE_OF if "_" not in name)
+    # not within a word, a path, quotes or an option
+    return re.compile(
+        r"(?P<table>\[(?:model|data|train)\] )?(?<![\w./'\"-])"
+        rf"(?P<name>(?:{long})(?![\w/'\"-]|\.\w)|(?:{short})(?:(?==[^= ])|{_ALONE}))"
+        r"(?P<given>=(?=[^= ])| = )?"
+    )
 
 
 _EXAMPLES = {

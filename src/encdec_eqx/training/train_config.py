@@ -12,6 +12,7 @@ from .._quoting import quoted
 from ..stack import Remat
 from .metrics import metric
 from .optim.optimizer_config import OptimizerConfig
+from .toml import in_the_callers_words
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 """Names for `report_to`."""
@@ -126,6 +127,7 @@ class TrainConfig(OptimizerConfig):
     save_total_limit: int = 2
     seed: int = 0
 
+    @in_the_callers_words
     def __post_init__(self):
         """Makes paths, tuples and mappings of what was given, and checks every value."""
         set_field = object.__setattr__
