@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -74,6 +74,7 @@ _MEANINGS = {
 }
 
 
+@runtime_checkable
 class Exportable(Protocol):
     """What is exported of a model: see `Generates`."""
 
