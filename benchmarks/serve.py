@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             alone = asyncio.run(_load(address, requests[: settings.alone], clients=1))
             together = asyncio.run(_load(address, requests, clients=settings.clients))
             metrics = httpx.get(f"{address}/metrics").text
-        expected = _expected(TextToText.from_pretrained(folder), requests, settings)
+        expected = _expected(TextToText.from_pretrained(folder), requests)
     answered = [*zip(requests, together["answers"], strict=True), *zip(requests, alone["answers"], strict=False)]
     wrong = sum(answer != expected[json.dumps(body)] for body, answer in answered)
     found = {
@@ -91,15 +91,17 @@ def _base(room: Path) -> tuple[Path, list[str]]:
     end = _models.END_OF_TEXT
     model = model.with_special_tokens(eos_token_id=end, decoder_start_token_id=end, pad_token_id=end)
     folder = room / "base"
-    TextToText(model, TokenizerPair(_numbers(ENCODER_VOCAB), _numbers(DECODER_VOCAB))).save_pretrained(folder)
+    tokenizers = TokenizerPair(_numbers(ENCODER_VOCAB, 0), _numbers(DECODER_VOCAB, end))
+    TextToText(model, tokenizers).save_pretrained(folder)
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 61, 100)
-    return folder, [" ".join(map(str, rng.integers(0, ENCODER_VOCAB, length))) for length in lengths]
+    return folder, [" ".join(map(str, rng.integers(1, ENCODER_VOCAB, length))) for length in lengths]
 
 
-def _numbers(size: int) -> Tokenizer:
+def _numbers(size: int, special: int) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({str(id_): id_ for id_ in range(size)}, unk_token="0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([str(special)])
     return tokenizer
 
 
@@ -164,7 +166,7 @@ async def _load(address: str, requests: Sequence[dict[str, Any]], *, clients: in
         return {"answers": answers, "seconds": seconds, "wall": time.perf_counter() - begin}
 
 
-def _expected(speaker: TextToText, requests: Sequence[dict[str, Any]], settings: argparse.Namespace) -> dict[str, str]:
+def _expected(speaker: TextToText, requests: Sequence[dict[str, Any]]) -> dict[str, str]:
     """What the model says to each request alone; nothing is batched."""
     known = {}
     for body in requests:

@@ -23,6 +23,9 @@ from .batcher import THREAD
 from .http_app import Server, make_app
 from .server_settings import ServerSettings
 
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than proxies keep idle connections, so that none of them sends a request into one that is being closed."""
+
 _CLOSING_SECONDS = 2
 """How long connections have to close in, when nothing is in flight any more."""
 
@@ -69,6 +72,7 @@ def run_server(
             server_header=False,
             ws="none",
             lifespan="on",
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_CLOSING_SECONDS,
         )
         runner = _Runner(config, app.state.server, say)
