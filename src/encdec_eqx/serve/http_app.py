@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _logger = logging.getLogger("encdec_eqx")
 PAGE = Path(__file__).parent / "page"
 _PATHS = ("/", "/generate", "/alignment", "/info", "/health", "/metrics")
 _STOPPING_SECONDS = 2.0
+_CHECKERS = 2
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"),
@@ -49,6 +51,7 @@ class Server:
         metrics: the counters.
         aligner: what shows cross-attention.
         batcher: the queue.
+        checkers: threads that tokenize and check requests.
         in_flight: requests that are being answered, those for `/health` and `/metrics` aside.
         stopping: whether new requests are refused.
         ended: whether the model's thread has ended, and not only been told to.
@@ -58,6 +61,8 @@ class Server:
         self.offer, self.metrics = offer, ServerMetrics()
         self.aligner = Aligner(offer)
         self.batcher = Batcher(offer, self.metrics, report, self.aligner.warm)
+        # few, as they take the interpreter from the model's thread
+        self.checkers = ThreadPoolExecutor(_CHECKERS, thread_name_prefix="encdec_eqx request")
         self.in_flight = 0
         self.stopping = self.ended = False
 
@@ -108,6 +113,7 @@ def make_app(
         server.batcher.start()
         yield
         server.stopping = True
+        server.checkers.shutdown(wait=False, cancel_futures=True)
         server.ended = await run_in_threadpool(server.batcher.stop, _STOPPING_SECONDS)
 
     app = Starlette(
@@ -191,9 +197,9 @@ async def _generate(server: Server, request: Request) -> Response:
     server.check_open()
     begin = time.monotonic()
     body = await _body(request, server.offer.settings.max_request_bytes)
-    prepared = await run_in_threadpool(lambda: server.offer.prepare(_parsed(body)))
-    events: asyncio.Queue[Token | Done | Failed] = asyncio.Queue()
     loop = asyncio.get_running_loop()
+    prepared = await loop.run_in_executor(server.checkers, lambda: server.offer.prepare(_parsed(body)))
+    events: asyncio.Queue[Token | Done | Failed] = asyncio.Queue()
     job = Job(prepared, lambda event: loop.call_soon_threadsafe(events.put_nowait, event) and None)
     server.batcher.submit(job)
     if prepared.streams:
@@ -208,9 +214,9 @@ async def _generate(server: Server, request: Request) -> Response:
 async def _alignment(server: Server, request: Request) -> Response:
     server.check_open()
     body = await _body(request, server.offer.settings.max_request_bytes)
-    asked = await run_in_threadpool(lambda: server.aligner.prepare(_parsed(body)))
-    answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     loop = asyncio.get_running_loop()
+    asked = await loop.run_in_executor(server.checkers, lambda: server.aligner.prepare(_parsed(body)))
+    answered: asyncio.Future[dict[str, Any]] = loop.create_future()
 
     def deliver(answer: dict[str, Any] | Exception) -> None:
         loop.call_soon_threadsafe(settle, answer)

@@ -1,5 +1,6 @@
 """What a server offers: which programs it compiles beforehand, and whether a request is served by one of them."""
 
+import functools
 import itertools
 import json
 import secrets
@@ -130,6 +131,8 @@ class Offer:
         if not self.searches:
             raise ValueError("searches is empty: name at least one, such as {'greedy': {}}.")
         self._programs: dict[Hashable, _Way] = {}
+        # requests of most clients have few sets of options, and a look at one walks through the whole model
+        self._plan = functools.lru_cache(maxsize=256)(self._check)
         self.adjustable = {name: self._settle(name, fixed) for name, fixed in self.searches.items()}
         self.default_new_tokens = self._default_new_tokens()
 
@@ -182,23 +185,30 @@ class Offer:
         options |= self.speaker._language(options.pop("tgt_lang", None), options)
         if not {"max_new_tokens", "max_length"} & options.keys():
             options["max_new_tokens"] = self.default_new_tokens
-        # before the model says what its tables hold
-        self._check_size(options.get("max_new_tokens"))
-        run = self._run(options, self._constraint(constraint))
-        self._check_size(run.plan.max_new_tokens)
-        if run.program(1 if streams else TOKENS_AT_A_TIME) not in self._programs:
-            raise ValueError(self._not_offered(given, constraint))
-        if streams:
-            _check_stream(run, texts)
-        plan, keys = run.plan, None
+        group = json.dumps([options, constraint], sort_keys=True)
+        plan, keys = self._plan(group, streams), None
+        if streams and len(texts) > 1:
+            raise ValueError(f"stream takes one input, got {len(texts)}: send a request for each.")
         if plan.do_sample:
             seed = secrets.randbelow(2**31) if seed is None else whole("seed", seed, least=0, most=_MOST_SEED)
             keys = [_key_words(seed, index) for index in range(len(texts))]
         elif seed is not None:
             whole("seed", seed, least=0, most=_MOST_SEED)
-        group = json.dumps([options, constraint], sort_keys=True, default=repr)
         single = isinstance(inputs, str)
         return Prepared(rows, keys, options, constraint, group, plan, seed if keys else None, single, streams)
+
+    def _check(self, group: str, streams: bool) -> Plan:
+        """The plan of options that may be served; they and the constraint's name are JSON, to be remembered by."""
+        options, constraint = json.loads(group)
+        # before the model says what its tables hold
+        self._check_size(options.get("max_new_tokens"))
+        run = self._run(options, self._constraint(constraint))
+        self._check_size(run.plan.max_new_tokens)
+        if run.program(1 if streams else TOKENS_AT_A_TIME) not in self._programs:
+            raise ValueError(self._not_offered(options, constraint))
+        if streams:
+            _check_stream(run)
+        return run.plan
 
     def start(
         self,
@@ -368,7 +378,7 @@ class Offer:
 
     def _not_offered(self, given: Mapping[str, Any], constraint: str | None) -> str:
         free = {"seed", "max_new_tokens", "max_length", "constraint"}
-        asked = {name: value for name, value in given.items() if name not in free and value is not None}
+        asked = {name: value for name, value in given.items() if name not in free}
         offered = "; ".join(
             f"{name} {json.dumps(fixed)} (adjustable: {', '.join(self.adjustable[name])})"
             for name, fixed in self.searches.items()
@@ -399,9 +409,7 @@ def _parts(body: Any) -> tuple[Any, dict[str, Any], bool]:
     return inputs, parameters or {}, streams
 
 
-def _check_stream(run: Run, texts: Sequence[str]) -> None:
-    if len(texts) > 1:
-        raise ValueError(f"stream takes one input, got {len(texts)}: send a request for each.")
+def _check_stream(run: Run) -> None:
     if not run.search.in_order:
         raise ValueError(
             "beam search may change its mind until the end and does not stream: leave stream out, or num_beams."
