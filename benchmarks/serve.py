@@ -99,9 +99,10 @@ def _base(room: Path) -> tuple[Path, list[str]]:
 
 
 def _numbers(size: int, special: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel({str(id_): id_ for id_ in range(size)}, unk_token="0"))
+    names = ["<special>" if id_ == special else str(id_) for id_ in range(size)]
+    tokenizer = Tokenizer(models.WordLevel({name: id_ for id_, name in enumerate(names)}, unk_token="<special>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens([str(special)])
+    tokenizer.add_special_tokens(["<special>"])
     return tokenizer
 
 
