@@ -1,9 +1,10 @@
 """Conversions, against the tensors that went in: formats, dtypes, shards, pieces, pairs, and the command."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import ml_dtypes
@@ -23,6 +24,7 @@ from checkpoints import (
     write,
     write_tied_pair,
 )
+from compositions import FAMILY_GOLDENS
 from encdec_eqx import Decoder, Encoder, EncoderDecoder
 from encdec_eqx.cli import main
 from encdec_eqx.conversion import convert_checkpoint, join_checkpoints
@@ -132,6 +134,25 @@ def test_a_tied_encoder_is_taken_whole(tmp_path: Path):
     convert_checkpoint(folder, tmp_path / "encoder", take="encoder")
     encoder, _ = EncoderDecoder.from_pretrained(folder).pieces()
     assert _same(Encoder.from_pretrained(tmp_path / "encoder"), encoder)
+
+
+def test_a_piece_of_a_whole_checkpoint_is_read_alone(tmp_path: Path):
+    folder = tmp_path / "bart"
+    shutil.copytree(FAMILY_GOLDENS / "bart", folder)
+    (folder / "tokenizer.json").write_text("{}")
+    encoder, decoder = EncoderDecoder.from_pretrained(folder).pieces()
+    for piece, expected in (("encoder", encoder), ("decoder", decoder)):
+        said = convert_checkpoint(folder, tmp_path / piece, take=cast(Any, piece))
+        assert said.copied[-1] == "tokenizer.json"
+        assert _same({"encoder": Encoder, "decoder": Decoder}[piece].from_pretrained(tmp_path / piece), expected)
+
+
+def test_a_piece_of_a_piece_is_refused(tmp_path: Path):
+    folder = write(tmp_path / "gpt2", GPT2_CONFIG, gpt2_tensors())
+    for dry_run in (False, True):
+        with pytest.raises(ValueError, match="is no pair that a piece could be taken out of: its model_type is 'gpt2'"):
+            convert_checkpoint(folder, tmp_path / "out", take="decoder", dry_run=dry_run)
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_pieces_are_joined_with_their_tokenizers(tmp_path: Path):

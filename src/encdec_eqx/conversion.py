@@ -77,7 +77,7 @@ class Conversion:
     Attributes:
         source: what was converted, in words.
         target: the folder.
-        files: the files of weights and their bytes, headers aside.
+        files: the files of weights and their bytes, headers aside; none where a dry run would have to make a model.
         copied: files that were copied as they are, or under another name ("source_tokenizer.json as tokenizer.json").
         left_out: files and tensors of the source that are not in the target, and why.
         dtypes: the dtypes of the tensors.
@@ -95,11 +95,10 @@ class Conversion:
     written: bool = True
 
     def __str__(self) -> str:
-        total = sum(self.files.values())
         verb = "" if self.written else "would be "
-        lines = [
-            f"{self.source} -> {printable(self.target)}: {total:,} bytes of {' and '.join(self.dtypes)} {verb}written"
-        ]
+        much = f"{sum(self.files.values()):,} bytes" if self.files else "weights"
+        place = printable(self.target)
+        lines = [f"{self.source} -> {place}: {much} of {' and '.join(self.dtypes)} {verb}written"]
         lines += [f"  {name}: {size:,} bytes" for name, size in self.files.items()]
         lines += [f"  {verb}copied: {printable(name)}" for name in self.copied]
         lines += [f"  left out: {printable(name)}" for name in self.left_out]
@@ -129,7 +128,7 @@ def convert_checkpoint(
         dtype: dtype of all floating-point tensors.
         method: "int8" rounds a pair or a whole checkpoint, as `quantize` does.
         max_shard_size: as of `save_pretrained`.
-        dry_run: whether to look at everything and write nothing. A GGUF file is then only looked for.
+        dry_run: whether to look at everything and write nothing. A GGUF file is then not looked into.
 
     Returns:
         What was written.
@@ -146,9 +145,14 @@ def convert_checkpoint(
     with _opened(source, target, dry_run=dry_run) as (folder, place, said):
         if said.endswith(".gguf") and dry_run:
             return Conversion(
-                source=said, target=place, files={}, copied=(), left_out=(), dtypes=("float32",), written=False
+                source=said, target=place, files={}, copied=(), left_out=(), dtypes=(dtype or "float32",), written=False
             )
         hf = read_config(folder)
+        if take is not None and hf.get("model_type") not in (*PAIRS, *WHOLES):
+            raise ValueError(
+                f"{said} is no pair that a piece could be taken out of: its model_type is "
+                f"{quoted(hf.get('model_type'))}; expected 'encoder-decoder' or a whole checkpoint, such as BART's."
+            )
         if method is not None or (take is not None and (hf.get("model_type") not in PAIRS or _needs_model(hf))):
             return _by_model(
                 folder, place, said, hf, take=take, dtype=dtype, method=method, size=max_shard_size, dry=dry_run

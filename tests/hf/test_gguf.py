@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import ml_dtypes
 import numpy as np
 import pytest
 from gguf.quants import dequantize, quantize
@@ -13,7 +14,9 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from encdec_eqx import Decoder
+from encdec_eqx.conversion import convert_checkpoint
 from encdec_eqx.hf.files import MissingFileError
+from encdec_eqx.hf.files.folder import open_tensors
 from encdec_eqx.hf.files.gguf_file import convert_gguf
 
 HIDDEN, HEADS, KV_HEADS, INNER, LAYERS = 64, 4, 2, 96, 2
@@ -228,3 +231,19 @@ def test_without_the_gguf_package_the_error_says_how_to_get_it(tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match=r"gguf.*\[gguf\]"):
         convert_gguf(tmp_path / "tiny.gguf", tmp_path / "new")
+
+
+def test_it_is_converted_into_another_dtype_and_shards(tmp_path: Path):
+    expected = _written(tmp_path / "tiny.gguf")
+    planned = convert_checkpoint(tmp_path / "tiny.gguf", tmp_path / "out", dtype="bfloat16", dry_run=True)
+    assert "weights of bfloat16 would be written" in str(planned)
+    said = convert_checkpoint(tmp_path / "tiny.gguf", tmp_path / "out", dtype="bfloat16", max_shard_size="50KB")
+    assert len(said.files) > 1
+    assert said.copied == ("tokenizer.json", "tokenizer_config.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny.gguf"]
+    whole = convert_gguf(tmp_path / "tiny.gguf", tmp_path / "whole")
+    found, exact = open_tensors(tmp_path / "out"), open_tensors(whole)
+    assert found.entries.keys() == exact.entries.keys()
+    assert len(expected) == len(found.entries)
+    for name in found.entries:
+        np.testing.assert_array_equal(found.read(name), exact.read(name).astype(ml_dtypes.bfloat16))
