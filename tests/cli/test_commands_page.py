@@ -5,8 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from encdec_eqx.cli.main import COMMANDS
+
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 _BLOCK = re.compile(r"(\*Fragment: [^*]+\*\n\n)?```bash\n(.*?)```", re.DOTALL)
+
+
+def test_the_page_names_every_command():
+    named = re.findall(r"^\| `encdec-eqx (\w+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert named == list(COMMANDS)
 
 
 def test_the_page_runs_from_its_top(tmp_path: Path):

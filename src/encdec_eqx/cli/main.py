@@ -21,14 +21,14 @@ from .arguments import needed
 
 COMMANDS = {
     "demo": "join two small pretrained pieces, fine-tune them on English pronunciation, score, save and reload",
-    "doctor": "look for what breaks training: special tokens, labels, masks, dead attention, learning rate, ...",
-    "serve": "answer requests over HTTP, and show a page to try a model with",
-    "export": "generate as one program, with a script that runs it where jax alone is installed",
-    "generate": "texts in, texts out: of arguments, a file or a pipe, as lines or JSONL with scores",
-    "inspect": "what a checkpoint is, from its headers: architecture, sizes, special tokens, what loading it would do",
-    "convert": "another format, dtype or size of shards; a piece of a pair, a pair of two pieces",
     "train": "fine-tune a pair: encdec-eqx train config.toml (encdec-eqx train --help shows every option)",
+    "doctor": "look for what breaks training: special tokens, labels, masks, dead attention, learning rate, ...",
+    "generate": "texts in, texts out: of arguments, a file or a pipe, as lines or JSONL with scores",
+    "serve": "answer requests over HTTP, and show a page to try a model with",
+    "inspect": "what a checkpoint is, from its headers: architecture, sizes, special tokens, what loading it would do",
     "verify": "whether this device computes right numbers: against stored ones, or a model against torch, live",
+    "convert": "another format, dtype or size of shards; a piece of a pair, a pair of two pieces",
+    "export": "generate as one program, with a script that runs it where jax alone is installed",
 }
 """Every command and its line of help."""
 
