@@ -29,6 +29,7 @@ EXHAUSTIVE = (
     "test_padding.py::test_a_training_step_takes_lengths_and_learns_the_same[2]",
     "test_synopsis.py::test_a_llama_learns_to_read_what_is_grafted_alone",
     "test_synopsis.py::test_a_model_is_trained_and_scored",
+    "cli/test_strikes.py::test_ctrl_c_is_met_politely_wherever_it_comes",
     "demo/test_demo.py::test_demo_from_loading_to_reloading",
     "demo/test_demo.py::test_fine_tuning_learns",
     "demo/test_demo.py::test_splits_are_fixed",
