@@ -20,7 +20,7 @@ import numpy as np
 from .._quoting import quoted
 from ..generation.result import StreamChunk
 from ..targets import TargetForm
-from .offer import TOKENS_AT_A_TIME, Offer, Prepared
+from .offer import TOKENS_AT_A_TIME, Offer, PreparedRequest
 from .refusals import not_now, queue_full
 from .server_metrics import ServerMetrics
 
@@ -66,7 +66,7 @@ class Job:
         gone: whether nobody waits for it any more.
     """
 
-    prepared: Prepared
+    prepared: PreparedRequest
     deliver: Callable[[Token | Done | Failed], None]
     gone: bool = False
 

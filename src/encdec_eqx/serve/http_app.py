@@ -23,7 +23,7 @@ from .._json import loads
 from ..text import TextToText
 from .aligner import Aligner
 from .batcher import Batcher, Done, Failed, Job, Pass, Token
-from .offer import Offer, Prepared
+from .offer import Offer, PreparedRequest
 from .refusals import RefusalError, not_now, of_error, timed_out, too_large
 from .server_metrics import ServerMetrics
 from .server_settings import ServerSettings
@@ -253,7 +253,7 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _collected(prepared: Prepared, events: asyncio.Queue) -> dict[str, Any]:
+async def _collected(prepared: PreparedRequest, events: asyncio.Queue) -> dict[str, Any]:
     outputs: dict[int, list[dict[str, Any]]] = {}
     while len(outputs) < len(prepared.rows):
         event = await events.get()
@@ -263,7 +263,7 @@ async def _collected(prepared: Prepared, events: asyncio.Queue) -> dict[str, Any
     return _reply(prepared, [outputs[at] for at in range(len(outputs))])
 
 
-def _reply(prepared: Prepared, outputs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def _reply(prepared: PreparedRequest, outputs: list[list[dict[str, Any]]]) -> dict[str, Any]:
     reply: dict[str, Any] = {"outputs": outputs}
     return reply if prepared.seed is None else {**reply, "seed": prepared.seed}
 

@@ -55,7 +55,7 @@ _PROBES: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedRequest:
     """A request that has been checked.
 
     Attributes:
@@ -166,7 +166,7 @@ class Offer:
             "compiled": {"batch_sizes": list(settings.batch_sizes), "source_lengths": list(self.source_lengths)},
         }
 
-    def prepare(self, body: Any) -> Prepared:
+    def prepare(self, body: Any) -> PreparedRequest:
         """Check a request, on the host alone.
 
         Raises:
@@ -195,7 +195,7 @@ class Offer:
         elif seed is not None:
             whole("seed", seed, least=0, most=_MOST_SEED)
         single = isinstance(inputs, str)
-        return Prepared(rows, keys, options, constraint, group, plan, seed if keys else None, single, streams)
+        return PreparedRequest(rows, keys, options, constraint, group, plan, seed if keys else None, single, streams)
 
     def _check(self, group: str, streams: bool) -> Plan:
         """The plan of options that may be served; they and the constraint's name are JSON, to be remembered by."""
