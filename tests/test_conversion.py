@@ -210,6 +210,9 @@ def test_nothing_is_written_over(tmp_path: Path, pair: Path, monkeypatch: pytest
             convert_checkpoint(pair, target)
     with pytest.raises(ValueError, match="it is not empty"):
         convert_checkpoint(pair, tmp_path)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match="taken: it is a file"):
+        convert_checkpoint(pair, tmp_path / "taken")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; give a folder"):
         convert_checkpoint(pair, tmp_path / "file" / "out")

@@ -287,7 +287,8 @@ def _checked_target(target: Any, *sources: Path) -> Path:
                 f"the target {printable(place)} is the source, which is never written over: give another folder."
             )
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ValueError(f"cannot convert into {printable(place)}: it is not empty; give a folder that is not there.")
+        why = "it is not empty" if place.is_dir() else "it is a file"
+        raise ValueError(f"cannot convert into {printable(place)}: {why}; give a folder that is not there.")
     check_writable(place.parent, f"cannot convert into {printable(place)}:")
     return place
 

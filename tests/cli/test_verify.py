@@ -83,6 +83,12 @@ def test_weights_are_those_that_were_stored_for_and_the_same_in_bfloat16():
             assert len(np.unique(leaf)) > 1
 
 
+def test_a_model_that_is_not_there_has_no_table(tmp_path, capsys):
+    assert cli.main(["verify", str(tmp_path)]) == 1
+    told, error = capsys.readouterr()
+    assert "no config.json" in error and "tolerance" not in told
+
+
 @pytest.mark.parametrize("name", ["torch", "transformers"])
 def test_without_torch_a_model_cannot_be_compared(name, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, None)

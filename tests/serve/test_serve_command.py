@@ -38,7 +38,8 @@ def folder(tmp_path_factory) -> Path:
         (["--search", "a={}", "--outputs", "x=no/such/file"], "no/such/file: No such file"),
         (["--search", "a={}", "--pattern", "x=(a"], r"\(a"),
         (["--search", 'wide={"num_beams": 0}'], "search 'wide': num_beams must be at least 1"),
-        (["--source-lengths", "99"], "the encoder reads at most 24"),
+        (["--search", "a={}", "--outputs", f"x={os.devnull}"], "--outputs: /dev/null has no output in it"),
+        (["--source-lengths", "99"], "--source-lengths has 99, but the encoder reads at most 24"),
         (["--host", "nowhere.invalid"], "--host 'nowhere.invalid' is no address"),
     ],
     ids=lambda value: str(value)[:40],
@@ -48,6 +49,16 @@ def test_what_does_not_fit_is_one_line(folder, capsys, words, said):
     error = capsys.readouterr().err
     assert re.search(said, error), error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("model", "end"),
+    [("letters", "Generating needs both pieces, saved together."), ("no/such/model", "is no Hub id either")],
+)
+def test_a_model_that_is_none_is_told_of_in_the_commands_words(capsys, model, end):
+    assert cli.main(["serve", model, "--port", "0"]) == 1
+    error = capsys.readouterr().err
+    assert end in error and "from_pretrained" not in error
 
 
 def test_a_port_in_use_is_found_out_before_the_model_is_looked_for(capsys):

@@ -117,7 +117,7 @@ def _read_constraint(said: str | None) -> "Callable[[TextToText], Any] | None":
         return lambda speaker: constrain_to_pattern(speaker, value)
     if kind == "choices" and value:
         with _reader(value) as reader:
-            texts = [line for portion in reader.portions(2**16) for line in portion if line.strip()]
+            texts = reader.texts()
         if not texts:
             raise ValueError(f"--constraint: {value} has no output in it; expected one per line.")
         return lambda speaker: constrain_to_texts(speaker, texts)

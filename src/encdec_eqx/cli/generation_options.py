@@ -17,7 +17,7 @@ _ENTRY = re.compile(r"^    (\w+): (.+?)(?=^    \w+: |^\w|\Z)", re.MULTILINE | re
 _OTHERS = ("assistant_model", "constraint", "src_lang", "tgt_lang", "batch_size", "max_source_length")
 """Arguments of Python's calls that are options by the same name, too."""
 
-_SENTENCES = {
+SENTENCES = {
     "A single encoder or decoder is loaded with Encoder.from_pretrained or Decoder.from_pretrained.": (
         "Generating needs both pieces, saved together."
     )
@@ -69,7 +69,7 @@ def speaking_options() -> Iterator[None]:
 
 def in_options(text: str) -> str:
     """A sentence with the names of options as they are typed."""
-    for python, said in _SENTENCES.items():
+    for python, said in SENTENCES.items():
         text = text.replace(python, said)
     names = "|".join(sorted([*option_names(), *_OTHERS], key=len, reverse=True))
     text = re.sub(rf"(?<![\w.-])({names})=(True|False)\b", _as_switch, text)

@@ -1,7 +1,9 @@
 """`encdec-eqx serve`: a saved pair behind HTTP, with a page to try it."""
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +87,13 @@ def run(chosen: argparse.Namespace) -> int:
     # before the model is loaded: a port that is taken is found out at once
     with open_listener(chosen.host, chosen.port) as listener:
         from ..serve import ServerSettings
-        from ..serve.constraints_of_text import of_outputs, of_pattern
-        from ..text import TextToText
+        from ..text import TextToText, constrain_to_pattern, constrain_to_texts
 
-        speaker = TextToText.from_pretrained(chosen.model)
-        constraints = {name: of_pattern(speaker, pattern) for name, pattern in patterns.items()}
-        constraints |= {name: of_outputs(speaker, Path(file)) for name, file in outputs.items()}
+        texts = {name: _lines("--outputs", file) for name, file in outputs.items()}
+        with _speaking_options():
+            speaker = TextToText.from_pretrained(chosen.model)
+        constraints = {name: constrain_to_pattern(speaker, pattern) for name, pattern in patterns.items()}
+        constraints |= {name: constrain_to_texts(speaker, lines) for name, lines in texts.items()}
         given: dict[str, Any] = {
             "name": chosen.name or Path(chosen.model).resolve().name,
             "constraints": constraints,
@@ -99,9 +102,36 @@ def run(chosen: argparse.Namespace) -> int:
         for name in (*_SIZES, *_LIMITS, *_SECONDS):
             if getattr(chosen, name) is not None:
                 given[name] = getattr(chosen, name)
-        status = run_server(speaker, ServerSettings(**given), listener=listener)
+        with _speaking_options():
+            status = run_server(speaker, ServerSettings(**given), listener=listener)
     leave_busy(status)
     return status
+
+
+@contextlib.contextmanager
+def _speaking_options() -> Iterator[None]:
+    """Within it errors are in the command's words. Options of a search keep Python's names, as its JSON has them."""
+    from .generation_options import SENTENCES
+
+    try:
+        yield
+    except ValueError as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            text = error.args[0].replace("source_lengths has", "--source-lengths has")
+            for python, said in SENTENCES.items():
+                text = text.replace(python, said)
+            error.args = (text,)
+        raise
+
+
+def _lines(option: str, file: str) -> list[str]:
+    from ..text.lines import LineReader
+
+    with Path(file).open("rb") as opened:
+        lines = LineReader(opened, file).texts()
+    if not lines:
+        raise ValueError(f"{option}: {file} has no output in it; expected one per line.")
+    return lines
 
 
 def _named(option: str, given: list[str] | None) -> dict[str, str]:

@@ -29,18 +29,32 @@ def run(chosen: argparse.Namespace) -> int:
     """Verify; 1 if a number is wrong."""
     from ..verification import device_in_words, verify_device, verify_model
 
-    print(f"device: {device_in_words()}\n")
-    print(_COLUMNS.format("model", "what", "setting", "error", "tolerance", ""), flush=True)
-    found = verify_device(report=_show) if chosen.model is None else verify_model(chosen.model, report=_show)
+    print(f"device: {device_in_words()}\n", flush=True)
+    rows = _Rows()
+    found = verify_device(report=rows.show) if chosen.model is None else verify_model(chosen.model, report=rows.show)
     print(f"\n{_conclusion(found)}")
     return 0 if found.passed else 1
 
 
-def _show(check: "Check") -> None:
+class _Rows:
+    """The table, begun with its first row: what is wrong with the model is told without one."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def show(self, check: "Check") -> None:
+        """Print a row."""
+        if not self._begun:
+            print(_COLUMNS.format("model", "what", "setting", "error", "tolerance", ""))
+            self._begun = True
+        print(_row(check), flush=True)
+
+
+def _row(check: "Check") -> str:
     error, tolerance = (f"{value:.1e}" if check.tolerance else f"{value:g}" for value in (check.error, check.tolerance))
     outcome = "ok" if check.passed else "WRONG"
     name = check.model if len(check.model) <= 20 else f"…{check.model[-19:]}"
-    print(_COLUMNS.format(name, check.what, check.setting, error, tolerance, outcome), flush=True)
+    return _COLUMNS.format(name, check.what, check.setting, error, tolerance, outcome)
 
 
 def _conclusion(found: "Verification") -> str:

@@ -35,6 +35,10 @@ class LineReader:
         about = os.fstat(self._fd)
         self.size = about.st_size if stat.S_ISREG(about.st_mode) else None
 
+    def texts(self) -> list[str]:
+        """All lines that are not blank, at once."""
+        return [line for portion in self.portions(2**16) for line in portion if line.strip()]
+
     def portions(self, most: int) -> Iterator[list[str]]:
         """Up to `most` lines at once: fewer at the end, and where a pipe gives no more for a moment.
 

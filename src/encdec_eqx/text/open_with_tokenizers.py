@@ -32,8 +32,9 @@ def open_pair(path: str | os.PathLike, options: Mapping[str, Any]) -> tuple[Enco
     """
     if not options.keys() <= inspect.signature(EncoderDecoder.from_pretrained).parameters.keys():
         EncoderDecoder.from_pretrained(path, **options)  # raises, and knows what became of old words
+    folder = _folder(path, options)
     try:
-        tokenizers = TokenizerPair.load(_folder(path, options))
+        tokenizers = TokenizerPair.load(folder)
     except FileNotFoundError as error:
         raise type(error)(
             f"{error} To put tokenizers beside a saved model: TextToText(EncoderDecoder.from_pretrained(folder), "

@@ -92,7 +92,8 @@ def convert_gguf(file: str | os.PathLike, folder: str | os.PathLike, *, tokenize
     """
     source, target = Path(file).expanduser(), Path(folder).expanduser().resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"cannot convert into {printable(target)}: it is not empty; give a folder that is not there.")
+        why = "it is not empty" if target.is_dir() else "it is a file"
+        raise ValueError(f"cannot convert into {printable(target)}: {why}; give a folder that is not there.")
     check_writable(target.parent, f"cannot convert into {printable(target)}:")
     fields, tensors, dequantize = _opened(source)
     config = _config(fields, source)
