@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from encdec_eqx import EncoderDecoder, cli
+from encdec_eqx.generation.source_and_prompt import longest_sequence
 from encdec_eqx.hf.files.hub import shipped_folder
 from encdec_eqx.text import TextToText
 from models import tiny_pair
@@ -28,6 +29,21 @@ def test_a_folder_says_what_the_model_says(tmp_path: Path, capsys: pytest.Captur
     assert done.returncode == 0, done.stderr
     texts = [json.loads(line)["text"] for line in done.stdout.splitlines()]
     assert texts == TextToText.from_pretrained(MODEL)(WORDS, max_new_tokens=12, num_beams=2)
+    done = subprocess.run([*command[:2]], input=b"hello\nna\xefve\n", capture_output=True, check=False)
+    assert done.returncode == 1 and b"run.py: 'utf-8' codec can't decode byte 0xef" in done.stderr
+    done = subprocess.run([*command[:2], "--ids", "a b"], capture_output=True, check=False)
+    assert done.returncode == 1 and b"run.py: 'a b' must be token ids, such as '5 6 7'." in done.stderr
+
+
+def test_a_source_is_by_default_what_the_encoder_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_pair().save_pretrained(tmp_path / "model")
+    command = ["export", str(tmp_path / "model"), str(tmp_path / "out"), "--max-new-tokens=2", "--platforms=cpu"]
+    assert cli.main(command) == 0
+    sizes = json.loads((tmp_path / "out" / "manifest.json").read_text())["sizes"]
+    assert sizes["source"] == longest_sequence(tiny_pair().encoder.config) < 128
+    capsys.readouterr()
+    assert cli.main([*command, "--source=999"]) == 1
+    assert "Lower --source." in capsys.readouterr().err
 
 
 def test_without_tokenizers_it_is_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ DESCRIPTION = (
 )
 
 _SIZE = whole_number(1, 2**20)
+_SOURCE = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a saved pair")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to write; made if it does not exist")
     parser.add_argument("--batch", type=_SIZE, default=1, metavar="N", help="sources at once (default: 1)")
-    parser.add_argument("--source", type=_SIZE, default=128, metavar="N", help="most tokens of a source (default: 128)")
+    parser.add_argument(
+        "--source",
+        type=_SIZE,
+        metavar="N",
+        help="most tokens of a source (default: 128, or what the encoder has positions for)",
+    )
     parser.add_argument(
         "--prompt", type=_SIZE, default=1, metavar="N", help="most tokens of a prompt, its start token among them"
     )
@@ -44,6 +50,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Export."""
     from .._quoting import printable
     from .._writing import check_writable
+    from ..generation.source_and_prompt import longest_sequence
     from .generation_options import given_options, speaking_options
 
     with speaking_options():
@@ -56,7 +63,7 @@ def run(chosen: argparse.Namespace) -> int:
         manifest = model.export_generate(
             chosen.folder,
             chosen.batch,
-            chosen.source,
+            chosen.source or min(_SOURCE, longest_sequence(model.encoder.config)),
             options.pop("max_new_tokens"),
             prompt=chosen.prompt,
             platforms=chosen.platforms.split(","),

@@ -20,7 +20,9 @@ _OTHERS = ("assistant_model", "constraint", "src_lang", "tgt_lang", "batch_size"
 SENTENCES = {
     "A single encoder or decoder is loaded with Encoder.from_pretrained or Decoder.from_pretrained.": (
         "Generating needs both pieces, saved together."
-    )
+    ),
+    "Lower source.": "Lower --source.",
+    "platforms must be": "--platforms must be",
 }
 _LITERALS = {"true": True, "false": False}
 

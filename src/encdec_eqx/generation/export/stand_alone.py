@@ -283,6 +283,13 @@ def _with_start(ids: np.ndarray, real: np.ndarray, start: int) -> tuple[np.ndarr
     return wider, (column >= first).astype(np.int32)
 
 
+def _ids(words: str) -> list[int]:
+    try:
+        return [int(word) for word in words.split()]
+    except ValueError:
+        raise ValueError(f"{words!r} must be token ids, such as '5 6 7'.") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; prints one line for each output."""
     parser = argparse.ArgumentParser(description="Generate with the exported program in this folder.")
@@ -294,8 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of sampling")
     parser.add_argument("--json", action="store_true", help="one JSON object for each output, with ids and score")
     asked = parser.parse_args(arguments)
-    inputs = asked.inputs or [line.rstrip("\n") for line in sys.stdin]
     try:
+        inputs = asked.inputs or [line.decode().rstrip("\r\n") for line in sys.stdin.buffer]
         for line in _lines(Exported(), inputs, asked):
             print(line)  # noqa: T201
     except (ImportError, OSError, TypeError, ValueError) as error:
@@ -312,11 +319,11 @@ def _lines(exported: Exported, inputs: list[str], asked: argparse.Namespace) -> 
         )
     options["key"] = jax.random.key(asked.seed) if exported.samples else None
     source, target = (None, None) if asked.ids else exported.tokenizers()
-    ids = [[int(word) for word in line.split()] if asked.ids else exported._encoded(source, line) for line in inputs]
+    ids = [_ids(line) if asked.ids else exported._encoded(source, line) for line in inputs]
     if not ids:
         raise ValueError("there is nothing to generate from.")
     if asked.prompt is not None:
-        options["decoder_input_ids"] = [[int(word) for word in asked.prompt.split()]] * len(ids)
+        options["decoder_input_ids"] = [_ids(asked.prompt)] * len(ids)
     found = exported.generate(ids, **options)
     width = found["sequences"].shape[1] - found["log_probs"].shape[1]
     each = exported.manifest["outputs_per_source"]
