@@ -225,3 +225,9 @@ def test_advice_on_data_is_in_the_words_of_the_file(folder: Path):
     ):
         with pytest.raises(ValueError, match=re.escape(advice)), speaking_toml():
             run_job.pairs_of(data, Path(name), "error")
+
+
+def test_a_pair_that_ships_with_the_package_has_its_tokenizers():
+    tokenizers = run_job.load_tokenizers(ModelSource(model_name_or_path="pronounce"))
+    assert tokenizers is not None
+    assert tokenizers.source.to_str() != tokenizers.target.to_str()

@@ -96,8 +96,8 @@ def load_tokenizers(source: ModelSource) -> TokenizerPair | None:
 def _find_tokenizers(source: ModelSource) -> TokenizerPair | None:
     named = source.source_tokenizer is not None or source.target_tokenizer is not None
     pair = source.model_name_or_path
-    if pair is not None and not named and Path(pair).is_dir():
-        return TokenizerPair.load(pair) if has_tokenizer(Path(pair)) else None
+    if pair is not None and not named and (folder := named_folder(pair)) is not None:
+        return TokenizerPair.load(folder) if has_tokenizer(folder) else None
     encoder = source.source_tokenizer or source.encoder_name_or_path or pair
     decoder = source.target_tokenizer or source.decoder_name_or_path or pair
     assert encoder is not None
