@@ -148,51 +148,12 @@ def convert_checkpoint(
                 source=said, target=place, files={}, copied=(), left_out=(), dtypes=(dtype or "float32",), written=False
             )
         hf = read_config(folder)
-        if take is not None and hf.get("model_type") not in (*PAIRS, *WHOLES):
-            raise ValueError(
-                f"{said} is no pair that a piece could be taken out of: its model_type is "
-                f"{quoted(hf.get('model_type'))}; expected 'encoder-decoder' or a whole checkpoint, such as BART's."
-            )
+        _check_can_take(take, hf, said)
         if method is not None or (take is not None and (hf.get("model_type") not in PAIRS or _needs_model(hf))):
             return _by_model(
                 folder, place, said, hf, take=take, dtype=dtype, method=method, size=max_shard_size, dry=dry_run
             )
-        if "quantization_config" in hf:
-            raise ValueError(f"{said} is quantized already, which cannot be undone: convert the model it was made of.")
-        tensors = _tensors(folder)
-        left: list[str] = []
-        if take is not None:
-            hf, prefix = _config_of(hf, take), f"{take}."
-            names = {name.removeprefix(prefix): name for name in tensors.entries if name.startswith(prefix)}
-            if not names:
-                raise ValueError(
-                    f"{said} has no tensor whose name begins with {prefix!r}; expected those of its {take}."
-                )
-            left += [f"{name} (of the pair)" for name in tensors.entries if name.startswith("enc_to_dec_proj.")]
-        else:
-            names = {name: name for name in tensors.entries}
-        wanted = None if dtype is None else _DTYPES[dtype]
-        spread = layout(_converted(tensors, names, wanted), WEIGHTS, limit)
-        copied, more = _others(folder, hf, take, tensors.path)
-        dtypes = dict.fromkeys(str(tensor[2]) for part in spread.files.values() for tensor in part)
-        result = Conversion(
-            source=said,
-            target=place,
-            files={name: sum(map(_nbytes, part)) for name, part in spread.files.items()},
-            copied=tuple(_as(name, new) for name, new in copied.items()),
-            left_out=(*left, *more),
-            dtypes=tuple(dtypes),
-            written=not dry_run,
-        )
-        if not dry_run:
-            with _whole_folder(place) as aside:
-                for name, part in spread.files.items():
-                    write_file(aside / name, part)
-                if spread.index is not None:
-                    _write_json(aside / index_name(WEIGHTS), spread.index)
-                _write_json(aside / CONFIG, hf if dtype is None else _in_dtype(hf, dtype))
-                _copy(folder, aside, copied)
-        return result
+        return _by_tensors(folder, place, said, hf, take=take, dtype=dtype, limit=limit, dry=dry_run)
 
 
 def join_checkpoints(
@@ -291,6 +252,64 @@ def _checked_target(target: Any, *sources: Path) -> Path:
         raise ValueError(f"cannot convert into {printable(place)}: {why}; give a folder that is not there.")
     check_writable(place.parent, f"cannot convert into {printable(place)}:")
     return place
+
+
+def _check_can_take(take: Piece | None, hf: Mapping[str, Any], said: str) -> None:
+    if take is not None and hf.get("model_type") not in (*PAIRS, *WHOLES):
+        raise ValueError(
+            f"{said} is no pair that a piece could be taken out of: its model_type is "
+            f"{quoted(hf.get('model_type'))}; expected 'encoder-decoder' or a whole checkpoint, such as BART's."
+        )
+
+
+def _by_tensors(
+    folder: Path,
+    place: Path,
+    said: str,
+    hf: Mapping[str, Any],
+    *,
+    take: Piece | None,
+    dtype: Dtype | None,
+    limit: int,
+    dry: bool,
+) -> Conversion:
+    """From file to file, one tensor at a time."""
+    if "quantization_config" in hf:
+        raise ValueError(f"{said} is quantized already, which cannot be undone: convert the model it was made of.")
+    tensors = _tensors(folder)
+    names, left = _wanted(tensors, take, said)
+    hf = hf if take is None else _config_of(hf, take)
+    spread = layout(_converted(tensors, names, None if dtype is None else _DTYPES[dtype]), WEIGHTS, limit)
+    copied, more = _others(folder, hf, take, tensors.path)
+    dtypes = dict.fromkeys(str(tensor[2]) for part in spread.files.values() for tensor in part)
+    if not dry:
+        with _whole_folder(place) as aside:
+            for name, part in spread.files.items():
+                write_file(aside / name, part)
+            if spread.index is not None:
+                _write_json(aside / index_name(WEIGHTS), spread.index)
+            _write_json(aside / CONFIG, hf if dtype is None else _in_dtype(hf, dtype))
+            _copy(folder, aside, copied)
+    return Conversion(
+        source=said,
+        target=place,
+        files={name: sum(map(_nbytes, part)) for name, part in spread.files.items()},
+        copied=tuple(_as(name, new) for name, new in copied.items()),
+        left_out=(*left, *more),
+        dtypes=tuple(dtypes),
+        written=not dry,
+    )
+
+
+def _wanted(tensors: Tensors, take: Piece | None, said: str) -> tuple[dict[str, str], list[str]]:
+    """By their new names the tensors to write, and which are left out."""
+    if take is None:
+        return {name: name for name in tensors.entries}, []
+    prefix = f"{take}."
+    names = {name.removeprefix(prefix): name for name in tensors.entries if name.startswith(prefix)}
+    if not names:
+        raise ValueError(f"{said} has no tensor whose name begins with {prefix!r}; expected those of its {take}.")
+    return names, [f"{name} (of the pair)" for name in tensors.entries if name.startswith("enc_to_dec_proj.")]
 
 
 def _needs_model(hf: Mapping[str, Any]) -> bool:

