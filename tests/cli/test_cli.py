@@ -33,7 +33,18 @@ def test_help_does_not_import_jax():
     assert "--words" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["sing"], ["demo", "--steps", "0"], ["demo", "--steps", "x"], ["demo", "more"]])
+@pytest.mark.parametrize(
+    "arguments",
+    # an abbreviation that is one today may be two options' tomorrow
+    [
+        ["sing"],
+        ["demo", "--steps", "0"],
+        ["demo", "--steps", "x"],
+        ["demo", "more"],
+        ["demo", "--step", "2"],
+        ["--vers"],
+    ],
+)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

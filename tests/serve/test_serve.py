@@ -247,6 +247,7 @@ def test_alignments_that_are_refused(served: Running, body, status, words):
         ({"max_queue": "many"}, TypeError, "max_queue"),
         ({"timeout": -1}, ValueError, "timeout must be seconds"),
         ({"source_lengths": (64,)}, ValueError, "reads at most 24"),
+        ({"max_new_tokens": 4000}, ValueError, "max_new_tokens is 4000, but the decoder has positions for"),
         ({"searches": {}}, ValueError, "searches is empty"),
         ({"searches": {"wide": {"num_beams": 4, "num_return_sequences": 9}}}, ValueError, "search 'wide'.*more than"),
         ({"searches": {"odd": {"numbeams": 4}}}, TypeError, "search 'odd': generate takes no option"),

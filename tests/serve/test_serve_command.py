@@ -40,6 +40,7 @@ def folder(tmp_path_factory) -> Path:
         (["--search", 'wide={"num_beams": 0}'], "search 'wide': num_beams must be at least 1"),
         (["--search", "a={}", "--outputs", f"x={os.devnull}"], "--outputs: /dev/null has no output in it"),
         (["--source-lengths", "99"], "--source-lengths has 99, but the encoder reads at most 24"),
+        (["--max-new-tokens", "4000"], "--max-new-tokens is 4000, but the decoder has positions for"),
         (["--host", "nowhere.invalid"], "--host 'nowhere.invalid' is no address"),
     ],
     ids=lambda value: str(value)[:40],

@@ -5,12 +5,15 @@ import json
 import re
 from pathlib import Path
 
+import huggingface_hub
 import jax
 import pytest
 
 import encdec_eqx
 from encdec_eqx import Decoder, Encoder, EncoderDecoder, StackConfig, cli
 from encdec_eqx.doctor.finding import DiagnosedError, Finding, stop_on_errors
+from encdec_eqx.hf.files.hub import shipped_folder
+from encdec_eqx.text import TokenizerPair
 from encdec_eqx.training import run_job
 from encdec_eqx.training.job import DataSource, ModelSource, TrainJob, read_job
 from encdec_eqx.training.toml import speaking_toml, spoken, translated
@@ -231,3 +234,12 @@ def test_a_pair_that_ships_with_the_package_has_its_tokenizers():
     tokenizers = run_job.load_tokenizers(ModelSource(model_name_or_path="pronounce"))
     assert tokenizers is not None
     assert tokenizers.source.to_str() != tokenizers.target.to_str()
+
+
+def test_a_pair_of_the_hub_has_its_two_tokenizers(monkeypatch):
+    saved = shipped_folder("pronounce")
+    assert saved is not None
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: str(saved))
+    tokenizers = run_job.load_tokenizers(ModelSource(model_name_or_path="some/pair"))
+    assert tokenizers is not None
+    assert tokenizers.source.to_str() == TokenizerPair.load(saved).source.to_str() != tokenizers.target.to_str()

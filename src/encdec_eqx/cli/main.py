@@ -79,6 +79,7 @@ def make_parser(verbs: Collection[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="encdec-eqx",
         description="Encoder-decoder models on JAX and Equinox: any pretrained encoder, any pretrained decoder.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this, jax and Python, and exit")
     parser.add_argument(
@@ -99,7 +100,7 @@ def _run_command(verb: str, words: Sequence[str]) -> int:
     module = _module(verb)
     if hasattr(module, "run_words"):
         return module.run_words(words)
-    parser = argparse.ArgumentParser(prog=f"encdec-eqx {verb}", description=module.DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=f"encdec-eqx {verb}", description=module.DESCRIPTION, allow_abbrev=False)
     module.add_arguments(parser)
     # options may stand anywhere among the other arguments
     return module.run(parser.parse_intermixed_args(words))

@@ -118,6 +118,7 @@ def _speaking_options() -> Iterator[None]:
     except ValueError as error:
         if len(error.args) == 1 and isinstance(error.args[0], str):
             text = error.args[0].replace("source_lengths has", "--source-lengths has")
+            text = text.replace("max_new_tokens is", "--max-new-tokens is")
             for python, said in SENTENCES.items():
                 text = text.replace(python, said)
             error.args = (text,)

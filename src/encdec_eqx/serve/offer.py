@@ -32,6 +32,7 @@ TOKENS_AT_A_TIME = 8
 _OBJECTS = ("logits_processor", "assistant_model", "output_cross_attentions")
 """Options whose values or effects JSON cannot carry."""
 
+_USUAL_NEW_TOKENS = 128
 _MOST_SEED = 2**32 - 1
 _FEW = 8
 _PROBES: Mapping[str, Any] = {
@@ -124,8 +125,7 @@ class Offer:
             )
         self.speaker, self.settings = speaker, settings
         self.source_lengths = _source_lengths(settings.source_lengths, longest(config, None))
-        most = longest_sequence(speaker.model.decoder.config)
-        self.max_new_tokens = min(settings.max_new_tokens, most)
+        self.max_new_tokens = _new_tokens(settings.max_new_tokens, longest_sequence(speaker.model.decoder.config))
         self.default_new_tokens = self.max_new_tokens
         self.searches = dict(settings.searches) if settings.searches is not None else self._usual_searches()
         if not self.searches:
@@ -423,6 +423,12 @@ def _key_words(seed: int, index: int) -> np.ndarray:
     return np.asarray(
         jax.random.key_data(jax.random.fold_in(jax.random.key(np.uint32(seed), impl="threefry2x32"), np.uint32(index)))
     )
+
+
+def _new_tokens(asked: int | None, most: int) -> int:
+    if asked is not None and asked > most:
+        raise ValueError(f"max_new_tokens is {asked}, but the decoder has positions for {most} tokens.")
+    return min(_USUAL_NEW_TOKENS, most) if asked is None else asked
 
 
 def _source_lengths(asked: tuple[int, ...] | None, most: int) -> tuple[int, ...]:

@@ -26,7 +26,8 @@ class ServerSettings:
         batch_sizes: how many sources are generated from at once. Fewer that wait fill up the next size.
         source_lengths: sizes that sources are padded to, in tokens; the largest one is the longest source accepted.
             Default: what the encoder reads, at most 512, a quarter and a sixteenth of it.
-        max_new_tokens: the most that a request may ask for, and the default of requests that do not say.
+        max_new_tokens: the most that a request may ask for, and the default of requests that do not say. Default: 128,
+            or what the decoder has positions for.
         max_inputs: sources in one request.
         max_request_bytes: size of a request's body.
         max_queue: sources that wait; a request beyond it is refused with status 429.
@@ -39,7 +40,7 @@ class ServerSettings:
     constraints: Mapping[str, AbstractConstraint] = field(default_factory=dict)
     batch_sizes: tuple[int, ...] = (1, 4, 16)
     source_lengths: tuple[int, ...] | None = None
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     max_inputs: int = 32
     max_request_bytes: int = 2**18
     max_queue: int = 256
@@ -49,7 +50,8 @@ class ServerSettings:
     def __post_init__(self):
         limits = {"max_new_tokens": 2**20, "max_inputs": 2**16, "max_request_bytes": 2**30, "max_queue": 2**20}
         for name, most in limits.items():
-            object.__setattr__(self, name, whole(name, getattr(self, name), least=1, most=most))
+            if (value := getattr(self, name)) is not None or name != "max_new_tokens":
+                object.__setattr__(self, name, whole(name, value, least=1, most=most))
         object.__setattr__(self, "batch_sizes", _sizes("batch_sizes", self.batch_sizes))
         if self.source_lengths is not None:
             object.__setattr__(self, "source_lengths", _sizes("source_lengths", self.source_lengths))

@@ -3,6 +3,8 @@
 import inspect
 import os
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .._quoting import quoted
@@ -32,7 +34,7 @@ def open_pair(path: str | os.PathLike, options: Mapping[str, Any]) -> tuple[Enco
     """
     if not options.keys() <= inspect.signature(EncoderDecoder.from_pretrained).parameters.keys():
         EncoderDecoder.from_pretrained(path, **options)  # raises, and knows what became of old words
-    folder = _folder(path, options)
+    folder = tokenizer_folder(path, options)
     try:
         tokenizers = TokenizerPair.load(folder)
     except FileNotFoundError as error:
@@ -119,15 +121,20 @@ def _tokenizers(given: Mapping[str, tuple[Any, Any]], loading: Mapping[str, Mapp
     places = {}
     for side, (piece, tokenizer) in given.items():
         of_piece = _is_path(tokenizer) and tokenizer == piece
-        places[side] = _folder(tokenizer, loading[side]) if of_piece else tokenizer
+        places[side] = tokenizer_folder(tokenizer, loading[side]) if of_piece else tokenizer
     if all(map(_is_path, places.values())):
         return TokenizerPair.from_pretrained(places["encoder"], places["decoder"])
     source, target = (read_pretrained(one) if _is_path(one) else one for one in places.values())
     return TokenizerPair(source, target)
 
 
-def _folder(path: str | os.PathLike, options: Mapping[str, Any]) -> Any:
-    """Where the tokenizers of a checkpoint are."""
+def tokenizer_folder(path: str | os.PathLike, options: Mapping[str, Any] = MappingProxyType({})) -> Path:
+    """The folder with the tokenizers of a checkpoint; those of a Hub id are downloaded, if it has any.
+
+    Args:
+        path: a folder, or a Hub id.
+        options: those of `from_pretrained`, of which those of the Hub matter.
+    """
     hub = HubOptions(**{name: options[name] for name in _HUB if name in options})
     return hub.folder(path, _FILES)
 

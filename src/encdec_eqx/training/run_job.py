@@ -13,6 +13,7 @@ from .._installing import install
 from ..encoder_decoder import EncoderDecoder
 from ..hf.files.hub import named_folder
 from ..text import TokenizerPair
+from ..text.open_with_tokenizers import tokenizer_folder
 from ..text.tokenizer_files import has_tokenizer
 from .callbacks import FitResult
 from .data import OnBad, Pairs, read_pairs
@@ -96,8 +97,12 @@ def load_tokenizers(source: ModelSource) -> TokenizerPair | None:
 def _find_tokenizers(source: ModelSource) -> TokenizerPair | None:
     named = source.source_tokenizer is not None or source.target_tokenizer is not None
     pair = source.model_name_or_path
-    if pair is not None and not named and (folder := named_folder(pair)) is not None:
-        return TokenizerPair.load(folder) if has_tokenizer(folder) else None
+    if pair is not None and not named:
+        folder = tokenizer_folder(pair)
+        if has_tokenizer(folder):
+            return TokenizerPair.load(folder)
+        if named_folder(pair) is not None:
+            return None
     encoder = source.source_tokenizer or source.encoder_name_or_path or pair
     decoder = source.target_tokenizer or source.decoder_name_or_path or pair
     assert encoder is not None
