@@ -110,6 +110,15 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path: Path):
         compare_curves({"a": [_records(), other]}, tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("draw", [loss_curve, lambda nothing, path: compare_curves({}, path)])
+def test_where_a_curve_goes_is_tried_first(tmp_path: Path, figures: list, draw):
+    (tmp_path / "file").write_text("")
+    for path, words in ((tmp_path, "is a folder; give a file"), (tmp_path / "file" / "a.png", "is a file")):
+        with pytest.raises(ValueError, match=words):
+            draw([], path)
+    assert not figures
+
+
 def test_series_skip_what_is_missing_or_not_finite():
     records = [{"event": "eval", "step": s, "loss": loss} for s, loss in ((1, 2.0), (2, None), (3, math.nan), (4, 1))]
     steps, values = series(

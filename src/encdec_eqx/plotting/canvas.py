@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._installing import install
-from .._writing import aside_of
+from .._quoting import printable
+from .._writing import aside_of, check_writable
 
 INK, GRID, MUTED = "#333333", "#e3e3e3", "#7a7a7a"
 DPI = 150
@@ -27,6 +28,17 @@ def new_figure(width: float, height: float, **options: Any) -> Any:
     figure = Figure(figsize=(width, height), facecolor="white", **options)
     FigureCanvasAgg(figure)
     return figure
+
+
+def check_place(path: Path) -> None:
+    """Try, before any work is done, whether a picture can be written there.
+
+    Raises:
+        ValueError: it is a folder, or nothing can be written in its folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"path is {printable(path)}, which is a folder; give a file.")
+    check_writable(path.parent, "the folder of path,")
 
 
 def saved(figure: Any, path: str | Path, kind: Literal["png", "svg"] = "png") -> Path:

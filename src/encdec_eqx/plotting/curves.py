@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .canvas import GRID, INK, MUTED, new_figure, saved
+from .canvas import GRID, INK, MUTED, check_place, new_figure, saved
 
 _logger = logging.getLogger("encdec_eqx")
 
@@ -36,7 +36,9 @@ def loss_curve(records: Records, path: str | Path, *, title: str | None = None) 
 
     Raises:
         ImportError: matplotlib is not installed.
+        ValueError: The path is a folder, or cannot be written to.
     """
+    check_place(Path(path))
     records = list(records)
     metrics = _metrics(records)
     rates = series(records, "train", "learning_rate")
@@ -79,8 +81,9 @@ def compare_curves(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: A run has no such numbers.
+        ValueError: A run has no such numbers, or the path is a folder, or cannot be written to.
     """
+    check_place(Path(path))
     figure, (axes,) = _figure([4.2])
     for index, (name, seeds) in enumerate(runs.items()):
         color = _CYCLE[index % len(_CYCLE)]

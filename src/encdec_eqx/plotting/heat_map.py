@@ -10,11 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from .._quoting import printable
-from .._writing import check_writable
 from ..alignment import Alignment, align, layer_and_head, pair_of
 from ..encoder_decoder import EncoderDecoder
 from ..text import TextToText
-from .canvas import GRID, INK, MUTED, new_figure, saved
+from .canvas import GRID, INK, MUTED, check_place, new_figure, saved
 
 _logger = logging.getLogger("encdec_eqx")
 
@@ -101,9 +100,7 @@ def _checked_kind(path: Path) -> Literal["png", "svg"]:
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"path is {printable(path)}; expected a name that ends with .png or .svg.")
-    if path.is_dir():
-        raise ValueError(f"path is {printable(path)}, which is a folder; give a file.")
-    check_writable(path.parent, "the folder of path,")
+    check_place(path)
     return kind
 
 
