@@ -6,6 +6,9 @@ See `gpu.md` beside this file for the command; entries are those of `fast_tier`.
 GPU = (
     "test_goldens.py",
     "test_padding.py",
+    "cli/test_verify.py::test_a_right_device_passes",
+    "generation/test_export.py::test_a_program_of_another_family",
+    "generation/test_export.py::test_a_program_says_what_generate_says",
     "generation/test_generation.py::test_a_second_call_of_a_bucket_compiles_nothing",
     "generation/test_generation.py::test_both_layouts_generate_the_same",
     "generation/test_generation.py::test_greedy_tokens_and_scores_are_those_of_a_full_pass",
