@@ -60,7 +60,11 @@ def _programs(path: Path) -> list[str]:
     if path.suffix == ".py":
         return [text]
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in re.findall(r"^(?:from|import) .*(?:\((?:[^()]*)\))?$", block, re.M)]
+    return [
+        line
+        for block in blocks
+        for line in re.findall(r"^(?:from .* import \([^()]*\)|(?:from|import) .*)$", block, re.M)
+    ]
 
 
 @pytest.mark.parametrize("path", [*PAGES, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT)))

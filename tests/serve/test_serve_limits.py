@@ -71,16 +71,16 @@ def _sent(served: Running, *bodies) -> Iterator[list[concurrent.futures.Future]]
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(served, held):
     batcher = served.app.state.server.batcher
-    with _sent(served, *[{"inputs": WORDS[0]}] * 4) as sent:
-        # one or two run, by when they came; the others wait
-        _until(lambda: batcher.running() + batcher.waiting() == 4)
-        room = 3 - batcher.waiting()
-        reply = served.post(inputs=[WORDS[0]] * (room + 1))
-        assert reply.status_code == 429
-        assert reply.json()["error"]["type"] == "QueueFull"
-        assert 1 <= int(reply.headers["retry-after"]) <= 60
-        held.go.set()
-        assert [one.result().status_code for one in sent] == [200] * 4
+    with _sent(served, {"inputs": WORDS[0]}) as first:
+        _until(lambda: batcher.running() == 1)
+        with _sent(served, *[{"inputs": WORDS[0]}] * 3) as others:
+            _until(lambda: batcher.waiting() == 3)
+            reply = served.post(inputs=WORDS[0])
+            assert reply.status_code == 429
+            assert reply.json()["error"]["type"] == "QueueFull"
+            assert 1 <= int(reply.headers["retry-after"]) <= 60
+            held.go.set()
+            assert [one.result().status_code for one in (*first, *others)] == [200] * 4
     assert served.post(inputs=WORDS[0]).status_code == 200
 
 

@@ -578,7 +578,7 @@ def test_a_wrong_command_is_one_line(job: Path, capsys, words: list[str], messag
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--lerning-rate", "1"], "--learning-rate"), (["--learning-rate", "-1"], "learning_rate must be greater than 0")],
+    [(["--lerning-rate", "1"], "--learning-rate"), (["--learning-rate", "-1"], "--learning-rate must be greater")],
 )
 def test_a_wrong_option_is_refused_with_a_hint(job: Path, capsys, words: list[str], message: str):
     with pytest.raises(SystemExit) as exit_:
