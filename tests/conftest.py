@@ -26,6 +26,11 @@ SOURCE = Path(__file__).parent.parent / "src"
 # Modules that judge what a user or a file says, and are annotated with what they accept: they must meet wrong values.
 JUDGES = (
     "encdec_eqx.alignment",
+    "encdec_eqx.conversion",
+    "encdec_eqx.inspection",
+    "encdec_eqx.serve.offer",
+    "encdec_eqx.serve.server_settings",
+    "encdec_eqx.training.reporting.trackers",
     "encdec_eqx._inputs",
     "encdec_eqx.hf.",
     "encdec_eqx.config",

@@ -44,8 +44,8 @@ class ServerSettings:
     max_inputs: int = 32
     max_request_bytes: int = 2**18
     max_queue: int = 256
-    timeout: float = 60.0
-    grace: float = 30.0
+    timeout: float | int = 60.0
+    grace: float | int = 30.0
 
     def __post_init__(self):
         limits = {"max_new_tokens": 2**20, "max_inputs": 2**16, "max_request_bytes": 2**30, "max_queue": 2**20}
