@@ -113,6 +113,7 @@ def test_a_size_is_a_text_or_a_whole_number(size: Any):
 
 
 def test_sizes_mean_what_transformers_means():
-    assert size_in_bytes(np.int64(2000)) == 2000
+    whole: Any = np.int64(2000)
+    assert size_in_bytes(whole) == 2000
     sizes = {"5GB": 5 * 10**9, "200MB": 2 * 10**8, "1.5kb": 1500, " 2 TB ": 2 * 10**12, "1GiB": 2**30, "3KIB": 3072}
     assert {text: size_in_bytes(text) for text in sizes} == sizes
