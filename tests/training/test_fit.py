@@ -552,7 +552,7 @@ def test_steps_given_to_the_command_win_over_the_files_epochs_and_the_other_way_
     with pytest.raises(SystemExit):
         main(["train", "epochs.toml", "--max-steps", "3", "--num-train-epochs", "1", "--output-dir", "c"])
     told = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "num_train_epochs=1.0 and max_steps=3 are both given: leave one out" in told
+    assert "--num-train-epochs 1.0 and --max-steps 3 are both given: leave one out" in told
 
 
 def test_the_command_needs_no_file(job: Path):
