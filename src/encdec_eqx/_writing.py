@@ -39,6 +39,29 @@ def in_one_go() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def folder_aside(target: Path) -> Iterator[Path]:
+    """A new folder beside the target, which is gone afterwards unless it was moved."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = aside_of(target)
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which at the end takes the place of the target: one that is not there, or empty."""
+    with folder_aside(target) as aside:
+        yield aside
+        with in_one_go():
+            if target.exists():
+                target.rmdir()
+            aside.rename(target)
+
+
+@contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder that is gone afterwards, also if a Ctrl-C ends the command within."""
     with tempfile.TemporaryDirectory() as name:

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from ._quoting import printable, quoted
-from ._writing import aside_of, check_writable
+from ._writing import whole_folder
 from .decoder import Decoder
 from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
@@ -33,8 +33,10 @@ from .hf.files.folder import (
     INT8_WEIGHTS,
     WEIGHTS,
     Tensors,
+    check_new_folder,
     open_tensors,
     read_config,
+    write_json,
 )
 from .hf.files.gguf_file import convert_gguf
 from .hf.files.hub import HubOptions
@@ -191,7 +193,7 @@ def join_checkpoints(
     model = _of_one_dtype(joined.model if with_text else joined, dtype)
     model = model if method is None else quantize(model, method)
     saved = TextToText(model, joined.tokenizers) if with_text else model
-    with _whole_folder(place) as aside:
+    with whole_folder(place) as aside:
         saved.save_pretrained(aside, max_shard_size=max_shard_size)
         said = f"{printable(os.fspath(encoder))} and {printable(os.fspath(decoder))}"
         return _what_was_saved(aside, said, place, copied=(), notes=tuple(str(model.load_report).splitlines()[1:]))
@@ -247,10 +249,7 @@ def _checked_target(target: Any, *sources: Path) -> Path:
             raise ValueError(
                 f"the target {printable(place)} is the source, which is never written over: give another folder."
             )
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        why = "it is not empty" if place.is_dir() else "it is a file"
-        raise ValueError(f"cannot convert into {printable(place)}: {why}; give a folder that is not there.")
-    check_writable(place.parent, f"cannot convert into {printable(place)}:")
+    check_new_folder(place)
     return place
 
 
@@ -283,12 +282,12 @@ def _by_tensors(
     copied, more = _others(folder, hf, take, tensors.path)
     dtypes = dict.fromkeys(str(tensor[2]) for part in spread.files.values() for tensor in part)
     if not dry:
-        with _whole_folder(place) as aside:
+        with whole_folder(place) as aside:
             for name, part in spread.files.items():
                 write_file(aside / name, part)
             if spread.index is not None:
-                _write_json(aside / index_name(WEIGHTS), spread.index)
-            _write_json(aside / CONFIG, hf if dtype is None else _in_dtype(hf, dtype))
+                write_json(aside / index_name(WEIGHTS), spread.index)
+            write_json(aside / CONFIG, hf if dtype is None else _in_dtype(hf, dtype))
             _copy(folder, aside, copied)
     return Conversion(
         source=said,
@@ -436,7 +435,7 @@ def _by_model(
     with _as_safetensors(folder) as readable:
         saved = _loaded(readable, hf, take=take, dtype=None if dtype is None else jnp.dtype(dtype))
         saved = saved if method is None else quantize(saved, method)
-        with _whole_folder(place) as aside:
+        with whole_folder(place) as aside:
             saved.save_pretrained(aside, max_shard_size=size)
             kept = {name: new for name, new in copied.items() if new not in _SAVED}
             _copy(folder, aside, kept)
@@ -469,21 +468,6 @@ def _of_one_dtype(model: EncoderDecoder, dtype: str | None) -> EncoderDecoder:
     return model.astype(jnp.dtype(dtype or "float32"))
 
 
-@contextlib.contextmanager
-def _whole_folder(place: Path) -> Iterator[Path]:
-    """A folder beside the target, which takes its place at the end."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(place)
-    aside.mkdir()
-    try:
-        yield aside
-        if place.exists():
-            place.rmdir()  # it is empty
-        aside.rename(place)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def _what_was_saved(
     folder: Path,
     source: str,
@@ -505,7 +489,3 @@ def _what_was_saved(
         dtypes=(dtype,),
         notes=tuple(note.strip() for note in notes),
     )
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

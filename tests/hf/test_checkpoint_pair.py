@@ -439,7 +439,7 @@ def _snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("step", ["write_file", "_write_json", "_move_into_place"])
+@pytest.mark.parametrize("step", ["write_file", "write_json", "_move_into_place"])
 def test_a_failed_save_changes_nothing(
     tmp_path: Path, model: EncoderDecoder, monkeypatch: pytest.MonkeyPatch, step: str
 ):

@@ -6,9 +6,7 @@ nothing.
 
 import contextlib
 import functools
-import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,9 +18,9 @@ import numpy as np
 
 from .._quoting import printable
 from .._trees import path_name
-from .._writing import aside_of, check_writable, in_one_go, remove
+from .._writing import check_writable, folder_aside, in_one_go, remove
 from . import transforms
-from .files.folder import CONFIG, GENERATION_CONFIG, INT8_WEIGHTS, WEIGHTS
+from .files.folder import CONFIG, GENERATION_CONFIG, INT8_WEIGHTS, WEIGHTS, write_json
 from .files.safetensors_file import write_file
 from .files.sharding import DEFAULT_SIZE, Tensor, files_of, index_name, layout, size_in_bytes
 from .model_card import README, may_write
@@ -60,17 +58,14 @@ def save(
         raise ValueError(f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet.")
     check_writable(target.parent, f"cannot save to {printable(target)}:")
     spread = layout(_tensors(model, table), weights, limit)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(target)
-    aside.mkdir()
-    try:
+    with folder_aside(target) as aside:
         for name, tensors in spread.files.items():
             write_file(aside / name, tensors)
         if spread.index is not None:
-            _write_json(aside / index_name(weights), spread.index)
-        _write_json(aside / CONFIG, config)
+            write_json(aside / index_name(weights), spread.index)
+        write_json(aside / CONFIG, config)
         if generation_config is not None:
-            _write_json(aside / GENERATION_CONFIG, generation_config)
+            write_json(aside / GENERATION_CONFIG, generation_config)
         if card and may_write(target / README):
             (aside / README).write_text(card, encoding="utf-8")
         for name, write in folders.items():
@@ -78,8 +73,6 @@ def save(
             write(aside / name)
         with in_one_go():
             _move_into_place(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def recorded_dtype(model: Any) -> dict[str, str]:
@@ -129,10 +122,6 @@ def _written(array: jax.Array, computed: tuple[Callable[[], np.ndarray], bool] |
     if computed is None or computed[1]:
         return True
     return not np.array_equal(np.asarray(array), computed[0]().astype(array.dtype))
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _move_into_place(aside: Path, target: Path) -> None:

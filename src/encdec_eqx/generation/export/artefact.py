@@ -21,7 +21,7 @@ from ..._inputs import whole
 from ..._installing import install
 from ..._quoting import quoted
 from ..._typing import Array
-from ..._writing import aside_of, check_writable, remove
+from ..._writing import check_writable, folder_aside, in_one_go, remove
 from ...encoder import token_config
 from ...hf.files.safetensors_file import write_file
 from ...layers.attention import with_backends
@@ -114,19 +114,16 @@ def export_generate(
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in arrays.items()}
     exported = _exported(program, shapes, targets)
     manifest = _manifest(program, exported)
-    target.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(target)
-    aside.mkdir()
-    try:
+    with folder_aside(target) as aside:
         _write(aside, exported, arrays, manifest)
         if tokenizers is not None:
             tokenizers.save(aside)
-        for path in sorted(aside.iterdir()):
-            if path.is_dir():
-                remove(target / path.name)
-            path.replace(target / path.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        with in_one_go():
+            target.mkdir(exist_ok=True)
+            for path in sorted(aside.iterdir()):
+                if path.is_dir():
+                    remove(target / path.name)
+                path.replace(target / path.name)
     return manifest
 
 

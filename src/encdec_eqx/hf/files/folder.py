@@ -1,6 +1,7 @@
 """A checkpoint's folder: its JSON files, and its tensors wherever they lie (one file, shards, or an old Flax file)."""
 
 import contextlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ import numpy as np
 
 from ..._json import loads
 from ..._quoting import printable, quoted
+from ..._writing import check_writable
 from . import MissingFileError
 from .flax_file import FlaxFile
 from .safetensors_file import Entry, SafetensorsFile
@@ -196,6 +198,23 @@ def _conversion(name: str) -> str:
     else:
         read = f"d = {load.format(repr(name))}"
     return _CONVERSION.format(read=read)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file as transformers does."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Try whether a checkpoint can be made where nothing is yet.
+
+    Raises:
+        ValueError: something is there, or nothing can be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        why = "it is not empty" if folder.is_dir() else "it is a file"
+        raise ValueError(f"cannot convert into {printable(folder)}: {why}; give a folder that is not there.")
+    check_writable(folder.parent, f"cannot convert into {printable(folder)}:")
 
 
 def shard_names(index: Path) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 
 from ..._installing import install
 from ..._quoting import printable, quoted
-from ..._writing import aside_of, check_writable
+from ..._writing import whole_folder
 from . import MissingFileError
-from .folder import CONFIG, WEIGHTS
+from .folder import CONFIG, WEIGHTS, check_new_folder
 from .safetensors_file import write_file
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -91,10 +90,7 @@ def convert_gguf(file: str | os.PathLike, folder: str | os.PathLike, *, tokenize
         NotImplementedError: another architecture, scaled rotations, experts, or another kind of tokenizer.
     """
     source, target = Path(file).expanduser(), Path(folder).expanduser().resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        why = "it is not empty" if target.is_dir() else "it is a file"
-        raise ValueError(f"cannot convert into {printable(target)}: {why}; give a folder that is not there.")
-    check_writable(target.parent, f"cannot convert into {printable(target)}:")
+    check_new_folder(target)
     fields, tensors, dequantize = _opened(source)
     config = _config(fields, source)
     named = {_name(name, source): tensor for name, tensor in tensors.items()}
@@ -103,10 +99,7 @@ def convert_gguf(file: str | os.PathLike, folder: str | os.PathLike, *, tokenize
     if tokenizer:
         texts |= {TOKENIZER: _tokenizer(fields, source), TOKENIZER_CONFIG: _tokenizer_config(fields)}
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(target)
-    aside.mkdir()
-    try:
+    with whole_folder(target) as aside:
         float32 = np.dtype(np.float32)
         write_file(
             aside / WEIGHTS,
@@ -122,11 +115,6 @@ def convert_gguf(file: str | os.PathLike, folder: str | os.PathLike, *, tokenize
         )
         for name, value in texts.items():
             (aside / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if target.exists():
-            target.rmdir()
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return target
 
 
