@@ -25,6 +25,7 @@ ROWS = {
     "_padding": 0,
     "_json": 0,
     "_quoting": 0,
+    "_processes": 0,
     "_inputs": 1,
     "_old_words": 1,
     "cache": 1,
