@@ -122,7 +122,7 @@ def _exchange(purpose: str, mine: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _client() -> Any:
-    """jax's client of the coordination service; it has no public name, and orbax takes it from here too."""
+    """The client of jax's coordination service; it has no public name, and orbax takes it from here too."""
     from jax._src import distributed
 
     client = distributed.global_state.client

@@ -1,23 +1,14 @@
 """What processes tell each other: alone there is nobody to ask, and two hear of each other's values and errors."""
 
-import socket
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
 
 from encdec_eqx import _processes as processes
+from two_processes import run_two
 
 TWO = """
-    import sys
-    import jax
-    number, port = int(sys.argv[1]), sys.argv[2]
-    jax.config.update("jax_num_cpu_devices", 1)
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, number)
     from encdec_eqx import _processes as processes
 
+    number = processes.number()
     for turn in range(2):
         with processes.together("counting") as told:
             told.mine = [number, turn]
@@ -32,12 +23,6 @@ TWO = """
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_one_process_asks_nobody():
     with processes.together("counting") as told:
         told.mine = object()  # it goes nowhere, so that it need not be JSON
@@ -48,23 +33,12 @@ def test_one_process_asks_nobody():
         raise KeyError("its own")
 
 
-def test_two_processes_hear_of_each_others_values_and_errors(tmp_path: Path):
-    port = _free_port()
-    code = textwrap.dedent(TWO)
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(number), str(port)],
-            stdout=subprocess.PIPE,
-            stderr=(tmp_path / f"{number}.err").open("w"),
-            text=True,
-        )
-        for number in (0, 1)
-    ]
-    said = [process.communicate(timeout=120)[0].splitlines() for process in started]
-    assert [process.returncode for process in started] == [0, 0], (tmp_path / "0.err").read_text()
+def test_two_processes_hear_of_each_others_values_and_errors():
+    said = run_two(TWO)
+    assert [one.status for one in said] == [0, 0], said[0].errors
     heard = ["([0, 0], [1, 0])", "([0, 1], [1, 1])", "{'asked': 0}"]
-    assert said[0] == [
+    assert said[0].lines == [
         *heard,
         "OtherProcessError another process failed while opening it: process 1: ValueError: no such thing",
     ]
-    assert said[1] == [*heard, "ValueError no such thing"]
+    assert said[1].lines == [*heard, "ValueError no such thing"]
