@@ -12,6 +12,7 @@ from typing import NamedTuple
 _START = """
 import os, sys
 import jax
+sys.stdout = open(os.environ["SAID"], "w", buffering=1)  # gloo writes to that of the system
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES_EACH"]))
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.config.update("jax_compilation_cache_dir", os.environ["PROGRAMS"])
@@ -24,7 +25,7 @@ _PROGRAMS = _TESTS.parent / ".pytest_cache" / "programs"
 
 
 class Said(NamedTuple):
-    """What one process printed, line by line, what it wrote to stderr, and how it ended."""
+    """What one process printed, line by line, what else came from it, and its exit status."""
 
     lines: list[str]
     errors: str
@@ -40,22 +41,28 @@ def run_two(code: str, *arguments: object, devices_each: int = 2, seconds: float
         "DEVICES_EACH": str(devices_each),
         "PROGRAMS": str(_PROGRAMS),
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(_TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(_TESTS), str(_TESTS / "mesh"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        ),
     }
     command = [sys.executable, "-c", _START + textwrap.dedent(code), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
+        said, errors = ([Path(folder) / f"{number}.{kind}" for number in (0, 1)] for kind in ("said", "errors"))
         started = []
         for number in (0, 1):
-            with (Path(folder) / f"{number}.out").open("w") as out, (Path(folder) / f"{number}.err").open("w") as err:
-                started.append(subprocess.Popen(command, stdout=out, stderr=err, env={**shared, "NUMBER": str(number)}))
+            with errors[number].open("w") as stream:
+                own = {"NUMBER": str(number), "SAID": str(said[number])}
+                started.append(subprocess.Popen(command, stdout=stream, stderr=stream, env=shared | own))
         try:
             statuses = [process.wait(seconds) for process in started]
         finally:
             for process in started:
                 process.kill()
                 process.wait()
-        texts = [[(Path(folder) / f"{number}.{kind}").read_text() for kind in ("out", "err")] for number in (0, 1)]
-    first, second = (Said(out.splitlines(), err, status) for (out, err), status in zip(texts, statuses, strict=True))
+        first, second = (
+            Said(said[number].read_text().splitlines(), errors[number].read_text(), statuses[number])
+            for number in (0, 1)
+        )
     return first, second
 
 

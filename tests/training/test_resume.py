@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pytest
 
 from encdec_eqx.training.reporting.log import read_log
 from encdec_eqx.training.resume import checkpoint_files as files
-from encdec_eqx.training.resume import state_arrays
+from encdec_eqx.training.resume.stored_arrays import StoredArrays
 from models import VOCAB, decoder_config, encoder_config, tiny_pair
 
 STEPS = 24
@@ -181,10 +181,10 @@ def _log(output: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
 
 
-def _last_state(output: Path) -> dict[str, np.ndarray]:
+def _last_state(output: Path) -> Mapping[str, np.ndarray]:
     path = files.place(output / "checkpoints", STEPS)
     files.verify(path)
-    return state_arrays.read(path / "state")
+    return StoredArrays(path / "state")
 
 
 def _record(output: Path) -> dict[str, Any]:

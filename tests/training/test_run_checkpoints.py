@@ -29,7 +29,7 @@ from encdec_eqx.training.resume import (
     RunCheckpoints,
 )
 from encdec_eqx.training.resume import checkpoint_files as files
-from encdec_eqx.training.resume import state_arrays as arrays
+from encdec_eqx.training.resume import stored_arrays as arrays
 from models import decoder_config, encoder_config, random_ids, tiny_pair
 
 OPTIMIZER = optax.adamw(1e-2)

@@ -1,4 +1,7 @@
-"""Folders of checkpoints: each appears whole, by one rename, is checked against digests, and belongs to one process."""
+"""Folders of checkpoints: each appears whole, by one rename, is checked against digests, and belongs to one run.
+
+Of several processes the first makes, renames and removes; each writes its own files, and takes their digests.
+"""
 
 import contextlib
 import errno
@@ -6,16 +9,22 @@ import hashlib
 import importlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ... import _processes as processes
 from ..._quoting import printable, quoted
 from ..._writing import remove
 
 SUMS = "SHA256SUMS"
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")  # as `place` writes it: no 007, no other script's digits
 _UNFINISHED, _DISCARDED, _DAMAGED, _STRAY = ".unfinished-", ".discarded-", ".damaged", ".stray"
+_SHARED = ".shared-"
+_SEEN_WITHIN = 60.0
+"""Seconds until a process must see what another one has made: NFS remembers for so long that a name was not there."""
 
 
 def made(folder: Path) -> Path:
@@ -28,6 +37,43 @@ def made(folder: Path) -> Path:
         raise ValueError(f"{printable(folder)} is not a folder, which checkpoints need: move it away.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def check_shared(folder: Path) -> None:
+    """Looks whether all processes see what the first writes into a folder.
+
+    Raises:
+        ValueError: This one does not.
+        OtherProcessError: Another one does not.
+    """
+    if processes.count() == 1:
+        return
+    purpose = "looking whether all processes see the folder of checkpoints"
+    made = Path(processes.on_first(purpose, lambda: str(_mark(folder)))).name
+    try:
+        with processes.together(purpose):
+            if not _seen(folder / made):
+                raise ValueError(
+                    f"process {processes.number()} does not see in {printable(folder)} what process 0 has written "
+                    "there: the processes of a run need a folder that all of them share, on a network's file system "
+                    "for instance. Give one (output_dir, --output-dir)."
+                )
+    finally:
+        if processes.is_first():
+            remove(folder / made)
+
+
+def _mark(folder: Path) -> Path:
+    mark = folder / f"{_SHARED}{uuid.uuid4().hex}"
+    mark.touch()
+    return mark
+
+
+def _seen(path: Path) -> bool:
+    end = time.monotonic() + _SEEN_WITHIN
+    while not (there := path.exists()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return there
 
 
 def place(folder: Path, step: int) -> Path:
@@ -60,40 +106,67 @@ def strays(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def appearing(folder: Path, step: int) -> Iterator[Path]:
-    """An empty folder to fill. It becomes the checkpoint of `step` at the end, or disappears on an error."""
-    final = place(folder, step)
-    unfinished = folder / f"{_UNFINISHED}{final.name}"
-    remove(unfinished)
-    unfinished.mkdir()
+def appearing(
+    folder: Path, step: int, own: Collection[str], check: Callable[[Path], None] = lambda path: None
+) -> Iterator[Path]:
+    """An empty folder to fill. It becomes the checkpoint of `step` at the end, or disappears on an error.
+
+    Args:
+        folder: Where checkpoints lie.
+        step: The step.
+        own: The files that this process writes in it. All processes enter the block, and leave it together.
+        check: Told the folder when all is written; an error of it is one of the block.
+    """
+    unfinished = folder / f"{_UNFINISHED}{place(folder, step).name}"
+    processes.on_first("beginning a checkpoint", lambda: _emptied(unfinished))
     try:
-        yield unfinished
-        _seal(unfinished)
-        former = _hidden(folder, step) if _is_folder(final) else None
-        if os.path.lexists(final):  # a file or a link to nothing: somebody's, and in the way
-            final.replace(_free(folder, f"{final.name}{_STRAY}"))
-        unfinished.rename(final)
-        sync_folder(folder)
-        if former is not None:
-            remove(former)
+        with processes.together("writing a checkpoint") as told:
+            yield unfinished
+            told.mine = {name: _digest(unfinished / name, sync=True) for name in own}
+
+        def finish() -> None:
+            check(unfinished)
+            _seal(unfinished, {name: digest for each in told.all for name, digest in each.items()})
+            _take_place(unfinished, folder, step)
+
+        processes.on_first("finishing a checkpoint", finish)
     except BaseException:
-        remove(unfinished)
+        if processes.is_first():
+            remove(unfinished)
         raise
 
 
+def _emptied(folder: Path) -> None:
+    remove(folder)
+    folder.mkdir()
+
+
+def _take_place(unfinished: Path, folder: Path, step: int) -> None:
+    final = place(folder, step)
+    former = _hidden(folder, step) if _is_folder(final) else None
+    if os.path.lexists(final):  # a file or a link to nothing: somebody's, and in the way
+        final.replace(_free(folder, f"{final.name}{_STRAY}"))
+    unfinished.rename(final)
+    sync_folder(folder)
+    if former is not None:
+        remove(former)
+
+
 def verify(path: Path) -> None:
-    """Compares every file with its digest.
+    """Compares every file with its digest; of several processes each reads its share.
 
     Raises:
         DamagedCheckpointError: A file is missing, was not there, cannot be read or is not what was written.
     """
     expected = _listed(path)
     found = {str(file.relative_to(path)): file for file in _files(path)}
-    for name in sorted({*expected, *found}):
+    names = sorted({*expected, *found})
+    for name in names:
         if name not in found:
             raise DamagedCheckpointError(f"{name} is missing")
         if name not in expected:
             raise DamagedCheckpointError(f"{name} is not listed in {SUMS}")
+    for name in names[processes.number() :: processes.count()]:
         try:
             digest = _digest(found[name])
         except OSError as error:
@@ -117,7 +190,7 @@ def set_aside(folder: Path, step: int) -> Path:
 def sweep(folder: Path) -> None:
     """Removes what a crash has left half written or half removed."""
     for path in folder.iterdir():
-        if path.name.startswith((_UNFINISHED, _DISCARDED)):
+        if path.name.startswith((_UNFINISHED, _DISCARDED, _SHARED)):
             remove(path)
 
 
@@ -139,9 +212,9 @@ def _free(folder: Path, name: str) -> Path:
     return next(folder / each for each in numbered if not os.path.lexists(folder / each))
 
 
-def _seal(path: Path) -> None:
+def _seal(path: Path, digests: Mapping[str, str]) -> None:
     """Writes the digests, and sees to it that all of it is on the disk."""
-    lines = [f"{_digest(file, sync=True)}  {file.relative_to(path)}\n" for file in sorted(_files(path))]
+    lines = [f"{digests[name]}  {name}\n" for name in sorted(digests, key=Path)]
     with (path / SUMS).open("w", encoding="utf-8") as file:
         file.writelines(lines)
         file.flush()
@@ -208,6 +281,8 @@ def not_written(folder: Path, step: int, kept: Sequence[int], error: BaseExcepti
     code = getattr(error, "errno", None)
     if code in _FULL:
         reason, fix = f"no room ({os.strerror(code)})", "Free some space"
+    elif isinstance(error, processes.OtherProcessError):
+        reason, fix = str(error), "Fix that"
     else:
         line = (str(error).splitlines() or ["no details"])[0]
         shown = line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"

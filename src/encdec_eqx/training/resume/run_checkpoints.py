@@ -1,6 +1,10 @@
-"""The checkpoints of one run: saved in the background, the last few and the best kept, restored bit for bit."""
+"""The checkpoints of one run: saved in the background, the last few and the best kept, restored bit for bit.
+
+Of several processes each writes and reads what lies on its devices; the first does what is done once.
+"""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -14,15 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _processes as processes
 from ..._quoting import listed, printable
 from ..._typing import PRNGKey
 from ..metrics import METRICS
 from ..reporting.tracking import loss_of
 from ..step import TrainState
 from . import checkpoint_files as files
-from . import state_arrays
+from . import state_arrays, stored_arrays
 from .checkpoint_files import DamagedCheckpointError, FolderLock, NoUsableCheckpointError, not_written
 from .same_run import Fingerprint, differences, fingerprint
+from .stored_arrays import StoredArrays
 
 _LOG = logging.getLogger(__name__)
 _RECORD, _STATE = "run.json", "state"
@@ -58,7 +64,8 @@ class RunCheckpoints:
     state and the step's number. Frozen arrays, the architecture and the settings are not stored but fingerprinted, and
     resuming over others is an error that says what differs.
 
-    One process at a time may hold a folder.
+    One run at a time may hold a folder. Of a run of several processes (`jax.distributed`) all make the object over one
+    folder, which they share, and call its methods in the same order.
 
     Attributes:
         notes: What was stepped over in the folder because it is no checkpoint.
@@ -83,8 +90,10 @@ class RunCheckpoints:
             run: What has to be the same when the run is resumed (settings, data), in values that JSON can hold.
 
         Raises:
-            FolderInUseError: Another process is using the folder.
-            ValueError: An option is out of its range, or the folder is a file.
+            FolderInUseError: Another run is using the folder.
+            ValueError: An option is out of its range, or the folder is a file, or one that this process does not share
+                with the first.
+            OtherProcessError: Another process failed.
         """
         if save_total_limit < 1:
             raise ValueError(f"save_total_limit must be at least 1, got {save_total_limit}.")
@@ -93,10 +102,14 @@ class RunCheckpoints:
         self._best_metric = best_metric
         self._run = _plain("run", run or {})
         self._printed: tuple[eqx.Module, Fingerprint] | None = None
-        self._folder = files.made(Path(folder))
-        self._lock = FolderLock(self._folder)
-        files.sweep(self._folder)
-        self.notes = self._stepped_over()
+        self._folder = Path(folder)
+        self._lock: FolderLock | None = None
+        self.notes: tuple[str, ...] = tuple(processes.on_first("opening the checkpoints", self._open))
+        try:
+            files.check_shared(self._folder)
+        except BaseException:
+            self._release()
+            raise
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -138,6 +151,8 @@ class RunCheckpoints:
             "passing": passing,
         }
         self.wait()
+        if processes.count() > 1:  # they may need each other for it, which is no thread's to ask for
+            self._fingerprint(state.frozen)
         self._writing = self._writer.submit(self._write, record, state_arrays.copy_to_host(state), state.frozen)
 
     def restore_latest(self, like: TrainState) -> Restored | None:
@@ -189,7 +204,7 @@ class RunCheckpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._lock.release()
+            self._release()
 
     def __enter__(self) -> "RunCheckpoints":
         return self
@@ -202,25 +217,35 @@ class RunCheckpoints:
                 raise
             _LOG.error("%s", failure)  # beside the error that ended the run, which goes on its way
 
-    def _stepped_over(self) -> tuple[str, ...]:
-        """Names what lies among the checkpoints and is none."""
+    def _open(self) -> list[str]:
+        """Makes and takes the folder; names what lies in it and is no checkpoint."""
+        files.made(self._folder)
+        self._lock = FolderLock(self._folder)
+        files.sweep(self._folder)
         strays = files.strays(self._folder)
         if not strays:
-            return ()
+            return []
         note = f"no checkpoint, and stepped over, in {printable(self._folder)}: {listed(strays, _SHOWN)}."
         _LOG.warning("%s", note)
-        return (note,)
+        return [note]
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _write(self, record: dict[str, Any], taken: dict[str, np.ndarray], frozen: eqx.Module) -> None:
         step = record["step"]
+        own = [f"{_STATE}/{stored_arrays.file_name()}", *([_RECORD] if processes.is_first() else [])]
         try:
-            with files.appearing(self._folder, step) as path:
-                state_arrays.write(path / _STATE, taken)
-                record["fingerprint"] = self._fingerprint(frozen)
-                (path / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+            with files.appearing(self._folder, step, own, lambda path: _check_whole(path, record["state"])) as path:
+                stored_arrays.write(path / _STATE, taken)
+                if processes.is_first():
+                    record["fingerprint"] = self._fingerprint(frozen)
+                    (path / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         except Exception as error:
             raise not_written(self._folder, step, self.steps(), error) from error
-        self._prune()
+        if processes.is_first():
+            self._prune()
 
     def _prune(self) -> None:
         """Discards all but the newest and the best."""
@@ -230,18 +255,20 @@ class RunCheckpoints:
                 files.discard(self._folder, step)
 
     def _restore(self, candidates: Sequence[int], like: TrainState) -> Restored | None:
-        """The first of the candidates that is whole."""
+        """The first of the candidates that is whole. What the first process sees counts for all."""
         damaged: dict[int, str] = {}
-        for step in candidates:
+        for step in processes.on_first("looking for checkpoints", lambda: list(candidates)):
             path = files.place(self._folder, step)
-            try:
-                files.verify(path)
-                _check_step(path, step)
-            except DamagedCheckpointError as error:
-                damaged[step] = f"the checkpoint of step {step} is damaged ({error})"
+            damage = _damage(path, step)
+            if damage is not None:
+                damaged[step] = f"the checkpoint of step {step} is damaged ({damage})"
                 continue
-            restored = self._read(path, like)
-            return dataclasses.replace(restored, notes=self._passed_over(damaged, step))
+            self._fingerprint(like.frozen)
+            with processes.together("reading a checkpoint"):
+                restored = self._read(path, like)
+            set_aside = functools.partial(self._passed_over, damaged, step)
+            notes = processes.on_first("setting damaged checkpoints aside", set_aside)
+            return dataclasses.replace(restored, notes=tuple(notes))
         if damaged:
             raise NoUsableCheckpointError(
                 f"no checkpoint in {self._folder} can be used: {'; '.join(damaged.values())}. Nothing has been "
@@ -271,7 +298,7 @@ class RunCheckpoints:
                 + "\n  ".join(differing)
                 + "\nResume with the same model, data and settings, or use a new folder."
             )
-        state = state_arrays.put_back(like, state_arrays.read(path / _STATE))
+        state = state_arrays.put_back(like, StoredArrays(path / _STATE))
         key = None if record["key"] is None else _key_from_json(record["key"])
         return Restored(state, record["position"], record["step"], record["metrics"], key)
 
@@ -296,6 +323,28 @@ class RunCheckpoints:
             return -self._sign * record["metrics"][self._best_metric], loss_of(record["metrics"]), -step
         except (OSError, ValueError, KeyError, TypeError):
             return math.nan, math.inf, -step
+
+
+def _damage(path: Path, step: int) -> str | None:
+    """How a checkpoint's files are not those that were written, as far as any process sees; None: they are."""
+    with processes.together("verifying a checkpoint") as told:
+        try:
+            files.verify(path)
+            _check_step(path, step)
+        except DamagedCheckpointError as error:
+            told.mine = str(error)
+    return next((damage for damage in told.all if damage is not None), None)
+
+
+def _check_whole(path: Path, table: state_arrays.Table) -> None:
+    """Looks whether what all processes have written is a whole state."""
+    lacking = state_arrays.lacking(table, StoredArrays(path / _STATE))
+    if lacking:
+        raise ValueError(
+            f"{listed(lacking, _SHOWN)} {'is' if len(lacking) == 1 else 'are'} in none of the files that the processes "
+            "have written, or only in part: every array must be on a mesh of devices of all processes, or the same in "
+            "each."
+        )
 
 
 def _check_step(path: Path, step: int) -> None:

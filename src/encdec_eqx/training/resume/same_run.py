@@ -18,7 +18,7 @@ from ..._trees import path_name
 from ..optim.optimizer_config import SCHEDULE
 from ..optim.schedules import Schedule, make_schedule
 from ..train_config import TrainConfig
-from .state_arrays import described, on_host
+from .state_arrays import described, in_pieces
 
 Fingerprint = dict[str, dict[str, Any]]
 
@@ -84,7 +84,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _digest(leaf: jax.Array) -> str:
-    return hashlib.sha256(on_host(leaf).tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for piece in in_pieces(leaf):
+        digest.update(piece.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def in_words(value: Any, depth: int = 8) -> str:

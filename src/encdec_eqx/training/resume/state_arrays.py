@@ -1,40 +1,50 @@
-"""A train state as named arrays on the host and on the disk, and back."""
+"""A train state as named arrays on the host, and back, however its arrays are spread over devices and processes."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _processes as processes
 from ..._trees import path_name
-from ...hf.files.safetensors_file import SafetensorsFile, write_file
 from ..step import TrainState
+from .stored_arrays import Box, StoredArrays, block_name, box_of
 
 Table = dict[str, str]
-ARRAYS = "arrays.safetensors"
-"""The file that holds all arrays of a state."""
+_PIECE_BYTES = 2**26
 
 
 def copy_to_host(state: TrainState) -> dict[str, np.ndarray]:
-    """Copies of all that changes from step to step, by name: the state may be donated as soon as this returns."""
+    """Copies of what changes from step to step, by name: the state may be donated as soon as this returns.
+
+    In one of several processes they are the blocks that are this one's to write.
+    """
     leaves = dict(_leaves(state))
     for leaf in leaves.values():
         leaf.copy_to_host_async()
-    return {name: on_host(leaf) for name, leaf in leaves.items()}
+    if processes.count() == 1:
+        return {name: on_host(leaf) for name, leaf in leaves.items()}
+    return {block_name(name, box): block for name, leaf in leaves.items() for box, block in _own_blocks(leaf)}
 
 
 def table(state: TrainState) -> Table:
-    """Dtype and shape of every array of `copy_to_host(state)`."""
+    """Dtype and shape of every array that changes from step to step."""
     return {name: described(leaf) for name, leaf in _leaves(state)}
 
 
-def put_back(like: TrainState, arrays: Mapping[str, np.ndarray]) -> TrainState:
-    """The state with the leaves of `arrays`, each placed as its counterpart in `like`; frozen leaves are `like`'s."""
+def put_back(like: TrainState, stored: StoredArrays) -> TrainState:
+    """The state with what is stored, each leaf placed as its counterpart in `like`; frozen leaves are `like`'s."""
     changing = _changing(like)
-    placed = [_placed(arrays[name], leaf) for name, leaf in _leaves(like)]
+    placed = [_placed(stored, name, leaf) for name, leaf in _leaves(like)]
     return TrainState(frozen=like.frozen, **jax.tree.unflatten(jax.tree.structure(changing), placed))
+
+
+def lacking(state: Table, stored: StoredArrays) -> list[str]:
+    """The arrays of a state that are not stored, or only in part."""
+    return [name for name in state if name not in stored or not stored.is_whole(name)]
 
 
 def described(leaf: jax.Array) -> str:
@@ -56,6 +66,43 @@ def on_host(leaf: jax.Array) -> np.ndarray:
     return copy
 
 
+def in_pieces(leaf: jax.Array) -> Iterator[np.ndarray]:
+    """Copies of a leaf's content in order, together all of its bytes.
+
+    What is spread over several processes comes in pieces of some 64 MB, which all processes have to ask for.
+    """
+    raw = _raw(leaf)
+    if raw.is_fully_addressable:
+        yield on_host(raw)
+        return
+    sizes = _piece(raw.shape, max(1, _PIECE_BYTES // raw.dtype.itemsize))
+    everywhere = jax.NamedSharding(_mesh(raw), jax.P())
+    for number in np.ndindex(*(-(-axis // size) for axis, size in zip(raw.shape, sizes, strict=True))):
+        start = np.multiply(number, sizes, dtype=np.int32)
+        shape = tuple(np.minimum(sizes, raw.shape - start).tolist())
+        yield np.asarray(_cut(everywhere)(raw, start, shape).addressable_data(0))
+
+
+@functools.cache
+def _cut(sharding: jax.NamedSharding) -> Any:
+    return jax.jit(jax.lax.dynamic_slice, static_argnums=2, out_shardings=sharding)
+
+
+def _piece(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """The shape of pieces that hold at most so many numbers and follow one another in memory."""
+    sizes = [1] * len(shape)
+    for axis in reversed(range(len(shape))):
+        sizes[axis] = max(1, min(shape[axis], most))
+        most //= max(1, shape[axis])
+        if sizes[axis] < shape[axis]:
+            break
+    return tuple(sizes)
+
+
+def _mesh(raw: jax.Array) -> Any:
+    return raw.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _changing(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
 
@@ -68,29 +115,42 @@ def _leaves(state: TrainState) -> Iterator[tuple[str, jax.Array]]:
                 f"every leaf of a train state must be a jax array, got {type(leaf).__name__} at {name}: make the state "
                 "with init_train_state, and keep other values out of the optimiser's state."
             )
-        if not leaf.is_fully_addressable:
-            raise NotImplementedError(f"{name} is spread over several processes, which checkpoints do not support.")
         yield name, leaf
+
+
+def _own_blocks(leaf: jax.Array) -> Iterator[tuple[Box, np.ndarray]]:
+    """Copies of the blocks that this process writes: what all hold is the first one's to write."""
+    raw = _raw(leaf)
+    if raw.is_fully_addressable and not processes.is_first():
+        return
+    for shard in raw.addressable_shards:
+        if shard.replica_id == 0:
+            yield box_of(shard.index, raw.shape), np.array(shard.data)
 
 
 def _raw(leaf: jax.Array) -> jax.Array:
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
-def _placed(host: np.ndarray, like: jax.Array) -> jax.Array:
-    """A copy of `host` with the sharding of `like`; tied to devices only if `like` is."""
+def _placed(stored: StoredArrays, name: str, like: jax.Array) -> jax.Array:
+    """What is stored, with the sharding of `like`; tied to devices only if `like` is.
+
+    Each device's part is read by itself, and copied: what is aliased (`jax.make_array_from_callback` does so on CPU)
+    could not be given away by a step.
+    """
     raw = _raw(like)
-    placed = jax.device_put(host, raw.sharding if raw.committed else None, may_alias=False)
+    if not raw.committed:
+        placed = jax.device_put(stored[name], may_alias=False)
+    else:
+        kind = raw.sharding.memory_kind
+        parts = [
+            jax.device_put(
+                stored.part(name, box_of(index, raw.shape)),
+                jax.sharding.SingleDeviceSharding(device, memory_kind=kind),
+                may_alias=False,
+            )
+            for device, index in raw.sharding.addressable_devices_indices_map(raw.shape).items()
+            if index is not None
+        ]
+        placed = jax.make_array_from_single_device_arrays(raw.shape, raw.sharding, parts)
     return placed if raw is like else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(like))
-
-
-def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays into a new folder."""
-    folder.mkdir()
-    write_file(folder / ARRAYS, [(name, x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()])
-
-
-def read(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a folder, as views of the file."""
-    file = SafetensorsFile(folder / ARRAYS)
-    return {name: file.read(name) for name in file.entries}
