@@ -107,7 +107,7 @@ PUBLIC_NAMES = {
     "shift_tokens_right",
 }
 
-MOST_FILES = 260
+MOST_FILES = 290
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALL_FILES = sorted(

@@ -12,7 +12,8 @@ from .arguments import needed
 
 DESCRIPTION = (
     "Fine-tunes an encoder-decoder pair. CONFIG.toml has the tables [model], [data] and [train], whose "
-    "names are those of the options below; an option wins over the file."
+    "names are those of the options below; an option wins over the file. Several processes, on one machine or many, "
+    "train together where each is started with --coordinator, --num-processes and --process-id."
 )
 
 _GIVEN_UP = 3
@@ -22,29 +23,37 @@ _GIVEN_UP = 3
 def run_words(words: Sequence[str]) -> int:
     """Fine-tune as a TOML file and options say; an option wins over the file.
 
-    Exit status 0; 130 after Ctrl-C and 3 after SIGTERM, when a checkpoint was saved and `--resume` goes on.
+    Exit status 0; 130 after Ctrl-C and 3 after SIGTERM, when a checkpoint was saved and `--resume` goes on; 4 where
+    another of the processes that train together was lost.
     """
     tyro = needed("tyro", "train")
     needed("rich", "train")
+    from .._processes import is_first
     from ..training.callbacks import summary_lines
+    from ..training.cluster import Processes, joined
     from ..training.job import TrainJob, giving_way, read_job
     from ..training.run_job import run_job
     from ..training.toml import speaking_of_options
 
+    command = _with_processes(TrainJob, Processes)
     file = words[0] if words and not words[0].startswith("-") else None
     given = _options_given(words[file is not None :])
     job = TrainJob() if file is None else giving_way(read_job(file), given)
     # a caller without a file has never heard of its tables
     with speaking_of_options({field.name for field in _settings(job)} if file is None else given):
         job = tyro.cli(
-            TrainJob,
+            command,
             prog="encdec-eqx train [CONFIG.toml]",
             description=DESCRIPTION,
             args=list(words[file is not None :]),
-            default=job,
+            default=command(**{field.name: getattr(job, field.name) for field in dataclasses.fields(job)}),
             config=(tyro.conf.OmitArgPrefixes,),
         )
-        result = run_job(job)
+        with joined(job.processes):
+            result = run_job(job)
+            speaks = is_first()
+    if not speaks and result.ending != "interrupted":
+        return 0
     if result.ending == "interrupted":
         print(f"encdec-eqx: interrupted; step {result.step} is saved, and --resume goes on from it.", file=sys.stderr)
         return STATUS if result.signal == "SIGINT" else _GIVEN_UP
@@ -55,12 +64,19 @@ def run_words(words: Sequence[str]) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options by their names, for completion; the command itself has tyro read its words."""
+    from ..training.cluster import Processes
     from ..training.job import TrainJob
 
     parser.add_argument("config", nargs="?", metavar="CONFIG.toml")
-    for field in _settings(TrainJob()):
+    for field in (*_settings(TrainJob()), *dataclasses.fields(Processes)):
         switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.type is bool else {}
         parser.add_argument(f"--{field.name.replace('_', '-')}", **switch)
+
+
+def _with_processes(job: Any, processes: Any) -> Any:
+    """A job and where it runs, as the command takes them: the file says nothing of processes, as all read the same."""
+    field = ("processes", processes, dataclasses.field(default=processes()))
+    return dataclasses.make_dataclass("Command", [field], bases=(job,), frozen=True, kw_only=True)
 
 
 def _settings(job: Any) -> Iterator[dataclasses.Field]:
