@@ -50,6 +50,7 @@ JUDGES = (
     "encdec_eqx.training.training_run",
     "encdec_eqx.training.optim.schedules",
     "encdec_eqx.params.selectors",
+    "encdec_eqx.params.sharding",
     "encdec_eqx.training.step",
     "encdec_eqx.params.trainable",
 )
@@ -89,6 +90,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # GPUs and TPUs multiply float32 in fewer bits by default; parity with torch needs all of them.
 jax.config.update("jax_default_matmul_precision", "highest")
+# Meshes are tested on CPUs that are none; what names no mesh runs on the first of them.
+jax.config.update("jax_num_cpu_devices", 8)
 # Nearly all of the suite's time is XLA compiling small programs. They are kept on disk, so that workers and runs share
 # them; what counts compilations sees a cached one as a compilation all the same.
 _PROGRAMS = Path(__file__).parent.parent / ".pytest_cache" / "programs"

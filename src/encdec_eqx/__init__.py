@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from .inspection import CheckpointSummary as CheckpointSummary
     from .inspection import inspect_checkpoint as inspect_checkpoint
     from .params.quantize import quantize as quantize
+    from .params.sharding import make_mesh as make_mesh
+    from .params.sharding import with_mesh as with_mesh
     from .training.loss import seq2seq_loss as seq2seq_loss
     from .training.loss import shift_tokens_right as shift_tokens_right
     from .training.step import init_train_state as init_train_state
@@ -69,6 +71,7 @@ _NAMES = {
     "hf.report": "LoadReport",
     "inspection": "CheckpointSummary inspect_checkpoint",
     "params.quantize": "quantize",
+    "params.sharding": "make_mesh with_mesh",
     "training.loss": "seq2seq_loss shift_tokens_right",
     "training.step": "init_train_state make_train_step",
 }

@@ -65,7 +65,7 @@ _LOAD = {
     "use_auth_token": "pass token=.",
     "trust_remote_code": "leave it out: no code of a repository is ever run.",
     "ignore_mismatched_sizes": "load as it is, and use resize_token_embeddings(n, key=key) for another vocabulary.",
-    "device_map": "leave it out: place the arrays with jax.device_put(model, ...) or encdec_eqx.sharding.",
+    "device_map": "leave it out: encdec_eqx.with_mesh(model, mesh) spreads a model over devices.",
     "load_in_8bit": 'encdec_eqx.quantize(model, "int8") rounds a loaded model, for CPUs.',
 }
 _SAVE = {

@@ -20,7 +20,7 @@ from .cache import Branches, DecoderCache
 from .config import CrossAttention, StackConfig
 from .heads import LMHead
 from .hf.files.hub import HubOptions
-from .hf.files.sharding import DEFAULT_SIZE
+from .hf.files.shards import DEFAULT_SIZE
 from .hf.model_card import CardData
 from .hf.piece import how_drawn, load_piece, save_piece
 from .hf.report import LoadReport

@@ -15,7 +15,7 @@ from ._padding import RightPadding
 from ._typing import Array, ArrayLike, PRNGKey, SourceIds, SourceMask, checked
 from .config import StackConfig
 from .hf.files.hub import HubOptions
-from .hf.files.sharding import DEFAULT_SIZE
+from .hf.files.shards import DEFAULT_SIZE
 from .hf.model_card import CardData
 from .hf.piece import load_piece, save_piece
 from .hf.report import LoadReport

@@ -26,7 +26,7 @@ from .generation.generation_config import FORCED_TOKENS, MARK, GenerationConfig,
 from .generation.interface import Generates
 from .generation.special_tokens import BY_USER, SpecialTokens
 from .hf.files.hub import HubOptions
-from .hf.files.sharding import DEFAULT_SIZE
+from .hf.files.shards import DEFAULT_SIZE
 from .hf.model_card import CardData
 from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import log, reports_held_back

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from checkpoints import GPT2_CONFIG, gpt2_tensors, pair_config, pair_tensors, write
 from encdec_eqx import Decoder, EncoderDecoder, quantize
-from encdec_eqx.hf.files.sharding import layout, size_in_bytes
+from encdec_eqx.hf.files.shards import layout, size_in_bytes
 
 INDEX = "model.safetensors.index.json"
 

@@ -17,6 +17,7 @@ from ..layers.context import AttentionContext, AttentionMask, LayerContext
 from ..layers.feed_forward import MLP, GatedMLP, init_feed_forward
 from ..layers.linear import Dropout, split_key
 from ..layers.norm import AbstractNorm, Placement, init_norm
+from ..layers.sharded import place_cache, placement_of
 
 Stream = Float[Array, "rows queries hidden"]
 
@@ -104,7 +105,8 @@ class AbstractBlock(eqx.Module):
         """Zeros of the shape and dtype that self-attention writes, after leading `layers` axes."""
         hidden = jax.ShapeDtypeStruct((rows, 1, self.width), jnp.float32)
         _, like = jax.eval_shape(lambda x: self.self_attention.project(x, None), hidden)
-        return empty_kv(like, slots, layers=layers, folded=platform() == "cpu")
+        folded = platform() == "cpu" and placement_of(self.self_attention) is None
+        return place_cache(empty_kv(like, slots, layers=layers, folded=folded), self.self_attention)
 
     def attention_backends(
         self, masks: tuple[AttentionMask, AttentionMask], *, bias: bool, scale: Any, dropout: bool

@@ -18,7 +18,7 @@ from ..layers.int8 import is_int8, is_partly_int8
 from .files import MissingFileError
 from .files.folder import CONFIG, INT8_WEIGHTS, WEIGHTS, Shards, Tensors
 from .files.safetensors_file import SafetensorsFile
-from .files.sharding import index_name
+from .files.shards import index_name
 from .names import NameTable
 
 ATTRIBUTE = "quantization_config"

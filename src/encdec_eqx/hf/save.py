@@ -22,7 +22,7 @@ from .._writing import check_writable, folder_aside, in_one_go, remove
 from . import transforms
 from .files.folder import CONFIG, GENERATION_CONFIG, INT8_WEIGHTS, WEIGHTS, write_json
 from .files.safetensors_file import write_file
-from .files.sharding import DEFAULT_SIZE, Tensor, files_of, index_name, layout, size_in_bytes
+from .files.shards import DEFAULT_SIZE, Tensor, files_of, index_name, layout, size_in_bytes
 from .model_card import README, may_write
 from .names import NameTable
 from .transforms import How

@@ -10,7 +10,7 @@ from typing import Any, cast
 from .._installing import install
 from .._quoting import printable, quoted
 from .files.hub import REPO_ID
-from .files.sharding import DEFAULT_SIZE, size_in_bytes
+from .files.shards import DEFAULT_SIZE, size_in_bytes
 from .model_card import README, CardData
 
 _WEIGHTS = ["model*.safetensors", "model*.safetensors.index.json"]

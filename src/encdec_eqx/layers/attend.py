@@ -88,16 +88,20 @@ def choose(
 
 def _reference(call: AttentionCall) -> tuple[Float[Array, "batch queries all_heads"], Scores]:
     """By two matrix products around a softmax, as XLA compiles them anywhere."""
-    q, k, v, relative, bias = call.q, call.k, call.v, call.relative, call.bias
+    q, k, v = call.q, call.k, call.v
     folded = float32_product("nqe,nke->nqk", _fold_queries(q, k), _fold(k))
-    scores = folded.reshape(*q.shape[:3], k.shape[2])
-    scores = (scores if relative is None else scores + relative) * call.scale
-    scores = scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
-    scores = scores if call.cap is None else soft_cap(scores, call.cap)
-    weights = call.dropout(_masked_softmax(scores, call.dense_mask()), key=call.key)
+    weights = attention_weights(call, folded.reshape(*q.shape[:3], k.shape[2]))
     context = jnp.einsum("nqk,nke->nqe", _fold_queries(weights, k).astype(v.dtype), _fold(v))
     side_by_side = jnp.moveaxis(context.reshape(*q.shape[:3], v.shape[3]), 1, 2)
     return side_by_side.reshape(*side_by_side.shape[:2], -1), weights
+
+
+def attention_weights(call: AttentionCall, products: Scores) -> Scores:
+    """Weights in float32, after dropout, of the products of queries and keys."""
+    scores = (products if call.relative is None else products + call.relative) * call.scale
+    scores = scores if call.bias is None else scores + jnp.broadcast_to(call.bias, scores.shape)
+    scores = scores if call.cap is None else soft_cap(scores, call.cap)
+    return call.dropout(_masked_softmax(scores, call.dense_mask()), key=call.key)
 
 
 def _fold(x: Keys) -> Float[Array, "batch*kv_heads keys head_dim"]:

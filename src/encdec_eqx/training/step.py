@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float32, Int32, PyTree
 
 from .._trees import astype
@@ -78,7 +79,8 @@ def init_train_state(
     params = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=leaf.dtype, copy=True), params)
     with jax.numpy_dtype_promotion("standard"):
         opt_state = jax.tree.map(_strongly_typed, optimizer.init(params))
-    return TrainState(params, frozen, opt_state, jnp.zeros((), jnp.int32))
+    opt_state, step = _beside(params, (opt_state, jnp.zeros((), jnp.int32)))
+    return TrainState(params, frozen, opt_state, step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +137,9 @@ class TrainStep:
             )
         if key is None:
             _check_no_dropout(state.frozen)
-        kept = (state.frozen, given, key, self.optimizer, self.options)
-        return kept, (state.params, state.opt_state, state.step)
+        carried = (state.params, state.opt_state, state.step)
+        kept = (state.frozen, given, key, self.optimizer, self.options, _places(carried))
+        return kept, carried
 
 
 def make_train_step(
@@ -207,7 +210,7 @@ def make_train_step(
 @eqx.filter_jit(donate="all-except-first")
 def _update(kept: tuple, carried: tuple) -> tuple[tuple, Metrics]:
     """The step itself; `carried` is donated. At module level, so that two equal `TrainStep`s share a compilation."""
-    frozen, batch, key, optimizer, options = kept
+    frozen, batch, key, optimizer, options, places = kept
     params, opt_state, step = carried
     batch = completed_batch(batch, frozen)
     tokens = jnp.sum(batch["labels"] != IGNORED, dtype=jnp.float32)
@@ -224,7 +227,34 @@ def _update(kept: tuple, carried: tuple) -> tuple[tuple, Metrics]:
     with jax.numpy_dtype_promotion("standard"), jax.named_scope("optimizer"):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
-    return (params, opt_state, step + 1), metrics
+    return _put(places, (params, opt_state, step + 1)), metrics
+
+
+def _beside(params: Any, tree: Any) -> Any:
+    """The tree with what is on one device, such as counts, repeated on the mesh that the parameters are spread over."""
+    spread = [place for place in _places(params) if place is not None]
+    if not spread:
+        return tree
+    whole = NamedSharding(spread[0].mesh, PartitionSpec())
+    return jax.tree.map(lambda x: x if len(x.sharding.device_set) > 1 else jax.device_put(x, whole), tree)
+
+
+def _places(carried: Any) -> tuple[NamedSharding | None, ...]:
+    """Where the arrays of a state lie, for those that are spread over a mesh or repeated on it."""
+    return tuple(
+        x.sharding if isinstance(x.sharding, NamedSharding) and x.sharding.num_devices > 1 else None
+        for x in jax.tree.leaves(carried)
+    )
+
+
+def _put(places: tuple[NamedSharding | None, ...], carried: Any) -> Any:
+    """The new state where the old one lay: its buffers are reused, and the next step finds what it is compiled for."""
+    leaves, structure = jax.tree.flatten(carried)
+    placed = [
+        leaf if place is None else jax.lax.with_sharding_constraint(leaf, place)
+        for leaf, place in zip(leaves, places, strict=True)
+    ]
+    return jax.tree.unflatten(structure, placed)
 
 
 def _divisor(weight: Array, options: _Options) -> Array:
