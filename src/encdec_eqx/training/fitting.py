@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 
+from .. import _processes as processes
 from .._quoting import quoted
 from .._signals import StopFlag, graceful_stop
 from ..doctor.finding import stop_on_errors
@@ -23,10 +24,11 @@ from .callbacks import (
     StartEvent,
     StepEvent,
 )
+from .cluster.agreement import Vote, check_same
 from .evaluation import Generated
 from .loss import Loss
 from .optim.optimizer import OwnOptimizer
-from .reporting.log import RunLog, read_log
+from .reporting.log import RunLog, UnwrittenLog, read_log
 from .reporting.progress import Progress, progress
 from .reporting.run_folder import Output
 from .reporting.trackers import trackers_of
@@ -42,6 +44,7 @@ _LOG = logging.getLogger(__name__)
 _SHOWN = 4  # predictions
 _WAITED_FOR = 8  # steps after which the first estimate of the time that is left is a good one
 _OF_STEPS = ("train", "eval")
+_STOPS = ("SIGINT", "SIGTERM", "a callback")
 
 
 def fit(
@@ -100,7 +103,8 @@ def fit(
     """
     if on_diagnosed_errors not in ("error", "report"):
         raise ValueError(f'on_diagnosed_errors must be "error" or "report", got {quoted(on_diagnosed_errors)}.')
-    listeners = Callbacks([*callbacks, *trackers_of(config, callbacks)])
+    first = processes.is_first()
+    listeners = Callbacks([*callbacks, *(trackers_of(config, callbacks) if first else ())])
     Output.check(config)
     ready = prepare(
         model,
@@ -112,6 +116,8 @@ def fit(
         optimizer=optimizer,
         loss=loss,
     )
+    if processes.count() > 1:
+        check_same("settings, data and model", ready.shared)
     if on_diagnosed_errors == "error":
         stop_on_errors(ready.findings)
     output = Output.opened(config)
@@ -133,8 +139,10 @@ def fit(
             output.write_settings(config)
             run.log = stack.enter_context(
                 RunLog(output.log, resume_from=run.step if run.resumed else None, without=run.taken_back)
+                if first
+                else UnwrittenLog()
             )
-            with progress(ready.total_steps, start=run.step, console=console) as bar:
+            with progress(ready.total_steps, start=run.step, console=console, silent=not first) as bar:
                 run.introduce(bar)
                 ending = run.to_the_end(bar)
             trained = run.finished_model(ending)
@@ -143,8 +151,9 @@ def fit(
                 card = run.card(data, eval_data)
                 output.save_model(trained, tokenizers, has_lora=config.lora is not None, card=card)
                 predictions = _predictions(ready, trained)
-        records = tuple(read_log(output.log))
-        output.draw(records)
+        with processes.together("ending the run"):
+            records = tuple(read_log(output.log))
+            output.draw(records)
         result = FitResult(
             model=trained,
             ending=ending,
@@ -157,7 +166,7 @@ def fit(
             predictions=predictions,
             output_dir=config.output_dir,
             log=records,
-            signal=stop.signal if ending == "interrupted" else None,
+            signal=run.signal,
         )
         listeners.tell("on_end", result)
         return result
@@ -194,6 +203,9 @@ class _Run:
         self.untimed = _WAITED_FOR
         self.taken_back: tuple[str, ...] = ()
         self.early: dict[str, Any] | None = None
+        self.vote = Vote(len(_STOPS))
+        self.stopped = False
+        self.signal: str | None = None
         self.notes: tuple[str, ...] = ()
 
     def resume(self) -> None:
@@ -243,9 +255,10 @@ class _Run:
         self.callbacks.tell(
             "on_start", StartEvent(step=self.step, total_steps=total, output_dir=self.output.folder, config=self.config)
         )
+        self.stopped = self.callbacks.stop_requested
         self.step_metrics.go_on()
         for batch in self._batches(self.step, total):
-            if self.best_tracker.exhausted or self.callbacks.stop_requested:
+            if self.best_tracker.exhausted or self.stopped:
                 break
             done = self._announced(batch, bar)
             self.state, metrics = self.ready.train_step(self.state, batch, key)
@@ -258,7 +271,8 @@ class _Run:
                 told = {"metrics": metrics, "batch": batch, "learning_rate_of": rate}
                 self.callbacks.tell("on_step", StepEvent(step=self.step, total_steps=total, **told))
             self._afterwards(bar, done)
-            if self.stop.requested:
+            self._ask_all()
+            if self.signal is not None:
                 self._save_unless_saved()  # else it would lose its metrics
                 return "interrupted"
         self._save_unless_saved()
@@ -266,6 +280,13 @@ class _Run:
         if self.step == total:
             return "finished"
         return "early stopping" if self.best_tracker.exhausted else "stopped"
+
+    def _ask_all(self) -> None:
+        """Whether any process got a signal, or has a callback that ends the run: all stop after the same step."""
+        *signals, self.stopped = self.vote(
+            *(self.stop.signal == name for name in _STOPS[:-1]), self.callbacks.stop_requested
+        )
+        self.signal = next((name for name, came in zip(_STOPS, signals, strict=False) if came), None)
 
     def _save_unless_saved(self) -> None:
         if self.saved_at != self.step:

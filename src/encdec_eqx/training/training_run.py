@@ -30,6 +30,7 @@ from .optim.optimizer import OwnOptimizer, check_own_optimizer, make_optimizer, 
 from .optim.schedules import Schedule
 from .reporting.tracking import BestTracker
 from .resume.same_run import RUN_SCHEDULE, in_words, schedule_of
+from .resume.state_arrays import described
 from .step import TrainStep, make_train_step
 from .train_config import DEFAULT_RANK, TrainConfig
 
@@ -112,6 +113,14 @@ class TrainingRun:
             "examples": digest(self.batches.examples),
             "validation examples": "none" if held_out is None else digest(held_out, references=True),
         }
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What processes that train it together must have in common: all settings, the data, the model's arrays."""
+        own = self.config.to_dict()
+        del own["output_dir"]  # each sees it from its own machine; that it is one folder is tried
+        arrays = [described(leaf) for leaf in jax.tree.leaves(self.model) if isinstance(leaf, jax.Array)]
+        return {**self.identity, **own, "total_steps": self.total_steps, "the model's arrays": arrays}
 
     @property
     def run_schedule(self) -> dict[str, Any]:

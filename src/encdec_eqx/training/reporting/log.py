@@ -92,6 +92,27 @@ class RunLog:
         self.close()
 
 
+class UnwrittenLog(RunLog):
+    """The log in a process that does not write it: another one of the run does."""
+
+    def __init__(self):
+        """Nothing is opened."""
+        self.notes: tuple[str, ...] = ()
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Nothing: the other process writes the line."""
+
+    def sync(self) -> None:
+        """Nothing: the other process waits."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The events of a log. A last line without an end, which a crash may leave, is not one.
 

@@ -88,14 +88,18 @@ class Progress(abc.ABC):
 
 
 @contextlib.contextmanager
-def progress(total_steps: int, *, start: int = 0, console: Any = None) -> Iterator[Progress]:
+def progress(total_steps: int, *, start: int = 0, console: Any = None, silent: bool = False) -> Iterator[Progress]:
     """Shows a run: a bar where there is a terminal and rich is installed, else a plain line every ten seconds or so.
 
     Args:
         total_steps: Steps of the whole run.
         start: Steps taken by earlier sessions of it.
         console: A `rich.console.Console` to write to; default: standard error.
+        silent: Whether another process of the run shows it.
     """
+    if silent:
+        yield _Silent(total_steps, start)
+        return
     if console is None and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None:
         from rich.console import Console
 
@@ -145,6 +149,16 @@ class _Bar(Progress):
             left=left,
             refresh=doing != "train",
         )
+
+
+class _Silent(Progress):
+    """In a process that another one speaks for."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def _show(self, doing: str, numbers: Mapping[str, float] | None = None) -> None:
+        """Nothing."""
 
 
 class _Lines(Progress):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ... import _processes as processes
 from ..._writing import check_writable, clear_asides, is_aside, write_whole
 from ...hf.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from ...hf.files.folder import CONFIG, GENERATION_CONFIG, WEIGHTS
@@ -24,7 +25,7 @@ _FOLDERS, _FILES = (_CHECKPOINTS, _MODEL, _ADAPTERS), (_CONFIG, _LOG, _CURVE)
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The folder `config.output_dir`.
+    """The folder `config.output_dir`. Of several processes the first one writes into it, and all call the same methods.
 
     Attributes:
         folder: Its path.
@@ -54,7 +55,12 @@ class Output:
 
         Raises:
             ValueError: As `opened`.
+            OtherProcessError: The same, in other processes than the first.
         """
+        return processes.on_first("looking at output_dir", lambda: Output._look(config))
+
+    @staticmethod
+    def _look(config: TrainConfig) -> list[str]:
         folder = config.output_dir
         check_writable(folder, "output_dir")
         held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
@@ -77,6 +83,8 @@ class Output:
 
     def write_settings(self, config: TrainConfig) -> None:
         """Writes the settings down, in place of earlier ones."""
+        if not processes.is_first():
+            return
         settings = {name: value for name, value in config.to_dict().items() if name not in ("output_dir", "resume")}
         write_whole(self.folder / _CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
 
@@ -97,6 +105,8 @@ class Output:
 
     def clear(self) -> None:
         """Removes what a killed process left half written; to be called while no other one is at the folder."""
+        if not processes.is_first():
+            return
         clear_asides(self.folder, [*_FOLDERS, *_FILES])
         clear_asides(self.model, [CONFIG, GENERATION_CONFIG, WEIGHTS, BOTH, SOURCE, TARGET])
         clear_asides(self.folder / _ADAPTERS, [ADAPTER_WEIGHTS, ADAPTER_SETTINGS])
@@ -107,9 +117,10 @@ class Output:
             save_lora(model, self.folder / _ADAPTERS)
             model = merge_lora(model)
         model.save_pretrained(self.model, card_data=card)
-        if tokenizers is not None:
+        if tokenizers is not None and processes.is_first():
             tokenizers.save(self.model)
 
     def draw(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Draws the curve of the log's lines."""
-        loss_curve(list(records), self.folder / _CURVE)
+        if processes.is_first():
+            loss_curve(list(records), self.folder / _CURVE)

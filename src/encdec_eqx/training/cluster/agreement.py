@@ -1,6 +1,9 @@
-"""What one process is asked all of them do after the same step: a signal, or a callback, that ends the run."""
+"""What processes that train together must agree on: what they train, and after which step they stop."""
 
+import hashlib
+import json
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,6 +11,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import _processes
+from ..._quoting import listed, quoted
+
+_SHOWN = 8
+
+
+def check_same(what: str, facts: Mapping[str, Any]) -> None:
+    """Raises in every process unless all have the same facts.
+
+    Args:
+        what: What they are about, such as "settings".
+        facts: By name, in values that JSON can hold.
+
+    Raises:
+        ValueError: They differ; says which, and what they are in which process.
+    """
+    with _processes.together(f"comparing {what}") as told:
+        told.mine = {name: _short(value) for name, value in facts.items()}
+    lines = []
+    for number, theirs in enumerate(told.all[1:], start=1):
+        first = told.all[0]
+        names = sorted(name for name in {**first, **theirs} if first.get(name) != theirs.get(name))
+        lines += [f"{name}: {first.get(name)} in process 0, {theirs.get(name)} in process {number}" for name in names]
+    if lines:
+        raise ValueError(
+            f"the processes differ in {what}, and must not: {listed(lines, _SHOWN)}. Start all of them with the same "
+            "file, options and data."
+        )
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it; a long one with a digest, so that no difference is lost."""
+    text = json.dumps(value, sort_keys=True)
+    shown = quoted(value)
+    return shown if len(text) < len(shown) + 8 else f"{shown} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 class Vote:
