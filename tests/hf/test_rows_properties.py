@@ -144,6 +144,9 @@ def test_grouped_queries_keys_and_values(groups: int, of_one: int, width: int, s
         back = np.zeros_like(ours[name])
         transforms.write(how, back, fused)
         np.testing.assert_array_equal(back, ours[name])
+        head = np.zeros_like(back[:, -1:])
+        transforms.write(how, head, fused, whole=back.shape, at=(0, back.shape[1] - 1, 0))
+        np.testing.assert_array_equal(head, ours[name][:, -1:])
 
 
 @given(SIZES, SIZES, SIZES)
@@ -168,6 +171,41 @@ def test_gate_and_up_stand_one_after_the_other(inner: int, size: int):
     np.testing.assert_array_equal(
         transforms.join(zip(hows, (gate, up), strict=True)), np.concatenate([gate.T, up.T], axis=0)
     )
+
+
+@st.composite
+def fills(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[transforms.How, np.ndarray]]]:
+    """The shape of one of our arrays, and what fills it: tensors of all kinds, or one in whose rows all parts are."""
+    rng = np.random.default_rng(4)
+    if draw(st.booleans()):
+        how = draw(st.sampled_from([name for name in sorted(SHAPES) if "part" not in name]))
+        shape = tuple(draw(SHAPES[how]))
+        return shape, [(how, rng.normal(size=transforms.their_shape(how, shape)).astype(np.float32))]
+    size, heads, width, kind = draw(SIZES), draw(SIZES), draw(SIZES), draw(st.sampled_from(["transposed", "bias"]))
+    shape = (3, heads, width) if kind == "bias" else (size, 3, heads, width)
+    hows: list[transforms.How] = [f"{kind} part {part}" for part in range(3)]
+    if draw(st.booleans()):
+        hows = [Fused(str(how), heads, (1, 1, 1), width, part) for part, how in enumerate(hows)]
+    theirs = rng.normal(size=(3, *transforms.their_shape(hows[0], shape))).astype(np.float32)
+    return shape, [(how, theirs[0 if isinstance(how, Fused) else part]) for part, how in enumerate(hows)]
+
+
+@given(st.data(), fills())
+@settings(max_examples=200)
+def test_a_box_of_an_array_is_what_the_whole_has_there(
+    data: st.DataObject, case: tuple[tuple[int, ...], list[tuple[transforms.How, np.ndarray]]]
+):
+    shape, fill = case
+    whole = np.zeros(shape, np.float16)
+    for how, theirs in fill:
+        transforms.write(how, whole, theirs)
+    starts = tuple(data.draw(st.integers(0, size - 1)) for size in shape)
+    ends = tuple(data.draw(st.integers(start + 1, size)) for start, size in zip(starts, shape, strict=True))
+    box = np.zeros([end - start for start, end in zip(starts, ends, strict=True)], np.float16)
+    for how, theirs in fill:
+        transforms.write(how, box, theirs, whole=shape, at=starts)
+    cut = tuple(slice(start, end) for start, end in zip(starts, ends, strict=True))
+    np.testing.assert_array_equal(box, whole[cut])
 
 
 def test_a_row_counts_in_its_role_and_for_the_arrays_a_model_has():

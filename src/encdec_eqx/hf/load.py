@@ -2,13 +2,15 @@
 
 Every problem is found from names and shapes before anything is read, and all of them are told in one error. Arrays are
 made one at a time, straight in their dtype, and never share memory with the file: a checkpoint may be overwritten by
-the model that was loaded from it.
+the model that was loaded from it. On a mesh they are made in parts: of a file no more is read than what the devices
+of this process hold.
 """
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -18,14 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
+from jax.sharding import Sharding
 
 from .._quoting import printable, quoted
 from .._trees import path_name
 from . import transforms
 from .files.folder import Tensors, Unread, is_headers_only
+from .files.mapped import equal_mapped
 from .names import NameTable, strip_wrappers
+from .on_mesh import made_in_parts, placed
 from .report import Loaded
-from .transforms import How
+from .transforms import How, Shape
 
 Tree = TypeVar("Tree")
 
@@ -62,7 +67,8 @@ def load(
     what: str,
     dtype: Any,
     may_be_new: Mapping[str, str] = MappingProxyType({}),
-    draw: Callable[[Sequence[str]], Mapping[str, jax.Array]] = lambda paths: {},
+    draw: Callable[[Sequence[str]], Iterable[tuple[str, jax.Array]]] = lambda paths: (),
+    shardings: Callable[[Tree], Tree] | None = None,
 ) -> tuple[Tree, Loaded]:
     """The arrays of a model, and what was done.
 
@@ -73,7 +79,9 @@ def load(
         what: the model in words, for messages.
         dtype: dtype of all arrays but those of integers; None keeps each tensor's own.
         may_be_new: groups of the table that the checkpoint may lack as a whole, and what they are in words.
-        draw: the new arrays of such groups, by their paths.
+        draw: the new arrays of such groups with their paths, one at a time.
+        shardings: the skeleton to where each array goes, a `jax.sharding.Sharding` for each leaf; default the device
+            that jax takes by default.
 
     Raises:
         ValueError: tensors are missing, unexpected, or of the wrong shape or dtype: all of them in one message.
@@ -96,14 +104,16 @@ def load(
     if is_headers_only():
         return _described(skeleton, plan, tensors, dtypes, default), plan.loaded
     absent = [path for path in shapes if path not in plan.fills and path not in table.computed]
-    arrays = {path: array.astype(default) for path, array in draw(absent).items()}
+    to = {} if shardings is None else dict(zip(shapes, jax.tree.leaves(shardings(skeleton)), strict=True))
+    arrays = {path: placed(array.astype(default), to.get(path)) for path, array in draw(absent)}
     # Largest first: the one copy that may exist for a moment is made while little else is loaded.
     for path in sorted(shapes, key=lambda path: -math.prod(shapes[path])):
         if path in plan.fills:
-            arrays[path] = _filled(shapes[path], dtypes[path], plan.fills[path], tensors)
+            part = functools.partial(_part, shapes[path], dtypes[path], plan.fills[path], tensors)
+            arrays[path] = made_in_parts(shapes[path], dtypes[path], part, to.get(path))
             plan.loaded.nbytes += arrays[path].nbytes
         elif path in table.computed:
-            arrays[path] = jnp.asarray(table.computed[path][0]().astype(default))
+            arrays[path] = placed(jnp.asarray(table.computed[path][0]().astype(default)), to.get(path))
     return jax.tree_util.tree_unflatten(structure, [arrays[path_name(path)] for path, _ in leaves]), plan.loaded
 
 
@@ -232,7 +242,7 @@ def _match(table: NameTable, tensors: Tensors, plan: _Plan) -> dict[str, str]:
             found[original] = name
         elif is_headers_only():
             plan.loaded.ignored.append((name, "tied to another tensor, with which it was not compared"))
-        elif np.array_equal(tensors.read(name), tensors.read(found[original])):
+        elif equal_mapped(tensors.read(name), tensors.read(found[original])):
             plan.loaded.ignored.append((name, "a second copy of a tied tensor"))
         elif table.canonical(name) in table.equal_copies:
             plan.problems.append(
@@ -269,21 +279,29 @@ def _dtypes(plan: _Plan, tensors: Tensors, dtype: Any, integers: set[str]) -> di
     return result
 
 
-def _filled(shape: tuple[int, ...], dtype: np.dtype, fill: list[tuple[str, How]], tensors: Tensors) -> jax.Array:
+def _part(
+    whole: Shape, dtype: np.dtype, fill: list[tuple[str, How]], tensors: Tensors, start: Shape, shape: Shape
+) -> np.ndarray:
+    """The part of an array that starts there, for which no more of the file is read than it holds."""
     # memory aligned as the CPU backend wants it, which then takes it over without a copy
     count = math.prod(shape) * dtype.itemsize
     memory = np.empty(count + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    array = memory[start : start + count].view(dtype).reshape(shape)
+    first = -memory.ctypes.data % _ALIGNMENT
+    array = memory[first : first + count].view(dtype).reshape(shape)
     for name, transform in fill:
-        transforms.write(transform, array, tensors.read(name))
-    return jax.device_put(array)
+        transforms.write(transform, array, tensors.read(name), whole=whole, at=start)
+    return array
 
 
-def initial(build: Callable[[jax.Array], Any], key: jax.Array, paths: Sequence[str]) -> dict[str, jax.Array]:
-    """Some arrays of a newly initialised model, each as the part that owns it draws it; the others are not computed."""
+def initial(
+    build: Callable[[jax.Array], Any], key: jax.Array, paths: Sequence[str]
+) -> Iterator[tuple[str, jax.Array]]:
+    """Some arrays of a newly initialised model with their paths, each as the part that owns it draws it.
+
+    One at a time: what the others are made of is not computed.
+    """
     if not paths:
-        return {}
+        return
 
     def drawn(key: jax.Array) -> list[jax.Array]:
         leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(build(key), eqx.is_array))
@@ -291,14 +309,18 @@ def initial(build: Callable[[jax.Array], Any], key: jax.Array, paths: Sequence[s
         return [arrays[path] for path in paths]
 
     closed = jax.make_jaxpr(drawn)(key)
-    needed = {var for var in closed.jaxpr.outvars if isinstance(var, Var)}
-    steps = []
-    for step in reversed(closed.jaxpr.eqns):
-        if needed.intersection(step.outvars):
-            steps.append(step)
-            needed.update(var for var in step.invars if isinstance(var, Var))
-    run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr.replace(eqns=steps[::-1]), closed.consts))
-    return dict(zip(paths, run(key), strict=True))
+    makes = {var: number for number, step in enumerate(closed.jaxpr.eqns) for var in step.outvars}
+    for path, out in zip(paths, closed.jaxpr.outvars, strict=True):
+        steps: set[int] = set()
+        needed = [out]
+        while needed:
+            number = makes.get(var) if isinstance(var := needed.pop(), Var) else None
+            if number is not None and number not in steps:
+                steps.add(number)
+                needed += closed.jaxpr.eqns[number].invars
+        part = closed.jaxpr.replace(eqns=[closed.jaxpr.eqns[number] for number in sorted(steps)], outvars=[out])
+        (array,) = jaxpr_as_fun(ClosedJaxpr(part, closed.consts))(key)
+        yield path, array
 
 
 def _message(what: str, path: Path, problems: list[str], wrapping: str | None) -> str:

@@ -14,14 +14,19 @@ Theirs: a torch `Linear` is `(out, in)`, GPT-2's `Conv1D` is `(in, out)`.
 | `transposed part k` | entry k of `(in, parts, *out)`    | `(out, in)` |
 
 Where their tensor is fused and ours are apart, or the parts are of unequal size, a `Fused` says which rows are meant.
+
+All of them split and swap axes and never merge any, so that a box of ours is read from a box of theirs, or from one for
+each group of a `Fused`: no more of a mapped file is touched than what is asked for.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+
+from .files.mapped import copy_mapped
 
 Shape = tuple[int, ...]
 
@@ -66,13 +71,19 @@ class _Transform(NamedTuple):
 
     Attributes:
         shape: takes the shape of the part of our array that this tensor fills, and gives that of the tensor.
-        part: takes our whole array and gives that part, as a view.
+        axis: the axis of our array that numbers its parts; None if the tensor fills all of it.
+        number: the part, on that axis.
         transposed: whether the axes of the flattened matrix are swapped.
     """
 
     shape: Callable[[Shape], Shape]
-    part: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    axis: int | None = None
+    number: int = 0
     transposed: bool = False
+
+    def part(self, array: np.ndarray) -> np.ndarray:
+        """The part of our whole array, as a view."""
+        return array if self.axis is None else array[(slice(None),) * self.axis + (self.number,)]
 
 
 def their_shape(how: How, ours: Shape) -> Shape:
@@ -89,14 +100,61 @@ def count_parts(how: How, ours: Shape) -> int:
     return math.prod(ours) // part if part else 1
 
 
-def write(how: How, ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Fill our whole array in place, or the part of it that the transform names, converting the dtype."""
-    if isinstance(how, Fused):
-        theirs, how = how.view(theirs).reshape(their_shape(how.how, ours.shape)), how.how
+class _Tile(NamedTuple):
+    """A box of our array: where it starts, and the view of the checkpoint's tensor, of its shape, that fills it."""
+
+    start: Shape
+    source: np.ndarray
+
+
+def write(how: How, ours: np.ndarray, theirs: np.ndarray, *, whole: Shape | None = None, at: Shape = ()) -> None:
+    """Fill our array, or the part of it that the transform names, converting the dtype.
+
+    Args:
+        how: the transform.
+        ours: the array to fill in place: the whole one, or a box of it.
+        theirs: the checkpoint's tensor, of which no more is read than belongs to the box.
+        whole: the shape of our whole array; default that of `ours`.
+        at: where in the whole array the box starts.
+    """
+    whole, at = (ours.shape, (0,) * ours.ndim) if whole is None else (whole, at)
+    for tile in _tiles(how, whole, theirs):
+        first = [max(*starts) for starts in zip(at, tile.start, strict=True)]
+        ends = zip(at, ours.shape, tile.start, tile.source.shape, strict=True)
+        last = [min(a + size, b + other) for a, size, b, other in ends]
+        if all(start < end for start, end in zip(first, last, strict=True)):
+            copy_mapped(_box(ours, at, first, last), _box(tile.source, tile.start, first, last))
+
+
+def _tiles(how: How, whole: Shape, theirs: np.ndarray) -> Iterator[_Tile]:
+    """What the transform fills of our whole array, and from what; nothing is read."""
+    if not isinstance(how, Fused):
+        yield _tile(how, whole, theirs, 0, 1)
+        return
+    for group, rows in enumerate(how.view(theirs)):
+        yield _tile(how.how, whole, rows.reshape(-1, *theirs.shape[1:]), group, how.groups)
+
+
+def _tile(how: str, whole: Shape, rows: np.ndarray, group: int, groups: int) -> _Tile:
+    """One of the groups into which our first output axis falls, with the rows of the tensor that it is."""
     transform = _transform(how)
-    part = transform.part(ours)
-    source = theirs.T if transform.transposed else theirs
-    part[...] = source.reshape(part.shape)
+    shape = list(transform.part(_empty(whole)).shape)
+    start = [0] * len(shape)
+    if groups > 1:
+        out = 1 if transform.transposed else 0
+        shape[out] //= groups
+        start[out] = group * shape[out]
+    source = np.moveaxis(rows.reshape(*shape[1:], shape[0]), -1, 0) if transform.transposed else rows.reshape(shape)
+    if transform.axis is not None:
+        start.insert(transform.axis, transform.number)
+        source = np.expand_dims(source, transform.axis)
+    return _Tile(tuple(start), source)
+
+
+def _box(array: np.ndarray, origin: Iterable[int], first: Iterable[int], last: Iterable[int]) -> np.ndarray:
+    """A box of an array that starts at `origin`: a view, also of an array without axes."""
+    cuts = (slice(start - at, end - at) for at, start, end in zip(origin, first, last, strict=True))
+    return array[(*cuts, ...)]
 
 
 def read(how: str, ours: np.ndarray) -> np.ndarray:
@@ -146,8 +204,8 @@ def _transform(name: str) -> _Transform:
         raise ValueError(f"unknown transform {name!r} in a row of tensors; expected one of {known}.")
     part = int(number)
     if kind == "bias":
-        return _Transform(_flat, lambda array: array[part])
-    return _Transform(_columns, lambda array: array[:, part], transposed=True)
+        return _Transform(_flat, axis=0, number=part)
+    return _Transform(_columns, axis=1, number=part, transposed=True)
 
 
 def _empty(shape: Shape) -> np.ndarray:

@@ -1,0 +1,58 @@
+"""Arrays made where a mesh wants them: of a file, each device's part alone is read, one part at a time."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from .transforms import Shape
+
+Box = tuple[Shape, Shape]
+"""Where a part of an array starts, and its shape."""
+
+
+def made_in_parts(
+    whole: Shape, dtype: np.dtype, part: Callable[[Shape, Shape], np.ndarray], sharding: Sharding | None
+) -> jax.Array:
+    """An array of the parts that devices of this process hold, each made once; without a sharding of one part.
+
+    Args:
+        whole: its shape.
+        dtype: its dtype.
+        part: makes the part that starts there and has that shape.
+        sharding: where the parts go; default the device that jax takes by default.
+    """
+    if sharding is None:
+        return jax.device_put(part((0,) * len(whole), whole))
+    first_device: dict[Box, jax.Device] = {}
+    for device, index in sharding.addressable_devices_indices_map(whole).items():
+        first_device.setdefault(_box(index, whole), device)
+    made: dict[Box, jax.Array] = {}
+
+    def on_its_device(index: tuple[slice, ...] | None) -> jax.Array:
+        box = _box(index, whole)
+        if box not in made:
+            # waited for, so that the host has one part at a time; other devices that hold it copy it from this one
+            made[box] = jax.block_until_ready(jax.device_put(part(*box), first_device[box]))
+        return made[box]
+
+    return jax.make_array_from_callback(whole, sharding, on_its_device, dtype=dtype)
+
+
+def placed(array: jax.Array, sharding: Sharding | None) -> jax.Array:
+    """An array that every process has whole, where it is to be."""
+    if sharding is None:
+        return array
+    host = np.asarray(array)
+
+    def part(start: Shape, shape: Shape) -> np.ndarray:
+        cut = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+        return np.array(host[cut])  # a view would keep the whole
+
+    return made_in_parts(array.shape, host.dtype, part, sharding)
+
+
+def _box(index: tuple[slice, ...] | None, whole: Shape) -> Box:
+    bounds = [cut.indices(size)[:2] for cut, size in zip(index or (), whole, strict=True)]
+    return tuple(start for start, _ in bounds), tuple(end - start for start, end in bounds)
