@@ -40,8 +40,8 @@ from .hf.files.folder import (
 )
 from .hf.files.gguf_file import convert_gguf
 from .hf.files.hub import HubOptions
-from .hf.files.safetensors_file import write_file
-from .hf.files.shards import DEFAULT_SIZE, Tensor, index_name, layout, size_in_bytes
+from .hf.files.safetensors_file import Tensor, write_file
+from .hf.files.shards import DEFAULT_SIZE, index_name, layout, size_in_bytes
 from .hf.files.torch_file import INDEX as TORCH_INDEX
 from .hf.files.torch_file import WEIGHTS as TORCH_WEIGHTS
 from .hf.files.torch_file import TorchFile

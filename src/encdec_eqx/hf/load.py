@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
-from jax.sharding import Sharding
 
 from .._quoting import printable, quoted
 from .._trees import path_name
@@ -293,9 +292,7 @@ def _part(
     return array
 
 
-def initial(
-    build: Callable[[jax.Array], Any], key: jax.Array, paths: Sequence[str]
-) -> Iterator[tuple[str, jax.Array]]:
+def initial(build: Callable[[jax.Array], Any], key: jax.Array, paths: Sequence[str]) -> Iterator[tuple[str, jax.Array]]:
     """Some arrays of a newly initialised model with their paths, each as the part that owns it draws it.
 
     One at a time: what the others are made of is not computed.

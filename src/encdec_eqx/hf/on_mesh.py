@@ -1,6 +1,7 @@
 """Arrays made where a mesh wants them: of a file, each device's part alone is read, one part at a time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ def made_in_parts(
     """
     if sharding is None:
         return jax.device_put(part((0,) * len(whole), whole))
-    first_device: dict[Box, jax.Device] = {}
+    first_device: dict[Box, Any] = {}
     for device, index in sharding.addressable_devices_indices_map(whole).items():
         first_device.setdefault(_box(index, whole), device)
     made: dict[Box, jax.Array] = {}

@@ -7,7 +7,7 @@ nothing.
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,8 +21,9 @@ from .._trees import path_name
 from .._writing import check_writable, folder_aside, in_one_go, remove
 from . import transforms
 from .files.folder import CONFIG, GENERATION_CONFIG, INT8_WEIGHTS, WEIGHTS, write_json
-from .files.safetensors_file import write_file
-from .files.shards import DEFAULT_SIZE, Tensor, files_of, index_name, layout, size_in_bytes
+from .files.safetensors_file import Tensor, write_file
+from .files.shards import DEFAULT_SIZE, files_of, index_name, layout, size_in_bytes
+from .gathering import gathered, is_written_here, spans_processes, together_if_spread, write_together
 from .model_card import README, may_write
 from .names import NameTable
 from .transforms import How
@@ -45,7 +46,8 @@ def save(
     The folder is made if it does not exist; files in it that are not replaced stay, but for weights of an older save.
     The table has rows for every array of the model. `folders` are names, each with what writes into a new folder;
     `weights` is the name of the file of tensors, which become shards with an index where they are more than
-    `max_shard_size`. A `card` becomes `README.md`, unless there is one that somebody wrote or edited.
+    `max_shard_size`. A `card` becomes `README.md`, unless there is one that somebody wrote or edited. Of a model that
+    is spread over several processes all must call this, and the first writes.
 
     Raises:
         TypeError: `max_shard_size` is of another kind than a size.
@@ -54,25 +56,36 @@ def save(
     """
     limit = size_in_bytes(max_shard_size)
     target = Path(folder).expanduser().resolve()
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet.")
-    check_writable(target.parent, f"cannot save to {printable(target)}:")
+    with together_if_spread(model, "looking at where to save"):
+        if is_written_here(model):
+            if target.exists() and not target.is_dir():
+                raise ValueError(
+                    f"cannot save to {target}: it is a file; expected a folder, or a path where none is yet."
+                )
+            check_writable(target.parent, f"cannot save to {printable(target)}:")
     spread = layout(_tensors(model, table), weights, limit)
-    with folder_aside(target) as aside:
-        for name, tensors in spread.files.items():
-            write_file(aside / name, tensors)
-        if spread.index is not None:
-            write_json(aside / index_name(weights), spread.index)
-        write_json(aside / CONFIG, config)
-        if generation_config is not None:
-            write_json(aside / GENERATION_CONFIG, generation_config)
-        if card and may_write(target / README):
-            (aside / README).write_text(card, encoding="utf-8")
-        for name, write in folders.items():
-            (aside / name).mkdir()
-            write(aside / name)
-        with in_one_go():
-            _move_into_place(aside, target)
+
+    def write(files: Mapping[str, Sequence[Tensor]]) -> None:
+        with folder_aside(target) as aside:
+            for name, tensors in files.items():
+                write_file(aside / name, tensors)
+            if spread.index is not None:
+                write_json(aside / index_name(weights), spread.index)
+            write_json(aside / CONFIG, config)
+            if generation_config is not None:
+                write_json(aside / GENERATION_CONFIG, generation_config)
+            if card and may_write(target / README):
+                (aside / README).write_text(card, encoding="utf-8")
+            for name, into in folders.items():
+                (aside / name).mkdir()
+                into(aside / name)
+            with in_one_go():
+                _move_into_place(aside, target)
+
+    if spans_processes(model):
+        write_together(spread.files, write)
+    else:
+        write(spread.files)
 
 
 def recorded_dtype(model: Any) -> dict[str, str]:
@@ -110,7 +123,7 @@ def _tensors(model: Any, table: NameTable) -> list[Tensor]:
             theirs,
             transforms.their_shape(filled[0][0], filled[0][1].shape),
             np.dtype(filled[0][1].dtype),
-            lambda filled=filled: transforms.join((how, np.asarray(array)) for how, array in filled),
+            lambda filled=filled: transforms.join((how, gathered(array)) for how, array in filled),
         )
         for theirs, filled in parts.items()
     ]
@@ -121,7 +134,7 @@ def _written(array: jax.Array, computed: tuple[Callable[[], np.ndarray], bool] |
     """Whether a file must hold the array: not if torch's does not, and loading would make the same one."""
     if computed is None or computed[1]:
         return True
-    return not np.array_equal(np.asarray(array), computed[0]().astype(array.dtype))
+    return not np.array_equal(gathered(array), computed[0]().astype(array.dtype))
 
 
 def _move_into_place(aside: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from .._installing import install
 from .._quoting import printable, quoted
 from .files.hub import REPO_ID
 from .files.shards import DEFAULT_SIZE, size_in_bytes
+from .gathering import is_written_here, together_if_spread
 from .model_card import README, CardData
 
 _WEIGHTS = ["model*.safetensors", "model*.safetensors.index.json"]
@@ -38,7 +39,8 @@ class PushesToHub:
         """Save into a temporary folder, and upload that to the Hub (extra `hub`).
 
         The repository is made if it does not exist. Weights that are in it and are not uploaded are deleted by the same
-        commit, other files stay, and so does a model card that somebody wrote or edited there.
+        commit, other files stay, and so does a model card that somebody wrote or edited there. Of a model that is
+        spread over several processes all must call this, and the first uploads.
 
         Args:
             repo_id: name of the repository, with its owner's in front (`"me/my-model"`) or in your own space.
@@ -60,22 +62,33 @@ class PushesToHub:
             ConnectionError: the Hub cannot be reached, or the client is offline; or an upload was broken off.
         """
         size_in_bytes(max_shard_size)
-        api, name = _prepared(repo_id, token=token, private=private, revision=revision, create_pr=create_pr)
+        model = getattr(self, "model", self)  # a TextToText has it
+        uploads, api, name = is_written_here(model), None, ""
+        with together_if_spread(model, "looking at where to upload"):
+            if uploads:
+                api, name = _prepared(repo_id, token=token, private=private, revision=revision, create_pr=create_pr)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "model"
-            folder.mkdir()
-            _fetch_card(api, name, folder, revision)
+            with together_if_spread(model, "fetching the model card"):
+                if uploads:
+                    folder.mkdir()
+                    _fetch_card(api, name, folder, revision)
             self.save_pretrained(folder, max_shard_size=max_shard_size, card_data=card_data)  # pyright: ignore
-            with _plain_errors(f"{name} was not uploaded whole"):
-                commit = api.upload_folder(
-                    repo_id=name,
-                    folder_path=folder,
-                    commit_message=commit_message,
-                    revision=revision,
-                    create_pr=create_pr,
-                    delete_patterns=_WEIGHTS,
-                )
-        return commit.pr_url or commit.commit_url
+            with (
+                together_if_spread(model, "uploading a model") as told,
+                _plain_errors(f"{name} was not uploaded whole"),
+            ):
+                if uploads:
+                    commit = api.upload_folder(  # pyright: ignore[reportOptionalMemberAccess]
+                        repo_id=name,
+                        folder_path=folder,
+                        commit_message=commit_message,
+                        revision=revision,
+                        create_pr=create_pr,
+                        delete_patterns=_WEIGHTS,
+                    )
+                    told.mine = commit.pr_url or commit.commit_url
+        return told.all[0]
 
 
 def _prepared(

@@ -12,6 +12,7 @@ import numpy as np
 from .._quoting import listed, printable, quoted
 from .._typing import PRNGKey, check_key
 from ..hf.adapter import read_adapter, write_adapter
+from ..hf.gathering import gathered, is_written_here, together_if_spread
 from ..layers.linear import AbstractLinear, Linear, LowRank, WithLoRA, add_low_rank
 from ..stack import ScannedStack, map_stacks, to_layout, unroll
 from ..surgery.ties import rescan_whole, share_layers, unroll_whole
@@ -143,12 +144,14 @@ def save_lora(model: eqx.Module, folder: str | os.PathLike) -> None:
     """
     adapters = {it.names[0]: it.linear.lora for it in _with_lora(model) if isinstance(it.linear, WithLoRA)}
     tensors = {
-        f"{name}.lora.{part}": np.asarray(array)
+        f"{name}.lora.{part}": gathered(array)
         for name, lora in adapters.items()
         for part, array in (("a", lora.a), ("b", lora.b))
     }
     scales = {name: lora.scale for name, lora in adapters.items()}
-    write_adapter(folder, tensors, {"format": FORMAT, "version": 1, "scales": scales})
+    with together_if_spread(model, "saving adapters"):
+        if is_written_here(model):
+            write_adapter(folder, tensors, {"format": FORMAT, "version": 1, "scales": scales})
 
 
 def load_lora(model: Model, folder: str | os.PathLike) -> Model:

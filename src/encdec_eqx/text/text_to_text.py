@@ -15,6 +15,7 @@ from .._writing import check_writable
 from ..encoder_decoder import EncoderDecoder
 from ..generation.result import GenerationResult
 from ..generation.special_tokens import START, is_per_row
+from ..hf.gathering import is_written_here, together_if_spread
 from ..hf.model_card import CardData
 from ..hf.upload import PushesToHub
 from ..targets import TargetForm
@@ -136,10 +137,15 @@ class TextToText(PushesToHub):
         Raises:
             ValueError: the format cannot express the model, or nothing can be written there.
         """
-        check_writable(folder)
+        saves = is_written_here(self.model)
+        with together_if_spread(self.model, "looking at where to save"):
+            if saves:
+                check_writable(folder)
         card = dataclasses.replace(options.pop("card_data", None) or CardData(), tokenizers=True)
         self.model.save_pretrained(folder, card_data=card, **options)
-        self.tokenizers.save(folder)
+        with together_if_spread(self.model, "saving tokenizers"):
+            if saves:
+                self.tokenizers.save(folder)
 
     def export_generate(
         self,

@@ -1,8 +1,9 @@
-"""Reading views of a mapped file a few megabytes at a time, so that no more of the file is in memory than is at work."""
+"""Reading views of a mapped file a few megabytes at a time: no more of it is in memory than what is at work."""
 
 import math
 import mmap
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def equal_mapped(one: np.ndarray, other: np.ndarray) -> bool:
     return True
 
 
-def _cuts(view: np.ndarray) -> Iterator[tuple[slice | type(...), ...]]:
+def _cuts(view: np.ndarray) -> Iterator[tuple[Any, ...]]:
     """Cuts across the axis that is outermost in memory."""
     if not view.ndim:
         yield (...,)

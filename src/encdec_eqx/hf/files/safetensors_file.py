@@ -88,7 +88,17 @@ class SafetensorsFile:
         return np.ndarray(entry.shape, entry.dtype, buffer=self._bytes, offset=entry.start)
 
 
-def write_file(path: Path, tensors: Iterable[tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]]) -> None:
+Tensor = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
+"""Name, shape and dtype of a tensor, and what makes its array."""
+
+
+def in_file_order(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Tensors in the order in which a file has them, and in which they are made."""
+    # Wide dtypes first keeps every tensor aligned; names next keeps the file the same from run to run.
+    return sorted(tensors, key=lambda tensor: (-tensor[2].itemsize, tensor[0]))
+
+
+def write_file(path: Path, tensors: Iterable[Tensor]) -> None:
     """Write a `.safetensors` file with the metadata that torch's readers ask for, one tensor in memory at a time.
 
     Of each tensor it is given the name, shape, dtype, and a function that makes the array.
@@ -96,8 +106,7 @@ def write_file(path: Path, tensors: Iterable[tuple[str, tuple[int, ...], np.dtyp
     Raises:
         ValueError: a dtype that the format does not know.
     """
-    # Wide dtypes first keeps every tensor aligned; names next keeps the file the same from run to run.
-    ordered = sorted(tensors, key=lambda tensor: (-tensor[2].itemsize, tensor[0]))
+    ordered = in_file_order(tensors)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape, dtype, _ in ordered:

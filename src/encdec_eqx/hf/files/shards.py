@@ -4,13 +4,12 @@ import dataclasses
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..._quoting import quoted
+from .safetensors_file import Tensor
 
 DEFAULT_SIZE = "5GB"
 """The largest file that is written by default: transformers' default (4.57)."""
@@ -20,9 +19,6 @@ _UNITS = {
     **{unit: 1024**power for power, unit in enumerate(("KIB", "MIB", "GIB", "TIB"), start=1)},
 }
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]{2,3})\s*")
-
-Tensor = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
-"""Name, shape and dtype of a tensor, and what makes its array."""
 
 
 @dataclasses.dataclass(frozen=True)
