@@ -80,6 +80,7 @@ ONLY_IN = {
     "sacrebleu": {"training"},
     "rouge_score": {"training"},
     "pyarrow": {"training"},
+    "grain": {"training"},
     "tensorboardX": {"training"},
     "wandb": {"training"},
     "mlflow": {"training"},

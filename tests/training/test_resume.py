@@ -45,6 +45,8 @@ max_shapes = 1
 save_total_limit = 2
 """
 
+STREAMED_JOB = JOB.replace('train_file = "train.jsonl"', 'train_file = ["shard-*.jsonl"]\nstreaming = true')
+
 # Imports everything once, and gives each run a process of its own by forking, before jax has started anything.
 NURSERY = """
 import os, signal, sys
@@ -80,16 +82,16 @@ class _Runs:
     folder: Path
 
     @contextlib.contextmanager
-    def running(self, output: Path, how: str = "") -> Iterator["_Run"]:
+    def running(self, output: Path, how: str = "", job: str = "job.toml") -> Iterator["_Run"]:
         assert self.nursery.stdin is not None
-        self.nursery.stdin.write(f"{how}train job.toml --resume --output-dir {output}\n")
+        self.nursery.stdin.write(f"{how}train {job} --resume --output-dir {output}\n")
         self.nursery.stdin.flush()
         run = _Run(output, int(self._answer()), None)
         yield run
         run.status = int(self._answer())
 
-    def to_the_end(self, output: Path) -> None:
-        with self.running(output) as run:
+    def to_the_end(self, output: Path, job: str = "job.toml") -> None:
+        with self.running(output, job=job) as run:
             pass
         assert run.status == 0, self.messages()
 
@@ -154,6 +156,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Runs]:
     (folder / "train.jsonl").write_text(_records(40, seed=0))
     (folder / "dev.jsonl").write_text(_records(4, seed=1))
     (folder / "job.toml").write_text(JOB)
+    for at in range(2):
+        (folder / f"shard-{at}.jsonl").write_text(_records(40, seed=at))
+    (folder / "streamed.toml").write_text(STREAMED_JOB)
     with (folder / "messages").open("w") as messages:
         nursery = subprocess.Popen(
             [sys.executable, "-c", NURSERY, str(jax.config.jax_compilation_cache_dir)],
@@ -240,6 +245,16 @@ def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(runs: _R
     assert reached[1] > 0
     assert not (output / "model").exists()
     runs.to_the_end(output)
+    _check_same(output, undisturbed)
+
+
+def test_killed_in_the_middle_of_a_streamed_epoch_it_ends_with_the_same_bits(runs: _Runs):
+    undisturbed, output = runs.folder / "streamed", runs.folder / "streamed-and-killed"
+    runs.to_the_end(undisturbed, "streamed.toml")
+    with runs.running(output, job="streamed.toml") as run:
+        run.strike(signal.SIGKILL, lambda run: run.logged >= 14)  # of 10 steps an epoch
+    assert run.status == -signal.SIGKILL, runs.messages()
+    runs.to_the_end(output, "streamed.toml")
     _check_same(output, undisturbed)
 
 

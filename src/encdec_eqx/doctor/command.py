@@ -10,12 +10,13 @@ from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import longest
 from ..text import TokenizerPair
 from ..text.texts import source_limit, source_pad
-from ..training.data import Examples, encode_pairs
+from ..training.data import Example, encode_pairs, encode_stream
 from ..training.data.batches import from_all_over, sample
 from ..training.data.records import Pairs
 from ..training.job import ModelSource, TrainJob, read_job
+from ..training.model_examples import how_encoded
 from ..training.optim.optimizer import make_optimizer
-from ..training.run_job import check_sources, load_model, load_tokenizers, pairs_of, speaking
+from ..training.run_job import check_sources, load_model, load_tokenizers, pairs_of, speaking, stream_of
 from ..training.toml import speaking_toml
 from ..training.train_config import check_learning_rate
 from .checks import diagnose
@@ -92,15 +93,18 @@ def _job(path: str | Path, data: Any, source_column: str | None, target_column: 
     return dataclasses.replace(job, data=dataclasses.replace(job.data, **changes))
 
 
-def _examples(model: EncoderDecoder, tokenizers: TokenizerPair | None, job: TrainJob) -> Examples | None:
+def _examples(model: EncoderDecoder, tokenizers: TokenizerPair | None, job: TrainJob) -> Sequence[Example] | None:
     """Records from all over the file; None if the tokenizers do not fit the model, which is a finding of its own."""
     data = job.data
     assert data.train_file is not None
-    pairs = pairs_of(data, data.train_file, "report")
+    pairs = None if data.streaming else pairs_of(data, data.train_file, "report")
     try:
         fitting = None if tokenizers is None else tokenizers.for_model(model)
     except ValueError:
         return None
+    if pairs is None:
+        # as a run has it, whose index this is then
+        return encode_stream(stream_of(data), fitting, **how_encoded(model, job.train), on_bad="report")
     return encode_pairs(
         Pairs([pairs[at] for at in from_all_over(len(pairs), _ROWS)], pairs.bad),
         fitting,

@@ -1,7 +1,9 @@
 """Texts and the ids made of them, as lists: checked before they are encoded, counted where cut, batched by length."""
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -102,9 +104,22 @@ class Encoded(list[np.ndarray]):
         self.bad = dict(bad or {})
 
 
+_REPORTING: ContextVar[bool] = ContextVar("reporting_cuts", default=True)
+
+
+@contextlib.contextmanager
+def cuts_not_reported() -> Iterator[None]:
+    """Within it nothing is logged of texts that are cut: where they are counted and reported together."""
+    token = _REPORTING.set(False)
+    try:
+        yield
+    finally:
+        _REPORTING.reset(token)
+
+
 def report_cut(what: str, cut: int, of: int, max_length: int | None) -> None:
     """Log how many texts were cut, if any were."""
-    if cut:
+    if cut and _REPORTING.get():
         _logger.warning("%d of %d %ss are longer than %s tokens and were cut.", cut, of, what, max_length)
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .data import encode_pairs as encode_pairs
     from .data import pairs_from as pairs_from
     from .data import read_pairs as read_pairs
+    from .data import stream_pairs as stream_pairs
     from .fitting import fit as fit
     from .optim.optimizer import Optimizer as Optimizer
     from .optim.optimizer import make_optimizer as make_optimizer
@@ -71,7 +72,7 @@ _LATER = {
         "StartEvent",
         "StepEvent",
     ),
-    ".data": ("Batches", "Example", "Examples", "encode_pairs", "pairs_from", "read_pairs"),
+    ".data": ("Batches", "Example", "Examples", "encode_pairs", "pairs_from", "read_pairs", "stream_pairs"),
     ".fitting": ("fit",),
     ".optim.optimizer": ("Optimizer", "make_optimizer"),
     ".optim.optimizer_config": ("OptimizerConfig",),

@@ -77,8 +77,9 @@ def fit(
         model: An `EncoderDecoder`, in either layout, its arrays in float32.
         data: What to train on: a path or several (JSONL, CSV, TSV, Parquet), an iterable of `(source, target)` texts or
             of mappings with `source` and `target`, or encoded `Examples`. An iterable is read once, before training.
+            Files that do not fit in memory: `stream_pairs(files)`.
         config: The settings.
-        eval_data: What to evaluate on, in the same forms; default: there are no evaluations.
+        eval_data: What to evaluate on, in the same forms but for streams; default: there are no evaluations.
         tokenizers: Turn text into ids; not needed for encoded examples.
         on_bad_records: What becomes of records that cannot be used, as in `read_pairs`.
         on_diagnosed_errors: What becomes of errors that `check_before_training` finds in examples from all over
@@ -323,8 +324,7 @@ class _Run:
         for epoch in range(first // per_epoch, -(-total // per_epoch)):
             plan = batches.epoch(epoch)
             begin, end = max(first - epoch * per_epoch, 0), min(total - epoch * per_epoch, per_epoch)
-            for index in range(begin, end):
-                yield plan[index]
+            yield from plan.read(begin, end)
 
     def _announced(self, batch: Mapping[str, Any], bar: Progress) -> bool:
         """Says that a batch of a new shape compiles the step. Whether the step is to be waited for, to be timed."""

@@ -97,6 +97,9 @@ class DataSource:
         source_column: Name of the source in each record; inside another mapping with a dot: "translation.en".
         target_column: Name of the target in each record.
         encoding: Of text files, such as "utf-16" or "cp1252"; default: what a mark (BOM) says, else UTF-8.
+        streaming: Leave `train_file` on the disk and read it while training, for data that does not fit in memory: JSON
+            Lines or Parquet; names with `*`, `?` or `[...]` stand for all files that match.
+        cache_dir: Folder for the indices of what is streamed; default: `.encdec_eqx_streams` beside the first file.
         on_bad_records: "error" ends the run before it begins, "report" leaves bad records out and says how many.
         ignore_diagnosed_errors: Go on although the diagnosis finds errors (not mere warnings) in the data or the model.
     """
@@ -106,6 +109,8 @@ class DataSource:
     source_column: str = "source"
     target_column: str = "target"
     encoding: str | None = None
+    streaming: bool = False
+    cache_dir: Path | None = None
     on_bad_records: Literal["error", "report"] = "error"
     ignore_diagnosed_errors: bool = False
 
@@ -113,6 +118,13 @@ class DataSource:
         """Raises ValueError unless there is something to train on."""
         if not self.train_file:
             raise ValueError("no data is named: give train_file, a JSONL, JSON, CSV, TSV or Parquet file of pairs.")
+        if self.streaming and self.encoding is not None:
+            raise ValueError(
+                f"encoding={self.encoding!r} cannot be read by streaming = true, which reads UTF-8: convert the files, "
+                "and leave it out."
+            )
+        if self.cache_dir is not None and not self.streaming:
+            raise ValueError("cache_dir would do nothing: it is for streaming = true.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

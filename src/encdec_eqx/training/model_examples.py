@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,19 @@ from ..encoder_decoder import EncoderDecoder
 from ..inputs.tokens import longest
 from ..text import TokenizerPair
 from .batch import MASKS, fitting
-from .data import Example, Examples, OnBad, Pairs, encode_pairs, pairs_from, read_pairs
+from .data import (
+    Example,
+    Examples,
+    OnBad,
+    Pairs,
+    PairStream,
+    StreamedExamples,
+    encode_pairs,
+    encode_stream,
+    pairs_from,
+    read_pairs,
+)
+from .data.streams import fields_seen
 from .train_config import TrainConfig
 
 
@@ -28,12 +40,37 @@ def examples_for(
             not.
     """
     examples = _examples(model, data, config, tokenizers, on_bad)
-    fields = {name: rows.ids[None] for name, rows in examples.fields.items() if name not in MASKS}
+    _check_fields({name: rows.ids[None] for name, rows in examples.fields.items()}, model)
+    return examples
+
+
+def streamed_examples_for(
+    model: EncoderDecoder, data: PairStream, config: TrainConfig, tokenizers: TokenizerPair | None, on_bad: OnBad
+) -> StreamedExamples:
+    """The same of a stream, whose files are indexed for it."""
+    examples = encode_stream(data, tokenizers, **how_encoded(model, config), on_bad=on_bad)
+    _check_fields(fields_seen(examples), model)
+    return examples
+
+
+def _check_fields(fields: Mapping[str, np.ndarray], model: EncoderDecoder) -> None:
     try:
-        fitting(fields, model)
+        fitting({name: values for name, values in fields.items() if name not in MASKS}, model)
     except ValueError as error:
         raise ValueError(f"what the examples hold beside ids and labels does not fit the model: {error}") from None
-    return examples
+
+
+def how_encoded(model: EncoderDecoder, config: TrainConfig) -> dict[str, Any]:
+    """What decides which ids become of a record."""
+    source = token_config(model.encoder)
+    return {
+        "max_source_length": config.max_source_length or _limit(model.encoder),
+        "max_target_length": config.max_target_length or _limit(model.decoder),
+        "vocab_sizes": (
+            np.iinfo(np.int32).max if source is None else source.vocab_size,
+            model.decoder.config.vocab_size,
+        ),
+    }
 
 
 def _examples(
@@ -49,15 +86,7 @@ def _examples(
         pairs = read_pairs(data, on_bad=on_bad)
     else:
         pairs = pairs_from(data, on_bad=on_bad)
-    source = token_config(model.encoder)
-    return encode_pairs(
-        pairs,
-        tokenizers,
-        max_source_length=config.max_source_length or _limit(model.encoder),
-        max_target_length=config.max_target_length or _limit(model.decoder),
-        vocab_sizes=(np.iinfo(np.int32).max if source is None else source.vocab_size, model.decoder.config.vocab_size),
-        on_bad=on_bad,
-    )
+    return encode_pairs(pairs, tokenizers, **how_encoded(model, config), on_bad=on_bad)
 
 
 def _all_are(kind: Any, data: Any) -> bool:
@@ -70,11 +99,13 @@ def _limit(piece: Any) -> int | None:
     return None if config is None else longest(config, None)
 
 
-def digest(examples: Examples, *, references: bool = False) -> str:
+def digest(examples: Examples | StreamedExamples, *, references: bool = False) -> str:
     """A few characters that change with any id of any example and any number that goes with one (masks, positions).
 
     And with the texts that metrics compare to, if asked.
     """
+    if isinstance(examples, StreamedExamples):
+        return f"{len(examples)} streamed examples, {examples.digest}"
     hashed = hashlib.sha256()
     if references:
         hashed.update(repr([example.targets for example in examples]).encode())

@@ -16,7 +16,7 @@ from ..text import TokenizerPair
 from ..text.open_with_tokenizers import tokenizer_folder
 from ..text.tokenizer_files import has_tokenizer
 from .callbacks import FitResult
-from .data import OnBad, Pairs, read_pairs
+from .data import OnBad, Pairs, PairStream, read_pairs, stream_pairs
 from .data.formats import check_format, format_of
 from .fitting import fit
 from .job import DataSource, ModelSource, TrainJob
@@ -44,7 +44,7 @@ def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
         data, on_bad = job.data, job.data.on_bad_records
         assert data.train_file is not None
         tokenizers = load_tokenizers(job.model)
-        pairs = pairs_of(data, data.train_file, on_bad)
+        pairs = stream_of(data) if data.streaming else pairs_of(data, data.train_file, on_bad)
         held_out = pairs_of(data, data.validation_file, on_bad) if data.validation_file else None
         return fit(
             speaking(load_model(job.model), tokenizers),
@@ -124,6 +124,12 @@ def pairs_of(data: DataSource, files: Path | tuple[Path, ...], on_bad: OnBad) ->
     )
 
 
+def stream_of(data: DataSource) -> PairStream:
+    """The files that a job streams."""
+    assert data.train_file is not None
+    return stream_pairs(data.train_file, source=data.source_column, target=data.target_column, cache_dir=data.cache_dir)
+
+
 def check_job(job: TrainJob) -> None:
     """Raises where a run cannot come to its end.
 
@@ -151,6 +157,9 @@ def check_sources(model: ModelSource, data: DataSource) -> None:
         ImportError: It must be fetched from the Hub, and the client is not installed.
         ValueError: It is a folder where a file is wanted, or the other way round.
     """
+    if data.streaming and data.train_file:
+        with _naming("[data] train_file"):
+            stream_of(data)
     for name, file in _files(data):
         if not file.exists():
             raise FileNotFoundError(f"[data] {name}: there is no file {os.fspath(file)!r} (looked from {Path.cwd()}).")
@@ -169,7 +178,7 @@ def check_sources(model: ModelSource, data: DataSource) -> None:
 
 
 def _files(data: DataSource) -> Iterator[tuple[str, Path]]:
-    for name in ("train_file", "validation_file"):
+    for name in ("validation_file",) if data.streaming else ("train_file", "validation_file"):
         value = getattr(data, name)
         for one in (value,) if isinstance(value, str | os.PathLike) else value or ():
             yield name, Path(one)

@@ -20,12 +20,13 @@ from ..params.trainable import TrainableSummary, summarize_trainable
 from ..targets import TargetForm
 from ..text import TokenizerPair
 from ..text.texts import source_pad
-from .data import Batches, Example, Examples, OnBad
+from .data import Batches, Example, Examples, OnBad, PairStream, StreamedBatches
 from .data.batches import sample
+from .data.streams import check_not_streamed
 from .evaluation import Generated, generate_ids, mean_loss, too_short, with_length
 from .loss import Loss
 from .metrics import metric, score
-from .model_examples import digest, examples_for
+from .model_examples import digest, examples_for, streamed_examples_for
 from .optim.optimizer import OwnOptimizer, check_own_optimizer, make_optimizer, own_optimizer
 from .optim.schedules import Schedule
 from .reporting.tracking import BestTracker
@@ -70,7 +71,7 @@ class TrainingRun:
     schedule: Schedule | None
     loss: Loss | None
     train_step: TrainStep
-    batches: Batches
+    batches: Batches | StreamedBatches
     total_steps: int
     eval_batches: Batches | None
     tokenizers: TokenizerPair | None
@@ -178,7 +179,7 @@ class TrainingRun:
             model.with_layout("unrolled"),
             [example.input_ids for example in examples],
             batch_size=config.per_device_eval_batch_size,
-            max_new_tokens=config.generation_max_new_tokens or int(max(self.batches.examples.labels.lengths)),
+            max_new_tokens=config.generation_max_new_tokens or self.batches.examples.longest_target,
             num_beams=config.generation_num_beams,
             fields=[example.source_fields for example in examples],
         )
@@ -211,7 +212,7 @@ class TrainingRun:
 
     def _target_lengths(self) -> list[int]:
         seen = [self.batches] if self.eval_batches is None else [self.batches, self.eval_batches]
-        return [int(max(batches.examples.labels.lengths)) for batches in seen]
+        return [batches.examples.longest_target for batches in seen]
 
     def _texts(self, rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
         """Rows of ids as text; without tokenizers, as their numbers."""
@@ -257,23 +258,16 @@ def prepare(
     if optimizer is not None:
         check_own_optimizer(optimizer, config)
     _check_generation(model, config)
+    check_not_streamed(eval_data, "eval_data")
     tokenizers = None if tokenizers is None else tokenizers.for_model(model)
-    examples = examples_for(model, data, config, tokenizers, on_bad)
+    batches = _training_batches(model, data, config, tokenizers, on_bad)
     held_out = None if eval_data is None else examples_for(model, eval_data, config, tokenizers, on_bad)
     if held_out is not None and config.max_eval_samples is not None:
         held_out = Examples.of(held_out[: config.max_eval_samples])
-    batches = _batches(
-        model,
-        examples,
-        config,
-        batch_size=config.batch_size,
-        tokens_per_batch=config.tokens_per_batch,
-        rows_multiple_of=config.gradient_accumulation_steps,
-        seed=config.seed,
-    )
     eval_batches = None
     if held_out is not None:
-        eval_batches = _batches(model, held_out, config, batch_size=config.per_device_eval_batch_size, shuffle=False)
+        how = _padding(model, config)
+        eval_batches = Batches(held_out, batch_size=config.per_device_eval_batch_size, shuffle=False, **how)
     steps = config.total_steps(len(batches))
     transformation, schedule = _optimizer(optimizer, config, steps)
     if config.lora is not None:
@@ -365,14 +359,28 @@ def _check_generation(model: EncoderDecoder, config: TrainConfig) -> None:
     GenerationConfig(num_beams=config.generation_num_beams)
 
 
-def _batches(model: EncoderDecoder, examples: Examples, config: TrainConfig, **how: Any) -> Batches:
-    return Batches(
-        examples,
-        max_shapes=config.max_shapes,
-        pad_token_id=source_pad(model),
-        decoder_pad_token_id=model.special_tokens.pad_token_id or 0,
-        **how,
-    )
+def _training_batches(
+    model: EncoderDecoder, data: Any, config: TrainConfig, tokenizers: TokenizerPair | None, on_bad: OnBad
+) -> Batches | StreamedBatches:
+    how = {
+        "batch_size": config.batch_size,
+        "tokens_per_batch": config.tokens_per_batch,
+        "rows_multiple_of": config.gradient_accumulation_steps,
+        "seed": config.seed,
+        **_padding(model, config),
+    }
+    if isinstance(data, PairStream):
+        return StreamedBatches(streamed_examples_for(model, data, config, tokenizers, on_bad), **how)
+    return Batches(examples_for(model, data, config, tokenizers, on_bad), **how)
+
+
+def _padding(model: EncoderDecoder, config: TrainConfig) -> dict[str, Any]:
+    """To how many shapes batches are padded, and with what."""
+    return {
+        "max_shapes": config.max_shapes,
+        "pad_token_id": source_pad(model),
+        "decoder_pad_token_id": model.special_tokens.pad_token_id or 0,
+    }
 
 
 def _compute_dtype(config: TrainConfig) -> Any:

@@ -13,3 +13,8 @@ from .records import BadRecordsError as BadRecordsError
 from .records import OnBad as OnBad
 from .records import Pairs as Pairs
 from .records import Record as Record
+from .streamed_batches import StreamedBatches as StreamedBatches
+from .streams import PairStream as PairStream
+from .streams import StreamedExamples as StreamedExamples
+from .streams import encode_stream as encode_stream
+from .streams import stream_pairs as stream_pairs

@@ -75,17 +75,24 @@ class Rows:
         return Shape(source, target, rows)
 
 
-def choose_shapes(sources: Lengths, targets: Lengths, rows: Rows, max_shapes: int) -> list[Shape]:
+def choose_shapes(
+    sources: Lengths, targets: Lengths, rows: Rows, max_shapes: int, counts: Lengths | None = None
+) -> list[Shape]:
     """At most `max_shapes` shapes that hold all examples, each larger than the one before on both sides.
 
     An example belongs to the first shape that holds it. Of all such chains over a grid of lengths, dynamic programming
     finds the one whose batches have the fewest tokens, padding rows included; so few examples are not spread over many
-    shapes. A chain is preferred to a shorter one if each further shape saves `LEAST_GAIN`.
+    shapes. A chain is preferred to a shorter one if each further shape saves `LEAST_GAIN`. With `counts` each pair of
+    lengths stands for so many examples.
     """
-    source_edges, target_edges = _edges(sources, _EDGES[0]), _edges(targets, _EDGES[1])
+    source_edges, target_edges = _edges(sources, _EDGES[0], counts), _edges(targets, _EDGES[1], counts)
     source, target = (ends.ravel() for ends in np.meshgrid(source_edges, target_edges, indexing="ij"))
     grid = np.zeros((len(source_edges), len(target_edges)), np.int64)
-    np.add.at(grid, (np.searchsorted(source_edges, sources), np.searchsorted(target_edges, targets)), 1)
+    np.add.at(
+        grid,
+        (np.searchsorted(source_edges, sources), np.searchsorted(target_edges, targets)),
+        1 if counts is None else counts,
+    )
     held = grid.cumsum(axis=0).cumsum(axis=1).ravel()  # how many examples each shape holds
     columns = source + target
     each = rows.of(columns)
@@ -107,7 +114,7 @@ def choose_shapes(sources: Lengths, targets: Lengths, rows: Rows, max_shapes: in
     return sorted({rows.shape(int(source[at]), int(target[at])) for at in chain})
 
 
-def _edges(lengths: Lengths, most: int) -> Int[np.ndarray, " edges"]:
+def _edges(lengths: Lengths, most: int, counts: Lengths | None) -> Int[np.ndarray, " edges"]:
     """Lengths to choose from, the longest among them.
 
     If they are too many, half of them are quantiles, the other half lie evenly, for the few long ones.
@@ -115,7 +122,7 @@ def _edges(lengths: Lengths, most: int) -> Int[np.ndarray, " edges"]:
     all_of_them = np.unique(lengths)
     if len(all_of_them) <= most:
         return all_of_them
-    close = np.quantile(lengths, np.linspace(0, 1, most // 2 + 1), method="inverted_cdf")
+    close = np.quantile(lengths, np.linspace(0, 1, most // 2 + 1), method="inverted_cdf", weights=counts)
     apart = all_of_them[np.searchsorted(all_of_them, np.linspace(lengths.min(), lengths.max(), most // 2 + 1))]
     return np.union1d(close, apart).astype(np.int64)
 

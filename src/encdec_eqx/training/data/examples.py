@@ -3,7 +3,7 @@
 They are stored as two long rows of ids with offsets: a million of them take the memory of their ids.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
@@ -144,6 +144,11 @@ class Examples(Sequence[Example]):
         )
 
     @property
+    def longest_target(self) -> int:
+        """The most labels of an example."""
+        return int(self.labels.lengths.max())
+
+    @property
     def sources(self) -> list[str | None]:
         """The source texts; None where a record had only ids."""
         return [record.source for record in self._records]
@@ -208,38 +213,113 @@ def encode_pairs(
     if too_long not in ("truncate", "bad"):
         raise ValueError(f'too_long must be "truncate" or "bad", got {quoted(too_long)}.')
     records = _one_target_each(pairs.records) if every_target else pairs.records
-    texts = sum(record.input_ids is None for record in records)
-    if texts and tokenizers is None:
-        raise ValueError(
-            f"{texts} of {len(records)} records are text, which needs tokenizers: "
-            "encode_pairs(pairs, tokenizers.for_model(model), ...)."
-        )
-    cuts = too_long == "truncate"
-    sources = _Side("source", SOURCE_FIELDS, [(record.input_ids, record.fields) for record in records])
-    targets = _Side("target", TARGET_FIELDS, [(record.labels, record.fields) for record in records])
-    if tokenizers is not None:
-        most_source, most_target = (max_source_length, max_target_length) if cuts else (None, None)
-        sources.fill(lambda at: tokenizers.encode_source([records[i].source or "" for i in at], most_source))
-        targets.fill(
-            lambda at: tokenizers.encode_target([records[i].targets[0] for i in at], most_target, on_bad="report")
-        )
-    sources.validate(max_source_length, cuts, vocab_sizes and vocab_sizes[0])
-    targets.validate(max_target_length, cuts, vocab_sizes and vocab_sizes[1])
-    reasons = {**targets.bad, **sources.bad}
-    kept = [at for at in range(len(records)) if at not in reasons]
-    bad = [BadRecord(records[at].file, records[at].line, reasons[at]) for at in sorted(reasons)]
-    settle(len(kept), bad, on_bad)
-    inputs, labels = (Ragged.of([side.rows[at] for at in kept]) for side in (sources, targets))
-    fields = [{**sources.fields[at], **targets.fields[at]} for at in kept]
-    return Examples(
-        inputs,
-        labels,
-        tuple(records[at] for at in kept),
-        fields=ragged_fields(fields, inputs.lengths.tolist(), labels.lengths.tolist()),
-        bad=(*pairs.bad, *bad),
-        truncated_sources=len(sources.cut - set(reasons)),
-        truncated_targets=len(targets.cut - set(reasons)),
+    made = EncodedRecords.of(
+        records,
+        tokenizers,
+        max_source_length=max_source_length,
+        max_target_length=max_target_length,
+        vocab_sizes=vocab_sizes,
+        too_long=too_long,
     )
+    settle(len(made.kept), made.bad, on_bad)
+    return made.examples(pairs.bad)
+
+
+class EncodedRecords:
+    """Records with the ids made of them, and which of them can be used: `encode_pairs` before it says what is bad.
+
+    Attributes:
+        kept: indices of the records that can be used.
+        bad: the others.
+    """
+
+    def __init__(self, records: Sequence[Record], sources: "_Side", targets: "_Side"):
+        reasons = {**targets.bad, **sources.bad}
+        self.kept = [at for at in range(len(records)) if at not in reasons]
+        self.bad = [BadRecord(records[at].file, records[at].line, reasons[at]) for at in sorted(reasons)]
+        self._records, self._sources, self._targets = records, sources, targets
+        self._reasons = set(reasons)
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Record],
+        tokenizers: TokenizerPair | None,
+        *,
+        max_source_length: int | None,
+        max_target_length: int | None,
+        vocab_sizes: tuple[int, int] | None,
+        too_long: Literal["truncate", "bad"] = "truncate",
+    ) -> "EncodedRecords":
+        """Encode records; see `encode_pairs` for the arguments.
+
+        Raises:
+            ValueError: a length is below 1, or there is text and no tokenizers.
+        """
+        texts = sum(record.input_ids is None for record in records)
+        if texts and tokenizers is None:
+            raise ValueError(
+                f"{texts} of {len(records)} records are text, which needs tokenizers: "
+                "encode_pairs(pairs, tokenizers.for_model(model), ...)."
+            )
+        cuts = too_long == "truncate"
+        sources = _Side("source", SOURCE_FIELDS, [(record.input_ids, record.fields) for record in records])
+        targets = _Side("target", TARGET_FIELDS, [(record.labels, record.fields) for record in records])
+        if tokenizers is not None:
+            most_source, most_target = (max_source_length, max_target_length) if cuts else (None, None)
+            sources.fill(lambda at: tokenizers.encode_source([records[i].source or "" for i in at], most_source))
+            targets.fill(
+                lambda at: tokenizers.encode_target([records[i].targets[0] for i in at], most_target, on_bad="report")
+            )
+        sources.validate(max_source_length, cuts, vocab_sizes and vocab_sizes[0])
+        targets.validate(max_target_length, cuts, vocab_sizes and vocab_sizes[1])
+        return cls(records, sources, targets)
+
+    def examples(self, bad_before: Sequence[BadRecord] = ()) -> Examples:
+        """Those that can be used.
+
+        Raises:
+            ValueError: some have a field that cannot be filled in for the others.
+        """
+        inputs, labels = (Ragged.of([side.rows[at] for at in self.kept]) for side in (self._sources, self._targets))
+        fields = [self.fields(at) for at in self.kept]
+        return Examples(
+            inputs,
+            labels,
+            tuple(self._records[at] for at in self.kept),
+            fields=ragged_fields(fields, inputs.lengths.tolist(), labels.lengths.tolist()),
+            bad=(*bad_before, *self.bad),
+            truncated_sources=self.truncated[0],
+            truncated_targets=self.truncated[1],
+        )
+
+    @property
+    def truncated(self) -> tuple[int, int]:
+        """How many sources and targets were cut, of those that can be used."""
+        return len(self._sources.cut - self._reasons), len(self._targets.cut - self._reasons)
+
+    @property
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Numbers of source ids and of labels, of those that can be used."""
+        sources, targets = ([len(side.rows[at]) for at in self.kept] for side in (self._sources, self._targets))
+        return sources, targets
+
+    def length_of(self, at: int) -> tuple[int, int] | None:
+        """Numbers of source ids and of labels of a record; None if it is bad."""
+        return None if at in self._reasons else (len(self._sources.rows[at]), len(self._targets.rows[at]))
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All numbers of those that can be used: of each its ids, its labels, and what goes with them by name."""
+        for at in self.kept:
+            yield self._sources.rows[at]
+            yield self._targets.rows[at]
+            for name, row in sorted(self.fields(at).items()):
+                yield np.frombuffer(name.encode(), np.uint8)
+                yield row
+
+    def fields(self, at: int) -> dict[str, np.ndarray]:
+        """What a record holds beside ids and labels, cut as they are."""
+        return {**self._sources.fields[at], **self._targets.fields[at]}
 
 
 class _Side:

@@ -2,9 +2,10 @@
 
 import contextlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def json_entries(path: Path, file: io.BufferedReader, encoding: str) -> Iterator
             return
         _check_not_one_object(path, text)
         lines = iter(seen[1:])
-    yield from _each_line(path, first, lines)
+    yield from entries_of_lines(path, itertools.chain([first], lines))
 
 
 def _is_array(lines: list[tuple[int, str | bytes]]) -> bool:
@@ -119,9 +120,10 @@ def _is_array(lines: list[tuple[int, str | bytes]]) -> bool:
     return _value(first) is None and not _is_entry(rest[0])  # it begins with a bracket, so it is not `null`
 
 
-def _each_line(path: Path, first: tuple[int, str | bytes], rest: Iterator[tuple[int, str | bytes]]) -> Iterator[Entry]:
+def entries_of_lines(path: Path, lines: Iterable[tuple[int, str | bytes]]) -> Iterator[Entry]:
+    """The entries of numbered lines in JSON Lines; one that is empty holds none."""
     decoder = Decoder()
-    for number, line in (pair for part in ([first], rest) for pair in part):
+    for number, line in lines:
         try:
             text = line if isinstance(line, str) else line.decode("utf-8")
             if text.strip():

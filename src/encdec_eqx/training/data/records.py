@@ -164,7 +164,7 @@ _OF_THE_TOKEN = ("attention_mask", "token_type_ids")
 """Where a source is cut its last token is kept, and these with it. The others belong to the position: a token that
 moves forward gets the one of the position it moves to, and decoder inputs stay those in front of each label."""
 
-_WHEN_ABSENT = {"attention_mask": 1, "decoder_attention_mask": 1, "token_type_ids": 0}
+WHEN_ABSENT = {"attention_mask": 1, "decoder_attention_mask": 1, "token_type_ids": 0}
 """Defaults of rows without a field that others of their batch have: what a model does without it."""
 
 Row = np.ndarray
@@ -258,12 +258,12 @@ def ragged_fields(
     made: dict[str, Ragged] = {}
     for name in FIELDS:
         number = sum(name in row for row in rows)
-        if 0 < number < len(rows) and name not in _WHEN_ABSENT:
+        if 0 < number < len(rows) and name not in WHEN_ABSENT:
             raise ValueError(
                 f"{number} of {len(rows)} examples have {name!r} and the others do not: give it for all or for none."
             )
         if number:
-            lengths, default = sources if name in SOURCE_FIELDS else targets, _WHEN_ABSENT.get(name, 0)
+            lengths, default = sources if name in SOURCE_FIELDS else targets, WHEN_ABSENT.get(name, 0)
             made[name] = Ragged.of(
                 [
                     row[name][:length] if name in row else np.full(length, default, np.int32)

@@ -13,7 +13,7 @@ from typing import Any
 from ..._installing import PACKAGE
 from ..._quoting import printable
 from ...hf.model_card import CardData
-from ..data import Pairs
+from ..data import Pairs, PairStream
 from ..train_config import TrainConfig
 
 _PACKAGES = (PACKAGE, "jax", "equinox", "optax")
@@ -63,7 +63,7 @@ def training_card(
 
 def _origin(data: Any) -> str:
     """The names of files, without the folders that they lie in: the card may be published."""
-    files: Iterable[Any] = data.files if isinstance(data, Pairs) else [data]
+    files: Iterable[Any] = data.files if isinstance(data, Pairs | PairStream) else [data]
     if isinstance(data, list | tuple):
         files = data
     files = [file for file in files if isinstance(file, str | os.PathLike)]
