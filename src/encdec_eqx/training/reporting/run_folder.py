@@ -1,6 +1,7 @@
 """The folder of a run: what lies where, and what may be written into it."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from ... import _processes as processes
 from ..._writing import check_writable, clear_asides, is_aside, write_whole
 from ...hf.adapter import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from ...hf.files.folder import CONFIG, GENERATION_CONFIG, WEIGHTS
+from ...hf.gathering import spans_processes
 from ...hf.model_card import CardData
 from ...params.lora import merge_lora, save_lora
 from ...plotting import loss_curve
@@ -112,7 +114,17 @@ class Output:
         clear_asides(self.folder / _ADAPTERS, [ADAPTER_WEIGHTS, ADAPTER_SETTINGS])
 
     def save_model(self, model: Any, tokenizers: TokenizerPair | None, *, has_lora: bool, card: CardData) -> None:
-        """Saves the finished model with its card, and the tokenizers; adapters merged, and once more by themselves."""
+        """Saves the finished model with its card, and the tokenizers; adapters merged, and once more by themselves.
+
+        All processes that a model is spread over take part in it.
+        """
+        save = functools.partial(self._save_model, model, tokenizers, has_lora=has_lora, card=card)
+        if spans_processes(model):
+            save()
+        else:
+            processes.on_first("saving the model", save)
+
+    def _save_model(self, model: Any, tokenizers: TokenizerPair | None, *, has_lora: bool, card: CardData) -> None:
         if has_lora:
             save_lora(model, self.folder / _ADAPTERS)
             model = merge_lora(model)

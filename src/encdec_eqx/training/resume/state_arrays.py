@@ -121,7 +121,11 @@ def _leaves(state: TrainState) -> Iterator[tuple[str, jax.Array]]:
 def _own_blocks(leaf: jax.Array) -> Iterator[tuple[Box, np.ndarray]]:
     """Copies of the blocks that this process writes: what all hold is the first one's to write."""
     raw = _raw(leaf)
-    if raw.is_fully_addressable and not processes.is_first():
+    if raw.is_fully_addressable or raw.is_fully_replicated:
+        if processes.is_first():
+            # jax (0.10 to 0.12) cannot list the shards of what was put on a mesh with one device for each process
+            whole = on_host(raw) if raw.is_fully_addressable else np.array(raw.addressable_data(0))
+            yield tuple((0, axis) for axis in raw.shape), whole
         return
     for shard in raw.addressable_shards:
         if shard.replica_id == 0:
