@@ -42,10 +42,6 @@ class Part:
         return slice(self.index * each, (self.index + 1) * each)
 
 
-ALL = Part(0, 1)
-"""All of a batch."""
-
-
 class AbstractBatches(abc.ABC):
     """Examples in batches of few shapes, wherever the examples are.
 
@@ -131,14 +127,17 @@ class AbstractBatches(abc.ABC):
         ]
         return "\n".join([*lines, f"{self.number} examples, {self.padding_share:.1%} padding"])
 
-    def batch(self, shape: Shape, indices: Int[np.ndarray, " rows"], part: "Part" = ALL) -> Batch:
+    def batch(self, shape: Shape, indices: Int[np.ndarray, " rows"]) -> Batch:
         """Some examples as one batch of a shape that holds them, padded with rows of weight 0.
 
         Args:
             shape: the shape.
             indices: the examples, at most `shape.rows`.
-            part: which of the rows are made; default: all.
         """
+        return self.part(shape, indices, Part(0, 1))
+
+    def part(self, shape: Shape, indices: Int[np.ndarray, " rows"], part: "Part") -> Batch:
+        """The rows of such a batch that a process has; the others are not made."""
         rows = part.rows(shape)
         examples, at = self._encoded(indices[rows])
         ids, real = examples.inputs.padded(at, shape.source, self._pad["input_ids"])
@@ -266,7 +265,7 @@ class Batches(AbstractBatches):
     def read(self, plan: Plan, steps: range, part: Part) -> Iterator[Batch]:
         """The batches of some steps of a plan, or the part of each that a process has."""
         for step in steps:
-            yield self.batch(*plan[step], part)
+            yield self.batch(*plan[step]) if part.count == 1 else self.part(*plan[step], part)
 
 
 class Epoch(Sequence[Batch]):

@@ -157,7 +157,7 @@ class _Made:
         return len(self._steps)
 
     def __getitem__(self, index: int) -> Batch:
-        return self._batches.batch(*self._plan[self._steps[index]], self._part)
+        return self._batches.part(*self._plan[self._steps[index]], self._part)
 
 
 # A pair of lengths is one number: the source's above these bits, the target's in them.
