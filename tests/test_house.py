@@ -40,6 +40,7 @@ ROWS = {
     "encoder": 8,
     "decoder": 8,
     "params": 10,
+    "params.sharding": 6,
     "generation": 10,
     "surgery": 7,
     "targets": 11,

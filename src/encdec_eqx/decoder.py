@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int32, Integer
 
@@ -22,6 +23,7 @@ from .heads import LMHead
 from .hf.files.hub import HubOptions
 from .hf.files.shards import DEFAULT_SIZE
 from .hf.model_card import CardData
+from .hf.on_mesh import mesh_to_load_on
 from .hf.piece import how_drawn, load_piece, save_piece
 from .hf.report import LoadReport
 from .hf.upload import PushesToHub
@@ -31,6 +33,7 @@ from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
 from .layers.context import AttentionContext, AttentionMask
 from .layers.linear import AbstractLinear, Linear, split_key
+from .params.sharding import Rules
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, StackOutput, UnrolledStack
 from .surgery.cross_attention import graft, grafting
@@ -393,6 +396,8 @@ class Decoder(TaughtAttributes, PushesToHub):
         strict_config: bool = False,
         model_type: str | None = None,
         cross_attention: CrossAttention | None = None,
+        mesh: Mesh | None = None,
+        rules: Rules | None = None,
         **attributes: Any,
     ) -> "Decoder":
         """Load a decoder from a checkpoint of any of the family's models.
@@ -414,6 +419,9 @@ class Decoder(TaughtAttributes, PushesToHub):
             cross_attention: how a decoder that was pretrained without cross-attention gets it, as in
                 `with_cross_attention`. By default it is loaded where the checkpoint has it, and drawn in every layer
                 where it has none.
+            mesh: devices to spread the decoder over, as `with_mesh` does; `encdec_eqx.make_mesh` makes one. Each reads
+                its part of the files, and the host has one part at a time.
+            rules: how arrays lie on the mesh, as of `with_mesh`; default its own.
             **attributes: attributes of the config to set, such as a dropout rate, under Hugging Face's names.
 
         Returns:
@@ -422,8 +430,9 @@ class Decoder(TaughtAttributes, PushesToHub):
         Raises:
             MissingFileError: the checkpoint or one of its files is not there (a FileNotFoundError and a ValueError).
             NotImplementedError: its weights are in a format that is not read, such as `pytorch_model.bin`.
-            ValueError: a file is damaged, or does not fit the config: all problems in one message.
-            TypeError: an attribute has no effect.
+            ValueError: a file is damaged, or does not fit the config: all problems in one message. Or an axis of
+                an array does not divide by the mesh.
+            TypeError: an attribute has no effect, or `mesh` is no mesh.
         """
         return load_piece(
             path,
@@ -436,6 +445,7 @@ class Decoder(TaughtAttributes, PushesToHub):
             model_type=model_type,
             overrides=attributes,
             graft=grafting(cross_attention),
+            spread=mesh_to_load_on(mesh, rules),
         )
 
     @taught

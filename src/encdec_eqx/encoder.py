@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, Integer
 
@@ -17,6 +18,7 @@ from .config import StackConfig
 from .hf.files.hub import HubOptions
 from .hf.files.shards import DEFAULT_SIZE
 from .hf.model_card import CardData
+from .hf.on_mesh import mesh_to_load_on
 from .hf.piece import load_piece, save_piece
 from .hf.report import LoadReport
 from .hf.upload import PushesToHub
@@ -25,6 +27,7 @@ from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
 from .layers.context import AttentionContext, AttentionMask
 from .layers.linear import AbstractLinear, Linear, split_key
+from .params.sharding import Rules
 from .stack import Layout, Remat, to_layout
 from .stack.unrolled import AbstractStack, UnrolledStack
 from .surgery.resize import resize_embedding
@@ -198,6 +201,8 @@ class Encoder(TaughtAttributes, PushesToHub):
         token: str | bool | None = None,
         strict_config: bool = False,
         model_type: str | None = None,
+        mesh: Mesh | None = None,
+        rules: Rules | None = None,
         **attributes: Any,
     ) -> "Encoder":
         """Load an encoder from a checkpoint of any of the family's models.
@@ -215,6 +220,9 @@ class Encoder(TaughtAttributes, PushesToHub):
                 and one warning name them, and they are saved again.
             model_type: the family's name in configs, such as `"bert"`, for a `config.json` that has none and whose
                 `architectures` do not tell, or that has another name for it.
+            mesh: devices to spread the encoder over, as `with_mesh` does; `encdec_eqx.make_mesh` makes one. Each reads
+                its part of the files, and the host has one part at a time.
+            rules: how arrays lie on the mesh, as of `with_mesh`; default its own.
             **attributes: attributes of the config to set, such as a dropout rate, under Hugging Face's names.
 
         Returns:
@@ -223,8 +231,9 @@ class Encoder(TaughtAttributes, PushesToHub):
         Raises:
             MissingFileError: the checkpoint or one of its files is not there (a FileNotFoundError and a ValueError).
             NotImplementedError: its weights are in a format that is not read, such as `pytorch_model.bin`.
-            ValueError: a file is damaged, or does not fit the config: all problems in one message.
-            TypeError: an attribute has no effect.
+            ValueError: a file is damaged, or does not fit the config: all problems in one message. Or an axis of
+                an array does not divide by the mesh.
+            TypeError: an attribute has no effect, or `mesh` is no mesh.
         """
         return load_piece(
             path,
@@ -236,6 +245,7 @@ class Encoder(TaughtAttributes, PushesToHub):
             strict_config=strict_config,
             model_type=model_type,
             overrides=attributes,
+            spread=mesh_to_load_on(mesh, rules),
         )
 
     @taught

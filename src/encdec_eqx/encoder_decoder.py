@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
@@ -28,6 +29,7 @@ from .generation.special_tokens import BY_USER, SpecialTokens
 from .hf.files.hub import HubOptions
 from .hf.files.shards import DEFAULT_SIZE
 from .hf.model_card import CardData
+from .hf.on_mesh import mesh_to_load_on
 from .hf.pair import PAIR, load_pair, save_pair
 from .hf.piece import log, reports_held_back
 from .hf.report import LoadReport, join_reports
@@ -36,6 +38,7 @@ from .joining import check_pieces, decoder_settings, projection, special_token_i
 from .layers.attention import with_backends
 from .layers.attention_backend import AttentionBackend
 from .layers.linear import AbstractLinear, split_key
+from .params.sharding import Rules
 from .surgery.cross_attention import grafting
 from .surgery.resize import Reshapes
 from .surgery.ties import Ties, tie, untie
@@ -150,6 +153,8 @@ class EncoderDecoder(Generates, Reshapes, PushesToHub):
         decoder_model_type: str | None = None,
         cross_attention: CrossAttention | None = None,
         key: PRNGKey | None = None,
+        mesh: Mesh | None = None,
+        rules: Rules | None = None,
     ) -> "EncoderDecoder":
         """Load a pair saved by `save_pretrained`, by torch's `EncoderDecoderModel` or by the old Flax class.
 
@@ -174,6 +179,9 @@ class EncoderDecoder(Generates, Reshapes, PushesToHub):
             cross_attention: for a pair that was saved with a decoder without cross-attention: how it gets some, as in
                 `Decoder.with_cross_attention`. A projection that is missing, too, is drawn.
             key: draws what is new then; default `jax.random.key(0)`.
+            mesh: devices to spread the model over, as `with_mesh` does; `encdec_eqx.make_mesh` makes one. Each reads
+                its part of the files, and the host has one part at a time.
+            rules: how arrays lie on the mesh, as of `with_mesh`; default its own.
 
         Returns:
             The model; its `load_report` says what was loaded and what was left aside.
@@ -181,9 +189,11 @@ class EncoderDecoder(Generates, Reshapes, PushesToHub):
         Raises:
             MissingFileError: the checkpoint or one of its files is not there (a FileNotFoundError and a ValueError).
             NotImplementedError: its weights are in a format that is not read, such as `pytorch_model.bin`.
-            TypeError: an encoder is given, and the checkpoint has its own; or a key, and nothing is drawn.
+            TypeError: an encoder is given, and the checkpoint has its own; or a key, and nothing is drawn; or `mesh` is
+                no mesh.
             ValueError: a file is damaged, or does not fit the config: all problems in one message. No array may be new,
-                unless `cross_attention` says so. Or an encoder is missing, or has another width than the saved one.
+                unless `cross_attention` says so. Or an encoder is missing, or has another width than the saved one; or
+                an axis of an array does not divide by the mesh.
         """
         if key is not None and cross_attention is None:
             raise TypeError("from_pretrained got a key, but draws nothing without cross_attention=; leave it out.")
@@ -201,6 +211,7 @@ class EncoderDecoder(Generates, Reshapes, PushesToHub):
             },
             graft=grafting(cross_attention),
             key=key,
+            spread=mesh_to_load_on(mesh, rules),
         )
         model: EncoderDecoder = loaded.model
         tokens, options = file_settings(
@@ -223,6 +234,8 @@ class EncoderDecoder(Generates, Reshapes, PushesToHub):
         key: PRNGKey | None = None,
         dtype: DTypeLike | None = jnp.float32,
         strict_config: bool = False,
+        mesh: Mesh | None = None,
+        rules: Rules | None = None,
         **options: Any,
     ) -> "EncoderDecoder":
         """Load two pieces and join them: `Encoder.from_pretrained`, `Decoder.from_pretrained`, then `from_pieces`.
@@ -233,23 +246,30 @@ class EncoderDecoder(Generates, Reshapes, PushesToHub):
             key: draws what is new; default `jax.random.key(0)`.
             dtype: dtype of all arrays; `None` keeps each tensor's own.
             strict_config: whether attributes of either config that nothing is known of are an error.
+            mesh: devices to spread the pair over, as `with_mesh` does; `encdec_eqx.make_mesh` makes one. Each reads
+                its part of the files, and the host has one part at a time.
+            rules: how arrays lie on the mesh, as of `with_mesh`; default its own.
             **options: `encoder_…` and `decoder_…`: further arguments of the two `from_pretrained`s.
 
         Raises:
-            TypeError: an option begins with neither prefix.
+            TypeError: an option begins with neither prefix, or one piece is given a mesh of its own.
         """
         given: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
         for name, value in options.items():
             piece, _, argument = name.partition("_")
             if piece not in given:
                 raise TypeError(f"got the option {name!r}; expected one that begins with encoder_ or decoder_.")
+            if argument in ("mesh", "rules"):
+                raise TypeError(f"got {name}, but both pieces lie on one mesh: give {argument}= instead.")
             given[piece][argument] = value
         keys = split_key(key, 3)
-        both = {"dtype": dtype, "strict_config": strict_config}
+        spread = mesh_to_load_on(mesh, rules)
+        both = {"dtype": dtype, "strict_config": strict_config, "mesh": mesh, "rules": rules}
         with reports_held_back():
             encoder = Encoder.from_pretrained(encoder_path, **{**both, "key": keys[0], **given["encoder"]})
             decoder = Decoder.from_pretrained(decoder_path, **{**both, "key": keys[1], **given["decoder"]})
         model = cls.from_pieces(encoder, decoder, key=keys[2])
+        model = model if spread is None else spread.finished(model)
         log(model.load_report)
         return model
 

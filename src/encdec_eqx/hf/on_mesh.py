@@ -1,16 +1,61 @@
 """Arrays made where a mesh wants them: of a file, each device's part alone is read, one part at a time."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import Mesh, Sharding
 
+from ..layers.int8 import is_int8
+from ..params.sharding import RULES, Rules, checked_mesh, shardings, with_mesh
 from .transforms import Shape
+
+Model = TypeVar("Model")
 
 Box = tuple[Shape, Shape]
 """Where a part of an array starts, and its shape."""
+
+
+class MeshToLoadOn(NamedTuple):
+    """The mesh over which a model is spread while it is loaded."""
+
+    mesh: Mesh
+    rules: Rules
+
+    def shardings(self, skeleton: Any) -> Any:
+        """Where each array goes.
+
+        Raises:
+            ValueError: an axis does not divide, or it is an int8 model.
+        """
+        if is_int8(skeleton):
+            raise ValueError(
+                "the checkpoint holds an int8 model, which generates on one CPU: leave mesh= out, or load the float "
+                "model that it was made of."
+            )
+        return shardings(skeleton, self.mesh, rules=self.rules)
+
+    def finished(self, model: Model) -> Model:
+        """The loaded model made of layers that know the mesh; what has been added to it is laid out too."""
+        return with_mesh(model, self.mesh, rules=self.rules)  # pyright: ignore[reportArgumentType]
+
+
+def mesh_to_load_on(mesh: Any, rules: Rules | None) -> MeshToLoadOn | None:
+    """What the arguments of loading say, checked before anything is read.
+
+    Raises:
+        TypeError: `mesh` is no mesh, or there are rules without one.
+        ValueError: the mesh has an axis that nobody knows.
+    """
+    if mesh is not None:
+        return MeshToLoadOn(checked_mesh(mesh), RULES if rules is None else rules)
+    if rules is not None:
+        raise TypeError(
+            "rules say how a model lies on a mesh, and there is none: give mesh=encdec_eqx.make_mesh(...) too, or leave"
+            " rules out."
+        )
+    return None
 
 
 def made_in_parts(

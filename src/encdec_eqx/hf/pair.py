@@ -29,6 +29,7 @@ from .model_card import CardData, pair_card
 from .model_types import PAIRS, family_of, stack_config, with_model_type
 from .names import NameTable, linear, merge, split_tied, strip_wrappers
 from .nested_config import NestedFormat
+from .on_mesh import MeshToLoadOn
 from .pair_config import MODEL_TYPE as PAIR
 from .pair_config import SHARED, PairConfig, WholeFormat, read_pair, write_pair
 from .piece import check_without_cross, hf_config, how_drawn, log
@@ -83,12 +84,14 @@ def load_pair(
     model_types: Mapping[str, str | None],
     graft: Callable[..., Any] | None = None,
     key: Any = None,
+    spread: MeshToLoadOn | None = None,
 ) -> LoadedPair:
     """What `EncoderDecoder.from_pretrained` loads; nothing may be missing.
 
     `build` makes a new model from the encoder's config (or `own`, an encoder of the user's), the decoder's, the paths
     that they share, and the name of the format; it is only traced. `model_types` has the arguments of that name.
-    `graft` gives a decoder that was saved without cross-attention some, as in `load_piece`; `key` is for what is drawn.
+    `graft` gives a decoder that was saved without cross-attention some, as in `load_piece`; `key` is for what is drawn;
+    `spread` is the mesh whose devices read their parts.
     """
     folder = hub.folder(path)
     place = folder / CONFIG
@@ -146,6 +149,7 @@ def load_pair(
         dtype=dtype,
         may_be_new={} if graft is None else {"projection": "the projection between the widths"},
         draw=functools.partial(initial, lambda key: _new_projection(skeleton, key), jax.random.fold_in(key_used, 1)),
+        shardings=None if spread is None else spread.shardings,
     )
     remarks = [remark for piece in pieces.values() for remark in piece.family.remarks(piece.hf)]
     report = LoadReport(
@@ -175,8 +179,9 @@ def load_pair(
         report = dataclasses.replace(report, new=tuple(new), notes=notes)
         reported["decoder"] = dataclasses.replace(grafted, load_report=piece.load_report)
     log(report)
+    whole_model = dataclasses.replace(model, **reported, load_report=report)
     return LoadedPair(
-        model=dataclasses.replace(model, **reported, load_report=report),
+        model=whole_model if spread is None else spread.finished(whole_model),
         config=hf if whole is None else {**hf, **options},
         decoder_options=options if whole is None else {},
         class_options=decoder.family.generation_options({}),

@@ -24,6 +24,7 @@ from .load import POSITIONS, check_size, initial, load
 from .model_card import CardData, piece_card
 from .model_types import family_of, part_of, stack_config, with_model_type
 from .names import NameTable
+from .on_mesh import MeshToLoadOn
 from .report import UNUSED_POOLER, LoadReport, choices, refuse_unknown
 from .save import recorded_dtype, save
 
@@ -49,12 +50,14 @@ def load_piece(
     model_type: str | None,
     overrides: Mapping[str, Any],
     graft: Callable[..., Any] | None = None,
+    spread: MeshToLoadOn | None = None,
 ) -> Any:
     """What `Encoder.from_pretrained` and `Decoder.from_pretrained` load: the module, with its `LoadReport`.
 
     `build` makes a newly initialised one from a config and a key, and is only traced. `key` draws what the checkpoint
     lacks, as `build` would with it; `overrides` are attributes of the config to set. `graft` gives a decoder that
-    is loaded without cross-attention some: it takes the decoder, a key, and how it draws in words.
+    is loaded without cross-attention some: it takes the decoder, a key, and how it draws in words. `spread` is the mesh
+    whose devices read their parts.
     """
     folder = hub.folder(path)
     place = folder / CONFIG
@@ -89,6 +92,7 @@ def load_piece(
         dtype=dtype,
         may_be_new=_MAY_BE_NEW[role],
         draw=functools.partial(initial, lambda key: build(config, key=key), key_used),
+        shardings=None if spread is None else spread.shardings,
     )
     how = how_drawn(config.initializer_range, key)
     report = LoadReport(
@@ -109,6 +113,7 @@ def load_piece(
     if graft is not None:
         # of the key that a whole new decoder would draw its stack with
         module = graft(module, key=jax.random.split(key_used, 3)[1], drawn=how)
+    module = module if spread is None else spread.finished(module)
     log(module.load_report)
     return module
 

@@ -372,6 +372,8 @@ def _is_layer(node: Any) -> bool:
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
+    if getattr(x, "sharding", None) == sharding:
+        return x
     if sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
     whole = np.asarray(x)  # every process has it all, and keeps its own parts

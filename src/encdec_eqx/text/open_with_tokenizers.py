@@ -12,6 +12,7 @@ from ..decoder import Decoder
 from ..encoder import Encoder
 from ..encoder_decoder import EncoderDecoder
 from ..hf.files.hub import HubOptions
+from ..hf.on_mesh import mesh_to_load_on
 from ..hf.piece import log, reports_held_back
 from ..layers.linear import split_key
 from .sentencepiece_files import MODEL
@@ -22,6 +23,7 @@ from .tokenizer_pair import TokenizerPair
 _FILES = (BOTH, SOURCE, TARGET, CONFIG, MODEL_CONFIG, MODEL, "vocab.json")
 _HUB = ("revision", "cache_dir", "local_files_only", "token")
 _OF_BOTH = ("dtype", "strict_config")
+_OF_PAIR = ("mesh", "rules")
 
 
 def open_pair(path: str | os.PathLike, options: Mapping[str, Any]) -> tuple[EncoderDecoder, TokenizerPair]:
@@ -62,16 +64,20 @@ def open_pieces(
         ValueError: a file is damaged, or the pieces do not fit each other.
     """
     given = {"encoder": _split("encoder", encoder), "decoder": _split("decoder", decoder)}
-    loading = _loading_options({side: piece for side, (piece, _) in given.items()}, options)
+    of_pieces = {name: value for name, value in options.items() if name not in _OF_PAIR}
+    of_pair = {name: value for name, value in options.items() if name in _OF_PAIR}
+    spread = mesh_to_load_on(of_pair.get("mesh"), of_pair.get("rules"))
+    loading = _loading_options({side: piece for side, (piece, _) in given.items()}, of_pieces)
     tokenizers = _tokenizers(given, loading)
     encoder_key, decoder_key, joining_key = split_key(key, 3)
     pieces = [piece for piece, _ in given.values()]
     with reports_held_back():
         if _is_path(pieces[0]):
-            pieces[0] = Encoder.from_pretrained(pieces[0], **{"key": encoder_key, **loading["encoder"]})
+            pieces[0] = Encoder.from_pretrained(pieces[0], **{"key": encoder_key, **of_pair, **loading["encoder"]})
         if _is_path(pieces[1]):
-            pieces[1] = Decoder.from_pretrained(pieces[1], **{"key": decoder_key, **loading["decoder"]})
+            pieces[1] = Decoder.from_pretrained(pieces[1], **{"key": decoder_key, **of_pair, **loading["decoder"]})
     model = EncoderDecoder.from_pieces(*pieces, key=joining_key)
+    model = model if spread is None else spread.finished(model)
     log(model.load_report)
     return _told(model, tokenizers)
 
@@ -109,6 +115,8 @@ def _loading_options(pieces: Mapping[str, Any], options: Mapping[str, Any]) -> d
                 f"got the option {quoted(name)}; expected {' or '.join(_OF_BOTH)}, or one that begins with encoder_ or "
                 "decoder_."
             )
+        if argument in _OF_PAIR:
+            raise TypeError(f"got {name}, but both pieces lie on one mesh: give {argument}= instead.")
         loaded = [side for side in sides if _is_path(pieces[side])]
         if not loaded:
             raise TypeError(f"{name} would do nothing: what it is for is loaded already. Leave it out.")
