@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from encdec_eqx.training import TrainState
+from encdec_eqx import AttentionConfig, FeedForwardConfig, make_mesh, with_mesh
+from encdec_eqx.training import TrainState, init_train_state
 from encdec_eqx.training.resume import RunCheckpoints
 from encdec_eqx.training.resume import checkpoint_files as files
 from encdec_eqx.training.resume.stored_arrays import ARRAYS, StoredArrays
+from models import decoder_config, encoder_config, tiny_pair
 from two_processes import Said, run_two
 
 AXES = ("data", "fsdp", "tensor")
@@ -119,6 +122,51 @@ def test_a_restored_state_gives_its_buffers_to_the_next_step(tmp_path: Path):
     after = jax.jit(lambda leaf: leaf + 1, donate_argnums=0)(back.params.stacked)
     assert back.params.stacked.is_deleted()
     assert [shard.data.unsafe_buffer_pointer() for shard in after.addressable_shards] == addresses
+
+
+@pytest.mark.parametrize("layout", ["unrolled", "scanned"])
+def test_a_pair_without_a_mesh_and_one_on_it_have_one_checkpoint(tmp_path: Path, layout: str):
+    """Names, shapes, fingerprints and bytes, whatever kinds its layers are of; a part of it is frozen."""
+    parts = {"attention": AttentionConfig(num_heads=8, head_dim=4), "feed_forward": FeedForwardConfig(size=64)}
+    pair = tiny_pair(encoder_config(32, **parts), decoder_config(32, depth=2, **parts))
+    pair, optimizer = pair.with_layout(layout), optax.adamw(1e-2)
+
+    def begun(model: Any, count: float) -> TrainState:
+        begun = init_train_state(model, optimizer, trainable=["decoder"])
+        return jax.tree.map(lambda leaf: leaf + jnp.asarray(count, leaf.dtype), begun)
+
+    saved(tmp_path / "mesh", counted_to_3(begun(with_mesh(pair, make_mesh(2, 2, 2)), 0.5)))
+    plain = saved(tmp_path / "plain", counted_to_3(begun(pair, 0.5)))
+    for file in ("run.json", f"state/{ARRAYS}"):
+        assert (tmp_path / "mesh" / "checkpoint-3" / file).read_bytes() == (plain / file).read_bytes()
+    spread = with_mesh(pair, make_mesh(fsdp=4, tensor=2))
+    back = restored(tmp_path / "mesh", counted_to_3(begun(spread, 0.5)))
+    check_same(back, counted_to_3(begun(pair, 0.5)))
+    moments = jax.tree.leaves(back.opt_state)  # they lie as their parameters do
+    assert sum(leaf.addressable_shards[0].data.nbytes for leaf in moments) < sum(leaf.nbytes for leaf in moments) / 4
+
+
+def counted_to_3(value: TrainState) -> TrainState:
+    """The state, as if it had taken three steps."""
+    return eqx.tree_at(lambda each: each.step, value, jnp.asarray(3, jnp.int32))
+
+
+def test_devices_parts_are_read_one_by_one_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    saved(tmp_path, state(5))
+    read: list[tuple[str, int]] = []
+    part = StoredArrays.part
+
+    def counted(stored: StoredArrays, name: str, box: Any) -> np.ndarray:
+        found = part(stored, name, box)
+        read.append((name, found.nbytes))
+        return found
+
+    monkeypatch.setattr(StoredArrays, "part", counted)
+    restored(tmp_path, on(mesh_of((2, 2, 2)), state(0)))
+    # (fsdp, tensor) for the matrix, whose copies along data are read once; rows of stacked are over (fsdp, data)
+    expected = {"matrix": [16 * 8] * 4, "stacked": [2 * 16 * 8 // 2] * 8, "vector": [8 * 4]}
+    for name, sizes in expected.items():
+        assert [size for of, size in read if of == f"params.{name}"] == sizes
 
 
 TWO_SAVE = """

@@ -139,22 +139,21 @@ def _raw(leaf: jax.Array) -> jax.Array:
 def _placed(stored: StoredArrays, name: str, like: jax.Array) -> jax.Array:
     """What is stored, with the sharding of `like`; tied to devices only if `like` is.
 
-    Each device's part is read by itself, and copied: what is aliased (`jax.make_array_from_callback` does so on CPU)
-    could not be given away by a step.
+    Each part is read once, and is on its devices before the next. It is copied there: what aliases the host's memory,
+    as `jax.make_array_from_callback` has it on CPU, could not be given away by a step.
     """
     raw = _raw(like)
-    if not raw.committed:
-        placed = jax.device_put(stored[name], may_alias=False)
-    else:
-        kind = raw.sharding.memory_kind
-        parts = [
-            jax.device_put(
-                stored.part(name, box_of(index, raw.shape)),
-                jax.sharding.SingleDeviceSharding(device, memory_kind=kind),
-                may_alias=False,
-            )
-            for device, index in raw.sharding.addressable_devices_indices_map(raw.shape).items()
-            if index is not None
-        ]
-        placed = jax.make_array_from_single_device_arrays(raw.shape, raw.sharding, parts)
+    placed = _spread(stored, name, raw) if raw.committed else jax.device_put(stored[name], may_alias=False)
     return placed if raw is like else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(like))
+
+
+def _spread(stored: StoredArrays, name: str, raw: jax.Array) -> jax.Array:
+    devices: dict[Box, list[Any]] = {}
+    for device, index in raw.sharding.addressable_devices_indices_map(raw.shape).items():
+        devices.setdefault(box_of(index or (), raw.shape), []).append(device)
+    parts: list[jax.Array] = []
+    for box, holders in devices.items():
+        part, kind = stored.part(name, box), raw.sharding.memory_kind
+        there = [jax.sharding.SingleDeviceSharding(device, memory_kind=kind) for device in holders]
+        parts += jax.block_until_ready([jax.device_put(part, one, may_alias=False) for one in there])
+    return jax.make_array_from_single_device_arrays(raw.shape, raw.sharding, parts)

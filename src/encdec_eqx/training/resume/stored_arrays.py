@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ... import _processes as processes
+from ...hf.files.mapped import copy_mapped
 from ...hf.files.safetensors_file import SafetensorsFile, write_file
 
 Box = tuple[tuple[int, int], ...]
@@ -67,6 +68,9 @@ class StoredArrays(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return self.part(name, tuple((0, axis) for axis in self.shape(name)))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._blocks
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._blocks)
 
@@ -89,26 +93,19 @@ class StoredArrays(Mapping[str, np.ndarray]):
         return sum(_size(block.box) for block in self._blocks[name]) == math.prod(self.shape(name))
 
     def part(self, name: str, box: Box) -> np.ndarray:
-        """A part of an array: a view of a file where one block has all of it, else put together."""
-        shared = [(block, _common(block.box, box)) for block in self._blocks[name]]
-        for block, common in shared:
-            if common == box:
-                return block.view(box)
-        together = np.empty([stop - start for start, stop in box], self.dtype(name))
-        for block, common in shared:
+        """A copy of a part of an array; of the files no more than a few megabytes are in memory meanwhile."""
+        part = np.empty([stop - start for start, stop in box], self.dtype(name))
+        for block in self._blocks[name]:
+            common = _common(block.box, box)
             if common is not None:
-                together[_within(common, box)] = block.view(common)
-        return together
+                copy_mapped(part[_within(common, box)], block.file.read(block.stored_as)[_within(common, block.box)])
+        return part
 
 
 class _Block(NamedTuple):
     box: Box
     file: SafetensorsFile
     stored_as: str
-
-    def view(self, box: Box) -> np.ndarray:
-        """The part of the array that lies there, which is within the block."""
-        return self.file.read(self.stored_as)[_within(box, self.box)]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -127,12 +124,12 @@ def _parsed(block: str) -> tuple[str, Box]:
 def _common(one: Box, other: Box) -> Box | None:
     """What lies in both, if anything does."""
     common = tuple((max(a[0], b[0]), min(a[1], b[1])) for a, b in zip(one, other, strict=True))
-    return common if all(start < stop for start, stop in common) or common == other else None
+    return common if all(start < stop for start, stop in common) else None
 
 
-def _within(box: Box, outer: Box) -> tuple[slice, ...]:
-    """The index of a part in an array that holds `outer`."""
-    return tuple(slice(start - at, stop - at) for (start, stop), (at, _) in zip(box, outer, strict=True))
+def _within(box: Box, outer: Box) -> tuple[Any, ...]:
+    """The index of a part in an array that holds `outer`; a view of it, also where there is no axis."""
+    return (*(slice(start - at, stop - at) for (start, stop), (at, _) in zip(box, outer, strict=True)), ...)
 
 
 def _size(box: Box) -> int:
