@@ -38,15 +38,27 @@ def as_ids(name: str, ids: Integer[ArrayLike, "*shape"], limit: int, what: str) 
             f"`{name}` is empty: its shape is {tuple(ids.shape)}; at least one row and one token are needed."
         )
     if not isinstance(ids, Tracer):
-        values = np.asarray(ids)
+        values = _own_values(ids)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= limit:
             bad = low if low < 0 else high
             raise ValueError(
                 f"`{name}` holds {bad}; expected values from 0 to {limit - 1} ({what} is {limit}). " + _hint(name, bad)
             )
-        ids = values.astype(np.int32)
+        ids = ids.astype(np.int32) if _is_spread(ids) else values.astype(np.int32)
     return jnp.asarray(ids, dtype=jnp.int32)
+
+
+def _is_spread(values: ArrayLike) -> bool:
+    """Whether the array lies on several devices, where it is to stay."""
+    return isinstance(values, jax.Array) and len(values.sharding.device_set) > 1
+
+
+def _own_values(values: ArrayLike) -> np.ndarray:
+    """An array's values; of one that lies on devices of several processes those of this process, in a row."""
+    if not isinstance(values, jax.Array) or values.is_fully_addressable:
+        return np.asarray(values)
+    return np.concatenate([np.asarray(shard.data).ravel() for shard in values.addressable_shards])
 
 
 def _hint(name: str, bad: int) -> str:
@@ -78,7 +90,7 @@ def as_mask(
     if mask is None:
         return None
     if mask.dtype != np.bool_ and not isinstance(mask, Tracer):
-        values = np.asarray(mask)
+        values = _own_values(mask)
         if values.size and not np.isin(values, (0, 1)).all():
             bad = values[~np.isin(values, (0, 1))][0]
             raise ValueError(
