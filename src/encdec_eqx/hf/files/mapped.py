@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-_AT_ONCE = 2**23
+_AT_ONCE = 2**21
 """Bytes of a file between two points at which its pages are let go."""
 
 
