@@ -125,7 +125,7 @@ def test_a_restored_state_gives_its_buffers_to_the_next_step(tmp_path: Path):
 
 
 @pytest.mark.parametrize("layout", ["unrolled", "scanned"])
-def test_a_pair_without_a_mesh_and_one_on_it_have_one_checkpoint(tmp_path: Path, layout: str):
+def test_a_pair_without_a_mesh_and_one_on_it_have_one_checkpoint(tmp_path: Path, layout: Any):
     """Names, shapes, fingerprints and bytes, whatever kinds its layers are of; a part of it is frozen."""
     parts = {"attention": AttentionConfig(num_heads=8, head_dim=4), "feed_forward": FeedForwardConfig(size=64)}
     pair = tiny_pair(encoder_config(32, **parts), decoder_config(32, depth=2, **parts))

@@ -67,3 +67,8 @@ def test_two_processes_write_one_run(tmp_path: Path):
         assert (two / name).read_bytes() == (one / name).read_bytes(), name
     ours, theirs = (StoredArrays(folder / "checkpoints" / "checkpoint-2" / "state") for folder in (two, one))
     assert all(np.array_equal(ours[name], theirs[name]) for name in {*ours, *theirs})
+
+    for folder in (two, one):  # what two processes have begun, one ends
+        assert run(folder, 3, resume=True).step == 3
+    ours, theirs = (StoredArrays(folder / "checkpoints" / "checkpoint-3" / "state") for folder in (two, one))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in {*ours, *theirs})
