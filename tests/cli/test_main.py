@@ -65,7 +65,7 @@ def test_a_completion_script_has_every_command_and_option(shell, capsys):
 def test_train_completes_the_options_that_it_takes(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
-    taken = set(re.findall(r"--[a-z][a-z0-9-]+", capsys.readouterr().out))
+    taken = set(re.findall(r"--[a-z][a-z0-9-]+(?:\.[a-z]+)?", capsys.readouterr().out))
     parser = make_parser(["train"])
     [commands] = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
     assert set(commands["train"]._option_string_actions) - {"-h", "--help"} <= taken

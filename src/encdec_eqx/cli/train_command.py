@@ -11,9 +11,9 @@ from .._signals import STATUS
 from .arguments import needed
 
 DESCRIPTION = (
-    "Fine-tunes an encoder-decoder pair. CONFIG.toml has the tables [model], [data] and [train], whose "
-    "names are those of the options below; an option wins over the file. Several processes, on one machine or many, "
-    "train together where each is started with --coordinator, --num-processes and --process-id."
+    "Fine-tunes an encoder-decoder pair. CONFIG.toml has the tables [model], [data], [train] and [mesh], "
+    "whose names are those of the options below; an option wins over the file. Several processes, on one machine or "
+    "many, train together where each is started with --coordinator, --num-processes and --process-id."
 )
 
 _GIVEN_UP = 3
@@ -35,7 +35,7 @@ def run_words(words: Sequence[str]) -> int:
     from ..training.run_job import run_job
     from ..training.toml import speaking_of_options
 
-    command = _with_processes(TrainJob, Processes)
+    command = _with_processes(TrainJob, Processes, tyro.conf.OmitArgPrefixes)
     file = words[0] if words and not words[0].startswith("-") else None
     given = _options_given(words[file is not None :])
     job = TrainJob() if file is None else giving_way(read_job(file), given)
@@ -47,7 +47,6 @@ def run_words(words: Sequence[str]) -> int:
             description=DESCRIPTION,
             args=list(words[file is not None :]),
             default=command(**{field.name: getattr(job, field.name) for field in dataclasses.fields(job)}),
-            config=(tyro.conf.OmitArgPrefixes,),
         )
         with joined(job.processes):
             result = run_job(job)
@@ -71,12 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in (*_settings(TrainJob()), *dataclasses.fields(Processes)):
         switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.type is bool else {}
         parser.add_argument(f"--{field.name.replace('_', '-')}", **switch)
+    for field in dataclasses.fields(TrainJob().mesh):
+        parser.add_argument(f"--mesh.{field.name}")
 
 
-def _with_processes(job: Any, processes: Any) -> Any:
-    """A job and where it runs, as the command takes them: the file says nothing of processes, as all read the same."""
-    field = ("processes", processes, dataclasses.field(default=processes()))
-    return dataclasses.make_dataclass("Command", [field], bases=(job,), frozen=True, kw_only=True)
+def _with_processes(job: Any, processes: Any, unprefixed: Any) -> Any:
+    """A job and where it runs, as the command takes them: the file says nothing of processes, as all read the same.
+
+    Options are called by the names of settings alone, but for the sizes of a mesh: `--mesh.data` is no file of data.
+    """
+    tables = (field for field in dataclasses.fields(job) if field.name != "mesh")
+    fields: list[Any] = [(field.name, unprefixed[field.type]) for field in tables]
+    fields.append(("processes", unprefixed[processes], dataclasses.field(default=processes())))
+    return dataclasses.make_dataclass("Command", fields, bases=(job,), frozen=True, kw_only=True)
 
 
 def _settings(job: Any) -> Iterator[dataclasses.Field]:

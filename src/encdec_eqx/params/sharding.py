@@ -174,6 +174,34 @@ def with_mesh(model: Model, mesh: Mesh, *, rules: Rules = RULES) -> Model:
     return jax.tree.map(_put, laid, placed)
 
 
+def relaid(model: Model) -> Model:
+    """A model on a mesh with its arrays where its layers say; another as it is.
+
+    For one that was changed after `with_mesh` laid it out: its layers stacked or unstacked, adapters added.
+
+    Args:
+        model: Of layers that `with_mesh` has put in.
+    """
+    mesh = mesh_of(model)
+    if mesh is None:
+        return model
+    leaves, structure = jax.tree.flatten(model)
+    places = jax.tree.leaves(_shardings(model, mesh))
+    moved = {
+        number: place
+        for number, (leaf, place) in enumerate(zip(leaves, places, strict=True))
+        if not leaf.sharding.is_equivalent_to(place, leaf.ndim)
+    }
+    if moved and not mesh.is_multi_process:
+        placed = [_put(leaves[number], place) for number, place in moved.items()]
+    else:  # nobody holds whole arrays: a program moves what others have
+        move = jax.jit(lambda arrays: arrays, out_shardings=list(moved.values()))
+        placed = move([leaves[number] for number in moved]) if moved else []
+    for number, leaf in zip(moved, placed, strict=True):
+        leaves[number] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
 def without_mesh(model: Model) -> Model:
     """The same model of plain layers; its arrays stay where they are.
 
@@ -384,4 +412,5 @@ def _how_many_cpus(found: Sequence[Any], wanted: int) -> str:
     """How a machine without accelerators shows several devices."""
     if any(device.platform != "cpu" for device in found):
         return ""
-    return f" (to try it out on CPUs: jax.config.update('jax_num_cpu_devices', {wanted}) before anything else)"
+    each = -(-wanted // jax.process_count())
+    return f" (to try it out on CPUs: jax.config.update('jax_num_cpu_devices', {each}) before anything else)"

@@ -17,6 +17,7 @@ from ..inputs.tokens import longest
 from ..text.texts import by_length, pad_rows, pad_sources, source_pad
 from .batch import checked_batch, completed_batch, loss_of_batch
 from .loss import Loss, seq2seq_loss
+from .rows_on_mesh import ON_ONE_DEVICE, RowsOnMesh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,14 +41,16 @@ def mean_loss(
     *,
     compute_dtype: Any = None,
     loss: Loss | None = None,
+    rows: RowsOnMesh = ON_ONE_DEVICE,
 ) -> float:
     """Mean cross-entropy of all labels, in nats per label, without smoothing, z-loss or dropout; or of another loss.
 
-    Sums and numbers are added over the batches, so that the result does not depend on how they were cut.
+    Sums and numbers are added over the batches, so that the result does not depend on how they were cut. `rows` puts
+    them where the model is.
     """
     total = weight = 0.0
     for batch in batches:
-        one, number = _summed_loss(model, checked_batch(batch, model), compute_dtype, loss)
+        one, number = _summed_loss(model, checked_batch(rows.put(batch), model), compute_dtype, loss)
         total, weight = total + float(one), weight + float(number)
     if not weight:
         raise ValueError("the evaluation's examples hold no label: their targets are empty.")
@@ -62,20 +65,21 @@ def generate_ids(
     max_new_tokens: int,
     num_beams: int = 1,
     fields: Sequence[Mapping[str, np.ndarray]] | None = None,
+    rows: RowsOnMesh = ON_ONE_DEVICE,
 ) -> list[list[int]]:
     """The ids that the model generates for each source, without start token, EOS and padding.
 
     Sources of similar length share a batch, and results come in the callers' order. `fields` are what goes with each
-    source's ids, in the words of `generate`: a mask, segments, positions.
+    source's ids, in the words of `generate`: a mask, segments, positions. `rows` says how many a mesh wants.
     """
     results: list[list[int]] = [[]] * len(sources)
     for chosen in by_length(sources, batch_size):
-        places = pad_rows(chosen, min(batch_size, len(sources)))
+        places = pad_rows(chosen, rows.filled(min(batch_size, len(sources))))
         beside = None if fields is None else [fields[at] for at in places]
         batch = pad_sources([sources[at] for at in places], source_pad(model), beside)
         made = model.generate(**batch, max_new_tokens=max_new_tokens, num_beams=num_beams)
-        truncated, lengths, rows = map(np.asarray, (made.truncated, made.lengths, made.sequences))
-        for at, row, length, cut in zip(chosen, rows, lengths, truncated, strict=False):
+        truncated, lengths, sequences = map(np.asarray, (made.truncated, made.lengths, made.sequences))
+        for at, row, length, cut in zip(chosen, sequences, lengths, truncated, strict=False):
             # EOS is the last of the counted ones, unless the row was cut before it
             results[at] = row[1:][: length if cut else length - 1].tolist()
     return results

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+from jax.sharding import Mesh
 
 from .. import _processes as processes
 from .._quoting import quoted
@@ -60,6 +61,7 @@ def fit(
     optimizer: OwnOptimizer | None = None,
     loss: Loss | None = None,
     callbacks: Sequence[Callback] = (),
+    mesh: Mesh | None = None,
 ) -> FitResult:
     """Fine-tunes a model, evaluates it along the way, and keeps all that is needed to go on after any interruption.
 
@@ -94,6 +96,10 @@ def fit(
             weight)`, two sums over the labels that are not -100; the weight may depend on the labels alone. See
             `make_train_step`.
         callbacks: Told of steps, evaluations and checkpoints, and may end the run: see `Callback`.
+        mesh: Devices to train on together, as of `make_mesh`: the model is spread over them as by `with_mesh`, every
+            batch is split among `data` x `fsdp` of them, evaluations too. The numbers stay those of one device, up to
+            the order of sums. The result's model lies on the mesh; `model/` and checkpoints know of none, and a run
+            may be resumed on another. Default: the mesh that `model` lies on already, else one device.
 
     Raises:
         ValueError: Settings, data and model do not fit together, or `output_dir` holds something else.
@@ -116,6 +122,7 @@ def fit(
         on_bad=on_bad_records,
         optimizer=optimizer,
         loss=loss,
+        mesh=mesh,
     )
     if processes.count() > 1:
         check_same("settings, data and model", ready.shared)
@@ -262,9 +269,9 @@ class _Run:
             if self.best_tracker.exhausted or self.stopped:
                 break
             done = self._announced(batch, bar)
-            self.state, metrics = self.ready.train_step(self.state, batch, key)
+            self.state, metrics = self.ready.train_step(self.state, self.ready.rows.put(batch), key)
             self.step += 1
-            self.step_metrics.add(metrics, batch)
+            self.step_metrics.add(metrics, batch, parts=self.ready.rows.own.count)
             if done:
                 self.step_metrics.settle()
             if self.callbacks:
@@ -324,7 +331,8 @@ class _Run:
         for epoch in range(first // per_epoch, -(-total // per_epoch)):
             plan = batches.epoch(epoch)
             begin, end = max(first - epoch * per_epoch, 0), min(total - epoch * per_epoch, per_epoch)
-            yield from plan.read(begin, end)
+            own = self.ready.rows.own
+            yield from plan.read(begin, end, process_index=own.index, process_count=own.count)
 
     def _announced(self, batch: Mapping[str, Any], bar: Progress) -> bool:
         """Says that a batch of a new shape compiles the step. Whether the step is to be waited for, to be timed."""

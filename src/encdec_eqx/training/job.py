@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._quoting import quoted
+from ..params.sharding import MeshConfig
 from .toml import in_the_callers_words, in_toml, know_names, read_toml, read_value, speaking_toml
 from .train_config import ALTERNATIVES, TrainConfig
 
@@ -135,11 +136,13 @@ class TrainJob:
         model: Where the model comes from.
         data: Where the pairs come from.
         train: The settings of the run.
+        mesh: The devices that train together; default: one.
     """
 
     model: ModelSource = ModelSource()
     data: DataSource = DataSource()
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def check(self) -> None:
         """Raises ValueError where something that the run needs is not named."""
@@ -167,7 +170,7 @@ def giving_way(job: TrainJob, given: Collection[str]) -> TrainJob:
 
 
 def read_job(path: str | Path) -> TrainJob:
-    """The job that a TOML file describes, in the tables `[model]`, `[data]` and `[train]`.
+    """The job that a TOML file describes, in the tables `[model]`, `[data]`, `[train]` and `[mesh]`.
 
     Args:
         path: Of the TOML file.

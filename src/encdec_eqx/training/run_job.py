@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from .._installing import install
 from ..encoder_decoder import EncoderDecoder
 from ..hf.files.hub import named_folder
+from ..params.sharding import MeshConfig
 from ..text import TokenizerPair
 from ..text.open_with_tokenizers import tokenizer_folder
 from ..text.tokenizer_files import has_tokenizer
@@ -55,7 +57,17 @@ def run_job(job: TrainJob, *, console: Any = None) -> FitResult:
             on_bad_records=on_bad,
             on_diagnosed_errors="report" if data.ignore_diagnosed_errors else "error",
             console=console,
+            mesh=mesh_of_job(job),
         )
+
+
+def mesh_of_job(job: TrainJob) -> Mesh | None:
+    """The mesh that a job trains on; None for one device.
+
+    Raises:
+        ValueError: There are more or fewer devices.
+    """
+    return None if job.mesh == MeshConfig() else job.mesh.make()
 
 
 def load_model(source: ModelSource) -> EncoderDecoder:
@@ -140,7 +152,7 @@ def check_job(job: TrainJob) -> None:
     """
     job.check()
     check_sources(job.model, job.data)
-    check_settings(job.train, evaluates=job.data.validation_file is not None)
+    check_settings(job.train, evaluates=job.data.validation_file is not None, mesh=mesh_of_job(job))
     needed = {"matplotlib": "train"} | {NEEDS[name]: "eval" for name in job.train.metrics if name in NEEDS}
     needed |= {PACKAGES[name]: name for name in job.train.report_to}
     for package, extra in needed.items():

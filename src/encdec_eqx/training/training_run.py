@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from ..doctor import Finding, check_before_training
 from ..encoder_decoder import EncoderDecoder, own_encoder
@@ -16,6 +17,7 @@ from ..generation.generation_config import GenerationConfig
 from ..hf.report import LoadReport
 from ..inputs.tokens import longest
 from ..params.lora import add_lora
+from ..params.sharding import checked_mesh, mesh_of, relaid, shardings, with_mesh
 from ..params.trainable import TrainableSummary, summarize_trainable
 from ..targets import TargetForm
 from ..text import TokenizerPair
@@ -32,6 +34,7 @@ from .optim.schedules import Schedule
 from .reporting.tracking import BestTracker
 from .resume.same_run import RUN_SCHEDULE, in_words, schedule_of
 from .resume.state_arrays import described
+from .rows_on_mesh import RowsOnMesh
 from .step import TrainStep, make_train_step
 from .train_config import DEFAULT_RANK, TrainConfig
 
@@ -63,6 +66,7 @@ class TrainingRun:
         eval_batches: The examples of the evaluations in batches, if there are any.
         tokenizers: Turn ids into text for the metrics.
         own: What the user gave in place of the config's optimizer and loss, in words that a resumed run must share.
+        rows: How batches lie on the devices that the model is spread over.
     """
 
     config: TrainConfig
@@ -76,6 +80,7 @@ class TrainingRun:
     eval_batches: Batches | None
     tokenizers: TokenizerPair | None
     own: Mapping[str, str]
+    rows: RowsOnMesh
 
     @property
     def steps_per_epoch(self) -> int:
@@ -111,6 +116,7 @@ class TrainingRun:
         return {
             **decisive,
             **self.own,
+            **self.rows.decisive(self.config),
             "examples": digest(self.batches.examples),
             "validation examples": "none" if held_out is None else digest(held_out, references=True),
         }
@@ -121,7 +127,8 @@ class TrainingRun:
         own = self.config.to_dict()
         del own["output_dir"]  # each sees it from its own machine; that it is one folder is tried
         arrays = [described(leaf) for leaf in jax.tree.leaves(self.model) if isinstance(leaf, jax.Array)]
-        return {**self.identity, **own, "total_steps": self.total_steps, "the model's arrays": arrays}
+        mesh = {} if self.rows.mesh is None else {"mesh": dict(self.rows.mesh.shape)}
+        return {**self.identity, **own, **mesh, "total_steps": self.total_steps, "the model's arrays": arrays}
 
     @property
     def run_schedule(self) -> dict[str, Any]:
@@ -163,7 +170,9 @@ class TrainingRun:
         """The loss on the examples of the evaluation and the metrics of what the model generates, and what that is."""
         assert self.eval_batches is not None
         dtype = _compute_dtype(self.config)
-        values = {"loss": mean_loss(model, self.eval_batches.epoch(0), compute_dtype=dtype, loss=self.loss)}
+        own = self.rows.own
+        batches = self.eval_batches.epoch(0).read(process_index=own.index, process_count=own.count)
+        values = {"loss": mean_loss(model, batches, compute_dtype=dtype, loss=self.loss, rows=self.rows)}
         said: list[Generated] = []
         if self.config.generates:
             said = self.generated(model)
@@ -176,12 +185,13 @@ class TrainingRun:
         examples = self.eval_examples if first is None else self.eval_examples[:first]
         config = self.config
         ids = generate_ids(
-            model.with_layout("unrolled"),
+            relaid(model.with_layout("unrolled")),
             [example.input_ids for example in examples],
             batch_size=config.per_device_eval_batch_size,
             max_new_tokens=config.generation_max_new_tokens or self.batches.examples.longest_target,
             num_beams=config.generation_num_beams,
             fields=[example.source_fields for example in examples],
+            rows=self.rows,
         )
         return [
             Generated(
@@ -195,9 +205,8 @@ class TrainingRun:
 
     def finished(self, model: Any) -> Any:
         """A trained model in the form that is saved and returned."""
-        model = with_length(
-            model.with_layout("unrolled"), self._target_lengths(), self.config.generation_max_new_tokens
-        )
+        unrolled = relaid(model.with_layout("unrolled"))
+        model = with_length(unrolled, self._target_lengths(), self.config.generation_max_new_tokens)
         # a compiled step returns the reports of the model that it was traced with, as all reports are equal
         pieces = {
             name: _with_report_of(getattr(model, name), getattr(self.model, name)) for name in ("encoder", "decoder")
@@ -207,8 +216,8 @@ class TrainingRun:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know before the run."""
-        note = too_short(self.model, self._target_lengths())
-        return () if note is None else (note,)
+        notes = (self.rows.note, too_short(self.model, self._target_lengths()))
+        return tuple(note for note in notes if note is not None)
 
     def _target_lengths(self) -> list[int]:
         seen = [self.batches] if self.eval_batches is None else [self.batches, self.eval_batches]
@@ -243,6 +252,7 @@ def prepare(
     on_bad: OnBad = "error",
     optimizer: OwnOptimizer | None = None,
     loss: Loss | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainingRun:
     """Brings model, data and settings together; see `fit` for the arguments.
 
@@ -253,30 +263,37 @@ def prepare(
     if not isinstance(model, EncoderDecoder):
         raise TypeError(f"model must be an EncoderDecoder, got {type(model).__name__}; from_pieces makes one.")
     own_encoder(model)  # whether it can be saved at the end
-    check_settings(config, evaluates=eval_data is not None)
+    mesh = mesh_of(model) if mesh is None else checked_mesh(mesh)
+    rows = RowsOnMesh(mesh)
+    check_settings(config, evaluates=eval_data is not None, mesh=mesh)
+    if mesh is not None and mesh != mesh_of(model):
+        shardings(model, mesh)  # whether it divides
     _check_loss(config, loss)
     if optimizer is not None:
         check_own_optimizer(optimizer, config)
     _check_generation(model, config)
     check_not_streamed(eval_data, "eval_data")
     tokenizers = None if tokenizers is None else tokenizers.for_model(model)
-    batches = _training_batches(model, data, config, tokenizers, on_bad)
+    batches = _training_batches(model, data, config, tokenizers, on_bad, rows)
     held_out = None if eval_data is None else examples_for(model, eval_data, config, tokenizers, on_bad)
     if held_out is not None and config.max_eval_samples is not None:
         held_out = Examples.of(held_out[: config.max_eval_samples])
     eval_batches = None
     if held_out is not None:
         how = _padding(model, config)
-        eval_batches = Batches(held_out, batch_size=config.per_device_eval_batch_size, shuffle=False, **how)
+        at_once = rows.filled(config.per_device_eval_batch_size)
+        eval_batches = Batches(held_out, batch_size=at_once, shuffle=False, **how)
     steps = config.total_steps(len(batches))
     transformation, schedule = _optimizer(optimizer, config, steps)
     if config.lora is not None:
         key = jax.random.fold_in(jax.random.key(config.seed), _ADAPTERS)
         rank = config.lora_rank or DEFAULT_RANK
         model = add_lora(model, config.lora, rank=rank, alpha=config.lora_alpha, key=key)
+    if mesh is not None and mesh != mesh_of(model):
+        model = with_mesh(model, mesh)
     return TrainingRun(
         config=config,
-        model=model.with_layout("scanned", remat=config.remat, unroll=config.unroll),
+        model=relaid(model.with_layout("scanned", remat=config.remat, unroll=config.unroll)),
         optimizer=transformation,
         schedule=schedule,
         loss=loss,
@@ -293,16 +310,19 @@ def prepare(
         eval_batches=eval_batches,
         tokenizers=tokenizers,
         own=_own(optimizer, loss, config),
+        rows=rows,
     )
 
 
-def check_settings(config: TrainConfig, *, evaluates: bool) -> None:
+def check_settings(config: TrainConfig, *, evaluates: bool, mesh: Mesh | None = None) -> None:
     """Looks at what needs neither model nor data: a wrong word should not wait until they are read.
 
     Raises:
-        ValueError: A setting asks for evaluations that there is no data for, or the optimiser has no such word.
+        ValueError: A setting asks for evaluations that there is no data for, the optimiser has no such word, or a batch
+            cannot be split over the mesh.
     """
     make_optimizer(config, num_training_steps=config.max_steps or _MANY_STEPS)
+    RowsOnMesh(mesh).check(config)
     if evaluates:
         return
     of_evaluations = (
@@ -360,12 +380,17 @@ def _check_generation(model: EncoderDecoder, config: TrainConfig) -> None:
 
 
 def _training_batches(
-    model: EncoderDecoder, data: Any, config: TrainConfig, tokenizers: TokenizerPair | None, on_bad: OnBad
+    model: EncoderDecoder,
+    data: Any,
+    config: TrainConfig,
+    tokenizers: TokenizerPair | None,
+    on_bad: OnBad,
+    rows: RowsOnMesh,
 ) -> Batches | StreamedBatches:
     how = {
         "batch_size": config.batch_size,
         "tokens_per_batch": config.tokens_per_batch,
-        "rows_multiple_of": config.gradient_accumulation_steps,
+        "rows_multiple_of": rows.parts * config.gradient_accumulation_steps,
         "seed": config.seed,
         **_padding(model, config),
     }

@@ -43,11 +43,14 @@ class StepMetrics:
         self._tokens, self._seconds = 0, 0.0
         self._started: float | None = None
 
-    def add(self, metrics: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> None:
-        """Counts one step: what it returned, and the batch it was given."""
+    def add(self, metrics: Mapping[str, Any], batch: Mapping[str, np.ndarray], parts: int = 1) -> None:
+        """Counts one step: what it returned, and the batch it was given, or one of so many equal parts of it.
+
+        The tokens of the other parts are taken to be as many: they only tell the speed.
+        """
         self._steps.append(metrics)
         mask = batch.get("attention_mask", batch["input_ids"])
-        self._tokens += int(np.count_nonzero(mask)) + int(np.count_nonzero(batch["labels"] >= 0))
+        self._tokens += parts * (int(np.count_nonzero(mask)) + int(np.count_nonzero(batch["labels"] >= 0)))
 
     def pause(self) -> None:
         """Stops the clock, if it runs, after the steps so far are done: an evaluation or a checkpoint follows."""
