@@ -102,6 +102,7 @@ EXHAUSTIVE = (
     "training/test_fit.py::test_a_longer_run_that_would_have_had_other_rates_is_refused_with_a_way_out",
     "training/test_fit.py::test_a_warm_up_that_is_a_share_of_the_run_can_be_lengthened_as_a_number_of_steps",
     "mesh/test_loading_memory.py::test_the_host_holds_at_most_a_part_beyond_the_arrays",
+    "mesh/test_loading_two_processes.py::test_two_processes_load_and_save_together",
     "training/test_fit.py::test_patience_ends_a_run_early",
     "training/test_fit.py::test_steps_given_to_the_command_win_over_the_files_epochs_and_the_other_way_round",
     "training/test_fit_opened.py::test_a_loss_that_restates_the_default_gives_the_same_run[2]",
