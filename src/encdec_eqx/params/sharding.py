@@ -211,10 +211,10 @@ def without_mesh(model: Model) -> Model:
 
     def plain(node: Any) -> Any:
         if isinstance(node, ShardedLinear):
-            return Linear(node.weight, node.bias)
+            return _as(Linear, node)
         if isinstance(node, ShardedEmbedding):
-            return Embedding(node.weight, node.padding_idx, node.fixed)
-        return dataclasses.replace(node, base=plain(node.base)) if isinstance(node, WithLoRA) else node
+            return _as(Embedding, node)
+        return _as(type(node), node, base=plain(node.base)) if isinstance(node, WithLoRA) else node
 
     whole = jax.tree.map(plain, model, is_leaf=_is_layer)
     return _with_backends(whole, unfolded=False)
@@ -313,15 +313,15 @@ def _with_placements(model: Any, mesh: Mesh, rules: Mapping[str, Axes]) -> Any:
 
     def placed(path: tuple[Any, ...], node: Any) -> Any:
         if isinstance(node, WithLoRA):
-            return dataclasses.replace(node, base=placed(path, node.base))
+            return _as(type(node), node, base=placed(path, node.base))
         axes = _axes(path, node)
         if axes is None:
             return node
         place = MeshPlacement(mesh, tuple(rules.get(axis, ()) for axis in axes))
         problems.update(_undivided(path, node.weight, axes, place))
         if isinstance(node, Linear):
-            return ShardedLinear(node.weight, node.bias, placement=place)
-        return ShardedEmbedding(node.weight, node.padding_idx, node.fixed, placement=place)
+            return _as(ShardedLinear, node, placement=place)
+        return _as(ShardedEmbedding, node, placement=place)
 
     whole = jax.tree_util.tree_map_with_path(placed, model, is_leaf=_is_layer)
     if problems:
@@ -331,6 +331,18 @@ def _with_placements(model: Any, mesh: Mesh, rules: Mapping[str, Axes]) -> Any:
             f"with_mesh(model, mesh, rules={{**RULES, {kept}}}), with RULES from encdec_eqx.params.sharding."
         )
     return _with_backends(whole, unfolded=True)
+
+
+def _as(kind: Any, node: Any, **others: Any) -> Any:
+    """A layer of this kind with the fields of another, and others.
+
+    It is made as equinox makes modules of leaves. To be called, the kind would want the arrays of one layer: those of a
+    stack have an axis more, which an error tells where annotations are checked.
+    """
+    made = object.__new__(kind)
+    for field in dataclasses.fields(kind):
+        object.__setattr__(made, field.name, others[field.name] if field.name in others else getattr(node, field.name))
+    return made
 
 
 def _axes(path: tuple[Any, ...], node: Any) -> tuple[str, ...] | None:
