@@ -145,6 +145,22 @@ def test_an_index_is_made_once_and_anew_when_the_file_or_a_length_changes(tmp_pa
     assert encode_stream(stream_pairs(tmp_path / "elsewhere.jsonl")).digest == before.digest
 
 
+def test_an_index_that_is_damaged_is_made_again(tmp_path: Path):
+    (file,) = _shards(tmp_path, 20, 1)
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(file.read_bytes()))
+    stream = stream_pairs(tmp_path / "packed.jsonl.gz", cache_dir=tmp_path / "cache")
+    before = encode_stream(stream)
+    last = before[19].input_ids
+    for name, content in (("entries.bin", b"cut"), ("lines.jsonl", b""), ("facts.json", b"{")):
+        found = list((tmp_path / "cache").rglob(name))
+        assert found
+        for path in found:
+            path.write_bytes(content)
+        again = encode_stream(stream)
+        assert again.digest == before.digest
+        np.testing.assert_array_equal(again[19].input_ids, last)
+
+
 # --- the order
 
 

@@ -4,13 +4,12 @@ It is made in one pass over the file, which also finds every record that cannot 
 memory. What has no way to a single record (Parquet, compressed files) is written out as plain lines beside it.
 """
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._quoting import printable
-from ..._writing import whole_folder
+from ..._writing import remove, whole_folder
 from ...text import TokenizerPair
 from ...text.texts import cuts_not_reported
 from .examples import EncodedRecords
@@ -134,14 +133,11 @@ class ShardIndex:
         key = _digest([_VERSION, str(file.resolve()), stamp, encoding.source, encoding.target])
         lines = _plain_lines(file, stamp, encoding, cache / f"{file.name}-{key}")
         kept = cache / f"{file.name}-{_digest([key, encoding.digest()])}"
-        if not (kept / _FACTS).exists():
-            with _new_folder(kept, kept / _FACTS) as folder:
-                _make(file, lines, encoding, folder)
-        facts = json.loads((kept / _FACTS).read_text(encoding="utf-8"))
+        facts = _kept(kept, _ENTRIES, lambda folder: _make(file, lines, encoding, folder))
         return cls(
             file,
             lines,
-            np.memmap(kept / _ENTRIES, ENTRY, mode="r") if facts["records"] else np.zeros(0, ENTRY),
+            np.memmap(kept / _ENTRIES, ENTRY, mode="r") if facts["bytes"] else np.zeros(0, ENTRY),
             facts["digest"],
             tuple(BadRecord(*one) for one in facts["bad"]),
             facts["unread"],
@@ -160,15 +156,35 @@ def _digest(told: Any) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _new_folder(target: Path, proof: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its place whole; where another process was faster, its folder stays."""
+def _kept(kept: Path, name: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What is known of a file that is kept in a folder; both are made where they are not there, or not whole.
+
+    Args:
+        kept: the folder, which appears whole. Where another process was faster, its folder stays.
+        name: the file's name.
+        make: fills a folder, and returns what is known.
+    """
+    facts = _whole(kept, name)
+    if facts is None:
+        remove(kept)
+        try:
+            with whole_folder(kept) as folder:
+                made = {**make(folder), "bytes": (folder / name).stat().st_size}
+                (folder / _FACTS).write_text(json.dumps(made), encoding="utf-8")
+        except OSError:
+            if _whole(kept, name) is None:
+                raise
+        facts = json.loads((kept / _FACTS).read_text(encoding="utf-8"))
+    return facts
+
+
+def _whole(kept: Path, name: str) -> dict[str, Any] | None:
+    """What is known of a file that is kept; None if it is not there, or damaged."""
     try:
-        with whole_folder(target) as folder:
-            yield folder
-    except OSError:
-        if not proof.exists():
-            raise
+        facts = json.loads((kept / _FACTS).read_text(encoding="utf-8"))
+        return facts if facts["bytes"] == (kept / name).stat().st_size else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 # plain lines
@@ -178,12 +194,8 @@ def _plain_lines(file: Path, stamp: tuple[int, int], encoding: Encoding, kept: P
     """The lines of a file, written out where there is no way to a single record of it."""
     if format_of(file) == "jsonl" and file.suffix not in OPENERS:
         return Lines(file, stamp)
-    if not (kept / _FACTS).exists():
-        with _new_folder(kept, kept / _FACTS) as folder:
-            made = _write_out_parquet if format_of(file) == "parquet" else _decompress
-            facts = made(file, encoding, folder / _LINES)
-            (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
-    facts = json.loads((kept / _FACTS).read_text(encoding="utf-8"))
+    write = _write_out_parquet if format_of(file) == "parquet" else _decompress
+    facts = _kept(kept, _LINES, lambda folder: write(file, encoding, folder / _LINES))
     path = kept / _LINES
     return Lines(path, stamp_of(path), tuple(BadRecord(*one) for one in facts["bad"]), facts["unread"])
 
@@ -239,7 +251,6 @@ class _Numbered:
 class _Told:
     """What the pass has found so far."""
 
-    records: int = 0
     bad: list[BadRecord] = field(default_factory=list)
     fields: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     truncated: tuple[int, int] = (0, 0)
@@ -253,14 +264,13 @@ class _Told:
         cut = encoded.truncated
         self.truncated = (self.truncated[0] + cut[0], self.truncated[1] + cut[1])
         self.bad += encoded.bad
-        self.records += len(encoded.kept)
         made = np.zeros(len(encoded.kept), ENTRY)
         made["source"], made["target"] = encoded.lengths
         return made
 
 
-def _make(file: Path, lines: Lines, encoding: Encoding, folder: Path) -> None:
-    """Fill a folder with the index of a file."""
+def _make(file: Path, lines: Lines, encoding: Encoding, folder: Path) -> dict[str, Any]:
+    """Write the index of a file into a folder; returns what else is known of the file."""
     _check_lines(file, lines.path)
     hashed, told, validator = hashlib.sha256(), _Told(), RecordValidator(encoding.source, encoding.target)
     with (folder / _ENTRIES).open("wb") as out:
@@ -275,15 +285,13 @@ def _make(file: Path, lines: Lines, encoding: Encoding, folder: Path) -> None:
     if stamp_of(lines.path) != lines.stamp:
         raise ValueError(f"{printable(file)} was changed while it was read: wait until it is whole, and start again.")
     bad = sorted((*lines.aside, *told.bad), key=lambda one: one.line)
-    facts = {
-        "records": told.records,
+    return {
         "digest": hashed.hexdigest(),
         "bad": bad,
         "unread": {**validator.unread, **lines.unread},
         "fields": told.fields,
         "truncated": told.truncated,
     }
-    (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def _check_lines(file: Path, path: Path) -> None:

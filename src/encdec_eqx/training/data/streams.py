@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import BinaryIO, overload
 
 import numpy as np
 from jaxtyping import Int
@@ -273,13 +273,15 @@ class StreamedExamples(Sequence[Example]):
         with shard.lines.path.open("rb") as file:
             if stamp_of(shard.lines.path) != shard.lines.stamp:
                 raise _changed_error(shard)
-            for offset in entries["offset"].tolist():
-                file.seek(offset)
-                entry = next(entries_of_lines(shard.file, [(0, file.readline())]), None)
-                record = None if entry is None else validated(entry, shard.file, validator)
-                if record is None or isinstance(record, BadRecord):
-                    raise _changed_error(shard, offset, "nothing" if record is None else record.reason)
-                yield record
+            offsets = entries["offset"].tolist()
+            found = entries_of_lines(shard.file, enumerate(_lines_at(file, offsets)))
+            for at, offset in enumerate(offsets):
+                entry = next(found, None)
+                read = None if entry is None else validated(entry, shard.file, validator)
+                if read is None or read.line != at or isinstance(read, BadRecord):
+                    reason = read.reason if isinstance(read, BadRecord) and read.line == at else "an empty line"
+                    raise _changed_error(shard, offset, reason)
+                yield read
 
     def _with_all_fields(self, examples: Examples) -> Examples:
         """With the fields that examples elsewhere in the stream have, so that all batches have the same."""
@@ -289,6 +291,13 @@ class StreamedExamples(Sequence[Example]):
                 filled = np.full(len(beside.ids), WHEN_ABSENT[name], np.int32)
                 examples.fields[name] = Ragged(filled, beside.offsets)
         return examples
+
+
+def _lines_at(file: BinaryIO, offsets: Iterable[int]) -> Iterator[bytes]:
+    """The lines that begin at some offsets."""
+    for offset in offsets:
+        file.seek(offset)
+        yield file.readline()
 
 
 _PART = 1 << 16
