@@ -83,6 +83,7 @@ EXHAUSTIVE = (
     "generation/test_targets.py::test_three_letters_are_copied_whole",
     "layers/test_attention_kernels.py::test_a_source_encoded_by_a_kernel_is_generated_from[xla]",
     "layers/test_attention_kernels.py::test_a_training_step_by_a_kernel_is_that_of_the_reference[scanned-xla]",
+    "mesh/test_families.py::test_every_family_is_as_on_one_device",
     "params/test_lora.py::test_a_model_with_adapters_generates_what_the_merged_one_does[unrolled]",
     "params/test_lora.py::test_gradients_are_the_same_in_both_layouts",
     "params/test_lora.py::test_half_precision_weights_under_adapters_of_full_precision",
