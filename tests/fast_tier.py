@@ -46,6 +46,7 @@ FAST = (
     "layers/test_layers.py",
     "layers/test_norm.py",
     "layers/test_rotary.py",
+    "mesh/test_cluster.py",
     "params/test_lora.py::test_adapters_that_cannot_be_meant_are_errors",
     "params/test_lora.py::test_an_adapter_adds_a_product_of_low_rank",
     "params/test_trainable.py::test_a_selector_picks_what_it_says_in_both_layouts",

@@ -11,6 +11,7 @@ MODULES = (
     "encdec_eqx",
     "encdec_eqx.text",
     "encdec_eqx.training",
+    "encdec_eqx.training.cluster",
     "encdec_eqx.training.data",
     "encdec_eqx.training.job",
     "encdec_eqx.training.metrics",

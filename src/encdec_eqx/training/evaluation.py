@@ -6,18 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
+from .. import _processes as processes
 from .._trees import astype
 from .._typing import Array
 from ..encoder_decoder import EncoderDecoder
 from ..generation.generation_config import GenerationConfig
+from ..hf.gathering import gathered, spans_processes
 from ..inputs.tokens import longest
+from ..params.sharding import without_mesh
 from ..text.texts import by_length, pad_rows, pad_sources, source_pad
 from .batch import checked_batch, completed_batch, loss_of_batch
 from .loss import Loss, seq2seq_loss
 from .rows_on_mesh import ON_ONE_DEVICE, RowsOnMesh
+
+_NOTHING = -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +77,11 @@ def generate_ids(
     """The ids that the model generates for each source, without start token, EOS and padding.
 
     Sources of similar length share a batch, and results come in the callers' order. `fields` are what goes with each
-    source's ids, in the words of `generate`: a mask, segments, positions. `rows` says how many a mesh wants.
+    source's ids, in the words of `generate`: a mask, segments, positions. `rows` says how many a mesh wants. Of a model
+    that is spread over several processes each takes it whole, and generates for every so many-th of the sources.
     """
+    if spans_processes(model):
+        return _generated_together(model, sources, batch_size, max_new_tokens, num_beams, fields)
     results: list[list[int]] = [[]] * len(sources)
     for chosen in by_length(sources, batch_size):
         places = pad_rows(chosen, rows.filled(min(batch_size, len(sources))))
@@ -83,6 +93,33 @@ def generate_ids(
             # EOS is the last of the counted ones, unless the row was cut before it
             results[at] = row[1:][: length if cut else length - 1].tolist()
     return results
+
+
+def _generated_together(
+    model: Any,
+    sources: Sequence[np.ndarray],
+    batch_size: int,
+    max_new_tokens: int,
+    num_beams: int,
+    fields: Sequence[Mapping[str, np.ndarray]] | None,
+) -> list[list[int]]:
+    """What the processes generate, each for its share of the sources; all come to know all of it."""
+    own = slice(processes.number(), None, processes.count())
+    whole = without_mesh(jax.tree.map(lambda leaf: jnp.asarray(gathered(leaf)), model))
+    made = generate_ids(
+        whole,
+        sources[own],
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        fields=None if fields is None else fields[own],
+    )
+    table = np.full((-(-len(sources) // processes.count()), max_new_tokens), _NOTHING, np.int32)
+    for row, ids in zip(table, made, strict=False):
+        row[: len(ids)] = ids
+    tables = multihost_utils.process_allgather(table)
+    rows = np.swapaxes(tables, 0, 1).reshape(-1, max_new_tokens)[: len(sources)]
+    return [row[row != _NOTHING].tolist() for row in rows]
 
 
 @eqx.filter_jit

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from .. import _processes as processes
 from ..params.sharding import batch_sharding
 from .data.batches import Part
 from .train_config import TrainConfig
@@ -46,7 +47,11 @@ class RowsOnMesh:
         return f"on a mesh of {sizes}: {number} device{'s' * (number > 1)} ({kind}), {split}"
 
     def check(self, config: TrainConfig) -> None:
-        """Raises ValueError for batches whose rows cannot be split; a budget of tokens is met by fewer rows instead."""
+        """Raises ValueError for batches whose rows cannot be split; a budget of tokens is met by fewer rows instead.
+
+        And where several processes run and the mesh is not one of all their devices.
+        """
+        self._check_processes()
         accumulated = config.gradient_accumulation_steps
         multiple = self.parts * accumulated
         if self.mesh is None or config.batch_size is None or config.batch_size % multiple == 0:
@@ -58,6 +63,16 @@ class RowsOnMesh:
             f"per_device_train_batch_size={config.batch_size}{default} is the whole batch of a step, which cannot be "
             f"split over a mesh of data={data} x fsdp={fsdp}{parts}: make it a multiple of {multiple}, or give "
             "tokens_per_batch."
+        )
+
+    def _check_processes(self) -> None:
+        count, devices = processes.count(), jax.devices() if processes.count() > 1 else []
+        if count == 1 or (self.mesh is not None and set(self.mesh.devices.flat) == set(devices)):
+            return
+        what = "no mesh says how" if self.mesh is None else f"the mesh has {self.mesh.size} of their devices"
+        raise ValueError(
+            f"{count} processes with {len(devices)} devices are to train together, and {what}: pass "
+            f"mesh=make_mesh(data={len(devices)}), or any other sizes whose product is {len(devices)}."
         )
 
     def decisive(self, config: TrainConfig) -> dict[str, int]:

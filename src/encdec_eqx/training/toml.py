@@ -55,6 +55,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"\bset lora\b", "set [train] lora"),
     (r"(?<=\[mesh\]: )mesh\.", ""),
     (r"\bmesh\.(data|fsdp|tensor)\b", r"[mesh] \1"),
+    (r"pass mesh=make_mesh\(data=(\d+)\), or any", r"set [mesh] data = \1, or any"),
     (r": change a size, or pass devices=\.", ": change a size in [mesh]."),
     (r"jax\.config\.update\('jax_num_cpu_devices', (\d+)\) before anything else",
      r"JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=\1 in the environment"),
