@@ -14,6 +14,8 @@ import pytest
 from encdec_eqx import AttentionConfig, EncoderDecoder, FeedForwardConfig, make_mesh, with_mesh
 from encdec_eqx.params.sharding import RULES, mesh_of
 from encdec_eqx.training import TrainConfig, fit
+from encdec_eqx.training.job import read_job
+from encdec_eqx.training.run_job import run_job
 from models import decoder_config, encoder_config, tiny_pair
 from tolerances import ON_A_MESH
 
@@ -169,6 +171,28 @@ max_shapes = 1
 data = 4
 fsdp = 2
 """
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fsdp = 0", r"job.toml: \[mesh\]: fsdp must be at least 1, got 0"),
+        ("fsdp = '2'", r"job.toml: \[mesh\] fsdp must be a whole number, got '2'"),
+        ("fdsp = 2", r"job.toml: \[mesh\] holds 'fdsp', .* Did you mean 'fsdp'\? Known names: data, fsdp, tensor"),
+    ],
+)
+def test_what_a_file_says_wrong_of_its_mesh_is_told_in_its_words(tmp_path, line, words):
+    (tmp_path / "job.toml").write_text(JOB.replace("fsdp = 2", line))
+    with pytest.raises((ValueError, TypeError), match=words):
+        read_job(tmp_path / "job.toml")
+
+
+def test_rows_are_told_in_the_words_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").write_text("{}")
+    (tmp_path / "job.toml").write_text(JOB.replace("max_steps = 1", "per_device_train_batch_size = 12"))
+    with pytest.raises(ValueError, match=r"^\[train\] per_device_train_batch_size = 12 is the whole batch of a step"):
+        run_job(read_job(tmp_path / "job.toml"))
 
 
 def command(folder: Path, *words: str, devices: int) -> subprocess.CompletedProcess:

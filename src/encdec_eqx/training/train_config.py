@@ -39,8 +39,8 @@ class TrainConfig(OptimizerConfig):
         resume: Go on from the newest checkpoint in `output_dir` (from the start, if there is none yet).
         num_train_epochs: Passes over the data; may be a fraction. Default 3, unless `max_steps` is given.
         max_steps: Optimiser steps, instead of `num_train_epochs`.
-        per_device_train_batch_size: Examples per step, before they are split by `gradient_accumulation_steps`. Default
-            8, unless `tokens_per_batch` is given.
+        per_device_train_batch_size: Examples per step, before they are split by `gradient_accumulation_steps` and among
+            the devices of a mesh. Default 8, unless `tokens_per_batch` is given.
         tokens_per_batch: Budget of a step in tokens, source and target with their padding, instead of a fixed number
             of examples: batches of short examples then hold more of them.
         gradient_accumulation_steps: Parts that every batch is split into, run one after another to save memory; the
@@ -61,7 +61,7 @@ class TrainConfig(OptimizerConfig):
         remat: What the backward pass recomputes, as in `with_layout("scanned", remat=...)`.
         unroll: Layers in an iteration of the loop over layers, as in `with_layout("scanned", unroll=...)`: for GPUs.
         eval_steps: Steps between two evaluations; default: one at the end of each epoch.
-        per_device_eval_batch_size: Examples per batch of an evaluation.
+        per_device_eval_batch_size: Examples per batch of an evaluation; on a mesh rounded up to what it divides.
         max_eval_samples: Evaluate on the first so many examples; default all.
         predict_with_generate: Whether an evaluation generates, which the metrics of text need; its loss is always
             taken. Default: if `metrics` are given.
