@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks._sizes import Size, decode_step_bytes, decode_step_flops, encode_flops, train_step_flops
 
 JAX, TORCH = "benchmarks._gpu_jax", "benchmarks._gpu_torch"
-PARTS = ("training", "decoding", "bart", "tests", "profiles", "layouts", "flags")
+PARTS = ("training", "decoding", "bart", "tests", "profiles", "layouts", "mesh", "flags")
 FLOAT_BYTES, HALF_BYTES = 4, 2
 
 BASE = Size(name="base", layers=12, hidden=768, heads=12)
@@ -96,6 +96,7 @@ def cells(*, tiny: bool = False) -> list[Cell]:
         *[cell for module in (JAX, TORCH) for cell in _bart(module, bart, tiny)],
         *_profiles(base, tiny),
         *_layouts(tiny),
+        *_on_a_mesh(tiny),
         *_flags(base, tiny),
     ]
 
@@ -148,6 +149,14 @@ def _layouts(tiny: bool) -> list[Cell]:
         "ours, unrolled": {"layout": "unrolled", "remat": False},
     }
     return [_train("layouts", side, JAX, tiny, 90, options=options) for side, options in ways.items()]
+
+
+def _on_a_mesh(tiny: bool) -> list[Cell]:
+    """Our training step on all devices there are, be it one: 32 rows of 8 devices are 4 for each."""
+    return [
+        _train("mesh", f"ours, every device along {axis}", JAX, tiny, 90, options=LINEAR | {"mesh": axis})
+        for axis in ("data", "fsdp")
+    ]
 
 
 def _generate(

@@ -16,6 +16,8 @@ from benchmarks import _harness, _inputs, _jax_side, _steps
 from benchmarks._jax_side import state, timed
 from benchmarks._memory import peaks
 from benchmarks._programs import bytes_of
+from encdec_eqx import with_mesh
+from encdec_eqx.params.sharding import MeshConfig, shard_batch
 from encdec_eqx.training import Batches, Example, init_train_state, make_train_step
 
 MAX_SHAPES = 4  # as `TrainConfig` has it
@@ -24,29 +26,43 @@ Batch = dict[str, Any]
 
 
 def prepare_training(
-    *, batch: int, source: int, target: int, ragged: bool, layout: str, remat: str | bool, unroll: int = 1
+    *,
+    batch: int,
+    source: int,
+    target: int,
+    ragged: bool,
+    layout: str,
+    remat: str | bool,
+    unroll: int = 1,
+    mesh: str | None = None,
 ) -> dict[str, Any]:
     """Makes optimiser, state and batches.
 
     Args:
-        batch: rows of a batch.
+        batch: rows of a batch; on a mesh a multiple of its devices.
         source: source positions; of ragged examples the most.
         target: target positions; of ragged examples the most.
         ragged: whether examples have lengths of their own.
         layout: of the model.
         remat: what the backward pass finds kept, as in `with_layout`.
         unroll: layers in an iteration of the scanned layout, likewise.
+        mesh: the axis of a mesh of all devices, on which equal examples lie; None for one device.
     """
     optimizer = optax.adamw(1e-4, weight_decay=0.01)
     about: dict[str, Any] = {}
+    model = state.pop("model").with_layout(layout, remat=remat, unroll=unroll)
+    laid = None if mesh is None else MeshConfig(**{mesh: len(jax.devices())}).make()
+    if laid is not None:
+        model = with_mesh(model, laid)
     if ragged:
         batches = _batches(batch, source, target)
         state["shapes"], state["batches"] = batches.one_of_each_shape(), _epochs(batches)
         about = {"shapes": len(batches.shapes), "padding_share": batches.padding_share}
     else:
-        state["shapes"] = [_equal(batch, source, target)]
+        equal = _equal(batch, source, target)
+        state["shapes"] = [equal if laid is None else shard_batch(equal, laid)]
         state["batches"] = itertools.repeat((state["shapes"][0], batch * (source + target)))
-    state["train"] = init_train_state(state.pop("model").with_layout(layout, remat=remat, unroll=unroll), optimizer)
+    state["train"] = init_train_state(model, optimizer)
     state["step"] = make_train_step(optimizer, compute_dtype=jnp.bfloat16 if state["precision"] == "bf16" else None)
     return about
 

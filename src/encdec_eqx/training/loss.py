@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int32, Integer
 from .._inputs import IGNORED as IGNORED
 from .._inputs import platform
 from .._typing import Array, ArrayLike, TargetIds, checked
+from ..layers.sharded import placement_of
 
 Loss = Callable[[Any, Any], tuple[Any, Any]]
 """`loss(logits, labels) -> (sum, weight)`, as `seq2seq_loss`: see `make_train_step` for what is asked of one."""
@@ -147,7 +148,7 @@ def divided_loss_from_hidden(
     check_label_range(labels, decoder.config.vocab_size)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}; None chooses one for the platform.")
-    size = usual_chunk_size(decoder.config.vocab_size) if chunk_size is None else chunk_size
+    size = usual_chunk_size(decoder.config.vocab_size) * _devices(decoder) if chunk_size is None else chunk_size
     count = -(-labels.size // size)
     if count == 1:  # nothing to save, and autodiff is a little faster
         logits = decoder.logits(hidden).astype(jnp.float32)
@@ -218,6 +219,15 @@ def usual_chunk_size(vocab_size: int) -> int:
     """Labels at a time where nobody chose: few enough to save memory, enough for products at full speed."""
     least, most_bytes = (128, 128 * 2**20) if platform() == "cpu" else (1024, 256 * 2**20)
     return max(least, most_bytes // (4 * vocab_size))
+
+
+def _devices(decoder: Any) -> int:
+    """How many devices share the labels: each makes logits of as many as a single one would.
+
+    Of a smaller chunk its logits would be sent about, not the table, and the table's gradient be summed for each.
+    """
+    place = placement_of(decoder)
+    return 1 if place is None else place.mesh.size
 
 
 def _split(x: Array, count: int, padding: int) -> Array:
