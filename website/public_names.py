@@ -24,6 +24,7 @@ MODULES = (
     "encdec_eqx.conversion",
     "encdec_eqx.verification",
     "encdec_eqx.serve",
+    "encdec_eqx.params.sharding",
     "encdec_eqx.generation.constraints",
     "encdec_eqx.generation.processors",
     "encdec_eqx.layers.attention_backend",
