@@ -141,6 +141,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_is_refused_before_anything_is_read(folder: Path, what: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("encdec_eqx.hf.transforms.copy_mapped", None)
     call, error, message = REFUSED[what]
