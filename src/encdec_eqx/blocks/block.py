@@ -99,7 +99,7 @@ class AbstractBlock(eqx.Module):
         if self.cross_attention is None:
             return None
         with jax.named_scope("cross_attention"):
-            return self.cross_attention.keys_values(states)
+            return place_cache(self.cross_attention.keys_values(states), self.cross_attention)
 
     def empty_self_kv(self, rows: int, slots: int, layers: tuple[int, ...] = ()) -> AbstractKV:
         """Zeros of the shape and dtype that self-attention writes, after leading `layers` axes."""

@@ -20,6 +20,7 @@ from ..layers.attention import (
 )
 from ..layers.attention_backend import AttentionCall
 from ..layers.context import AttentionContext, AttentionMask, LayerContext
+from ..layers.sharded import place_cache
 from .block import AbstractBlock, Block, BlockOutput, Residual, Stream
 from .parallel import ParallelBlock
 
@@ -112,7 +113,7 @@ class _Merged(AbstractBlock):
     def cross_kv(self, states: Float[Array, "batch source hidden"]) -> CrossKV:
         """Keys and values of the encoder states, by self-attention's projections."""
         with jax.named_scope("merged_attention"):
-            return self.self_attention.keys_values(states)
+            return place_cache(self.self_attention.keys_values(states), self.self_attention)
 
     def attention_backends(
         self, masks: tuple[AttentionMask, AttentionMask], *, bias: bool, scale: Any, dropout: bool

@@ -45,6 +45,7 @@ from .source_and_prompt import (
     padded_source,
 )
 from .special_tokens import START, SpecialTokens, is_per_row, start_tokens_of_rows
+from .state_on_mesh import Layout, kept, layout_of, rows_of, spread_state
 
 TOKENS_A_CALL = 64
 """Tokens between two looks at the host: how long an interrupt may take to be noticed, and nothing else."""
@@ -65,31 +66,31 @@ State = TypeVar("State")
 
 
 @eqx.filter_jit(donate="all-except-first")
-def advance_until(fixed: tuple[Any, AbstractSearch, Int32[ArrayLike, ""], int], state: State) -> State:
+def advance_until(fixed: tuple[Any, AbstractSearch, Int32[ArrayLike, ""], int, Layout | None], state: State) -> State:
     """Steps until `state.length` is `until`, or all have finished.
 
     The state's buffers are donated: it is private to one run, and its cache need not exist twice.
 
     Args:
-        fixed: the decoder, the search, `until`, and after how many steps to check whether there is more to do
-            (`steps_per_check`): of no effect on the result.
+        fixed: the decoder, the search, `until`, after how many steps to check whether there is more to do
+            (`steps_per_check`): of no effect on the result; and where the state lies on a mesh, if it does.
         state: where to go on.
     """
-    decoder, search, until, steps = fixed
+    decoder, search, until, steps, layout = fixed
 
     def unfinished(now: Any) -> Bool[Array, ""]:
         return (now.length < until) & ~jnp.all(now.finished)
 
     def step(now: State) -> State:
-        with jax.named_scope("decode_step"):
-            return search.step(decoder, now)
+        with jax.named_scope("decode_step"), rows_of(layout):
+            return kept(search.step(decoder, now), layout)
 
     def block(now: State) -> State:
         return jax.lax.fori_loop(0, steps, lambda _, now: _step_if(unfinished(now), step, now), now)
 
     # On CPU around single tokens: a scan of n tokens would run up to n - 1 tokens too far, and is not faster (measured:
     # 10.7 against 10.9 ms of processor time per token; 6 layers of width 384, batch 1).
-    return jax.lax.while_loop(unfinished, step if steps == 1 else block, state)
+    return kept(jax.lax.while_loop(unfinished, step if steps == 1 else block, state), layout)
 
 
 def steps_per_check(tokens: int) -> int:
@@ -171,7 +172,8 @@ class Run:
         key: Any,
     ):
         self.decoder, self.project, self.source, self.plan = decoder, project, source, plan
-        self.batch, self.padded_batch = source.batch, bucket(source.batch, least=least_rows(plan))
+        self.batch = source.batch
+        self.padded_batch = bucket(source.batch, least=least_rows(plan), parts=source.parts)
         seen = prompt.trimmed()
         self.unseen = prompt.ids[:, : prompt.width - seen.width]
         self.width, self.last = seen.width, seen.width + plan.max_new_tokens
@@ -276,14 +278,16 @@ class Run:
         columns = np.full((ids.shape[0], self.bucket.slots + 1), search.pad_id, np.int32)
         columns[:, : self.width] = ids[:, ids.shape[1] - self.width :]
         alive = np.repeat(np.arange(self.padded_batch) < self.batch, self.layout.rows)
-        return search.start(
+        state = search.start(
             PrefillOutput(columns, positions, real[:, :fed], alive, cache, memory, draft_cache, draft_positions)
         )
+        return spread_state(state, self.decoder, self.padded_batch)
 
     def _advance(self, state: Any, tokens: int) -> tuple[Any, bool]:
         """The state after so many more tokens, or at its end, and whether that is the end."""
         until = np.asarray(min(int(state.length) + tokens, self.last), np.int32)
-        state = advance_until((self.decoder, self.search, until, self._steps(tokens)), state)
+        fixed = (self.decoder, self.search, until, self._steps(tokens), layout_of(state, self.decoder))
+        state = advance_until(fixed, state)
         return state, bool(np.asarray(state.finished).all()) or int(state.length) >= self.last
 
     def _result(self, state: Any, encoded: Encoded, count: Count) -> GenerationResult:

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 import equinox as eqx
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float32
 
 from .._inputs import plain, whole
@@ -26,6 +27,7 @@ from .rescore import Rescored, cross_attentions, rescore
 from .result import GenerationResult, StreamChunk, Warmup, counted
 from .source_and_prompt import Source, from_any, from_ids, from_outputs, host_level
 from .special_tokens import ARGUMENT, SpecialTokens, is_per_row
+from .state_on_mesh import beside, model_on, parts_of_rows
 
 
 class Generates(TaughtAttributes):
@@ -50,6 +52,7 @@ class Generates(TaughtAttributes):
         decoder_attention_mask: Any = None,
         generation_config: GenerationConfig | None = None,
         key: Any = None,
+        mesh: Mesh | None = None,
         **options: Unpack[GenerationOptions],
     ) -> GenerationResult:
         """Generate target sequences: greedily, by sampling, beam search or contrastive search.
@@ -70,6 +73,9 @@ class Generates(TaughtAttributes):
             generation_config: options, in place of the model's own; the arguments here win over both.
             key: a PRNG key, or an array of one key per sequence. Token t of sample s of sequence r is drawn with
                 `fold_in(fold_in(fold_in(key, r), s), t)`; a sequence's own key takes the place of the inner one.
+            mesh: devices to spread the model over, as `with_mesh(model, mesh).generate(...)` does. A model that lies on
+                this mesh stays as it is; any other is laid out anew at every call, so that who generates more than
+                once calls `with_mesh` once. The result is that of one device.
             **options: any option of `GenerationConfig`, and those that `GenerationOptions` adds: `logits_processor`,
                 `constraint`, `assistant_model`, `output_cross_attentions`. One of `max_length` and `max_new_tokens` is
                 required, here or in a config. Other names that Hugging Face knows are errors that name the nearest
@@ -89,7 +95,8 @@ class Generates(TaughtAttributes):
         prompt = (decoder_input_ids, decoder_attention_mask)
         if not options.keys() <= KNOWN:
             refuse_old_words(Generates.generate, (), options)
-        return self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options).generate()
+        model = model_on(self, mesh)
+        return model._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options).generate()
 
     def stream(
         self,
@@ -104,6 +111,7 @@ class Generates(TaughtAttributes):
         decoder_attention_mask: Any = None,
         generation_config: GenerationConfig | None = None,
         key: Any = None,
+        mesh: Mesh | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Iterator[StreamChunk]:
         """Generate, and yield tokens as they come: the same tokens as `generate`, in the same programs.
@@ -125,7 +133,8 @@ class Generates(TaughtAttributes):
 
         def chunks() -> Iterator[StreamChunk]:
             most = whole("tokens_at_a_time", tokens_at_a_time, least=1, most=2**31 - 1)
-            run = self._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options)
+            model = model_on(self, mesh)
+            run = model._request(input_ids, encoder_outputs, inputs, prompt, generation_config, key, options)
             yield from run.stream(most)
 
         return chunks()
@@ -139,6 +148,7 @@ class Generates(TaughtAttributes):
         max_new_tokens: int | Iterable[int],
         generation_config: GenerationConfig | None = None,
         key: Any = None,
+        mesh: Mesh | None = None,
         **options: Unpack[WarmupOptions],
     ) -> Warmup:
         """Compile ahead what `generate` will need, without generating: every combination of the sizes given.
@@ -154,6 +164,7 @@ class Generates(TaughtAttributes):
             max_new_tokens: most tokens to generate, one number or several.
             generation_config: see `generate`.
             key: see `generate`; needed where tokens are drawn.
+            mesh: see `generate`.
             **options: the options of the calls to come; which rules are there decides the program, their values do not.
 
         Returns:
@@ -176,13 +187,13 @@ class Generates(TaughtAttributes):
             given = np.asarray(given).reshape(-1)[0].item() if np.size(given) else None
             options = {**options, "decoder_start_token_id": given}
         start = self.special_tokens.require("decoder_start_token_id") if given is None else given
-        begin = time.perf_counter()
+        model, begin = model_on(self, mesh), time.perf_counter()
         with counted() as count:
             for batch, source, target, limit in itertools.product(batch_sizes, source_lengths, prompt_lengths, limits):
                 prompt = None if target == 1 else np.full((batch, target), start, np.int32)
                 asked: dict[str, Any] = {**options, "max_new_tokens": limit}
                 ids = np.zeros((batch, source), np.int32)
-                self._request(ids, None, {}, (prompt, None), generation_config, key, asked).warm()
+                model._request(ids, None, {}, (prompt, None), generation_config, key, asked).warm()
         return Warmup(count.programs, time.perf_counter() - begin)
 
     def rescore(
@@ -364,7 +375,7 @@ class Generates(TaughtAttributes):
 
     def _with_assistant(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options, the assistant among them as generation knows it."""
-        assistant = options.get("assistant_model")
+        assistant = beside(options.get("assistant_model"), self)
         if isinstance(assistant, Generates):
             decoder, project = assistant.decoder, assistant.enc_to_dec_proj
         elif isinstance(assistant, Decoder):
@@ -382,11 +393,12 @@ class Generates(TaughtAttributes):
 
     def _source(self, input_ids: Any, encoder_outputs: EncoderOutput | None, **inputs: Any) -> Source:
         host_level(self.encoder, input_ids, encoder_outputs, inputs)
+        parts = parts_of_rows(self.decoder)
         if encoder_outputs is not None:
-            return from_outputs(encoder_outputs, input_ids, hidden_size=self.encoder.hidden_size, **inputs)
+            return from_outputs(encoder_outputs, input_ids, hidden_size=self.encoder.hidden_size, parts=parts, **inputs)
         if input_ids is None:
             raise ValueError("generate needs a source: input_ids, or encoder_outputs from model.encode(...).")
         encoder = untie(self.encoder, self.decoder, self.ties) if self.ties else self.encoder
         if (config := token_config(encoder)) is not None:
-            return from_ids(encoder, config, input_ids, **inputs)
-        return from_any(encoder, input_ids, **inputs)
+            return from_ids(encoder, config, input_ids, parts=parts, **inputs)
+        return from_any(encoder, input_ids, parts=parts, **inputs)

@@ -170,4 +170,4 @@ def _given(
     most = longest_sequence(config)
     check_positions("sequences (but for the last token)", width - 1, longest=most, how="Leave longer ones out.")
     real = host_mask("decoder_attention_mask", prompt_mask, shape=(rows, prompt_length), of="the prompts")
-    return Sequences(ids, real, prompt_length, rows // source.batch, bucket(source.batch))
+    return Sequences(ids, real, prompt_length, rows // source.batch, bucket(source.batch, parts=source.parts))

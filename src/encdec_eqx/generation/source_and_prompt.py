@@ -31,14 +31,17 @@ LEAST_SLOTS = 16
 
 
 @functools.lru_cache(maxsize=4096)
-def bucket(size: int, *, least: int = 1, most: int | None = None) -> int:
+def bucket(size: int, *, least: int = 1, most: int | None = None, parts: int = 1) -> int:
     """The smallest size of the grid that holds `size`.
 
     Args:
         size: what has to fit, at least 1.
         least: the grid's first size.
         most: a limit of the model (the length of a table), at least `size`; it ends the grid.
+        parts: what the size must be a multiple of: each of so many parts then has a size of the grid.
     """
+    if parts > 1:
+        return parts * bucket(-(-size // parts), least=-(-least // parts), most=None if most is None else most // parts)
     octave = 1 << (size.bit_length() - 1)
     steps = (octave, 5 * octave // 4, 3 * octave // 2, 2 * octave)
     fits = max(least, next(step for step in steps if step >= size))
@@ -141,11 +144,13 @@ class Source:
         batch: number of source sequences.
         encode: runs the encoder, if it has to run.
         ids: (batch, source) the token ids, if that is what the source came as.
+        parts: what its rows are padded to a multiple of; more than 1 on a mesh.
     """
 
     batch: int
     encode: Callable[[], Encoded]
     ids: np.ndarray | None = None
+    parts: int = 1
 
 
 @eqx.filter_jit
@@ -162,13 +167,14 @@ def from_ids(
     attention_mask: Any = None,
     position_ids: Any = None,
     token_type_ids: Any = None,
+    parts: int = 1,
 ) -> Source:
     """The source of a library encoder: ids, padded on the right to the bucket, dummy sequences below."""
     ids = host_ids("input_ids", input_ids, below=config.vocab_size, table="the encoder's token table")
     most = longest_sequence(config) if position_ids is None else longest(config, position_ids)
     check_positions("input_ids", ids.shape[1], longest=most, how="Truncate the source.")
     mask = host_mask("attention_mask", attention_mask, shape=ids.shape, of="input_ids")
-    rows, width = bucket(ids.shape[0]), bucket(ids.shape[1], least=LEAST_SOURCE, most=most)
+    rows, width = bucket(ids.shape[0], parts=parts), bucket(ids.shape[1], least=LEAST_SOURCE, most=most)
 
     def like_ids(name: str, value: Any, below: int, table: str) -> np.ndarray:
         array = host_ids(name, value, below=below, table=table)
@@ -197,13 +203,22 @@ def from_ids(
     def encode() -> Encoded:
         return Encoded(_encode(encoder, padded, options).last_hidden_state, known, ids.shape[1])
 
-    return Source(ids.shape[0], encode, ids)
+    return Source(ids.shape[0], encode, ids, parts)
 
 
 def from_any(
-    encoder: Any, inputs: Any, *, attention_mask: Any = None, position_ids: Any = None, token_type_ids: Any = None
+    encoder: Any,
+    inputs: Any,
+    *,
+    attention_mask: Any = None,
+    position_ids: Any = None,
+    token_type_ids: Any = None,
+    parts: int = 1,
 ) -> Source:
-    """The source of any other encoder: encoded as it is (one program a shape), then the states are padded."""
+    """The source of any other encoder: encoded as it is (one program a shape), then the states are padded.
+
+    On a mesh rows like the first are added before, so that they divide among the devices.
+    """
     options = {"attention_mask": attention_mask, "position_ids": position_ids}
     if token_type_ids is not None:
         options["token_type_ids"] = token_type_ids
@@ -211,10 +226,13 @@ def from_any(
     if not leaves or not leaves[0].ndim:
         raise TypeError(f"the source must hold an array with the batch as its first axis, got {type(inputs).__name__}.")
 
-    def encode() -> Encoded:
-        return _padded_states(_encode(encoder, inputs, options), attention_mask)
+    batch = leaves[0].shape[0]
 
-    return Source(leaves[0].shape[0], encode, _token_ids(inputs))
+    def encode() -> Encoded:
+        read, how = _with_rows((inputs, options), batch, -batch % parts)
+        return _padded_states(_encode(encoder, read, how), how["attention_mask"], parts)
+
+    return Source(batch, encode, _token_ids(inputs), parts)
 
 
 def from_outputs(
@@ -225,6 +243,7 @@ def from_outputs(
     attention_mask: Any = None,
     position_ids: Any = None,
     token_type_ids: Any = None,
+    parts: int = 1,
 ) -> Source:
     """States of that width that were encoded before; a mask inside `outputs` wins.
 
@@ -244,8 +263,8 @@ def from_outputs(
     batches = [np.shape(leaf)[0] for leaf in jax.tree.leaves(input_ids) if np.ndim(leaf)]
     if batches and batches[0] != states.shape[0]:
         raise TypeError(f"input_ids have batch {batches[0]}, encoder_outputs have batch {states.shape[0]}.")
-    padded = _padded_states(outputs, attention_mask)
-    return Source(states.shape[0], lambda: padded, _token_ids(input_ids))
+    padded = _padded_states(outputs, attention_mask, parts)
+    return Source(states.shape[0], lambda: padded, _token_ids(input_ids), parts)
 
 
 def padded_source(ids: np.ndarray, rows: int) -> np.ndarray:
@@ -259,14 +278,25 @@ def _token_ids(inputs: Any) -> np.ndarray | None:
     return np.asarray(inputs).astype(np.int32) if is_ids else None
 
 
-def _padded_states(outputs: EncoderOutput, mask: Any) -> Encoded:
+def _padded_states(outputs: EncoderOutput, mask: Any, parts: int) -> Encoded:
     states, mask = outputs.last_hidden_state, mask if outputs.attention_mask is None else outputs.attention_mask
     batch, length = states.shape[:2]
-    rows, width = bucket(batch), bucket(length, least=LEAST_SOURCE)
+    rows, width = bucket(batch, parts=parts), bucket(length, least=LEAST_SOURCE)
     allowed = host_mask("attention_mask", mask, shape=(batch, length), of="the encoder's states")
     if (batch, length) != (rows, width):
         states = _padded(np.asarray(states), rows, width)
     return Encoded(states, with_lengths(_padded(allowed, rows, width)), length)
+
+
+def _with_rows(tree: Any, batch: int, more: int) -> Any:
+    """Arrays of `batch` rows with `more`, which are like the first."""
+
+    def longer(leaf: Any) -> Any:
+        if not more or not eqx.is_array(leaf) or leaf.shape[:1] != (batch,):
+            return leaf
+        return np.concatenate([leaf, np.repeat(leaf[:1], more, axis=0)])
+
+    return jax.tree.map(longer, tree)
 
 
 def _padded(array: np.ndarray, rows: int, width: int, fill: int = 0) -> np.ndarray:

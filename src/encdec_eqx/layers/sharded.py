@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,8 +16,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Integer
 
 from .._typing import Array
-from ..cache import AbstractKV
+from ..cache import AbstractKV, CrossKV
 from .linear import Embedding, Linear
+
+KV = TypeVar("KV", bound=AbstractKV | CrossKV)
 
 ROWS = ("data", "fsdp")
 """The axes of a mesh over which the rows of a batch lie."""
@@ -278,7 +280,7 @@ def head_placement_of(attention: Any) -> HeadPlacement | None:
     return HeadPlacement(of_queries, of_queries.weight[-2], of_keys.weight[-2])
 
 
-def place_cache(kv: AbstractKV, attention: Any) -> AbstractKV:
-    """Keys and values of this attention laid over its mesh, if it has one."""
+def place_cache(kv: KV, attention: Any) -> KV:
+    """Keys and values of this attention, or of the source for it, laid over its mesh, if it has one."""
     heads = head_placement_of(attention)
     return kv if heads is None else jax.tree.map(heads.put_kv_heads, kv)

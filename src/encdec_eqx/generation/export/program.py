@@ -246,7 +246,7 @@ class Program:
         """The state at the end."""
 
         def loop(steps: int) -> Any:
-            return lambda state: advance_until((decoder, search, search.limit, steps), state)
+            return lambda state: advance_until((decoder, search, search.limit, steps, None), state)
 
         # see `steps_per_check`: which one runs is decided where the program is compiled
         return jax.lax.platform_dependent(state, cpu=loop(1), default=loop(math.gcd(self.sizes.new, STEPS_PER_CHECK)))

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int32, Key
 
 from ..._inputs import numpy_of
 from ..._typing import Array, ArrayLike
+from ..state_on_mesh import top_k
 from .base import gather, with_column
 
 _BLOCK = 512
@@ -49,11 +50,11 @@ def top_candidates(scores: Float[Array, "batch beams vocab"], count: int) -> Can
     more = -vocab % _BLOCK
     padded = jnp.pad(scores, ((0, 0), (0, 0), (0, more)), constant_values=-jnp.inf)
     blocks = padded.reshape(batch, -1, _BLOCK)
-    which = jax.lax.top_k(jnp.max(blocks, axis=-1), min(count, blocks.shape[1]))[1]
+    which = top_k(jnp.max(blocks, axis=-1), min(count, blocks.shape[1]))[1]
     # in their order, so that equals within them keep theirs
     which = jnp.sort(which, axis=1)
     searched = gather(blocks, which).reshape(batch, -1)
-    found, at = jax.lax.top_k(searched, count)
+    found, at = top_k(searched, count)
     index = jnp.take_along_axis(which, at // _BLOCK, axis=1) * _BLOCK + at % _BLOCK
     # only where fewer than `count` scores are above -inf can the padding be among them
     tokens = jnp.minimum(index % (vocab + more), vocab - 1)
@@ -74,7 +75,7 @@ def sample_candidates(scores: Float[Array, "batch beams vocab"], count: int, key
     found = top_candidates(scores + noise, count)
     flat = found.beams * scores.shape[2] + found.tokens
     plain = jnp.take_along_axis(scores.reshape(scores.shape[0], -1), flat, axis=1)
-    ranked, order = jax.lax.top_k(plain, count)
+    ranked, order = top_k(plain, count)
     beams, tokens = (jnp.take_along_axis(part, order, axis=1) for part in (found.beams, found.tokens))
     return Candidates(ranked, beams, tokens)
 
@@ -179,7 +180,7 @@ class Pool(eqx.Module):
         filled = jnp.concatenate([self.filled, which], axis=1)
         scores = jnp.concatenate([self.best.scores, offered], axis=1)
         # A hypothesis of -inf is still more than none.
-        index = jax.lax.top_k(jnp.where(filled, jnp.maximum(scores, _LOWEST), scores), self.filled.shape[1])[1]
+        index = top_k(jnp.where(filled, jnp.maximum(scores, _LOWEST), scores), self.filled.shape[1])[1]
         return Pool(merged.gather(index), jnp.take_along_axis(filled, index, axis=1))
 
     @property

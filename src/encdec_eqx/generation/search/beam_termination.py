@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int32
 
 from ..._inputs import numpy_of
 from ..._typing import Array, ArrayLike
+from ..state_on_mesh import top_k
 from .base import SearchOutput, column_at, with_column
 from .beam_hypotheses import NEVER_CHOSEN, Candidates, Hypotheses, Pool, normalize_scores
 
@@ -129,7 +130,7 @@ def _best_score(scores: Float[Array, "batch candidates"]) -> Float[Array, " batc
 
 def _best(step: Step, scores: Float[Array, "batch candidates"], size: int) -> Hypotheses:
     """The beams of the next step."""
-    open_scores, order = jax.lax.top_k(scores, size)
+    open_scores, order = top_k(scores, size)
     return eqx.tree_at(lambda h: h.scores, step.extend(order), open_scores)
 
 
