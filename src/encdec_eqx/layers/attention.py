@@ -16,7 +16,7 @@ from jaxtyping import Float
 from .._typing import Array, PRNGKey
 from ..cache import AbstractKV, CrossKV, SelfKV
 from .alibi import AlibiConfig
-from .attend import attend, choose
+from .attend import DEFAULT_BACKENDS, attend, choose
 from .attention_backend import AttentionBackend, AttentionCall
 from .context import AttentionContext, AttentionMask, LayerContext
 from .linear import AbstractLinear, Dropout, Embedding, Linear
@@ -24,6 +24,7 @@ from .norm import AbstractNorm, QKNormConfig, init_qk_norm
 from .positions import relative_scores
 from .relative_bias import RelativeBias, RelativeBiasConfig
 from .rotary import RotaryConfig
+from .unfolded_attention import UnfoldedAttention
 from .validation import one_of, part_config, positive, positive_real, rate
 
 Heads = Float[Array, "batch heads queries head_dim"]
@@ -438,6 +439,8 @@ class SeparateCrossAttention(AbstractCrossAttention):
 def with_backends(tree: _Tree, backends: Backends) -> _Tree:
     """The tree with other backends in all its attention; its arrays are the same.
 
+    On a mesh the last one stays `UnfoldedAttention`: the reference would gather rows and heads there.
+
     Raises:
         TypeError: what is given is no tuple of `AttentionBackend`s.
     """
@@ -448,7 +451,11 @@ def with_backends(tree: _Tree, backends: Backends) -> _Tree:
     kinds = (AbstractSelfAttention, AbstractCrossAttention)
 
     def exchanged(node: Any) -> Any:
-        return dataclasses.replace(node, backends=backends) if isinstance(node, kinds) else node
+        if not isinstance(node, kinds):
+            return node
+        on_mesh = tuple(each for each in node.backends or () if isinstance(each, UnfoldedAttention))
+        given = DEFAULT_BACKENDS if backends is None else backends
+        return dataclasses.replace(node, backends=(*given, *on_mesh) if on_mesh else backends)
 
     return jax.tree.map(exchanged, tree, is_leaf=lambda node: isinstance(node, kinds))
 

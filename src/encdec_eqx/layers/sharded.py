@@ -244,6 +244,12 @@ def placement_of(tree: Any) -> MeshPlacement | None:
     return next((node.placement for node in nodes if isinstance(node, kinds)), None)
 
 
+def whole_beside(layer: Any, tree: Any) -> Any:
+    """The tree with its arrays whole on every device of the mesh that a layer lies on, if it does."""
+    place = placement_of(layer)
+    return tree if place is None else jax.device_put(tree, NamedSharding(place.mesh, PartitionSpec()))
+
+
 @dataclasses.dataclass(frozen=True)
 class HeadPlacement:
     """Where the heads of an attention lie: queries, keys, values and caches have rows first, and then heads.

@@ -14,6 +14,7 @@ from .._typing import PRNGKey, check_key
 from ..hf.adapter import read_adapter, write_adapter
 from ..hf.gathering import gathered, is_written_here, together_if_spread
 from ..layers.linear import AbstractLinear, Linear, LowRank, WithLoRA, add_low_rank
+from ..layers.sharded import whole_beside
 from ..stack import ScannedStack, map_stacks, to_layout, unroll
 from ..surgery.ties import rescan_whole, share_layers, unroll_whole
 from .param_names import named
@@ -74,7 +75,7 @@ def add_lora(model: Model, selectors: Selectors, *, rank: int, alpha: float | No
 
     def adapted(number: int, linear: Any) -> WithLoRA:
         made = LowRank.init(*linear.weight.shape, rank=rank, scale=scale, key=jax.random.fold_in(key, number))
-        return WithLoRA(linear, made)
+        return WithLoRA(linear, whole_beside(linear, made))
 
     return rescan_whole(_replaced(unrolled, new, adapted), model)
 
@@ -178,7 +179,11 @@ def load_lora(model: Model, folder: str | os.PathLike) -> Model:
     _check_fit({name: (found[name].linear, lora) for name, lora in adapters.items()}, where)
     _check_not_shared(list(found.values()), [found[name] for name in adapters])
     loras = {number: adapters[name] for number, name in enumerate(found) if name in adapters}
-    return rescan_whole(_replaced(unrolled, loras, lambda number, linear: WithLoRA(linear, loras[number])), model)
+
+    def adapted(number: int, linear: Any) -> WithLoRA:
+        return WithLoRA(linear, whole_beside(linear, loras[number]))
+
+    return rescan_whole(_replaced(unrolled, loras, adapted), model)
 
 
 def _is_linear(node: Any) -> bool:
