@@ -286,6 +286,18 @@ def head_placement_of(attention: Any) -> HeadPlacement | None:
     return HeadPlacement(of_queries, of_queries.weight[-2], of_keys.weight[-2])
 
 
+def place_stream(x: Float[Array, "rows queries hidden"], block: Any) -> Float[Array, "rows queries hidden"]:
+    """The residual stream laid over a block's mesh, if it has one: by rows alone.
+
+    What a loop carries has to be told: left alone, the compiler lays a pre-norm decoder's stream over `tensor`, whose
+    every sum it then gathers.
+    """
+    place = placement_of(block)
+    if place is None or not _rows_divide(place, x.shape[0]):
+        return x
+    return place.put(x, ROWS, (), ())
+
+
 def place_cache(kv: KV, attention: Any) -> KV:
     """Keys and values of this attention, or of the source for it, laid over its mesh, if it has one."""
     heads = head_placement_of(attention)

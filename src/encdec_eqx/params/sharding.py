@@ -381,7 +381,7 @@ def _shardings(laid: Any, mesh: Mesh) -> Any:
         def of_array(x: Any, axes: tuple[Axes, ...]) -> NamedSharding:
             return NamedSharding(mesh, place.spec(*((),) * (len(x.shape) - len(axes)), *axes))
 
-        arrays = {"weight": place.weight, "bias": place.weight[1:]}
+        arrays = {"weight": place.weight, "bias": place.gathered[1:]}
         held = {name: axes for name, axes in arrays.items() if getattr(node, name, None) is not None}
         new = tuple(of_array(getattr(node, name), axes) for name, axes in held.items())
         return eqx.tree_at(lambda it: tuple(getattr(it, name) for name in held), node, new)

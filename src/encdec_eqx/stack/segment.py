@@ -12,6 +12,7 @@ from .._typing import Array, PRNGKeys
 from ..blocks import AbstractBlock
 from ..config import LayerSpec
 from ..layers.context import AttentionContext, LayerContext
+from ..layers.sharded import place_stream
 from .unrolled import LayerResult, run_in_turn, schedule
 
 Remat = Literal["keep_all", "keep_products", "keep_linear", "keep_nothing"]
@@ -83,8 +84,8 @@ class Segment(eqx.Module):
                     None if group_keys is None else group_keys[at],
                 )
                 with jax.named_scope(f"place_{at}") if len(self.groups) > 1 else contextlib.nullcontext():
-                    out = block(x, context, layer)
-                x = out.hidden
+                    out = block(place_stream(x, block), context, layer)
+                x = place_stream(out.hidden, block)
                 emitted.append((LayerResult.of(out, keep_hidden), None if pasts is None else out.new_kv))
             return x, emitted
 
@@ -97,6 +98,7 @@ class Segment(eqx.Module):
         )
         with jax.named_scope(f"layers_{first}_to_{first + scanned - 1}"):
             kept = _rematerialised(one_group, self.remat, in_loop=self.unroll < self._repeats)
+            x = place_stream(x, self.groups)
             x, emitted = jax.lax.scan(kept, x, per_group, unroll=min(self.unroll, self._repeats))
         results = [_pick(result, repeat) for repeat in range(self._repeats) for result, _ in emitted]
         x, rest_results, rest_kv = run_in_turn(
