@@ -93,6 +93,7 @@ EXHAUSTIVE = (
     "mesh/test_large_batches.py::test_the_loss_is_divided_once_by_all_labels[2-(1, 8, 1)]",
     "mesh/test_loading_memory.py::test_the_host_holds_at_most_a_part_beyond_the_arrays",
     "mesh/test_loading_two_processes.py::test_two_processes_load_and_save_together",
+    "mesh/test_run_folder.py::test_two_processes_write_one_run",
     "params/test_lora.py::test_a_model_with_adapters_generates_what_the_merged_one_does[unrolled]",
     "params/test_lora.py::test_gradients_are_the_same_in_both_layouts",
     "params/test_lora.py::test_half_precision_weights_under_adapters_of_full_precision",

@@ -4,9 +4,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from encdec_eqx import EncoderDecoder
+from encdec_eqx import EncoderDecoder, make_mesh
 from encdec_eqx.training import FitResult, TrainConfig, fit
 from encdec_eqx.training.reporting.log import read_log
 from encdec_eqx.training.resume.stored_arrays import StoredArrays
@@ -23,7 +24,7 @@ def run(output: Path, steps: int, **settings: Any) -> FitResult:
         output_dir=output, max_steps=steps, logging_steps=1, lr_scheduler_type="constant", save_steps=1,
         per_device_train_batch_size=2, **settings,
     )  # fmt: skip
-    return fit(model, PAIRS, config)
+    return fit(model, PAIRS, config, mesh=make_mesh(2, devices=jax.devices()[:2]))
 
 
 TWO = """
@@ -46,11 +47,11 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_two_processes_write_one_run(tmp_path: Path):
-    """Without a mesh each of them computes all of it, so that all that differs is who writes."""
+    """On the same mesh the numbers are the same, so that all that differs is who writes."""
     first, second = run_two(TWO, tmp_path, devices_each=1)
     assert (first.status, second.status) == (0, 0), first.errors + second.errors
     refused = f"output_dir {tmp_path / 'run'} holds a run already"
-    assert first.lines[0] == second.lines[0] == "2 3 True"
+    assert first.lines[0] == second.lines[0] == "2 5 True"
     assert first.lines[1].startswith(f"ValueError {refused}")
     assert second.lines[1].startswith("OtherProcessError another process failed while") and refused in second.lines[1]
     assert "step 2/2" in first.errors and "step 2/2" not in second.errors

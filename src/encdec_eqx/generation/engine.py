@@ -82,7 +82,7 @@ def advance_until(fixed: tuple[Any, AbstractSearch, Int32[ArrayLike, ""], int, L
         return (now.length < until) & ~jnp.all(now.finished)
 
     def step(now: State) -> State:
-        with jax.named_scope("decode_step"), rows_of(layout):
+        with jax.named_scope("decode_step"), rows_of(decoder):
             return kept(search.step(decoder, now), layout)
 
     def block(now: State) -> State:

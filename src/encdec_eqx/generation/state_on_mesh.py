@@ -77,9 +77,10 @@ def kept(state: State, layout: Layout | None) -> State:
 
 
 @contextlib.contextmanager
-def rows_of(layout: Layout | None) -> Iterator[None]:
-    """While a step of a state that lies so is traced, `top_k` knows where its rows are."""
-    token = _ROWS.set(None if layout is None else layout.finished)
+def rows_of(decoder: Any) -> Iterator[None]:
+    """While a step with this decoder is traced, `top_k` knows where rows are."""
+    place = placement_of(decoder)
+    token = _ROWS.set(None if place is None else NamedSharding(place.mesh, place.spec(ROWS)))
     try:
         yield
     finally:
