@@ -35,6 +35,7 @@ JUDGES = (
     "encdec_eqx.hf.",
     "encdec_eqx.config",
     "encdec_eqx.hf.families.",
+    "encdec_eqx.generation.interface",
     "encdec_eqx.generation.options",
     "encdec_eqx.generation.plan",
     "encdec_eqx.generation.generation_config",

@@ -28,7 +28,6 @@ MODULES = (
     "encdec_eqx.generation.constraints",
     "encdec_eqx.generation.processors",
     "encdec_eqx.layers.attention_backend",
-    "encdec_eqx.params.sharding",
     "encdec_eqx.hf",
     "encdec_eqx.hf.family",
     "encdec_eqx.hf.attributes",

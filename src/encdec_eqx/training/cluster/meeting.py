@@ -31,7 +31,7 @@ class MeetingError(RuntimeError):
     """The processes that are to run together did not come together. Says which, and why."""
 
 
-def meet(place: Place, facts: Mapping[str, str], *, timeout: float) -> Connections:
+def meet(place: Place, facts: Mapping[str, str], *, timeout: float | int) -> Connections:
     """Returns when all processes are there: in process 0 connections to all others, in the others the one to it.
 
     Args:
@@ -52,7 +52,7 @@ def meet(place: Place, facts: Mapping[str, str], *, timeout: float) -> Connectio
 class _Host:
     """Process 0 while it waits for the others."""
 
-    def __init__(self, place: Place, hello: Mapping[str, Any], deadline: float, timeout: float):
+    def __init__(self, place: Place, hello: Mapping[str, Any], deadline: float | int, timeout: float | int):
         self._place, self._hello, self._deadline, self._timeout = place, hello, deadline, timeout
         self._here: Connections = {}
 
@@ -136,7 +136,7 @@ class _Host:
         return f"process{'es' if len(missing) > 1 else ''} {shown} (of {self._place.count})"
 
 
-def _arrive(place: Place, hello: Mapping[str, Any], deadline: float, timeout: float) -> socket.socket:
+def _arrive(place: Place, hello: Mapping[str, Any], deadline: float | int, timeout: float | int) -> socket.socket:
     """The connection to process 0, which has let all in."""
     one = _reach(place, deadline, timeout)
     _tell({0: one}, hello)
@@ -154,7 +154,7 @@ def _arrive(place: Place, hello: Mapping[str, Any], deadline: float, timeout: fl
     return one
 
 
-def _reach(place: Place, deadline: float, timeout: float) -> socket.socket:
+def _reach(place: Place, deadline: float | int, timeout: float | int) -> socket.socket:
     noted, began = False, time.monotonic()
     while True:
         left = deadline - time.monotonic()
@@ -196,7 +196,7 @@ def _tell(connections: Connections, message: Mapping[str, Any]) -> None:
             one.sendall(line)
 
 
-def _heard(one: socket.socket, deadline: float) -> dict[str, Any] | None:
+def _heard(one: socket.socket, deadline: float | int) -> dict[str, Any] | None:
     """A line, if one comes and is an object."""
     line = b""
     try:

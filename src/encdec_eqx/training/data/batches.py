@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from . import batch_shapes
 from .batch_shapes import Shape
@@ -127,7 +127,7 @@ class AbstractBatches(abc.ABC):
         ]
         return "\n".join([*lines, f"{self.number} examples, {self.padding_share:.1%} padding"])
 
-    def batch(self, shape: Shape, indices: Int[np.ndarray, " rows"]) -> Batch:
+    def batch(self, shape: Shape, indices: Integer[np.ndarray, " rows"]) -> Batch:
         """Some examples as one batch of a shape that holds them, padded with rows of weight 0.
 
         Args:
@@ -136,7 +136,7 @@ class AbstractBatches(abc.ABC):
         """
         return self.part(shape, indices, Part(0, 1))
 
-    def part(self, shape: Shape, indices: Int[np.ndarray, " rows"], part: "Part") -> Batch:
+    def part(self, shape: Shape, indices: Integer[np.ndarray, " rows"], part: "Part") -> Batch:
         """The rows of such a batch that a process has; the others are not made."""
         rows = part.rows(shape)
         examples, at = self._encoded(indices[rows])
@@ -307,7 +307,7 @@ class Epoch(Sequence[Batch]):
         steps = range(len(self._plan))[start:stop]
         return self._batches.read(self._plan, steps, Part(process_index, process_count))
 
-    def indices(self, index: int) -> Int[np.ndarray, " examples"]:
+    def indices(self, index: int) -> Integer[np.ndarray, " examples"]:
         """The examples in a batch, in the order of its rows; the rows after them are padding."""
         return self._plan[index][1]
 

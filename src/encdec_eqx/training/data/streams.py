@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, overload
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from ..._installing import install
 from ..._quoting import listed, printable, quoted
@@ -246,7 +246,7 @@ class StreamedExamples(Sequence[Example]):
                 part = np.asarray(shard.entries[start : start + _PART])
                 yield part["source"].astype(np.int64), part["target"].astype(np.int64)
 
-    def encoded(self, indices: Int[np.ndarray, " chosen"]) -> Examples:
+    def encoded(self, indices: Integer[np.ndarray, " chosen"]) -> Examples:
         """Some examples, read and encoded now, in the order that was asked for.
 
         Raises:
