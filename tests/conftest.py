@@ -37,6 +37,7 @@ JUDGES = (
     "encdec_eqx.hf.families.",
     "encdec_eqx.generation.interface",
     "encdec_eqx.generation.options",
+    "encdec_eqx.generation.state_on_mesh",
     "encdec_eqx.generation.plan",
     "encdec_eqx.generation.generation_config",
     "encdec_eqx.generation.value_checks",

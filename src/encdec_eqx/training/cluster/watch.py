@@ -32,6 +32,8 @@ _PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 _LONGEST = 2000
 _SECOND_THOUGHTS = 3.0
 """Seconds that an error of the runtime waits for the news that another process is the cause."""
+_PATIENCE = 10.0
+"""Seconds that process 0, where it fails, waits for the others to end first."""
 _HEAD_START = 1.0
 """Seconds that process 0 stays so that others hear of a loss: without it jax aborts them."""
 
@@ -46,9 +48,13 @@ class Watch:
         self._telling = threading.Lock()
         self._over = False
         self._last_words = None if place.number == 0 else _LastWords(place)
-        for number, one in connections.items():
+        self._listeners = [
+            threading.Thread(target=self._listen, args=(number, one), daemon=True)
+            for number, one in connections.items()
+        ]
+        for one, listener in zip(connections.values(), self._listeners, strict=True):
             _probe(one)
-            threading.Thread(target=self._listen, args=(number, one), daemon=True).start()
+            listener.start()
 
     def leave(self) -> None:
         """Returns when all have come to their end. One that dies before ends this process."""
@@ -65,8 +71,12 @@ class Watch:
         if _of_the_runtime(error):
             time.sleep(_SECOND_THOUGHTS)
         reason = f"{type(error).__name__}: {error}"[:_LONGEST]
-        self._say({"lost": self._place.number, "reason": reason})
         self._close()
+        self._say({"lost": self._place.number, "reason": reason})
+        if self._place.number == 0:  # jax aborts those that lose it before they have read why
+            deadline = time.monotonic() + _PATIENCE
+            for listener in self._listeners:
+                listener.join(max(0.0, deadline - time.monotonic()))
 
     def _close(self) -> None:
         self._over = True
