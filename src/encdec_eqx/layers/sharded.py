@@ -54,8 +54,11 @@ class MeshPlacement:
 
     def put(self, x: Array, *axes: Axes | None) -> Array:
         """The array with its axes laid over the mesh; leading ones that are not told are whole."""
-        whole = ((),) * (x.ndim - len(axes))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(*whole, *axes)))
+        return jax.lax.with_sharding_constraint(x, self.sharding(x.ndim, *axes))
+
+    def sharding(self, ndim: int, *axes: Axes | None) -> NamedSharding:
+        """That of an array of so many axes, whose last ones are laid over the mesh; the leading ones are whole."""
+        return NamedSharding(self.mesh, self.spec(*((),) * (ndim - len(axes)), *axes))
 
     def size(self, axes: Axes) -> int:
         """How many devices lie along these axes."""
@@ -123,25 +126,19 @@ class _Product:
     weight: tuple[Axes, ...]
     wide: bool
 
-    def meet(self, x: Array) -> Array:
-        """The input where it meets the weight."""
-        x = self.place.put(x, *self.outer_rows, self.outer[0])
-        return self.place.put(x, *self.rows, self.weight[0])
+    def meet(self, x: Array, axes: slice) -> Array:
+        """An input, or an output's gradient, where it meets the weight; `axes` are those of the weight that it has."""
+        x = self.place.put(x, *self.outer_rows, *self.outer[axes])
+        return self.place.put(x, *self.rows, *self.weight[axes])
 
-    def part(self, y: Array) -> Array:
-        """The output where it goes on."""
-        y = self.place.put(y, *self.rows, *self.weight[1:])
-        return self.place.put(y, *self.outer_rows, *self.outer[1:])
+    def part(self, y: Array, axes: slice) -> Array:
+        """An output, or an input's gradient, where it goes on."""
+        y = self.place.put(y, *self.rows, *self.weight[axes])
+        return self.place.put(y, *self.outer_rows, *self.outer[axes])
 
-    def meet_again(self, y: Array) -> Array:
-        """The output's gradient where it meets weight and input."""
-        y = self.place.put(y, *self.outer_rows, *self.outer[1:])
-        return self.place.put(y, *self.rows, *self.weight[1:])
 
-    def part_again(self, x: Array) -> Array:
-        """The input's gradient where it goes on."""
-        x = self.place.put(x, *self.rows, self.weight[0])
-        return self.place.put(x, *self.outer_rows, self.outer[0])
+_IN, _OUT = slice(0, 1), slice(1, None)
+"""The axes of a weight that an input has, and those that an output has."""
 
 
 def _plan(place: MeshPlacement, x: Array, weight: tuple[int, ...], *, wide: bool = False) -> _Product:
@@ -198,7 +195,7 @@ def _product(how: _Product, x: Float[Array, "*batch in"], weight: Float[Array, "
     kind = jnp.float32 if how.wide else None
     last_with_first = (((x.ndim - 1,), (0,)), ((), ()))
     used = how.place.put(weight, *how.weight)
-    return how.part(jax.lax.dot_general(how.meet(x), used, last_with_first, preferred_element_type=kind))
+    return how.part(jax.lax.dot_general(how.meet(x, _IN), used, last_with_first, preferred_element_type=kind), _OUT)
 
 
 def _product_forward(how: _Product, x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -209,11 +206,11 @@ def _product_backward(how: _Product, kept: tuple[Array, Array], gradient: Array)
     x, weight = kept
     # a weight that waits for the gradient is gathered for the second time, not kept since the first
     weight, gradient = jax.lax.optimization_barrier((weight, gradient.astype(x.dtype)))
-    gradient, used = how.meet_again(gradient), how.place.put(weight, *how.weight)
+    gradient, used = how.meet(gradient, _OUT), how.place.put(weight, *how.weight)
     rows, last = tuple(range(x.ndim - 1)), tuple(range(x.ndim - 1, gradient.ndim))
     of_x = jax.lax.dot_general(gradient, used, ((last, tuple(range(1, weight.ndim))), ((), ())))
-    of_weight = jax.lax.dot_general(how.meet(x), gradient, ((rows, rows), ((), ())))
-    return how.part_again(of_x), how.place.put(of_weight, *how.place.weight)
+    of_weight = jax.lax.dot_general(how.meet(x, _IN), gradient, ((rows, rows), ((), ())))
+    return how.part(of_x, _IN), how.place.put(of_weight, *how.place.weight)
 
 
 _product.defvjp(_product_forward, _product_backward)

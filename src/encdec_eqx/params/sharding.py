@@ -377,13 +377,9 @@ def _shardings(laid: Any, mesh: Mesh) -> Any:
         if not isinstance(node, ShardedLinear | ShardedEmbedding):
             return jax.tree.map(lambda _: whole, node)
         place = node.placement
-
-        def of_array(x: Any, axes: tuple[Axes, ...]) -> NamedSharding:
-            return NamedSharding(mesh, place.spec(*((),) * (len(x.shape) - len(axes)), *axes))
-
         arrays = {"weight": place.weight, "bias": place.gathered[1:]}
         held = {name: axes for name, axes in arrays.items() if getattr(node, name, None) is not None}
-        new = tuple(of_array(getattr(node, name), axes) for name, axes in held.items())
+        new = tuple(place.sharding(len(getattr(node, name).shape), *axes) for name, axes in held.items())
         return eqx.tree_at(lambda it: tuple(getattr(it, name) for name in held), node, new)
 
     return jax.tree.map(of_layer, laid, is_leaf=_is_layer)
