@@ -11,6 +11,9 @@ ON_REQUEST = ("parity", "legacy", "fuzz", "browser", "services")
 """Folders that are not part of a plain run. They have few and long files, which xdist's own way shares out better."""
 
 LONG_FILES = (
+    "mesh/test_families_on_a_mesh.py",
+    "cli/test_strikes.py",
+    "generation/test_export.py",
     "test_docs.py",
     "test_benchmarks.py",
     "params/test_lora.py",

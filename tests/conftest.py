@@ -7,6 +7,7 @@ import shows up as the failure of a test.
 import gc
 import importlib.metadata
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,25 @@ def _forget_programs() -> Iterator[None]:
     """Frees the programs of a test file when it is done: a whole run in one process would hold gigabytes of them."""
     yield
     jax.clear_caches()
+
+
+_MAPPINGS = Path("/proc/self/maps")  # Linux alone has it
+_MOST_MAPPINGS = 25_000
+_last_look = 0.0
+
+
+@pytest.fixture(autouse=True)
+def _spare_mappings() -> Iterator[None]:
+    """Frees programs within a file, too, before they take all the memory mappings that Linux lets a process have.
+
+    Those are 65,530, and a program for CPUs takes some dozens. Where there are none left XLA does not say so: compiling
+    ends in a segmentation fault. Counting takes milliseconds, so it is done every five seconds at most.
+    """
+    global _last_look
+    yield
+    if time.monotonic() < _last_look + 5 or not _MAPPINGS.exists():
+        return
+    _last_look = time.monotonic()
+    with _MAPPINGS.open("rb") as lines:
+        if sum(1 for _ in lines) > _MOST_MAPPINGS:
+            jax.clear_caches()
