@@ -129,6 +129,57 @@ def test_a_mesh_of_jax_own_making_will_do(pair):
     np.testing.assert_allclose(mine, theirs, atol=ON_A_MESH)
 
 
+def test_a_mesh_may_be_set_for_all_that_follows(pair, batch, on_one_device):
+    mesh = make_mesh(2, 2, 2)
+    ids, options = random_ids(4, 8, 6), {"max_new_tokens": 3, "decoder_start_token_id": 1}
+    wanted = pair.generate(ids, **options).sequences
+    with jax.set_mesh(mesh):
+        spread = with_mesh(pair, mesh)
+        np.testing.assert_array_equal(spread.generate(ids, **options).sequences, wanted)
+        _, metrics = one_step(spread, shard_batch(batch, mesh))
+    np.testing.assert_allclose(metrics["loss"], on_one_device["unrolled"][1]["loss"], rtol=ON_A_MESH)
+
+
+def test_explicit_axes_that_are_set_for_all_are_told(pair, batch):
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"))
+    spread, ids = with_mesh(pair, mesh), random_ids(4, 8, 6)
+    state, given = init_train_state(spread, STEP.optimizer), shard_batch(batch, mesh)
+    options = {"max_new_tokens": 3, "decoder_start_token_id": 1}
+    uses = [
+        lambda: spread(ids, decoder_input_ids=ids),
+        lambda: eqx.filter_jit(spread)(ids, decoder_input_ids=ids),
+        lambda: spread.generate(ids, **options),
+        lambda: list(spread.stream(ids, **options)),
+        lambda: pair.generate(ids, mesh=mesh, **options),
+        lambda: init_train_state(spread, STEP.optimizer),
+        lambda: STEP(state, given, KEY),
+    ]
+    for use in uses:
+        with jax.set_mesh(mesh), pytest.raises(ValueError, match="set the mesh of encdec_eqx.make_mesh instead"):
+            use()
+
+
+def test_a_program_of_explicit_axes_calls_the_model_under_auto_axes(pair, batch):
+    """The way out that the message names: gradients included."""
+    ids = random_ids(4, 8, 6)
+
+    def total(arrays, rest, ids):
+        return (eqx.combine(arrays, rest)(ids, decoder_input_ids=ids).logits ** 2).mean()
+
+    def gradient(model, under):
+        arrays, rest = eqx.partition(model, eqx.is_array)
+        return jax.jit(jax.grad(lambda arrays, ids: under(lambda *given: total(given[0], rest, given[1]))(arrays, ids)))(
+            arrays, ids
+        )
+
+    wanted = gradient(pair, lambda function: function)
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"))
+    with jax.set_mesh(mesh):
+        found = gradient(with_mesh(pair, mesh), lambda function: jax.sharding.auto_axes(function, out_sharding=jax.P()))
+    for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=ON_A_MESH)
+
+
 def test_a_batch_that_does_not_divide_is_told(pair, batch):
     mesh = make_mesh(2, 4, 1)
     few = {name: value[:6] for name, value in batch.items()}

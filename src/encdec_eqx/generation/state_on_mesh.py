@@ -12,7 +12,7 @@ from jaxtyping import Float, Int32
 
 from .._typing import Array
 from ..cache import AbstractKV, CrossKV
-from ..layers.sharded import ROWS, placement_of
+from ..layers.sharded import ROWS, check_ambient_mesh, placement_of
 from ..params.sharding import checked_mesh, mesh_of, with_mesh
 
 State = TypeVar("State")
@@ -29,9 +29,12 @@ def model_on(model: Any, mesh: Mesh | None) -> Any:
 
     Raises:
         TypeError: as `with_mesh`.
-        ValueError: as `with_mesh`.
+        ValueError: as `with_mesh`, or `jax.set_mesh` has set a mesh of `Explicit` axes for a model on a mesh.
     """
-    return model if mesh is None or mesh_of(model) == checked_mesh(mesh) else with_mesh(model, mesh)
+    spread = model if mesh is None or mesh_of(model) == checked_mesh(mesh) else with_mesh(model, mesh)
+    if mesh_of(spread) is not None:
+        check_ambient_mesh()
+    return spread
 
 
 def beside(assistant: Any, model: Any) -> Any:

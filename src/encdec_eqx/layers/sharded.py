@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Integer
 
 from .._typing import Array
@@ -54,6 +54,7 @@ class MeshPlacement:
 
     def put(self, x: Array, *axes: Axes | None) -> Array:
         """The array with its axes laid over the mesh; leading ones that are not told are whole."""
+        check_ambient_mesh()
         return jax.lax.with_sharding_constraint(x, self.sharding(x.ndim, *axes))
 
     def sharding(self, ndim: int, *axes: Axes | None) -> NamedSharding:
@@ -178,6 +179,16 @@ def _spread(place: MeshPlacement, shape: Sequence[int]) -> tuple[Axes, ...] | No
 
 def _rows_divide(place: MeshPlacement, rows: int) -> bool:
     return rows % place.size(ROWS) == 0
+
+
+def check_ambient_mesh() -> None:
+    """Raises ValueError where `jax.set_mesh` has set a mesh of `Explicit` axes, for what is computed on `Auto` ones."""
+    if AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+        raise ValueError(
+            "jax.set_mesh has set a mesh whose axes are Explicit, and a model on a mesh is computed with Auto axes: set "
+            "the mesh of encdec_eqx.make_mesh instead, whose axes are Auto, as in jax.set_mesh(make_mesh(data=8)). A "
+            "program that needs Explicit axes elsewhere calls the model in a function under jax.sharding.auto_axes."
+        )
 
 
 def check_rows(place: MeshPlacement, rows: int) -> None:

@@ -16,6 +16,7 @@ from ..encoder_decoder import EncoderDecoder, own_encoder
 from ..generation.generation_config import GenerationConfig
 from ..hf.report import LoadReport
 from ..inputs.tokens import longest
+from ..layers.sharded import check_ambient_mesh
 from ..params.lora import add_lora
 from ..params.sharding import checked_mesh, mesh_of, relaid, shardings, with_mesh
 from ..params.trainable import TrainableSummary, summarize_trainable
@@ -264,6 +265,8 @@ def prepare(
         raise TypeError(f"model must be an EncoderDecoder, got {type(model).__name__}; from_pieces makes one.")
     own_encoder(model)  # whether it can be saved at the end
     mesh = mesh_of(model) if mesh is None else checked_mesh(mesh)
+    if mesh is not None:
+        check_ambient_mesh()
     rows = RowsOnMesh(mesh)
     check_settings(config, evaluates=eval_data is not None, mesh=mesh)
     if mesh is not None and mesh != mesh_of(model):
