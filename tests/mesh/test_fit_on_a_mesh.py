@@ -156,7 +156,7 @@ def test_a_model_that_does_not_divide_and_what_is_no_mesh_are_told_before_anythi
     with pytest.raises(TypeError, match=r"must be a jax\.sharding\.Mesh, got tuple; encdec_eqx\.make_mesh"):
         fit(tiny_pair(), "no such file", config, mesh=(4, 2))  # pyright: ignore[reportArgumentType]
     mesh = jax.make_mesh((8,), ("data",))
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match="set the mesh of encdec_eqx.make_mesh instead"):
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"set the mesh of encdec_eqx\.make_mesh instead"):
         fit(tiny_pair(), "no such file", config, mesh=mesh)
 
 

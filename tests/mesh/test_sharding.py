@@ -155,7 +155,7 @@ def test_explicit_axes_that_are_set_for_all_are_told(pair, batch):
         lambda: STEP(state, given, KEY),
     ]
     for use in uses:
-        with jax.set_mesh(mesh), pytest.raises(ValueError, match="set the mesh of encdec_eqx.make_mesh instead"):
+        with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"set the mesh of encdec_eqx\.make_mesh instead"):
             use()
 
 
@@ -168,9 +168,8 @@ def test_a_program_of_explicit_axes_calls_the_model_under_auto_axes(pair, batch)
 
     def gradient(model, under):
         arrays, rest = eqx.partition(model, eqx.is_array)
-        return jax.jit(jax.grad(lambda arrays, ids: under(lambda *given: total(given[0], rest, given[1]))(arrays, ids)))(
-            arrays, ids
-        )
+        function = under(lambda arrays, ids: total(arrays, rest, ids))
+        return jax.jit(jax.grad(function))(arrays, ids)
 
     wanted = gradient(pair, lambda function: function)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"))

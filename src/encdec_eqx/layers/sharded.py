@@ -185,9 +185,9 @@ def check_ambient_mesh() -> None:
     """Raises ValueError where `jax.set_mesh` has set a mesh of `Explicit` axes, for what is computed on `Auto` ones."""
     if AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
         raise ValueError(
-            "jax.set_mesh has set a mesh whose axes are Explicit, and a model on a mesh is computed with Auto axes: set "
-            "the mesh of encdec_eqx.make_mesh instead, whose axes are Auto, as in jax.set_mesh(make_mesh(data=8)). A "
-            "program that needs Explicit axes elsewhere calls the model in a function under jax.sharding.auto_axes."
+            "jax.set_mesh has set a mesh whose axes are Explicit, and a model on a mesh is computed with Auto axes: "
+            "set the mesh of encdec_eqx.make_mesh instead, whose axes are Auto, as in jax.set_mesh(make_mesh(data=8)). "
+            "A program that needs Explicit axes elsewhere calls the model in a function under jax.sharding.auto_axes."
         )
 
 
