@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-MODULES = ("of_checkpoints", "of_adapters", "of_text", "of_data", "of_jobs", "of_patterns", "of_runs")
+MODULES = ("of_checkpoints", "of_adapters", "of_text", "of_data", "of_jobs", "of_patterns", "of_runs", "of_streams")
 ROOM = 4 * 2**30
 """Address space beyond what the process has when it starts: a bomb ends in MemoryError, not in the machine's memory."""
 

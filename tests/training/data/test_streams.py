@@ -151,11 +151,18 @@ def test_an_index_that_is_damaged_is_made_again(tmp_path: Path):
     stream = stream_pairs(tmp_path / "packed.jsonl.gz", cache_dir=tmp_path / "cache")
     before = encode_stream(stream)
     last = before[19].input_ids
-    for name, content in (("entries.bin", b"cut"), ("lines.jsonl", b""), ("facts.json", b"{")):
+    damages = [
+        ("entries.bin", lambda data: data[:3]),
+        ("entries.bin", lambda data: data[:16] + b"\x01" + data[17:]),
+        ("lines.jsonl", lambda data: b""),
+        ("facts.json", lambda data: b"{"),
+        ("facts.json", lambda data: data.replace(b'"truncated": [0, 0]', b'"truncated": [0, 1]')),
+    ]
+    for name, damage in damages:
         found = list((tmp_path / "cache").rglob(name))
         assert found
         for path in found:
-            path.write_bytes(content)
+            path.write_bytes(damage(path.read_bytes()))
         again = encode_stream(stream)
         assert again.digest == before.digest
         np.testing.assert_array_equal(again[19].input_ids, last)

@@ -169,22 +169,40 @@ def _kept(kept: Path, name: str, make: Callable[[Path], dict[str, Any]]) -> dict
         remove(kept)
         try:
             with whole_folder(kept) as folder:
-                made = {**make(folder), "bytes": (folder / name).stat().st_size}
-                (folder / _FACTS).write_text(json.dumps(made), encoding="utf-8")
+                _write_facts(folder / _FACTS, {**make(folder), **_sums(folder / name)})
         except OSError:
             if _whole(kept, name) is None:
                 raise
-        facts = json.loads((kept / _FACTS).read_text(encoding="utf-8"))
+        facts = _read_facts(kept / _FACTS)
     return facts
 
 
 def _whole(kept: Path, name: str) -> dict[str, Any] | None:
-    """What is known of a file that is kept; None if it is not there, or damaged."""
+    """What is known of a file that is kept; None if it is not there, or one of the two is damaged."""
     try:
-        facts = json.loads((kept / _FACTS).read_text(encoding="utf-8"))
-        return facts if facts["bytes"] == (kept / name).stat().st_size else None
-    except (OSError, ValueError, TypeError, KeyError):
+        facts, sums = _read_facts(kept / _FACTS), _sums(kept / name)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    return facts if sums.items() <= facts.items() else None
+
+
+def _sums(path: Path) -> dict[str, Any]:
+    """What a file is known again by. Lines, which may be many times as long as their index, by their size alone."""
+    with path.open("rb") as file:
+        whole = None if path.name == _LINES else hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": whole}
+
+
+def _write_facts(path: Path, facts: dict[str, Any]) -> None:
+    path.write_text(json.dumps({"facts": facts, "digest": _digest(facts)}), encoding="utf-8")
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """Raises ValueError where they are not what was written."""
+    read = json.loads(path.read_text(encoding="utf-8"))
+    if _digest(read["facts"]) != read["digest"]:
+        raise ValueError("they were changed")
+    return read["facts"]
 
 
 # plain lines
