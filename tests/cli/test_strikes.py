@@ -162,7 +162,7 @@ def test_ctrl_c_is_met_politely_at_any_moment(name: str, folder: Path):
     _strike_all_over(name, folder, strikes=2)
 
 
-@pytest.mark.parametrize(("name", "strikes"), {"train": 8, "doctor": 8, "generate": 6, "demo": 3}.items())
+@pytest.mark.parametrize(("name", "strikes"), {"train": 6, "doctor": 5, "generate": 4, "demo": 2}.items())
 def test_ctrl_c_is_met_politely_wherever_it_comes(name: str, strikes: int, folder: Path):
     _strike_all_over(name, folder, strikes)
 

@@ -41,16 +41,16 @@ print(json.dumps([entered(), entered(), entered(num_beams=2), entered(num_beams=
 def test_few_files_are_entered():
     """Most of those of a first call, which is traced, are the model's own pieces and layers: they are not counted.
 
-    Measured: a first greedy call enters 9 files of generation (and 20 others, most of them what a model is made of), a
-    second one 10 in all, a second beam search 12. Before every search had a file of its own they were 30 (and 14), 28
-    and 30.
+    Measured: a first greedy call enters 10 files of generation (and 20 others, most of them what a model is made of), a
+    second one 12 in all, a second beam search 14; two of these ask whether the model lies on a mesh. Before every
+    search had a file of its own they were 30 (and 14), 28 and 30.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])}
     done = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, env=environment, check=True)
     first, second, _, beams = (set(files) for files in json.loads(done.stdout.splitlines()[-1]))
     own = {file for file in first if file.startswith("generation")}
-    assert len(own) <= 9
-    assert len(second) <= 10
-    assert len(beams) <= 12
+    assert len(own) <= 10
+    assert len(second) <= 12
+    assert len(beams) <= 14
     assert second <= first
     assert "_old_words.py" not in first | beams, "only a call with an old word is looked up there"

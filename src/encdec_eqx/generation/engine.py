@@ -19,6 +19,7 @@ from .._padding import RightPadding
 from .._typing import Array, ArrayLike
 from ..cache import AbstractKV
 from ..config import StackConfig
+from ..layers.sharded import placement_of
 from .generation_config import GenerationConfig
 from .plan import Plan, Reach, resolve_settings, split_options, tokens_of_call
 from .rescore import Sequences, sequence_cross_attentions
@@ -172,6 +173,7 @@ class Run:
         key: Any,
     ):
         self.decoder, self.project, self.source, self.plan = decoder, project, source, plan
+        self.on_mesh = placement_of(decoder) is not None  # once: that walks over all layers
         self.batch = source.batch
         self.padded_batch = bucket(source.batch, least=least_rows(plan), parts=source.parts)
         seen = prompt.trimmed()
@@ -281,12 +283,13 @@ class Run:
         state = search.start(
             PrefillOutput(columns, positions, real[:, :fed], alive, cache, memory, draft_cache, draft_positions)
         )
-        return spread_state(state, self.decoder, self.padded_batch)
+        return spread_state(state, self.decoder, self.padded_batch) if self.on_mesh else state
 
     def _advance(self, state: Any, tokens: int) -> tuple[Any, bool]:
         """The state after so many more tokens, or at its end, and whether that is the end."""
         until = np.asarray(min(int(state.length) + tokens, self.last), np.int32)
-        fixed = (self.decoder, self.search, until, self._steps(tokens), layout_of(state, self.decoder))
+        layout = layout_of(state) if self.on_mesh else None
+        fixed = (self.decoder, self.search, until, self._steps(tokens), layout)
         state = advance_until(fixed, state)
         return state, bool(np.asarray(state.finished).all()) or int(state.length) >= self.last
 

@@ -32,7 +32,7 @@ def model_on(model: Any, mesh: Mesh | None) -> Any:
         ValueError: as `with_mesh`, or `jax.set_mesh` has set a mesh of `Explicit` axes for a model on a mesh.
     """
     spread = model if mesh is None or mesh_of(model) == checked_mesh(mesh) else with_mesh(model, mesh)
-    if mesh_of(spread) is not None:
+    if placement_of(spread) is not None:
         check_ambient_mesh()
     return spread
 
@@ -49,14 +49,13 @@ def parts_of_rows(decoder: Any) -> int:
 
 
 def spread_state(state: State, decoder: Any, sources: int) -> State:
-    """A search's first state with its rows over the decoder's mesh, if it has one.
+    """A search's first state with its rows over the decoder's mesh.
 
     Keys and values stay where the program that opened the cache has put them. Of all other arrays that have a row, or
     several, for each of so many source sequences, rows come first.
     """
     place = placement_of(decoder)
-    if place is None:
-        return state
+    assert place is not None
 
     def put(leaf: Any) -> Any:
         if isinstance(leaf, AbstractKV | CrossKV):
@@ -69,9 +68,9 @@ def spread_state(state: State, decoder: Any, sources: int) -> State:
     return jax.tree.map(put, state, is_leaf=lambda node: isinstance(node, AbstractKV | CrossKV))
 
 
-def layout_of(state: Any, decoder: Any) -> Layout | None:
-    """Where a state's arrays lie; None without a mesh."""
-    return None if placement_of(decoder) is None else jax.tree.map(lambda leaf: leaf.sharding, state)
+def layout_of(state: Any) -> Layout:
+    """Where the arrays of a state on a mesh lie."""
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
 
 
 def kept(state: State, layout: Layout | None) -> State:
