@@ -32,8 +32,7 @@ def model_on(model: Any, mesh: Mesh | None) -> Any:
         ValueError: as `with_mesh`, or `jax.set_mesh` has set a mesh of `Explicit` axes for a model on a mesh.
     """
     spread = model if mesh is None or mesh_of(model) == checked_mesh(mesh) else with_mesh(model, mesh)
-    if placement_of(spread) is not None:
-        check_ambient_mesh()
+    check_ambient_mesh(spread)
     return spread
 
 

@@ -181,9 +181,15 @@ def _rows_divide(place: MeshPlacement, rows: int) -> bool:
     return rows % place.size(ROWS) == 0
 
 
-def check_ambient_mesh() -> None:
-    """Raises ValueError where `jax.set_mesh` has set a mesh of `Explicit` axes, for what is computed on `Auto` ones."""
-    if AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+def check_ambient_mesh(model: Any = None) -> None:
+    """Raises ValueError where `jax.set_mesh` has set a mesh of `Explicit` axes for a model on a mesh.
+
+    Args:
+        model: asked only there whether it lies on a mesh; None: one that does, or is going to.
+    """
+    if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+        return
+    if model is None or placement_of(model) is not None:
         raise ValueError(
             "jax.set_mesh has set a mesh whose axes are Explicit, and a model on a mesh is computed with Auto axes: "
             "set the mesh of encdec_eqx.make_mesh instead, whose axes are Auto, as in jax.set_mesh(make_mesh(data=8)). "

@@ -17,7 +17,6 @@ from .._typing import Array, ArrayLike, PRNGKey
 from ..layers.linear import Dropout
 from ..layers.sharded import check_ambient_mesh
 from ..params.selectors import Selectors
-from ..params.sharding import mesh_of
 from ..params.trainable import cut_and_trained
 from .batch import checked_batch, completed_batch, loss_of_batch, why_whole_logits
 from .loss import IGNORED, Loss, check_loss_options, seq2seq_loss, total_weight
@@ -76,8 +75,7 @@ def init_train_state(
         ValueError: Nothing is trained, a selector is wrong, or `jax.set_mesh` has set a mesh of `Explicit` axes for a
             model on a mesh.
     """
-    if mesh_of(model) is not None:
-        check_ambient_mesh()
+    check_ambient_mesh(model)
     model, trained = cut_and_trained(model, trainable)
     params, frozen = eqx.partition(model, trained)
     _check_masters(params)
@@ -133,8 +131,7 @@ class TrainStep:
     def _arguments(self, state: TrainState, batch: Mapping[str, ArrayLike], key: PRNGKey | None) -> tuple:
         if not isinstance(state, TrainState):
             raise TypeError(f"state must come from init_train_state(model, optimizer), got {type(state).__name__}.")
-        if mesh_of(state.params) is not None:
-            check_ambient_mesh()
+        check_ambient_mesh(state.params)
         given = checked_batch(batch, state.frozen)
         rows = given["labels"].shape[0]
         if rows % self.options.accumulate_steps:
