@@ -173,7 +173,7 @@ class Run:
         key: Any,
     ):
         self.decoder, self.project, self.source, self.plan = decoder, project, source, plan
-        self.on_mesh = placement_of(decoder) is not None  # once: that walks over all layers
+        self.place = placement_of(decoder)  # once: that walks over all layers
         self.batch = source.batch
         self.padded_batch = bucket(source.batch, least=least_rows(plan), parts=source.parts)
         seen = prompt.trimmed()
@@ -283,12 +283,12 @@ class Run:
         state = search.start(
             PrefillOutput(columns, positions, real[:, :fed], alive, cache, memory, draft_cache, draft_positions)
         )
-        return spread_state(state, self.decoder, self.padded_batch) if self.on_mesh else state
+        return state if self.place is None else spread_state(state, self.place, self.padded_batch)
 
     def _advance(self, state: Any, tokens: int) -> tuple[Any, bool]:
         """The state after so many more tokens, or at its end, and whether that is the end."""
         until = np.asarray(min(int(state.length) + tokens, self.last), np.int32)
-        layout = layout_of(state) if self.on_mesh else None
+        layout = None if self.place is None else layout_of(state)
         fixed = (self.decoder, self.search, until, self._steps(tokens), layout)
         state = advance_until(fixed, state)
         return state, bool(np.asarray(state.finished).all()) or int(state.length) >= self.last

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int32
 
 from .._typing import Array
 from ..cache import AbstractKV, CrossKV
-from ..layers.sharded import ROWS, check_ambient_mesh, placement_of
+from ..layers.sharded import ROWS, MeshPlacement, check_ambient_mesh, placement_of
 from ..params.sharding import checked_mesh, mesh_of, with_mesh
 
 State = TypeVar("State")
@@ -47,14 +47,12 @@ def parts_of_rows(decoder: Any) -> int:
     return 1 if place is None else place.size(ROWS)
 
 
-def spread_state(state: State, decoder: Any, sources: int) -> State:
+def spread_state(state: State, place: MeshPlacement, sources: int) -> State:
     """A search's first state with its rows over the decoder's mesh.
 
     Keys and values stay where the program that opened the cache has put them. Of all other arrays that have a row, or
     several, for each of so many source sequences, rows come first.
     """
-    place = placement_of(decoder)
-    assert place is not None
 
     def put(leaf: Any) -> Any:
         if isinstance(leaf, AbstractKV | CrossKV):
